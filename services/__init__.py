@@ -1,0 +1,1 @@
+"""Trimtab's services: each folder is a program of its own."""

@@ -1,0 +1,65 @@
+"""What every service's configuration has: where it listens, its queue, its model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+
+from services.common.spec.base import Spec
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+class ServerSpec(Spec):
+    """Where a service listens and how much it accepts."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(0, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
+    health_port: int = Field(0, ge=0, le=65535, description="Plaintext gRPC health port; 0 takes a free one.")
+    metrics_port: int = Field(0, ge=0, le=65535, description="Prometheus port; 0 takes a free one.")
+    max_message_mib: int = Field(64, ge=1, le=1024, description="Largest message accepted, MiB.")
+    max_queued_calls: int = Field(256, ge=1, description="Calls waiting beyond this are refused with RetryInfo.")
+    max_connection_age_seconds: float = Field(300, gt=0, description="Connections are renewed at this age.")
+    default_deadline_seconds: float = Field(600, gt=0, description="For calls that come without a deadline.")
+    drain_seconds: float = Field(10, gt=0, description="SIGTERM to exit, at most.")
+
+
+class QueueSpec(Spec):
+    """The stage queue that a worker reads. Without it a service answers gRPC alone."""
+
+    url: SecretStr = Field(description="redis:// or unix:// URL of the server.")
+    run_uid: str = Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9_.-]+$")
+    stage: str = Field("", max_length=128, description="The stage to work on; empty: the service's own name.")
+    batch_groups: int = Field(32, ge=1, le=1024, description="Groups taken at once.")
+    lease_seconds: float = Field(10, gt=0, description="A silent owner loses its entries after this long.")
+    renew_seconds: float = Field(3, gt=0, description="How often a lease is renewed.")
+    attempt_limit: int = Field(3, ge=1, le=100, description="Attempts before a group is marked failed.")
+
+
+class ModelSpec(Spec):
+    """A model to load: a local folder in Hugging Face form, a .gguf file, or a hub id."""
+
+    path: str = Field(min_length=1, description="Local folder, .gguf file, package:<name>, or hub id.")
+    dtype: Dtype = Field("auto", description="auto: bfloat16 where the processor has it, else float32.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:0, …")
+    threads: int = Field(0, ge=0, description="CPU threads; 0: all cores.")
+    revision: str | None = Field(None, description="Hub revision.")
+
+
+class LogSpec(Spec):
+    """Structured logs."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    json_lines: bool = Field(True, description="JSON lines; false: for people.")
+
+
+class ServiceSpec(Spec):
+    """The part that all services' configurations share."""
+
+    name: str = Field("", description="This replica's name; empty: host name and process id.")
+    server: ServerSpec = ServerSpec()
+    queue: QueueSpec | None = None
+    log: LogSpec = LogSpec()
+    endpoints_file: Path | None = Field(None, description="Where the chosen ports are written, as JSON.")
