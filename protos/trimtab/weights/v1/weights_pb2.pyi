@@ -199,6 +199,7 @@ class FetchWeightsRequest(google.protobuf.message.Message):
     HAVE_FIELD_NUMBER: builtins.int
     OFFSET_FIELD_NUMBER: builtins.int
     COMPONENTS_FIELD_NUMBER: builtins.int
+    TENSORS_FIELD_NUMBER: builtins.int
     run_uid: builtins.str
     offset: builtins.int
     """Bytes of the encoded stream that the reader already holds."""
@@ -212,6 +213,10 @@ class FetchWeightsRequest(google.protobuf.message.Message):
     def components(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Empty: all components."""
 
+    @property
+    def tensors(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Empty: all tensors. A reader names those whose digest it does not have."""
+
     def __init__(
         self,
         *,
@@ -220,9 +225,10 @@ class FetchWeightsRequest(google.protobuf.message.Message):
         have: trimtab.common.v1.common_pb2.WeightsVersion | None = ...,
         offset: builtins.int = ...,
         components: collections.abc.Iterable[builtins.str] | None = ...,
+        tensors: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["have", b"have", "want", b"want"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["components", b"components", "have", b"have", "offset", b"offset", "run_uid", b"run_uid", "want", b"want"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["components", b"components", "have", b"have", "offset", b"offset", "run_uid", b"run_uid", "tensors", b"tensors", "want", b"want"]) -> None: ...
 
 global___FetchWeightsRequest = FetchWeightsRequest
 
