@@ -20,10 +20,13 @@ class ServerSpec(Spec):
     health_port: int = Field(0, ge=0, le=65535, description="Plaintext gRPC health port; 0 takes a free one.")
     metrics_port: int = Field(0, ge=0, le=65535, description="Prometheus port; 0 takes a free one.")
     max_message_mib: int = Field(64, ge=1, le=1024, description="Largest message accepted, MiB.")
-    max_queued_calls: int = Field(256, ge=1, description="Calls waiting beyond this are refused with RetryInfo.")
+    max_queued_calls: int = Field(
+        256, ge=1, description="Calls waiting beyond this are refused with RetryInfo."
+    )
     max_connection_age_seconds: float = Field(300, gt=0, description="Connections are renewed at this age.")
     default_deadline_seconds: float = Field(600, gt=0, description="For calls that come without a deadline.")
     drain_seconds: float = Field(10, gt=0, description="SIGTERM to exit, at most.")
+    allow_unauthenticated: bool = Field(False, description="Listen beyond loopback without access control.")
 
 
 class QueueSpec(Spec):

@@ -1,0 +1,76 @@
+"""Channels as Trimtab's services expect them: sizes, keepalive, retries, load balancing. Knows no service."""
+
+from __future__ import annotations
+
+import json
+
+import grpc
+import grpc.aio
+
+DEFAULT_MAX_MESSAGE_MIB = 64
+
+
+def channel_options(*, max_message_mib: int = DEFAULT_MAX_MESSAGE_MIB) -> list[tuple[str, int | str]]:
+    """gRPC channel arguments. The largest message is `max_message_mib` MiB both ways.
+
+    UNAVAILABLE is retried by the channel itself, up to 4 attempts. The retry buffer is as large as a message:
+    with gRPC's own 256 KiB a larger call would silently never be retried.
+    """
+    size = max_message_mib << 20
+    return [
+        ("grpc.max_send_message_length", size),
+        ("grpc.max_receive_message_length", size),
+        ("grpc.per_rpc_retry_buffer_size", size),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.max_reconnect_backoff_ms", 5_000),
+        ("grpc.service_config", _service_config()),
+    ]
+
+
+def _service_config() -> str:
+    # round_robin over what the name resolves to; servers close old connections so that new pods are seen.
+    return json.dumps(
+        {
+            "loadBalancingConfig": [{"round_robin": {}}],
+            "methodConfig": [
+                {
+                    "name": [{}],
+                    "retryPolicy": {
+                        "maxAttempts": 4,
+                        "initialBackoff": "0.2s",
+                        "maxBackoff": "3s",
+                        "backoffMultiplier": 2,
+                        "retryableStatusCodes": ["UNAVAILABLE"],
+                    },
+                }
+            ],
+        }
+    )
+
+
+def make_sync_channel(
+    address: str,
+    *,
+    max_message_mib: int = DEFAULT_MAX_MESSAGE_MIB,
+    credentials: grpc.ChannelCredentials | None = None,
+) -> grpc.Channel:
+    """A blocking channel to host:port or a gRPC target such as dns:///name:port."""
+    options = channel_options(max_message_mib=max_message_mib)
+    if credentials is None:
+        return grpc.insecure_channel(address, options=options)
+    return grpc.secure_channel(address, credentials, options=options)
+
+
+def make_async_channel(
+    address: str,
+    *,
+    max_message_mib: int = DEFAULT_MAX_MESSAGE_MIB,
+    credentials: grpc.ChannelCredentials | None = None,
+) -> grpc.aio.Channel:
+    """The same for asyncio. Make it inside the loop that uses it."""
+    options = channel_options(max_message_mib=max_message_mib)
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    return grpc.aio.secure_channel(address, credentials, options=options)

@@ -1,0 +1,205 @@
+"""What happens around every call: admission, deadline, errors to statuses, metrics, ids in the logs.
+
+Knows no service's messages. Health and reflection pass untouched: a full service must still say it lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import structlog
+
+from services.common import telemetry
+from services.common.errors import Expired, InvalidInput, Overloaded, Unavailable
+from services.common.spec.service import ServerSpec
+from services.common.status import wire_status
+
+# Callers name the run and rollout in these; log lines of the call carry them.
+RUN_KEY = "trimtab-run"
+ROLLOUT_KEY = "trimtab-rollout"
+_EXEMPT = ("/grpc.health.", "/grpc.reflection.")
+
+Handler = grpc.RpcMethodHandler
+Context = grpc.aio.ServicerContext
+_log = structlog.get_logger(__name__)
+
+
+class Undecodable:
+    """Stands for a request whose bytes are no message of the method's type."""
+
+
+class Admission:
+    """A bound on calls that are in the service at once. Refuses at the door, so that nothing piles up."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.count = 0
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold one place; Overloaded when all are taken."""
+        if self.count >= self._limit:
+            raise Overloaded(f"{self.count} calls are waiting, the limit is {self._limit}", retry_seconds=1.0)
+        self.count += 1
+        try:
+            yield
+        finally:
+            self.count -= 1
+
+
+class CallGuard(grpc.aio.ServerInterceptor):
+    """Wraps every method of the service's own servicers, unary and streaming.
+
+    Long-lived streams (a watcher of versions) have places of their own: they must not keep questions out.
+    """
+
+    def __init__(self, spec: ServerSpec, service: str) -> None:
+        self._deadline_seconds = spec.default_deadline_seconds
+        self._service = service
+        self._calls = Admission(spec.max_queued_calls)
+        self._streams = Admission(spec.max_queued_calls)
+        self.ready = False
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """The method's handler, guarded; None (unknown method) and exempt services as they are."""
+        handler = await continuation(handler_call_details)
+        method = str(handler_call_details.method)
+        if handler is None or method.startswith(_EXEMPT):
+            return handler
+        return self._guarded(handler, method.lstrip("/"))
+
+    def _guarded(self, handler: Any, method: str) -> Any:
+        behaviour = (
+            handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+        )
+        admission = self._streams if handler.response_streaming else self._calls
+
+        async def unary(request: Any, context: Context[Any, Any]) -> Any:
+            return await self._around(
+                method, admission, context, lambda: _answer(behaviour, request, context)
+            )
+
+        async def stream(request: Any, context: Context[Any, Any]) -> None:
+            await self._around(method, admission, context, lambda: _write_all(behaviour, request, context))
+
+        make = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, False): grpc.stream_unary_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }[handler.request_streaming, handler.response_streaming]
+        return make(
+            stream if handler.response_streaming else unary,
+            request_deserializer=_tolerant(handler.request_deserializer),
+            response_serializer=handler.response_serializer,
+        )
+
+    async def _around(
+        self,
+        method: str,
+        admission: Admission,
+        context: Context[Any, Any],
+        work: Callable[[], Awaitable[Any]],
+    ) -> Any:
+        started = time.perf_counter()
+        code = grpc.StatusCode.OK.name
+        telemetry.CALLS_IN_FLIGHT.labels(method).inc()
+        try:
+            with telemetry.bound(**_ids(context)), admission.place():
+                self._check_ready()
+                return await self._within_deadline(context, work)
+        except asyncio.CancelledError:
+            code = _cancelled_code(context)
+            raise
+        except grpc.aio.AbortError:
+            code = "ABORTED_BY_HANDLER"
+            raise
+        except Exception as error:
+            status = wire_status(error)
+            code = status.code.name
+            _log_failure(method, status.code.name, status.message, status.incident, error)
+            await context.abort(status.code, status.message, status.trailing)
+        finally:
+            telemetry.CALLS_IN_FLIGHT.labels(method).dec()
+            telemetry.CALLS.labels(method, code).inc()
+            telemetry.CALL_SECONDS.labels(method).observe(time.perf_counter() - started)
+
+    def _check_ready(self) -> None:
+        if not self.ready:
+            raise Unavailable(f"{self._service} is starting")
+
+    async def _within_deadline(self, context: Context[Any, Any], work: Callable[[], Awaitable[Any]]) -> Any:
+        # A caller's own deadline is kept by gRPC, which cancels this task.
+        seconds = self._deadline_seconds if context.time_remaining() is None else None
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                return await work()
+        except TimeoutError:
+            if limit.expired():
+                raise Expired(f"no answer within the default deadline of {seconds:g} s") from None
+            raise
+
+
+async def _answer(behaviour: Any, request: Any, context: Context[Any, Any]) -> Any:
+    return await behaviour(_decoded(request), context)
+
+
+async def _write_all(behaviour: Any, request: Any, context: Context[Any, Any]) -> None:
+    """Run a streaming method, whether it is a generator or writes to the context by itself."""
+    produced = behaviour(_decoded(request), context)
+    if isinstance(produced, AsyncIterable):
+        async for message in produced:
+            await context.write(message)
+    else:
+        await produced
+
+
+def _decoded(request: Any) -> Any:
+    if isinstance(request, Undecodable):
+        raise InvalidInput("the request's bytes are no message of this method's type")
+    return request
+
+
+def _tolerant(deserialise: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """gRPC answers bytes that cannot be decoded with UNKNOWN; they are the caller's mistake."""
+    if deserialise is None:
+        return None
+
+    def decode(data: bytes) -> Any:
+        try:
+            return deserialise(data)
+        except Exception:  # whatever the protobuf runtime in use raises
+            return Undecodable()
+
+    return decode
+
+
+def _ids(context: Context[Any, Any]) -> dict[str, str]:
+    ids = {}
+    for key, value in context.invocation_metadata() or ():
+        if key in (RUN_KEY, ROLLOUT_KEY) and isinstance(value, str):
+            ids[key.removeprefix("trimtab-")] = value
+    return ids
+
+
+def _cancelled_code(context: Context[Any, Any]) -> str:
+    remaining = context.time_remaining()
+    late = remaining is not None and remaining <= 0
+    return (grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED).name
+
+
+def _log_failure(method: str, code: str, message: str, incident: str, error: Exception) -> None:
+    if incident:
+        _log.error("call failed", method=method, code=code, incident=incident, exc_info=error)
+    else:
+        _log.info("call refused", method=method, code=code, reason=message)

@@ -1,0 +1,279 @@
+"""The life of a service's process: listen, load, serve, drain. Knows nothing of what a service does.
+
+    open ports ──▶ NOT_SERVING ──application.start()──▶ SERVING ──SIGTERM──▶ NOT_SERVING
+                   (calls: UNAVAILABLE)                                       │ application.drain()
+                                                              exit code ◀─────┘ calls in flight end
+
+Decision: SO_REUSEPORT is off. With it on, a second process on the same port would silently share the calls.
+Decision: the admission limit is our own (interceptors.py): gRPC's maximum_concurrent_rpcs refuses health too.
+Decision: health listens on a plaintext port of its own as well, since Kubernetes' probes speak no TLS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from services.common.errors import ConfigError
+from services.common.interceptors import CallGuard
+from services.common.spec.service import ServerSpec, ServiceSpec
+from services.common.telemetry import MetricsServer
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_log = structlog.get_logger(__name__)
+
+
+class Application(Protocol):
+    """What a service brings: its servicers, what it loads, how it lets go."""
+
+    name: str
+
+    def register(self, server: grpc.aio.Server) -> Sequence[str]:
+        """Add the servicers; return their full gRPC service names."""
+        ...
+
+    async def start(self) -> None:
+        """Load, warm up, start workers. Health says NOT_SERVING until this returns."""
+        ...
+
+    async def drain(self) -> None:
+        """Stop reading and hand back what is held. Called once, whether or not start() has finished."""
+        ...
+
+    async def wait(self) -> int:
+        """Return an exit code when the service ends by itself; most never return."""
+        ...
+
+
+@runtime_checkable
+class AnswersEarly(Protocol):
+    """An application that takes calls while it starts (others refuse them with UNAVAILABLE)."""
+
+    answers_while_starting: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where a service listens, each as host:port."""
+
+    grpc: str
+    health: str
+    metrics: str
+
+
+class ServiceServer:
+    """The listening side of a service: two gRPC servers, the metrics page, the health state."""
+
+    def __init__(self, spec: ServiceSpec, application: Application) -> None:
+        check_access(spec.server)
+        self._spec = spec
+        self._application = application
+        self._guard = CallGuard(spec.server, application.name)
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(interceptors=[self._guard], options=server_options(spec.server))
+        self._health_server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        self._metrics: MetricsServer | None = None
+        self._names: tuple[str, ...] = ()
+        self.endpoints = Endpoints("", "", "")
+
+    async def open(self) -> None:
+        """Listen on all ports and write them to the endpoints file. ConfigError where a port is in use."""
+        self._guard.ready = isinstance(self._application, AnswersEarly)
+        self._names = ("", *self._application.register(self._server))
+        for server in (self._server, self._health_server):
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection(
+            [*self._names[1:], health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
+        )
+        await self._set_health(_NOT_SERVING)
+        where = self._spec.server
+        grpc_port = _listen(self._server, where.host, where.port)
+        health_port = _listen(self._health_server, where.host, where.health_port)
+        check_port(where.host, where.metrics_port)
+        self._metrics = MetricsServer(where.host, where.metrics_port)
+        await self._server.start()
+        await self._health_server.start()
+        self.endpoints = Endpoints(
+            *(join_address(where.host, port) for port in (grpc_port, health_port, self._metrics.port))
+        )
+        if self._spec.endpoints_file is not None:
+            write_endpoints(self._spec.endpoints_file, self.endpoints)
+        _log.info("listening", **asdict(self.endpoints))
+
+    async def start(self) -> None:
+        """Let the application load; then say SERVING."""
+        await self._application.start()
+        self._guard.ready = True
+        await self._set_health(_SERVING)
+        _log.info("serving")
+
+    async def drain(self) -> None:
+        """NOT_SERVING, hand back, let calls end; all within spec.server.drain_seconds."""
+        ends = time.monotonic() + self._spec.server.drain_seconds
+        await self._health.enter_graceful_shutdown()
+        try:
+            # A part is kept for the calls in flight.
+            await asyncio.wait_for(self._application.drain(), self._spec.server.drain_seconds * 0.8)
+        except TimeoutError:
+            _log.warning("drain was cut off", seconds=self._spec.server.drain_seconds)
+        except Exception:
+            _log.exception("drain failed")
+        await self._server.stop(max(ends - time.monotonic(), 0.1))
+
+    async def close(self) -> None:
+        """Stop listening, at once."""
+        await self._server.stop(None)
+        await self._health_server.stop(None)
+        if self._metrics is not None:
+            await asyncio.to_thread(self._metrics.close)
+            self._metrics = None
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for name in self._names:
+            await self._health.set(name, status)
+
+
+async def run_service(spec: ServiceSpec, application: Application) -> int:
+    """Run until SIGTERM, SIGINT or the application's own end; the exit code. Errors of start() are raised."""
+    stop = asyncio.Event()
+    server = ServiceServer(spec, application)
+    with _signals_set(stop):
+        try:
+            await server.open()
+            return await _serve(server, application, stop)
+        finally:
+            await server.close()
+
+
+async def _serve(server: ServiceServer, application: Application, stop: asyncio.Event) -> int:
+    stopping = asyncio.ensure_future(stop.wait())
+    running = asyncio.ensure_future(_start_and_wait(server, application))
+    try:
+        await asyncio.wait((stopping, running), return_when=asyncio.FIRST_COMPLETED)
+        if stop.is_set():
+            _log.info("draining")
+        await server.drain()
+        return await running if running.done() else 0
+    finally:
+        for task in (stopping, running):
+            task.cancel()
+        await asyncio.wait((stopping, running), timeout=1)
+
+
+async def _start_and_wait(server: ServiceServer, application: Application) -> int:
+    await server.start()
+    return await application.wait()
+
+
+@asynccontextmanager
+async def serving(spec: ServiceSpec, application: Application) -> AsyncIterator[Endpoints]:
+    """A started service inside this process, drained at the end: for --in-process and for tests."""
+    server = ServiceServer(spec, application)
+    try:
+        await server.open()
+        await server.start()
+        yield server.endpoints
+        await server.drain()
+    finally:
+        await server.close()
+
+
+def server_options(spec: ServerSpec) -> list[tuple[str, int]]:
+    """gRPC's own settings: sizes both ways, connection age, keepalive that clients may rely on."""
+    size = spec.max_message_mib << 20
+    return [
+        ("grpc.max_send_message_length", size),
+        ("grpc.max_receive_message_length", size),
+        ("grpc.max_connection_age_ms", round(spec.max_connection_age_seconds * 1000)),
+        # A call that began on an old connection keeps its whole deadline.
+        ("grpc.max_connection_age_grace_ms", round(spec.default_deadline_seconds * 1000)),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+def check_access(spec: ServerSpec) -> None:
+    """ConfigError where the service would be open to others without anybody having asked for that."""
+    if not (spec.allow_unauthenticated or is_loopback(spec.host)):
+        raise ConfigError(
+            f"host {spec.host} listens beyond loopback without access control; "
+            "set server.allow_unauthenticated = true to accept that"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a listener on `host`."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def join_address(host: str, port: int) -> str:
+    """host:port, with brackets around an IPv6 host."""
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
+def check_port(host: str, port: int) -> None:
+    """ConfigError in one clear line where nobody can listen there. gRPC itself tells no reason."""
+    if port == 0:
+        return
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen(1)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"port {port} is in use") from error
+        raise ConfigError(f"cannot listen on {join_address(host, port)}: {error.strerror}") from error
+
+
+def _listen(server: grpc.aio.Server, host: str, port: int) -> int:
+    check_port(host, port)
+    try:
+        return server.add_insecure_port(join_address(host, port))
+    except RuntimeError as error:
+        raise ConfigError(f"cannot listen on {join_address(host, port)}") from error
+
+
+def write_endpoints(path: Path, endpoints: Endpoints) -> None:
+    """Write the endpoints as JSON; a reader sees the whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps(asdict(endpoints)) + "\n", encoding="utf-8")
+    aside.replace(path)
+
+
+@contextmanager
+def _signals_set(stop: asyncio.Event) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,180 @@
+"""TOML to a validated model, `--set` on top; a mistake is one line: file:line: field: what was expected.
+
+Owns reading and explaining; knows no particular model. Lines are found by `lines.py`.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from services.common.errors import ConfigError
+from services.common.spec.lines import FieldPath, field_lines, key_on_line
+
+Model = TypeVar("Model", bound=BaseModel)
+_SECRET = re.compile(r"url|password|token|secret|key$", re.IGNORECASE)
+_POSITION = re.compile(
+    r"^(?P<what>.*?) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$"
+)
+
+
+def load_toml(path: Path | None, model_type: type[Model], overrides: Sequence[str] = ()) -> Model:
+    """The model that a TOML file describes, `overrides` ("a.b=c", values as in TOML) put on top.
+
+    Without a path: defaults and overrides. Raises ConfigError "file:line: field: what was expected".
+    """
+    text = "" if path is None else read_text(path)
+    source = "configuration" if path is None else str(path)
+    data = parse_toml(text, source)
+    overridden = [apply_override(data, override) for override in overrides]
+    try:
+        return model_type.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, data, text, None if path is None else source, overridden)) from None
+
+
+def read_text(path: Path) -> str:
+    """A configuration file's text. ConfigError where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: expected UTF-8 text") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from None
+
+
+def parse_toml(text: str, source: str) -> dict[str, Any]:
+    """The TOML document as dictionaries. ConfigError names the line and key of a syntax error."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        match = _POSITION.match(str(error))
+        what = (match["what"] if match else str(error)).rstrip(".")
+        line = int(match["line"]) if match and match["line"] else max(len(text.splitlines()), 1)
+        column = f" at column {match['column']}" if match and match["column"] else ""
+        field = key_on_line(text, line)
+        raise ConfigError(
+            f"{source}:{line}: {field}: expected valid TOML: {what[:1].lower()}{what[1:]}{column}"
+        ) from None
+
+
+def apply_override(data: dict[str, Any], override: str) -> FieldPath:
+    """Write one `a.b=c` into the document; its path. A value that is no TOML is taken as a string."""
+    name, equals, value = override.partition("=")
+    keys = [key.strip() for key in name.split(".")]
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {override}: expected field=value, for example server.port=50053")
+    target: Any = data
+    path: list[str | int] = []
+    for key in keys[:-1]:
+        step = _step(target, key, override)
+        path.append(step)
+        target = target[step] if isinstance(step, int) else target.setdefault(step, {})
+    last = _step(target, keys[-1], override)
+    target[last] = _value(value.strip())
+    return (*path, last)
+
+
+def _step(target: Any, key: str, override: str) -> str | int:
+    if isinstance(target, dict):
+        return key
+    if isinstance(target, list) and key.isdecimal() and int(key) < len(target):
+        return int(key)
+    raise ConfigError(f"--set {override}: {key}: there is no such field")
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, KeyError):
+        return text
+
+
+def _explain(
+    error: ValidationError,
+    data: Mapping[str, Any],
+    text: str,
+    source: str | None,
+    overridden: Sequence[FieldPath],
+) -> str:
+    lines = field_lines(text)
+    found: list[tuple[int, str]] = []
+    for problem in error.errors(include_url=False):
+        path = _path_in(data, problem["loc"])
+        field = ".".join(str(part) for part in path) or "configuration"
+        expected = _expected(problem, field)
+        if any(path[: len(over)] == over for over in overridden):
+            found.append((0, f"--set {field}: {expected}"))
+        elif source is None:
+            found.append((0, f"{field}: {expected}"))
+        else:
+            line = _line(path, lines)
+            found.append((line, f"{source}:{line}: {field}: {expected}"))
+    found.sort(key=lambda entry: entry[0])
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return found[0][1] + more
+
+
+def _path_in(data: Any, location: Sequence[str | int]) -> FieldPath:
+    """The field's path as the file writes it: pydantic gives aliases, and tags of unions that no file has."""
+    path: list[str | int] = []
+    for position, part in enumerate(location):
+        name = _present(data, part)
+        if name is not None:
+            data = data[name]
+            path.append(name)
+        elif position == len(location) - 1:
+            path.append(_snake(part) if isinstance(part, str) else part)
+    return tuple(path)
+
+
+def _present(data: Any, part: str | int) -> str | int | None:
+    if isinstance(data, dict) and isinstance(part, str):
+        return next((name for name in (part, _snake(part)) if name in data), None)
+    if isinstance(data, list) and isinstance(part, int) and part < len(data):
+        return part
+    return None
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", name).lower()
+
+
+def _line(path: FieldPath, lines: Mapping[FieldPath, int]) -> int:
+    """The line of the field, or of the nearest thing around it."""
+    for length in range(len(path), 0, -1):
+        if path[:length] in lines:
+            return lines[path[:length]]
+    return 1
+
+
+def _expected(problem: Any, field: str) -> str:
+    kind, message = problem["type"], str(problem["msg"])
+    if kind == "missing":
+        return "expected a value, none is given"
+    if kind == "extra_forbidden":
+        return "there is no such field"
+    if kind in ("value_error", "assertion_error"):
+        return message.split(", ", 1)[-1]
+    match = re.match(r"^(\w+) should (be|have|match) (.*)$", message)
+    if match:
+        word, verb, rest = match.groups()
+        middle = {"be": "", "have": f"a {word.lower()} of ", "match": f"a {word.lower()} that matches "}[verb]
+        message = f"expected {middle}{rest.split(', unable', 1)[0]}"
+    return f"{message}, got {_shown(problem.get('input'), field)}"
+
+
+def _shown(value: Any, field: str) -> str:
+    if _SECRET.search(field.rsplit(".", 1)[-1]):
+        return "another value"
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list):
+        return "a list"
+    shown = {True: "true", False: "false"}.get(value, repr(value)) if isinstance(value, bool) else repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "…"
