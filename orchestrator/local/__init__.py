@@ -1,0 +1,1 @@
+"""Acts on the processes of this machine: supervises them, lays out a run's folder, chooses ports."""

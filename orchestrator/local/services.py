@@ -1,0 +1,190 @@
+"""From a run's spec to the services' configurations and processes. Starts nothing.
+
+One row of `ROLES` and one function of `_OWN_TABLES` per role; everything else is shared.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.local.layout import RunLayout, write_private
+from orchestrator.local.ports import free_ports
+from orchestrator.local.processes import ManagedProcess
+from orchestrator.local.toml import to_toml
+from orchestrator.planning.processes import Restart
+from services.common.errors import ConfigError
+from services.common.spec.run import RunSpec
+
+HOST = "127.0.0.1"
+QUEUE = "queue"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """What the orchestrator knows of a kind of service."""
+
+    module: str
+    drain_rank: int
+    """The learner ends first (nothing new is admitted), then the stages hand back, the queue last."""
+    reads_queue: bool = True
+    restart: Restart = Restart.ALWAYS
+    has_http: bool = False
+
+
+ROLES: Mapping[str, Role] = {
+    "policy": Role(module="services.policy", drain_rank=1),
+    "reference": Role(module="services.reference", drain_rank=1),
+    "reward": Role(module="services.reward", drain_rank=1, has_http=True),
+    "preference": Role(module="services.preference", drain_rank=1, reads_queue=False, has_http=True),
+    "learner": Role(module="services.learner", drain_rank=0, restart=Restart.ON_FAILURE),
+}
+QUEUE_DRAIN_RANK = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """The ports of one service; fixed, so that it comes back where it was."""
+
+    grpc: int
+    health: int
+    metrics: int
+    http: int
+
+    def addresses(self, role: Role) -> dict[str, str]:
+        """As written to endpoints.json: kind of endpoint to host:port."""
+        kinds = ("grpc", "health", "metrics", *(("http",) if role.has_http else ()))
+        return {kind: f"{HOST}:{getattr(self, kind)}" for kind in kinds}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What the services of one run share."""
+
+    layout: RunLayout
+    queue_url: str
+    run_uid: str
+    ports: Mapping[str, Ports]
+
+    def address(self, name: str, kind: str = "grpc") -> str:
+        """host:port where the service `name` listens (or will)."""
+        return f"{HOST}:{getattr(self.ports[name], kind)}"
+
+
+def role_of(name: str) -> Role:
+    """The role of a service named `policy`, `reward`, `reward-<name>`, … Raises ConfigError."""
+    role = ROLES.get(name.split("-", 1)[0])
+    if role is None:
+        raise ConfigError(f"no service {name}: expected one of {', '.join(ROLES)}")
+    return role
+
+
+def services_of(spec: RunSpec) -> tuple[str, ...]:
+    """The services that a run needs: one for each stage of its slip, and the learner."""
+    return (*dict.fromkeys(service_name(stage) for stage in spec.rollout.slip), "learner")
+
+
+def service_name(stage: str) -> str:
+    """The service that works on a stage: reward/hh is served by reward-hh."""
+    return stage.replace("/", "-")
+
+
+def choose_ports(names: tuple[str, ...]) -> dict[str, Ports]:
+    """Free ports for each service."""
+    ports = iter(free_ports(4 * len(names), HOST))
+    return {
+        name: Ports(grpc=next(ports), health=next(ports), metrics=next(ports), http=next(ports))
+        for name in names
+    }
+
+
+def service_config(
+    name: str, spec: RunSpec, around: Surroundings, settings: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The tables of a service's TOML file; `settings` are laid over what follows from the spec."""
+    role, ports = role_of(name), around.ports[name]
+    config: dict[str, Any] = {
+        "name": name,
+        "endpoints_file": str(around.layout.service_endpoints(name)),
+        "server": {
+            "host": HOST,
+            "port": ports.grpc,
+            "health_port": ports.health,
+            "metrics_port": ports.metrics,
+        },
+    }
+    if role.reads_queue:
+        config["queue"] = {"url": around.queue_url, "run_uid": around.run_uid, "stage": stage_of(name, spec)}
+    own = _OWN_TABLES[name.split("-", 1)[0]]
+    return overlay(overlay(config, own(name, spec, around)), settings or {})
+
+
+def service_process(
+    name: str, config: Mapping[str, Any], layout: RunLayout, env: Mapping[str, str] | None = None
+) -> ManagedProcess:
+    """Write the configuration; the process that reads it."""
+    path = layout.service_config(name)
+    write_private(path, to_toml(config))
+    return ManagedProcess(
+        name,
+        [sys.executable, "-m", role_of(name).module, "--config", str(path)],
+        log=layout.log(name),
+        endpoints_file=layout.service_endpoints(name),
+        env=env,
+    )
+
+
+def stage_of(name: str, spec: RunSpec) -> str:
+    """The stage that a service works on."""
+    return next((stage for stage in spec.rollout.slip if service_name(stage) == name), name)
+
+
+def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` laid over `below`, table by table; lists are replaced whole."""
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        if isinstance(under, Mapping) and isinstance(value, Mapping):
+            merged[key] = overlay(under, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _model(spec: RunSpec) -> dict[str, Any]:
+    return spec.model.model_dump(mode="json", exclude_none=True)
+
+
+def _policy(_name: str, spec: RunSpec, around: Surroundings) -> dict[str, Any]:
+    weights = {"weights": {"address": around.address("learner")}} if "learner" in around.ports else {}
+    return {"model": _model(spec), **weights}
+
+
+def _reference(_name: str, spec: RunSpec, _around: Surroundings) -> dict[str, Any]:
+    return {"model": _model(spec)}
+
+
+def _reward(name: str, spec: RunSpec, _around: Surroundings) -> dict[str, Any]:
+    if not spec.reward_model:
+        return {}
+    model = name.partition("-")[2] or "reward"
+    return {"models": [{"name": model, "path": spec.reward_model}]}
+
+
+def _learner(_name: str, spec: RunSpec, around: Surroundings) -> dict[str, Any]:
+    return {"run": spec.model_dump(mode="json", exclude_none=True), "out": str(around.layout.root)}
+
+
+def _preference(_name: str, _spec: RunSpec, _around: Surroundings) -> dict[str, Any]:
+    return {}
+
+
+_OWN_TABLES: Mapping[str, Callable[[str, RunSpec, Surroundings], dict[str, Any]]] = {
+    "policy": _policy,
+    "reference": _reference,
+    "reward": _reward,
+    "learner": _learner,
+    "preference": _preference,
+}
