@@ -1,0 +1,1 @@
+"""The learner service: trainable weights, optimiser, and the state of the run."""

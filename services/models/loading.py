@@ -1,0 +1,181 @@
+"""Loading models and tokenizers: one place that turns a ModelSpec into something that runs."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from services.common.errors import InvalidInput, Mismatch, NotFound
+from services.common.spec.service import ModelSpec
+from services.models import gguf
+from services.models.facts import ModelFacts, chat_template_digest, model_digest, tokenizer_fingerprint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model in eval mode, its tokenizer, and who they are."""
+
+    model: Any
+    tokenizer: Any
+    facts: ModelFacts
+    folder: str
+
+
+def resolve(path: str) -> str:
+    """A folder (or hub id) for what the user wrote: folder, .gguf file, package:<name>, hub id.
+
+    Raises NotFound for a path that looks local and is not there.
+    """
+    if path.startswith(gguf.PACKAGE_PREFIX):
+        return str(gguf.converted(gguf.package_file(path.removeprefix(gguf.PACKAGE_PREFIX), "*.gguf")))
+    local = Path(path).expanduser()
+    if local.is_file():
+        if local.suffix != ".gguf":
+            raise InvalidInput(f"{path}: a model is a folder, a .gguf file, package:<name> or a hub id")
+        return str(gguf.converted(local))
+    if local.is_dir():
+        if not (local / "config.json").is_file():
+            raise NotFound(f"{path}: no config.json in this folder, so it is no Hugging Face model")
+        return str(local)
+    if path.startswith((".", "/", "~")) or path.endswith(".gguf") or path.count("/") > 1:
+        raise NotFound(f"model {path}: no such file or folder")
+    return path
+
+
+@functools.cache
+def has_fast_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 natively; elsewhere it is emulated and slower than float32."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The dtype that a spec's `auto`, `float32` or `bfloat16` means here."""
+    if name == "auto":
+        return torch.bfloat16 if has_fast_bfloat16() else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def torch_device(name: str) -> torch.device:
+    """The device that a spec means; auto takes a GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def set_threads(threads: int) -> None:
+    """Use this many CPU threads; 0 takes all cores that this process may use."""
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+
+
+def load_tokenizer(folder: str, revision: str | None = None) -> Any:
+    """The tokenizer of a model. Raises NotFound when it cannot be had."""
+    from transformers import AutoTokenizer
+
+    return _loading(folder, AutoTokenizer.from_pretrained, revision=revision)
+
+
+def load_causal(spec: ModelSpec) -> LoadedModel:
+    """A causal language model for scoring, generation or training: eval mode, dropout off.
+
+    Raises NotFound for a model that is not there, InvalidInput for one that cannot be read.
+    """
+    from transformers import AutoModelForCausalLM
+
+    set_threads(spec.threads)
+    folder = resolve(spec.path)
+    tokenizer = load_tokenizer(folder, spec.revision)
+    model = _loading(
+        folder,
+        AutoModelForCausalLM.from_pretrained,
+        revision=spec.revision,
+        dtype=torch_dtype(spec.dtype),
+        use_safetensors=True,
+    )
+    model.to(torch_device(spec.device)).eval()
+    switch_off_dropout(model)
+    check_vocabulary(tokenizer, model)
+    return LoadedModel(
+        model=model, tokenizer=tokenizer, facts=facts_of(spec.path, model, tokenizer), folder=folder
+    )
+
+
+def facts_of(name: str, model: Any, tokenizer: Any) -> ModelFacts:
+    """Identity of a causal model together with its tokenizer."""
+    config = model.config
+    return ModelFacts(
+        name=Path(name).name or name,
+        architecture="encoder_decoder" if config.is_encoder_decoder else "causal",
+        tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
+        chat_template_digest=chat_template_digest(tokenizer),
+        model_digest=model_digest(serving_state(model)),
+        context_length=int(getattr(config, "max_position_embeddings", 0) or 0),
+        vocabulary_size=int(model.get_output_embeddings().weight.shape[0]),
+        dtype=str(model.dtype).removeprefix("torch."),
+    )
+
+
+def serving_state(model: Any) -> dict[str, torch.Tensor]:
+    """Names and tensors of the weights that are served; a tied tensor stands once."""
+    seen: set[int] = set()
+    state: dict[str, torch.Tensor] = {}
+    for name, tensor in model.named_parameters(remove_duplicate=True):
+        if tensor.data_ptr() not in seen:
+            seen.add(tensor.data_ptr())
+            state[name] = tensor.detach()
+    return state
+
+
+def switch_off_dropout(model: torch.nn.Module) -> None:
+    """Dropout stays off in training too: log-probs of the same weights must agree (NUMERICS: dropout off)."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for name in ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop"):
+        if hasattr(getattr(model, "config", None), name):
+            setattr(model.config, name, 0.0)  # type: ignore[union-attr]
+
+
+def check_vocabulary(tokenizer: Any, model: Any) -> None:
+    """Raises Mismatch when the tokenizer can make ids that the model has no embedding for."""
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    if len(tokenizer) > rows:
+        raise Mismatch(f"the tokenizer has {len(tokenizer)} tokens, the model embeds only {rows}")
+
+
+def encode_prompt(
+    tokenizer: Any, *, messages: Sequence[dict[str, str]] | None = None, text: str | None = None
+) -> list[int]:
+    """Token ids of a prompt, ready to be answered: through the chat template when messages are given."""
+    if messages:
+        if not getattr(tokenizer, "chat_template", None):
+            raise Mismatch("the prompt is a list of messages, but the model's tokenizer has no chat template")
+        text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    if not text:
+        raise InvalidInput("the prompt is empty", {"prompt": "token ids, messages or text"})
+    return list(tokenizer(text)["input_ids"])
+
+
+def _loading(folder: str, loader: Any, **options: Any) -> Any:
+    """Run a transformers loader quietly, turning its many errors into one line."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    if options.get("revision") is None:
+        options.pop("revision", None)
+    try:
+        return loader(folder, **options)
+    except OSError as error:
+        first = (str(error).strip().splitlines() or ["not found"])[0][:200]
+        raise NotFound(f"model {folder} could not be loaded: {first}") from error
+    except (ValueError, KeyError, RuntimeError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise InvalidInput(f"model {folder} could not be read: {first}") from error

@@ -1,0 +1,156 @@
+"""Log-probs of completion tokens: only their positions meet the vocabulary, in chunks of rows.
+
+The whole [batch, time, vocabulary] tensor never exists, in no dtype. Sequences are padded on the right and
+no attention mask is given: under causal attention a real token never sees what comes after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from services.models.packing import micro_batches
+
+Ids = npt.NDArray[np.int32]
+Sequenced = tuple[Ids, Ids]
+# Rows of logits that stand in float32 at once. 128 x 49,152 stay near the caches: measured 3 times faster than 512.
+CHUNK_ROWS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """One micro-batch.
+
+    ids: [rows, time] int64, padded on the right. positions: [tokens] int64 into rows * time, the places whose
+    hidden state predicts a completion token. targets: [tokens] int64, those tokens. lengths: completion
+    length of each row; tokens stand row after row.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    targets: torch.Tensor
+    lengths: list[int]
+
+
+def pack(sequences: Sequence[Sequenced], device: torch.device | str = "cpu") -> Packed:
+    """Pad (prompt ids, completion ids) pairs into one micro-batch. Prompts must not be empty."""
+    width = max(len(prompt) + len(completion) for prompt, completion in sequences)
+    ids = np.zeros((len(sequences), width), dtype=np.int64)
+    positions, targets = [], []
+    for row, (prompt, completion) in enumerate(sequences):
+        end = len(prompt) + len(completion)
+        ids[row, : len(prompt)] = prompt
+        ids[row, len(prompt) : end] = completion
+        positions.append(row * width + np.arange(len(prompt) - 1, end - 1))
+        targets.append(completion)
+    return Packed(
+        torch.from_numpy(ids).to(device),
+        torch.from_numpy(np.concatenate(positions)).to(device),
+        torch.from_numpy(np.concatenate(targets).astype(np.int64)).to(device),
+        [len(completion) for _, completion in sequences],
+    )
+
+
+def completion_states(backbone: Callable[..., Any], packed: Packed) -> torch.Tensor:
+    """Hidden states that predict the completion tokens, [tokens, width], in the model's dtype."""
+    hidden = backbone(input_ids=packed.ids, use_cache=False).last_hidden_state
+    return hidden.reshape(-1, hidden.shape[-1])[packed.positions]
+
+
+def token_logprobs(
+    states: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """log softmax(states @ head.T / temperature) at the targets, [tokens] float32, differentiable.
+
+    states: [tokens, width]; head: [vocabulary, width]; targets: [tokens] int64. The backward pass makes the
+    logits of a chunk again instead of keeping them.
+    """
+    return _TokenLogprobs.apply(states, head, targets, temperature)[0]  # type: ignore[no-untyped-call, no-any-return]
+
+
+def token_logprobs_and_entropy(
+    states: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probs as above and the entropy of each distribution in nats, both [tokens] float32, no gradient."""
+    with torch.no_grad():
+        pieces = [
+            _chunk(states[rows], head, targets[rows], temperature, entropy=True)
+            for rows in _chunks(len(targets))
+        ]
+    logprobs = torch.cat([piece[0] for piece in pieces])
+    return logprobs, torch.cat([piece[1] for piece in pieces])
+
+
+def _chunks(rows: int) -> list[slice]:
+    return [slice(start, min(start + CHUNK_ROWS, rows)) for start in range(0, rows, CHUNK_ROWS)]
+
+
+def _chunk(
+    states: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, temperature: float, *, entropy: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    logits = (states @ head.T).float()
+    if temperature != 1.0:
+        logits /= temperature
+    # log_softmax is one fused pass over each row; torch.logsumexp makes four over the whole chunk.
+    logs = torch.log_softmax(logits, dim=-1)
+    chosen = logs.gather(-1, targets[:, None])[:, 0]
+    spread = -torch.linalg.vecdot(logs.exp(), logs) if entropy else torch.zeros_like(chosen)
+    return chosen, spread
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """d logprob / d logits = (onehot - softmax) / temperature; logits are made anew in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Any, head: Any, targets: Any, temperature: float) -> Any:
+        ctx.save_for_backward(states, head, targets)
+        ctx.temperature = temperature
+        pieces = [
+            _chunk(states[rows], head, targets[rows], temperature, entropy=False)[0]
+            for rows in _chunks(len(targets))
+        ]
+        return (torch.cat(pieces),)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        states, head, targets = ctx.saved_tensors
+        grad_states = torch.empty_like(states)
+        grad_head = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        for rows in _chunks(len(targets)):
+            logits = (states[rows] @ head.T).float()
+            if ctx.temperature != 1.0:
+                logits /= ctx.temperature
+            grad = torch.softmax(logits, dim=-1).neg_()
+            grad[torch.arange(grad.shape[0], device=grad.device), targets[rows]] += 1.0
+            grad *= (grads[0][rows] / ctx.temperature)[:, None]
+            low = grad.to(states.dtype)
+            grad_states[rows] = low @ head
+            if grad_head is not None:
+                grad_head += (low.T @ states[rows]).float()
+        return grad_states, None if grad_head is None else grad_head.to(head.dtype), None, None
+
+
+def completion_logprobs(
+    model: Any, sequences: Sequence[Sequenced], *, temperature: float, token_budget: int
+) -> list[npt.NDArray[np.float32]]:
+    """Natural log-probs of completion tokens, one float32 array [completion length] for each sequence.
+
+    sequences: pairs of int32 ids (prompt, completion). Logits are divided by `temperature`. Micro-batches are
+    sorted by length and hold at most `token_budget` padded tokens.
+    """
+    results: list[npt.NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(sequences)
+    lengths = [len(prompt) + len(completion) for prompt, completion in sequences]
+    head = model.get_output_embeddings().weight
+    with torch.inference_mode():
+        for batch in micro_batches(lengths, token_budget):
+            packed = pack([sequences[index] for index in batch], head.device)
+            states = completion_states(model.model, packed)
+            values = token_logprobs(states, head, packed.targets, temperature).cpu()
+            for index, piece in zip(batch, values.split(packed.lengths), strict=True):
+                results[index] = piece.numpy()
+    return results

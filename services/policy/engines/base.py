@@ -1,0 +1,84 @@
+"""The port of a generation engine: token ids in, token ids and log-probs out, weights swapped on demand.
+
+Owns the words of generation; knows neither grpc, redis nor rewards.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+
+    from services.models.facts import ModelFacts
+
+Ids = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
+Finish = Literal["stop", "length"]
+Capability = Literal["raw_logprobs", "weight_updates", "stop_strings", "resume"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How tokens are drawn. A temperature of 0 is greedy; top_k 0 and top_p 1 are off."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_new_tokens: int = 32
+    min_new_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A completion as far as it got. All arrays have the same length; finish is None while unfinished."""
+
+    token_ids: Ids = field(default_factory=lambda: np.zeros(0, np.int32))
+    raw_logprobs: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
+    sampled_logprobs: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
+    finish: Finish | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One completion to make (or to go on with, from `draft`).
+
+    The draw of token t depends on (sampling.seed, index, t) alone, never on what else shares the batch.
+    """
+
+    prompt_ids: Ids
+    sampling: Sampling
+    index: int = 0
+    draft: Draft = field(default_factory=Draft)
+
+
+class Engine(Protocol):
+    """What generates. Not thread-safe: one thread at a time calls it."""
+
+    name: str
+    capabilities: frozenset[Capability]
+    facts: ModelFacts
+
+    def generate(self, requests: Sequence[Request], stopping: threading.Event) -> list[Draft]:
+        """A draft for each request, finished unless `stopping` was set in the middle."""
+        ...
+
+    def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Copy new values into the named tensors, all or none. Raises Mismatch for a wrong name or shape."""
+        ...
+
+    def weights(self) -> Mapping[str, torch.Tensor]:
+        """Names and tensors that are served now."""
+        ...
+
+    def decode(self, token_ids: Ids) -> str:
+        """Text of a completion, special tokens left out."""
+        ...
