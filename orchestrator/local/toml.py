@@ -41,7 +41,7 @@ def _is_tables(value: object) -> bool:
 
 
 def _key(key: str) -> str:
-    return key if _BARE_KEY.match(key) else json.dumps(key)
+    return key if _BARE_KEY.match(key) else _string(key)
 
 
 def _value(value: object) -> str:
@@ -52,11 +52,15 @@ def _value(value: object) -> str:
     if isinstance(value, float):
         return _float(value)
     if isinstance(value, str):
-        # JSON's escapes are a subset of TOML's, but for DEL, which TOML wants escaped.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        return _string(value)
     if isinstance(value, Sequence):
         return "[" + ", ".join(_value(item) for item in value) + "]"
     raise TypeError(f"{type(value).__name__} cannot be written as TOML")
+
+
+def _string(text: str) -> str:
+    # JSON's escapes are a subset of TOML's, but for DEL, which TOML wants escaped.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _float(value: float) -> str:

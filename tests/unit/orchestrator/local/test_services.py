@@ -1,0 +1,92 @@
+"""From a run's spec to the services' configurations."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.local.layout import RunLayout
+from orchestrator.local.services import (
+    Ports,
+    Surroundings,
+    overlay,
+    role_of,
+    service_config,
+    service_process,
+    services_of,
+)
+from services.common.errors import ConfigError
+from services.common.spec.run import RunSpec
+
+NAMES = ("policy", "reference", "reward", "learner", "preference", "reward-hh")
+
+
+def spec_of(**fields: Any) -> RunSpec:
+    values = {"model": {"path": "m"}, "data": {"prompts": "p.jsonl"}, "reward_model": "rule:sentiment"}
+    return RunSpec.model_validate({**values, **fields})
+
+
+@pytest.fixture
+def around(tmp_path: Path) -> Surroundings:
+    ports = {
+        name: Ports(grpc=1000 + i, health=2000 + i, metrics=3000 + i, http=4000 + i)
+        for i, name in enumerate(NAMES)
+    }
+    layout = RunLayout.prepare(tmp_path / "run")
+    return Surroundings(layout=layout, queue_url="redis://h:1", run_uid="u-1", ports=ports)
+
+
+def test_services_follow_the_slip() -> None:
+    """Each stage of the slip has its service; the learner comes last."""
+    assert services_of(spec_of()) == ("policy", "reference", "reward", "learner")
+    slip = ["policy", "reward/hh", "reward/rules"]
+    assert services_of(spec_of(rollout={"slip": slip})) == ("policy", "reward-hh", "reward-rules", "learner")
+
+
+def test_every_service_gets_fixed_ports_and_its_stage(around: Surroundings) -> None:
+    """A restarted service comes back on the same ports and works on the same stage."""
+    spec = spec_of(rollout={"slip": ["policy", "reward/hh"]})
+    config = service_config("reward-hh", spec, around)
+    assert config["server"] == {"host": "127.0.0.1", "port": 1005, "health_port": 2005, "metrics_port": 3005}
+    assert config["queue"] == {"url": "redis://h:1", "run_uid": "u-1", "stage": "reward/hh"}
+
+
+def test_the_policy_knows_where_weights_come_from(around: Surroundings) -> None:
+    """The learner's address is settled before the learner starts."""
+    assert service_config("policy", spec_of(), around)["weights"]["address"] == "127.0.0.1:1003"
+
+
+def test_the_learner_gets_the_whole_run(around: Surroundings) -> None:
+    """What the learner reads back from TOML is the same spec."""
+    spec = spec_of(seed=7, sampling={"stop": ["\n"]})
+    service_process("learner", service_config("learner", spec, around), around.layout)
+    path = around.layout.service_config("learner")
+    read = tomllib.loads(path.read_text())
+    assert RunSpec.model_validate(read["run"]) == spec
+    assert read["out"] == str(around.layout.root)
+    assert path.stat().st_mode & 0o077 == 0  # the queue's password stands in it
+
+
+def test_preference_reads_no_queue(around: Surroundings) -> None:
+    """Only workers of stages know the queue."""
+    assert "queue" not in service_config("preference", spec_of(), around)
+
+
+def test_settings_are_laid_over(around: Surroundings) -> None:
+    """Settings win field by field; lists are replaced whole."""
+    assert overlay({"a": {"x": 1, "y": 2}, "l": [1]}, {"a": {"y": 3}, "l": [2, 3]}) == {
+        "a": {"x": 1, "y": 3},
+        "l": [2, 3],
+    }
+    config = service_config("policy", spec_of(), around, {"server": {"drain_seconds": 3}})
+    assert config["server"]["drain_seconds"] == 3
+    assert config["server"]["port"] == 1000
+
+
+def test_unknown_service_is_told() -> None:
+    """A stage that no service serves is the user's mistake."""
+    with pytest.raises(ConfigError, match="no service critic: expected one of policy, "):
+        role_of("critic")
