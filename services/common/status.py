@@ -18,10 +18,11 @@ from services.common.errors import InvalidInput, Overloaded, StorageFull, Trimta
 
 DETAILS_KEY = "grpc-status-details-bin"
 DOMAIN = "trimtab"
-# A call's trailing metadata may hold 8 KiB; beyond that the caller would see a transport error instead.
-_MAX_VIOLATIONS = 24
-_MAX_FIELD_CHARACTERS = 120
-_MAX_MESSAGE_CHARACTERS = 1000
+# A call's trailing metadata may hold 8 KiB; beyond that the caller would see a transport error instead. The
+# message travels twice, percent-encoded and in base64 inside the details.
+_MAX_MESSAGE_BYTES = 800
+_MAX_FIELD_BYTES = 160
+_MAX_VIOLATIONS_BYTES = 2400
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +61,14 @@ def _details(error: TrimtabError) -> list[Message]:
 
 
 def _bad_request(violations: dict[str, str]) -> Message:
-    request: Message = error_details_pb2.BadRequest(
-        field_violations=[
-            error_details_pb2.BadRequest.FieldViolation(
-                field=_one_line(field)[:_MAX_FIELD_CHARACTERS],
-                description=_one_line(expected)[:_MAX_FIELD_CHARACTERS],
-            )
-            for field, expected in list(violations.items())[:_MAX_VIOLATIONS]
-        ]
-    )
+    request = error_details_pb2.BadRequest()
+    for field, expected in violations.items():
+        request.field_violations.add(
+            field=_one_line(field, _MAX_FIELD_BYTES), description=_one_line(expected, _MAX_FIELD_BYTES)
+        )
+        if request.ByteSize() > _MAX_VIOLATIONS_BYTES:
+            del request.field_violations[-1]
+            break
     return request
 
 
@@ -86,5 +86,5 @@ def _trailing(code: grpc.StatusCode, message: str, details: list[Message]) -> tu
     return ((DETAILS_KEY, status.SerializeToString()),)
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:_MAX_MESSAGE_CHARACTERS]
+def _one_line(text: str, max_bytes: int = _MAX_MESSAGE_BYTES) -> str:
+    return " ".join(text.split()).encode(errors="replace")[:max_bytes].decode(errors="ignore")

@@ -9,13 +9,16 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import socketserver
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import structlog
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
 
 from services.common.errors import ConfigError
 from services.common.spec.service import LogSpec, ServiceSpec
@@ -87,15 +90,33 @@ def bound(**ids: str) -> Iterator[None]:
         yield
 
 
+class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _ServerV6(_Server):
+    address_family = socket.AF_INET6
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
+        """A scrape every few seconds is no news."""
+
+
 class MetricsServer:
     """The Prometheus page of this process, on its own port and thread."""
 
     def __init__(self, host: str, port: int) -> None:
+        kind = _ServerV6 if ":" in host else _Server
         try:
-            self._server, self._thread = start_http_server(port, addr=host)
+            self._server = make_server(host, port, make_wsgi_app(), kind, _Quiet)
         except OSError as error:
             raise ConfigError(f"cannot serve metrics on {host}:{port}: {error.strerror}") from error
         self.port = int(self._server.server_port)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="metrics", daemon=True
+        )
+        self._thread.start()
 
     def close(self) -> None:
         """Stop listening."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sized
 
+import numpy as np
+
 from services.common.arrays import Array, to_vector
 from services.common.errors import InvalidInput
 from trimtab.common.v1 import common_pb2 as common
@@ -29,10 +31,8 @@ class Violations:
         self, tensor: common.Tensor, field: str, *, vocabulary_size: int, min_length: int = 1
     ) -> Array | None:
         """The int32 ids [length] of a tensor, each in [0, vocabulary_size); None where that is violated."""
-        if not tensor.shape and not tensor.data and min_length == 0:
-            tensor = common.Tensor(dtype=common.DTYPE_INT32, shape=[0])
         try:
-            ids = to_vector(tensor, "int32", field=field)
+            ids = token_ids(tensor, field)
         except InvalidInput as error:
             self.check(False, field, str(error).removeprefix(f"{field}: "))
             return None
@@ -66,3 +66,13 @@ def require(holds: bool, field: str, expected: str) -> None:
     violations = Violations()
     violations.check(holds, field, expected)
     violations.raise_any()
+
+
+def token_ids(tensor: common.Tensor, field: str) -> Array:
+    """The int32 ids [length] of a tensor; an absent one is a completion without tokens, [0].
+
+    Raises InvalidInput, naming `field`, for anything else.
+    """
+    if not tensor.shape and not tensor.data:
+        return np.zeros(0, np.int32)
+    return to_vector(tensor, "int32", field=field)

@@ -108,7 +108,7 @@ def _explain(
         path = _path_in(data, problem["loc"])
         field = ".".join(str(part) for part in path) or "configuration"
         expected = _expected(problem, field)
-        if any(path[: len(over)] == over for over in overridden):
+        if any(path[: len(over)] == over or over[: len(path)] == path for over in overridden):
             found.append((0, f"--set {field}: {expected}"))
         elif source is None:
             found.append((0, f"{field}: {expected}"))
@@ -165,7 +165,7 @@ def _expected(problem: Any, field: str) -> str:
     if match:
         word, verb, rest = match.groups()
         middle = {"be": "", "have": f"a {word.lower()} of ", "match": f"a {word.lower()} that matches "}[verb]
-        message = f"expected {middle}{rest.split(', unable', 1)[0]}"
+        message = f"expected {middle}{re.split(', (?:unable|got) ', rest)[0]}"
     return f"{message}, got {_shown(problem.get('input'), field)}"
 
 

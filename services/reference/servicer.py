@@ -1,0 +1,75 @@
+"""ReferenceService on the wire: messages to arrays and back, nothing else.
+
+    loop:    decode 1 │ decode 2 ............│ encode 1 │ decode 3 .........
+    model:            │ compute 1 ...........│ compute 2 ...................
+
+The model has one thread; the event loop decodes the next request while it works on the current one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Executor
+from typing import Any
+
+from services.common.arrays import from_numpy
+from services.common.errors import Unavailable
+from services.common.validation import require, token_ids
+from services.models.wire import model_info
+from services.reference.logprobs import IdPair, ReferenceModel
+from trimtab.reference.v1 import reference_pb2 as wire
+from trimtab.reference.v1 import reference_pb2_grpc as wire_grpc
+
+SERVICE_NAME = wire.DESCRIPTOR.services_by_name["ReferenceService"].full_name
+
+
+class ReferenceServicer(wire_grpc.ReferenceServiceServicer):
+    """Answers for one ReferenceModel, which is attached once it is loaded."""
+
+    def __init__(self, executor: Executor, *, max_sequences: int) -> None:
+        self._executor = executor
+        self._max_sequences = max_sequences
+        self._model: ReferenceModel | None = None
+
+    def attach(self, model: ReferenceModel) -> None:
+        """From now on answer for this model."""
+        self._model = model
+
+    async def GetReferenceInfo(  # noqa: N802 - the contract's name
+        self, request: wire.GetReferenceInfoRequest, context: Any
+    ) -> wire.GetReferenceInfoResponse:
+        """Who the model is."""
+        return wire.GetReferenceInfoResponse(model=model_info(self._loaded().facts))
+
+    async def ComputeLogProbs(  # noqa: N802 - the contract's name
+        self, request: wire.ComputeLogProbsRequest, context: Any
+    ) -> wire.ComputeLogProbsResponse:
+        """Log-probs for every sequence, in order."""
+        model = self._loaded()
+        count = len(request.sequences)
+        require(
+            count <= self._max_sequences,
+            "sequences",
+            f"expected at most {self._max_sequences} in one call, got {count}",
+        )
+        pairs = [decode_pair(sequence, f"sequences[{i}]") for i, sequence in enumerate(request.sequences)]
+        # Checked here too, so that a mistake is answered at once and takes no turn of the model's.
+        model.check(pairs, request.temperature, request.tokenizer_fingerprint)
+        loop = asyncio.get_running_loop()
+        results = await loop.run_in_executor(self._executor, model.compute, pairs, request.temperature)
+        return wire.ComputeLogProbsResponse(
+            results=[wire.SequenceLogProbs(logprobs=from_numpy(values)) for values in results]
+        )
+
+    def _loaded(self) -> ReferenceModel:
+        if self._model is None:
+            raise Unavailable("the reference model is loading")
+        return self._model
+
+
+def decode_pair(sequence: wire.TokenSequence, field: str) -> IdPair:
+    """The int32 ids of one sequence. InvalidInput names the field that is no int32 array."""
+    return (
+        token_ids(sequence.prompt_ids, f"{field}.prompt_ids"),
+        token_ids(sequence.completion_ids, f"{field}.completion_ids"),
+    )
