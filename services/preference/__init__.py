@@ -1,0 +1,1 @@
+"""Comparisons, annotators, ratings. Knows no model weights."""
