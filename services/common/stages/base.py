@@ -75,7 +75,10 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageView:
-    """What stands on one stage: its length is its backlog, since advancing deletes."""
+    """What stands on one stage: its length is its backlog, since advancing deletes.
+
+    `pending` entries are in somebody's hands; `consumers` were heard of within the last lease.
+    """
 
     stage: str
     length: int
@@ -152,23 +155,30 @@ class LearnerQueue(StageQueue, Protocol):
         ...
 
     async def admit(self, stage: str, entries: Sequence[NewEntry]) -> None:
-        """Add new groups to their first stage."""
+        """Add new groups to their first stage. Raises Unavailable if the server came back empty."""
         ...
 
     async def acknowledge(self, entries: Sequence[Entry]) -> None:
-        """Remove entries of the learner's stage that a checkpoint covers (or that were dropped)."""
+        """Remove entries of the learner's stage that a checkpoint covers (or that were dropped).
+
+        Until then they stay this consumer's: the learner's stage has one reader, so nothing there needs
+        its lease renewed. Raises Unavailable if the server came back empty.
+        """
         ...
 
     async def bury(self, entry: Entry, *, reason: str) -> None:
-        """Move an entry of the learner's stage to the dead letters."""
+        """Move an entry of the learner's stage to the dead letters; nothing if it is not owned any more."""
         ...
 
     async def scan(self) -> Scan:
-        """All stages of the run in one atomic look."""
+        """All stages of the run in one atomic look. Answers on an emptied server too."""
         ...
 
     async def restore_sentinel(self) -> None:
-        """Set epoch, sentinel and groups again after the server came back empty."""
+        """Set epoch, sentinel and groups again after the server came back empty.
+
+        Raises LostOwnership if another learner has begun there in the meantime.
+        """
         ...
 
 

@@ -1,0 +1,182 @@
+"""Owns the connections to the queue server: retries, scripts, what an error means. Knows no stage.
+
+Two connections: one that may block in a read, one for everything else, so that a lease can be renewed while
+nothing arrives. redis-py's own retries are off, since they hide that the connection was lost: whoever holds
+leases has to know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import redis.asyncio
+import structlog
+from redis import exceptions
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from services.common.errors import (
+    ConfigError,
+    Corrupted,
+    LostOwnership,
+    ServiceError,
+    TrimtabError,
+    Unauthenticated,
+    Unavailable,
+)
+
+SOCKET_TIMEOUT_SECONDS = 10.0
+# A single blocking read stays well below the socket's time limit.
+LONGEST_BLOCK_SECONDS = 4.0
+_FIRST_PAUSE_SECONDS = 0.02
+_LONGEST_PAUSE_SECONDS = 1.0
+
+Argument = str | bytes | int | float
+_TRANSIENT = (
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.ReadOnlyError,
+    exceptions.OutOfMemoryError,
+    OSError,
+)
+_log = structlog.get_logger(__name__)
+
+
+class Script:
+    """A Lua script and its digest."""
+
+    __slots__ = ("body", "sha")
+
+    def __init__(self, body: str) -> None:
+        self.body = body
+        self.sha = hashlib.sha1(body.encode(), usedforsecurity=False).hexdigest()
+
+
+class Link:
+    """Commands to one server, repeated while it is away, for at most `patience_seconds` each.
+
+    Everything sent through it must bear being sent twice: an answer may get lost after the deed.
+    """
+
+    def __init__(
+        self, url: str, *, patience_seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._place = _without_password(url)
+        self._patience = patience_seconds
+        self._clock = clock
+        self._away = False
+        self.connected_at = clock()
+        self._commands = self._client(url)
+        self._reads = self._client(url)
+
+    def _client(self, url: str) -> redis.asyncio.Redis:
+        try:
+            client = redis.asyncio.Redis.from_url(
+                url,
+                single_connection_client=True,
+                protocol=2,
+                retry=Retry(NoBackoff(), 0),
+                redis_connect_func=self._on_connect,
+                socket_timeout=SOCKET_TIMEOUT_SECONDS,
+                socket_connect_timeout=SOCKET_TIMEOUT_SECONDS,
+            )
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"queue.url: {self._place}: {error}") from error
+        # Answers are wanted as they come, not as redis-py's dictionaries.
+        client.response_callbacks.clear()
+        return client
+
+    async def _on_connect(self, connection: Any) -> None:
+        await connection.on_connect()
+        self.connected_at = self._clock()
+
+    async def command(self, *arguments: Argument) -> Any:
+        """One command on the connection that never blocks."""
+        return await self._repeat(self._commands, arguments)
+
+    async def blocking(self, *arguments: Argument) -> Any:
+        """One command that may block, for at most LONGEST_BLOCK_SECONDS."""
+        return await self._repeat(self._reads, arguments)
+
+    async def script(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        """Run a script by its digest; send its body only where the server does not know it."""
+        try:
+            return await self.command("EVALSHA", script.sha, len(keys), *keys, *arguments)
+        except exceptions.NoScriptError:
+            return await self.command("EVAL", script.body, len(keys), *keys, *arguments)
+
+    async def _repeat(self, client: redis.asyncio.Redis, arguments: tuple[Argument, ...]) -> Any:
+        execute = cast("Callable[..., Awaitable[Any]]", client.execute_command)
+        give_up = time.monotonic() + self._patience
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                answer = await execute(*arguments)
+            except exceptions.NoScriptError:
+                raise
+            except (exceptions.AuthenticationError, exceptions.NoPermissionError) as error:
+                raise Unauthenticated(f"queue server {self._place}: {error}") from error
+            except _TRANSIENT as error:
+                self._note_away(error)
+                if time.monotonic() + pause > give_up:
+                    raise Unavailable(f"queue server {self._place} is away: {_one_line(error)}") from error
+            except exceptions.ResponseError as error:
+                raise _translate(error, self._place) from error
+            else:
+                self._note_back()
+                return answer
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+    def _note_away(self, error: Exception) -> None:
+        if not self._away:
+            _log.warning("queue server is away, trying again", server=self._place, error=_one_line(error))
+        self._away = True
+
+    def _note_back(self) -> None:
+        if self._away:
+            _log.info("queue server is back", server=self._place)
+        self._away = False
+
+    async def close(self) -> None:
+        """Close both connections."""
+        for client in (self._reads, self._commands):
+            await client.aclose()
+
+
+class NoGroupError(ServiceError):
+    """The stream or its consumer group is not there. Never leaves this package."""
+
+
+def _translate(error: exceptions.ResponseError, place: str) -> TrimtabError:
+    """The error of our tree that an answer of the server, or of one of our scripts, stands for."""
+    text = _one_line(error)
+    code, _, rest = text.partition(" ")
+    if code == "NOGROUP":
+        return NoGroupError(text)
+    if code == "FENCED":
+        return LostOwnership(rest)
+    if code == "EMPTIED":
+        return Unavailable(f"queue server {place}: {rest}")
+    if code in {"WRONGTYPE", "WRONGDEST"}:
+        return Corrupted(f"queue server {place}: {rest}")
+    if code in {"NOAUTH", "WRONGPASS", "NOPERM"}:
+        return Unauthenticated(f"queue server {place}: {text}")
+    return ServiceError(f"queue server {place}: {text}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _without_password(url: str) -> str:
+    """The URL as it may be logged."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}"
