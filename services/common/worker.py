@@ -1,0 +1,327 @@
+"""Owns the loop that works one stage: take, process, move on. Knows neither Redis nor what a processor does.
+
+    take ──▶ parse ──▶ process (executor; leases renewed meanwhile) ──▶ advance │ hand back │ fail
+      ▲                                                                              │
+      └──────────────────────────────────────────────────────────────────────────────┘
+    drain: stopping is set ─▶ process returns early ─▶ unfinished handed back ─▶ leave
+
+Whatever goes wrong with a group is data and travels with it; whatever goes wrong with the queue is waited
+out. The loop itself never raises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import random
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeVar
+
+import structlog
+from google.protobuf.message import DecodeError
+
+from services.common.errors import Corrupted, TrimtabError, Unavailable
+from services.common.stages.base import (
+    ATTEMPT_LIMIT,
+    LEARNER_STAGE,
+    RENEW_SECONDS,
+    Advance,
+    Entry,
+    StageQueue,
+)
+from trimtab.common.v1 import common_pb2 as common
+from trimtab.rollout.v1.rollout_pb2 import RolloutGroup
+
+BLOCK_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 2.0
+_MESSAGE_LIMIT = 500
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one group: done, to be continued by whoever takes it next, or failed with an error."""
+
+    kind: Literal["done", "unfinished", "failed"]
+    error: common.ErrorInfo | None = None
+
+
+class StageProcessor(Protocol):
+    """The domain of one stage, as the worker sees it."""
+
+    def process(self, groups: list[RolloutGroup], stopping: threading.Event) -> list[Outcome]:
+        """Edit the groups in place; one outcome each, in order. Runs on the worker's executor.
+
+        Once `stopping` is set, return soon, with "unfinished" for what can be continued elsewhere. An
+        exception counts as a failure of every group of the call.
+        """
+        ...
+
+
+@dataclass(slots=True)
+class _Job:
+    """One taken entry on its way through the loop."""
+
+    entry: Entry
+    outcome: Outcome | None = None
+    payload: bytes = b""
+    destination: str = LEARNER_STAGE
+    lost: bool = field(default=False)
+
+
+class StageWorker:
+    """Works `stage` until drained. `replica` names this worker in logs."""
+
+    def __init__(
+        self,
+        queue: StageQueue,
+        stage: str,
+        processor: StageProcessor,
+        executor: concurrent.futures.Executor,
+        *,
+        batch_groups: int,
+        renew_seconds: float = RENEW_SECONDS,
+        attempt_limit: int = ATTEMPT_LIMIT,
+        replica: str = "",
+        block_seconds: float = BLOCK_SECONDS,
+    ) -> None:
+        self._queue = queue
+        self._stage = stage
+        self._processor = processor
+        self._executor = executor
+        self._batch_groups = batch_groups
+        self._renew_seconds = renew_seconds
+        self._attempt_limit = attempt_limit
+        self._block_seconds = block_seconds
+        self._stopping = threading.Event()
+        self._stopped = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._started = False
+        self._log = structlog.get_logger(__name__).bind(stage=stage, replica=replica or queue.consumer)
+
+    async def run(self) -> None:
+        """Work until drain. Returns once this worker holds nothing and has left the stage."""
+        self._started = True
+        try:
+            while not self._stopping.is_set():
+                await self._round()
+        finally:
+            await self._queue.leave()
+            self._ended.set()
+
+    async def drain(self) -> None:
+        """Stop reading, let process() come back, hand back what is unfinished; returns when run() has."""
+        self._stopping.set()
+        self._stopped.set()
+        if self._started:
+            await self._ended.wait()
+
+    async def _take(self) -> list[Entry]:
+        return await self._queue.take(
+            self._stage, limit=self._batch_groups, block_seconds=self._block_seconds
+        )
+
+    # -------------------------------------------------------------- one batch
+
+    async def _round(self) -> None:
+        """Nothing that happens in one round ends the service; what it held is left to its leases."""
+        try:
+            if entries := await self._persist(self._take):
+                await self._work([_Job(entry) for entry in entries])
+        except TrimtabError as error:
+            self._log.error("round given up", error=str(error))
+            await self._pause(_LONGEST_PAUSE_SECONDS)
+        except Exception:
+            self._log.exception("round given up")
+            await self._pause(_LONGEST_PAUSE_SECONDS)
+
+    async def _work(self, jobs: list[_Job]) -> None:
+        if self._stopping.is_set():
+            for job in jobs:
+                job.outcome, job.payload = Outcome("unfinished"), job.entry.payload
+        else:
+            await self._process(jobs)
+        kept = [job for job in jobs if not job.lost]
+        await self._settle("done", kept, self._advance)
+        await self._settle("unfinished", kept, self._hand_back)
+        for job in kept:
+            await self._settle("failed", [job], self._fail)
+
+    async def _process(self, jobs: list[_Job]) -> None:
+        """Run the processor on its executor; the leases are renewed as long as it takes."""
+        loop = asyncio.get_running_loop()
+        finished = asyncio.Event()
+        renewing = asyncio.create_task(self._renew(jobs, finished))
+        try:
+            await loop.run_in_executor(self._executor, self._process_here, jobs)
+        finally:
+            finished.set()
+            await renewing
+
+    def _process_here(self, jobs: list[_Job]) -> None:
+        """On the executor: parse, process, serialise."""
+        pairs = [(job, group) for job in jobs if (group := self._parse(job)) is not None]
+        if not pairs:
+            return
+        groups = [group for _, group in pairs]
+        try:
+            outcomes = self._processor.process(groups, self._stopping)
+            if len(outcomes) != len(groups):
+                raise Corrupted(f"the processor gave {len(outcomes)} outcomes for {len(groups)} groups")
+        except Exception as error:
+            # Also what is not ours: a model's own exceptions fail groups, never the service.
+            if not isinstance(error, TrimtabError):
+                self._log.exception("processor raised", group_ids=[group.group_id for group in groups])
+            outcomes = [Outcome("failed", self._info(error))] * len(groups)
+        for (job, group), outcome in zip(pairs, outcomes, strict=True):
+            self._conclude(job, group, outcome)
+
+    def _parse(self, job: _Job) -> RolloutGroup | None:
+        """The group, or None where it has failed already: too many attempts, unreadable, not for us."""
+        try:
+            group = RolloutGroup.FromString(job.entry.payload)
+        except DecodeError as error:
+            job.outcome = Outcome("failed", self._info(Corrupted(f"payload is no RolloutGroup: {error}")))
+            return None
+        if job.entry.attempts >= self._attempt_limit:
+            text = f"its worker was lost {job.entry.attempts} times"
+            job.outcome = Outcome("failed", self._info(Unavailable(text)))
+            return None
+        if not group.slip or group.slip[0] != self._stage:
+            text = f"slip {list(group.slip)} does not begin with {self._stage}"
+            job.outcome = Outcome("failed", self._info(Corrupted(text)))
+            return None
+        return group
+
+    def _conclude(self, job: _Job, group: RolloutGroup, outcome: Outcome) -> None:
+        job.outcome = outcome
+        if outcome.kind == "failed":
+            return
+        if outcome.kind == "done":
+            del group.slip[0]
+            job.destination = group.slip[0] if group.slip else LEARNER_STAGE
+        job.payload = group.SerializeToString()
+
+    async def _renew(self, jobs: Sequence[_Job], finished: asyncio.Event) -> None:
+        while not await _set_within(finished, self._renew_seconds):
+            held = [job for job in jobs if not job.lost]
+            try:
+                kept = await self._queue.renew([job.entry for job in held])
+            except TrimtabError as error:
+                self._log.warning("leases could not be renewed", error=str(error))
+                continue
+            for job, ours in zip(held, kept, strict=True):
+                if not ours:
+                    self._drop(job)
+
+    # -------------------------------------------------------------- moving on
+
+    async def _settle(
+        self,
+        kind: str,
+        jobs: Sequence[_Job],
+        act: Callable[[Sequence[_Job]], Awaitable[Sequence[bool]]],
+    ) -> None:
+        chosen = [job for job in jobs if job.outcome and job.outcome.kind == kind]
+        if not chosen:
+            return
+        try:
+            moved = await self._persist(lambda: act(chosen))
+        except Unavailable:
+            raise
+        except TrimtabError as error:
+            if kind == "failed":
+                raise
+            # The queue refuses (a destination of a wrong type, a stage name): that is the group's failure.
+            self._log.error("groups could not be moved", error=str(error), groups=len(chosen))
+            for job in chosen:
+                job.outcome = Outcome("failed", self._info(error))
+            return
+        for job, ours in zip(chosen, moved, strict=True):
+            if not ours:
+                self._drop(job)
+
+    async def _advance(self, jobs: Sequence[_Job]) -> Sequence[bool]:
+        return await self._queue.advance(
+            [Advance(entry=job.entry, destination=job.destination, payload=job.payload) for job in jobs]
+        )
+
+    async def _hand_back(self, jobs: Sequence[_Job]) -> Sequence[bool]:
+        return await self._queue.hand_back([(job.entry, job.payload) for job in jobs])
+
+    async def _fail(self, jobs: Sequence[_Job]) -> Sequence[bool]:
+        return [await self._fail_one(job) for job in jobs]
+
+    async def _fail_one(self, job: _Job) -> bool:
+        error = (job.outcome and job.outcome.error) or self._info(Corrupted("failed without an error"))
+        self._log.warning(
+            "group failed",
+            group_id=job.entry.group_id,
+            attempts=job.entry.attempts + 1,
+            code=error.code,
+            error=error.message,
+        )
+        return await self._queue.fail(job.entry, payload_if_last=failed_payload(job.entry, error))
+
+    def _drop(self, job: _Job) -> None:
+        job.lost = True
+        self._log.warning("group is not ours any more, work dropped", group_id=job.entry.group_id)
+
+    # -------------------------------------------------------------- patience
+
+    async def _persist(self, action: Callable[[], Awaitable[Result]]) -> Result:
+        """Do it, again and again while the queue is away; a drain gives up instead."""
+        pause = 0.1
+        told = False
+        while True:
+            try:
+                return await action()
+            except Unavailable as error:
+                if self._stopping.is_set():
+                    raise
+                if not told:
+                    self._log.warning("queue is away, waiting for it", error=str(error))
+                    told = True
+            await self._pause(pause * random.uniform(0.5, 1.0))
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+    async def _pause(self, seconds: float) -> None:
+        await _set_within(self._stopped, seconds)
+
+    def _info(self, error: Exception) -> common.ErrorInfo:
+        return error_info(error, origin=self._stage)
+
+
+def error_info(error: Exception, *, origin: str) -> common.ErrorInfo:
+    """An exception in the form that travels with a group: one line, the status of our tree or INTERNAL."""
+    if isinstance(error, TrimtabError):
+        code, text = error.status, str(error)
+    else:
+        code, text = "INTERNAL", f"{type(error).__name__}: {error}"
+    return common.ErrorInfo(code=code, message=" ".join(text.split())[:_MESSAGE_LIMIT], origin=origin)
+
+
+def failed_payload(entry: Entry, error: common.ErrorInfo) -> bytes:
+    """The group as the learner gets it when it failed for good: as taken, with failure, slip at its end.
+
+    A payload that is no RolloutGroup is replaced by one with the identity alone.
+    """
+    try:
+        group = RolloutGroup.FromString(entry.payload)
+    except DecodeError:
+        group = RolloutGroup(group_id=entry.group_id, admission_number=entry.admission_number)
+    group.failure.CopyFrom(error)
+    del group.slip[:]
+    group.slip.append(LEARNER_STAGE)
+    return group.SerializeToString()
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True
