@@ -6,7 +6,7 @@ import random
 import socket
 from pathlib import Path
 
-from services.common.errors import ConfigError, Unavailable
+from services.common.errors import Unavailable
 
 _RANGE_FILE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _LOWEST, _HIGHEST = 10_240, 65_535
@@ -46,12 +46,6 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
         except OSError:
             return False
     return True
-
-
-def require_free(port: int, host: str, what: str) -> None:
-    """Raise ConfigError if somebody listens there already."""
-    if not is_free(port, host):
-        raise ConfigError(f"{what}: port {port} on {host} is in use")
 
 
 def _ephemeral_range() -> tuple[int, int]:

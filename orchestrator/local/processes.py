@@ -28,7 +28,7 @@ class Child(Protocol):
     probe: Probe
 
     def start(self) -> None:
-        """Start anew. Raises OSError if the machine refuses."""
+        """Start anew. Raises OSError or the error tree if that cannot be."""
         ...
 
     @property

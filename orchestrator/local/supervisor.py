@@ -220,8 +220,10 @@ class Supervisor:
         seen = replace(record.seen, running=False, serving=False, exit_code=code, ended_at=now)
         seen = replace(seen, history=count_end(seen, self.limits))
         record.seen, record.message = seen, record.child.last_words()
+        desired = self._desired.get(seen.name)
+        restarts = desired is not None and desired.want.restart is not Restart.NEVER
         expected = seen.terminated_at is not None or code == 0
-        if not expected and code != USER_ERROR:
+        if restarts and not expected and code != USER_ERROR:
             wait = backoff_seconds(seen.history.failures, self.limits)
             why = f" ({record.message})" if record.message and code > 0 else ""
             self.on_event(f"{seen.name} {describe_exit(code)}{why}; back-off {wait:g} s")
@@ -265,9 +267,10 @@ class Supervisor:
         self._records[name] = record
         try:
             desired.child.start()
-        except OSError as error:
-            self._note_end(record, 1, now)
-            record.message = f"cannot be started: {error.strerror or error}"
+        except (OSError, TrimtabError) as error:
+            self._note_end(record, USER_ERROR if isinstance(error, UserError) else 1, now)
+            why = error.strerror if isinstance(error, OSError) else None
+            record.message = f"cannot be started: {why or error}"
 
     async def _let_go(self, record: _Record) -> None:
         if record.probing is not None:

@@ -1,0 +1,121 @@
+"""One-off calls of the CLI to a service, with gRPC's errors turned back into the error tree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import grpc
+
+from services.common.errors import (
+    AlreadyExists,
+    Expired,
+    Forbidden,
+    InvalidInput,
+    Mismatch,
+    NotFound,
+    Overloaded,
+    ServiceError,
+    TooLarge,
+    TrimtabError,
+    Unauthenticated,
+    Unavailable,
+)
+from trimtab.clients.channel import make_sync_channel
+from trimtab.common.v1 import common_pb2 as common
+from trimtab.learner.v1 import learner_pb2 as learner
+from trimtab.learner.v1 import learner_pb2_grpc as learner_grpc
+from trimtab.policy.v1 import policy_pb2 as policy
+from trimtab.policy.v1 import policy_pb2_grpc as policy_grpc
+from trimtab.reward.v1 import reward_pb2 as reward
+from trimtab.reward.v1 import reward_pb2_grpc as reward_grpc
+from trimtab.rollout.v1 import rollout_pb2 as rollout
+
+_CONNECT_SECONDS = 5.0
+_ERRORS: Mapping[grpc.StatusCode, type[TrimtabError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
+    grpc.StatusCode.FAILED_PRECONDITION: Mismatch,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: Forbidden,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: Expired,
+}
+
+
+def generate(
+    address: str,
+    prompts: list[str],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    completions: int = 1,
+    seed: int = 0,
+    timeout_seconds: float = 300,
+) -> policy.GenerateResponse:
+    """Completions of text prompts by a policy service. Raises the error tree."""
+    request = policy.GenerateRequest(
+        prompts=[rollout.Prompt(prompt_id=str(i), text=text) for i, text in enumerate(prompts)],
+        sampling=common.SamplingOptions(
+            temperature=temperature,
+            top_p=1.0,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            num_completions=completions,
+        ),
+    )
+    with _connected(address, "policy") as channel:
+        return policy_grpc.PolicyServiceStub(channel).Generate(request, timeout=timeout_seconds)
+
+
+def score(
+    address: str, model: str, pairs: list[tuple[str, str]], *, timeout_seconds: float = 300
+) -> list[common.Score]:
+    """Scores of (prompt, completion) by a reward service; without a model's name, its only one."""
+    with _connected(address, "reward") as channel:
+        stub = reward_grpc.RewardServiceStub(channel)
+        name = model or _only_model(stub, timeout_seconds)
+        inputs = [reward.ScoreInput(prompt=prompt, completion=completion) for prompt, completion in pairs]
+        answer = stub.Score(reward.ScoreRequest(model=name, inputs=inputs), timeout=timeout_seconds)
+        return list(answer.scores)
+
+
+def run_status(address: str, *, timeout_seconds: float = 5) -> learner.GetRunStatusResponse:
+    """Where a learner stands."""
+    with _connected(address, "learner") as channel:
+        stub = learner_grpc.LearnerServiceStub(channel)
+        return stub.GetRunStatus(learner.GetRunStatusRequest(), timeout=timeout_seconds)
+
+
+def _only_model(stub: reward_grpc.RewardServiceStub, timeout_seconds: float) -> str:
+    models = stub.ListModels(reward.ListModelsRequest(), timeout=timeout_seconds).models
+    if len(models) != 1:
+        names = ", ".join(sorted(model.name for model in models)) or "none"
+        raise InvalidInput(f"--model: expected one of the service's models: {names}")
+    return models[0].name
+
+
+@contextmanager
+def _connected(address: str, what: str) -> Iterator[grpc.Channel]:
+    channel = make_sync_channel(address)
+    try:
+        grpc.channel_ready_future(channel).result(timeout=_CONNECT_SECONDS)
+        yield channel
+    except grpc.FutureTimeoutError:
+        raise Unavailable(f"no {what} service answers at {address}") from None
+    except grpc.RpcError as error:
+        raise from_rpc_error(error, f"{what} at {address}") from None
+    finally:
+        channel.close()
+
+
+def from_rpc_error(error: grpc.RpcError, where: str) -> TrimtabError:
+    """The error of the tree that a gRPC error stands for."""
+    if not isinstance(error, grpc.Call):
+        return ServiceError(f"{where}: {error}")
+    code, details = error.code(), " ".join((error.details() or "").split())
+    text = f"{where}: {details or code.name}"
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return TooLarge(text) if "larger than max" in details else Overloaded(text)
+    return _ERRORS.get(code, ServiceError)(text)

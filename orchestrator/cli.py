@@ -1,0 +1,246 @@
+"""The command line: which commands and flags there are. Each imports what it needs when it runs.
+
+So `trimtab --help` imports typer alone, and a mistyped flag is told before torch or gRPC is loaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.local.options import Format, RunOptions
+
+app = typer.Typer(
+    help="RLHF as independent gRPC services: train from human feedback, here or on Kubernetes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+queue_app = typer.Typer(help="Look into a run's stages and dead letters.", no_args_is_help=True)
+app.add_typer(queue_app, name="queue")
+
+RunFile = Annotated[Path, typer.Argument(metavar="RUN.TOML", help="The run's spec.", show_default=False)]
+Out = Annotated[Path | None, typer.Option(help="The run's folder.", show_default="runs/<name>")]
+RunFolder = Annotated[
+    Path | None,
+    typer.Option("--out", help="The run's folder.", show_default="the one that runs, else the latest"),
+]
+Seed = Annotated[int | None, typer.Option(help="Random seed.", show_default="the spec's")]
+Model = Annotated[str | None, typer.Option(help="Hub id, folder or .gguf file.", show_default="the spec's")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Training steps.", show_default="the spec's")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="One field of the spec.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in a used folder.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Empty a used run's folder first.")]
+Output = Annotated[Format, typer.Option("-o", "--output", help="How to print.")]
+Address = Annotated[str, typer.Option(help="host:port of the service.", show_default=False)]
+Url = Annotated[str, typer.Option(help="The queue server, if not that of a run here.", show_default=False)]
+RunUid = Annotated[str, typer.Option("--run-uid", help="The run there.", show_default=False)]
+
+
+@app.command()
+def demo(
+    seed: Seed = 1,
+    out: Out = Path("runs/demo"),
+    model: Model = None,
+    steps: Steps = None,
+    overrides: Set = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """All three steps of RLHF on a 135M-parameter model, on this machine, in minutes."""
+    from orchestrator.demo.drive import run_demo
+
+    options = RunOptions(
+        seed=seed,
+        out=out,
+        model=model,
+        steps=steps,
+        overrides=tuple(overrides or ()),
+        resume=resume,
+        overwrite=overwrite,
+    )
+    raise typer.Exit(run_demo(options))
+
+
+@app.command()
+def train(
+    run_file: RunFile,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="All stages in this process, deterministic, for a debugger.")
+    ] = False,
+    seed: Seed = None,
+    out: Out = None,
+    model: Model = None,
+    steps: Steps = None,
+    overrides: Set = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train: bring the run's services up, show progress, end when the learner has."""
+    options = RunOptions(
+        seed=seed,
+        out=out,
+        model=model,
+        steps=steps,
+        overrides=tuple(overrides or ()),
+        resume=resume,
+        overwrite=overwrite,
+    )
+    from orchestrator.local import train as training
+
+    code = training.in_process(run_file, options) if in_process else training.train(run_file, options)
+    raise typer.Exit(code)
+
+
+@app.command()
+def up(
+    run_file: RunFile,
+    service: Annotated[
+        list[str] | None, typer.Option(help="Only this service (again for more).", show_default="the run's")
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Leave it running and return when all serves.")
+    ] = False,
+    out: Out = None,
+    seed: Seed = None,
+    model: Model = None,
+    steps: Steps = None,
+    overrides: Set = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Run a run's queue server and services until Ctrl-C (or `trimtab down`)."""
+    options = RunOptions(
+        seed=seed,
+        out=out,
+        model=model,
+        steps=steps,
+        overrides=tuple(overrides or ()),
+        resume=resume,
+        overwrite=overwrite,
+    )
+    from orchestrator.local import foreground
+
+    raise typer.Exit(foreground.up(run_file, options, service or [], detached=detach))
+
+
+@app.command()
+def down(out: RunFolder = None) -> None:
+    """End a run that is up: its services drain and hand back what they hold."""
+    from orchestrator.local.foreground import down as end
+    from orchestrator.local.layout import find_run
+
+    layout = find_run(out)
+    end(layout)
+    typer.echo(f"{layout.root} is down")
+
+
+@app.command()
+def status(out: RunFolder = None, output: Output = Format.TEXT) -> None:
+    """Who runs, where it listens, how the run stands."""
+    from orchestrator.local.layout import find_run
+    from orchestrator.local.show import show_status
+
+    show_status(find_run(out), output)
+
+
+@app.command()
+def logs(
+    service: Annotated[str, typer.Argument(help="A service, or all.", show_default="all")] = "",
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Keep on until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="Lines to begin with.")] = 50,
+    out: RunFolder = None,
+) -> None:
+    """What the services logged."""
+    from orchestrator.local.layout import find_run
+    from orchestrator.local.show import show_logs
+
+    show_logs(find_run(out), service, lines=lines, follow=follow)
+
+
+@app.command()
+def generate(
+    address: Address,
+    prompt: Annotated[list[str], typer.Option(help="Text to continue (again for more).", show_default=False)],
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 1.0,
+    n: Annotated[int, typer.Option("--n", min=1, help="Completions per prompt.")] = 1,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    output: Output = Format.TEXT,
+) -> None:
+    """Ask a policy service for completions."""
+    from orchestrator.local.show import show_generated
+
+    show_generated(
+        address,
+        prompt,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        completions=n,
+        seed=seed,
+        output=output,
+    )
+
+
+@app.command()
+def score(
+    address: Address,
+    completion: Annotated[list[str], typer.Option(help="An answer (again for more).", show_default=False)],
+    prompt: Annotated[str, typer.Option(help="What was answered.")] = "",
+    model: Annotated[str, typer.Option(help="A reward model or rule.", show_default="the only one")] = "",
+    output: Output = Format.TEXT,
+) -> None:
+    """Ask a reward service for scores."""
+    from orchestrator.local.show import show_scores
+
+    show_scores(address, model, prompt, completion, output=output)
+
+
+@app.command()
+def report(run_folder: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)]) -> None:
+    """Write report.html anew from what a run left."""
+    from orchestrator.demo.report import write_report
+    from orchestrator.local.layout import RunLayout
+
+    typer.echo(write_report(RunLayout.existing(run_folder).root))
+
+
+@queue_app.command("list")
+def queue_list(
+    out: RunFolder = None, url: Url = "", run_uid: RunUid = "", output: Output = Format.TEXT
+) -> None:
+    """Each stage: groups that wait, groups that are worked on, workers."""
+    from orchestrator.local.letters import show_stages
+
+    show_stages(out, url, run_uid, output)
+
+
+@queue_app.command("dead")
+def queue_dead(
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, oldest first.")] = 20,
+    out: RunFolder = None,
+    url: Url = "",
+    run_uid: RunUid = "",
+    output: Output = Format.TEXT,
+) -> None:
+    """Dead letters: groups that nobody could digest, and why."""
+    from orchestrator.local.letters import show_dead
+
+    show_dead(out, url, run_uid, limit, output)
+
+
+@queue_app.command("requeue")
+def queue_requeue(
+    letter: Annotated[
+        list[str], typer.Argument(help="Ids as `trimtab queue dead` shows.", show_default=False)
+    ],
+    out: RunFolder = None,
+    url: Url = "",
+    run_uid: RunUid = "",
+) -> None:
+    """Put dead letters back on the stage they came from, attempts at 0."""
+    from orchestrator.local.letters import requeue
+
+    requeue(out, url, run_uid, letter)

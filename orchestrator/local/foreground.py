@@ -1,0 +1,156 @@
+"""`trimtab up`: a run's services in this terminal, or in a process of their own that outlives it.
+
+Owns signals and the detached process; knows nothing of what runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from orchestrator.local.layout import RunLayout
+from orchestrator.local.options import RunOptions
+from orchestrator.local.processes import last_line
+from orchestrator.local.services import role_of
+from orchestrator.local.stack import Stack, write_spec
+from orchestrator.local.state import read_state
+from orchestrator.planning.processes import USER_ERROR
+from services.common.errors import Expired, NotFound, ServiceError, UserError
+
+TERMINATED = 128 + signal.SIGTERM
+_DETACHED_SECONDS = 900.0
+_DOWN_SECONDS = 90.0
+_LOOK_SECONDS = 0.1
+_OWN_LOG = "orchestrator"
+
+
+def up(run_file: Path, options: RunOptions, services: list[str], *, detached: bool) -> int:
+    """`trimtab up`: until Ctrl-C or `trimtab down`, or, detached, until all serves."""
+    spec = options.load_spec(run_file)
+    for service in services:
+        role_of(service)
+    layout = RunLayout.prepare(options.folder(spec), resume=options.resume, overwrite=options.overwrite)
+    if detached:
+        write_spec(layout, spec)
+        pid = detach(layout, _foreground_arguments(layout, services))
+        print(f"{layout.root} is up (process {pid}); end it with: trimtab down --out {layout.root}")
+        return 0
+    stack = Stack(layout, spec, services or None, on_event=_say)
+    code = run_until_signal(hold(stack, _say))
+    # Ending `up` by `down` is how it is meant to end.
+    return 0 if code == TERMINATED else code
+
+
+def run_until_signal(main: Coroutine[Any, Any, int]) -> int:
+    """Run to the end, or to SIGINT (KeyboardInterrupt, as asyncio does) or SIGTERM (status 143).
+
+    Either cancels `main`, whose context managers then drain.
+    """
+    return asyncio.run(_with_sigterm(main))
+
+
+async def _with_sigterm(main: Coroutine[Any, Any, int]) -> int:
+    task = asyncio.ensure_future(main)
+    terminated = asyncio.Event()
+
+    def stop() -> None:
+        terminated.set()
+        task.cancel()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if terminated.is_set():
+            return TERMINATED
+        raise
+
+
+async def hold(stack: Stack, say: Callable[[str], None]) -> int:
+    """Enter the stack, tell each address once it serves, stay. Raises what a service failed with."""
+    async with stack:
+        told: set[str] = set()
+        while True:
+            stack.supervisor.raise_failures()
+            for status in stack.status():
+                if status.phase == "serving" and status.name not in told:
+                    told.add(status.name)
+                    say(f"{status.name} serves" + _where(stack, status.name))
+            await asyncio.sleep(_LOOK_SECONDS)
+
+
+def detach(layout: RunLayout, arguments: list[str]) -> int:
+    """Start `trimtab arguments` in a session of its own; its process id when all serves.
+
+    Raises what it failed with.
+    """
+    log = layout.log(_OWN_LOG)
+    with log.open("ab") as file:
+        start = file.tell()
+        process = subprocess.Popen(  # noqa: S603 (argv is ours)
+            [sys.executable, "-m", "orchestrator", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    ends = time.monotonic() + _DETACHED_SECONDS
+    while time.monotonic() < ends:
+        code = process.poll()
+        if code is not None:
+            kind = UserError if code == USER_ERROR else ServiceError
+            raise kind(last_line(log, start).removeprefix("trimtab: ") or f"ended with status {code}")
+        if _all_serve(layout, process.pid):
+            return process.pid
+        time.sleep(_LOOK_SECONDS)
+    raise Expired(f"not everything served within {_DETACHED_SECONDS:g} s; see {log}")
+
+
+def down(layout: RunLayout) -> None:
+    """End the supervisor of a run, and with it everything it runs. Raises NotFound if none lives."""
+    pid = layout.supervisor_pid()
+    if pid is None:
+        raise NotFound(f"nothing runs in {layout.root}")
+    os.kill(pid, signal.SIGTERM)
+    ends = time.monotonic() + _DOWN_SECONDS
+    while layout.supervisor_pid() == pid:
+        if time.monotonic() > ends:
+            os.kill(pid, signal.SIGKILL)  # its children die with it
+            raise Expired(f"process {pid} did not drain within {_DOWN_SECONDS:g} s and was killed")
+        time.sleep(_LOOK_SECONDS)
+
+
+def _all_serve(layout: RunLayout, pid: int) -> bool:
+    state = read_state(layout)
+    if state is None or state.pid != pid:
+        return False
+    return all(service.phase in ("serving", "finished") for service in state.services.values())
+
+
+def _where(stack: Stack, name: str) -> str:
+    try:
+        return f" at {stack.endpoint(name)}"
+    except NotFound:
+        return ""
+
+
+def _foreground_arguments(layout: RunLayout, services: list[str]) -> list[str]:
+    """The command line that does in the foreground what was asked to be detached.
+
+    The spec has been resolved and the folder prepared: so it resumes what is written there.
+    """
+    arguments = ["up", str(layout.run_file), "--out", str(layout.root), "--resume"]
+    for service in services:
+        arguments += ["--service", service]
+    return arguments
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,53 @@
+"""What the flags that several commands share come to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from services.common.spec.run import RunSpec
+
+
+class Format(StrEnum):
+    """How a command prints."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """The common flags. None and empty mean: not given."""
+
+    seed: int | None = None
+    out: Path | None = None
+    model: str | None = None
+    steps: int | None = None
+    overrides: tuple[str, ...] = ()
+    """a.b=c, over the run's spec."""
+    resume: bool = False
+    overwrite: bool = False
+
+    def all_overrides(self) -> list[str]:
+        """The flags as overrides of the spec; an explicit --set comes last and wins."""
+        flags = (
+            ("seed", self.seed),
+            ("steps", self.steps),
+            ("model.path", None if self.model is None else json.dumps(self.model)),
+        )
+        return [*(f"{key}={value}" for key, value in flags if value is not None), *self.overrides]
+
+    def load_spec(self, path: Path) -> RunSpec:
+        """The run's spec with the flags over it. Raises ConfigError, one line."""
+        from services.common.spec.load import load_toml
+        from services.common.spec.run import RunSpec
+
+        return load_toml(path, RunSpec, self.all_overrides())
+
+    def folder(self, spec: RunSpec) -> Path:
+        """The run's folder."""
+        return Path("runs") / spec.name if self.out is None else self.out

@@ -1,0 +1,93 @@
+"""A training run on this machine: brings the services up, shows progress, waits for the learner's end.
+
+Stack ──ready──▶ poll GetRunStatus each second ──learner ends──▶ counts, drain, exit status
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import grpc
+from rich.console import Console
+
+from orchestrator.local.foreground import run_until_signal
+from orchestrator.local.layout import RunLayout
+from orchestrator.local.options import RunOptions
+from orchestrator.local.progress import LiveView, counts
+from orchestrator.local.stack import Stack, write_spec
+from services.common.channels import make_channel
+from services.common.spec.run import RunSpec
+from trimtab.learner.v1 import learner_pb2 as learner
+from trimtab.learner.v1 import learner_pb2_grpc as learner_grpc
+
+if TYPE_CHECKING:  # the stubs' asyncio form exists for type checkers only
+    from trimtab.learner.v1.learner_pb2_grpc import LearnerServiceAsyncStub
+
+_POLL_SECONDS = 1.0
+
+
+def train(run_file: Path, options: RunOptions) -> int:
+    """`trimtab train`: over the services. Raises the error tree before anything is started, where it can."""
+    spec = options.load_spec(run_file)
+    layout = RunLayout.prepare(options.folder(spec), resume=options.resume, overwrite=options.overwrite)
+    with LiveView(Console(stderr=True)) as view:
+        return run_until_signal(run_training(layout, spec, view))
+
+
+def in_process(run_file: Path, options: RunOptions) -> int:
+    """`trimtab train --in-process`: all stages in this process over the in-memory twin of the queue."""
+    from orchestrator.local.in_process import run_in_process
+
+    spec = options.load_spec(run_file)
+    layout = RunLayout.prepare(options.folder(spec), resume=options.resume, overwrite=options.overwrite)
+    write_spec(layout, spec)
+    code = run_in_process(spec, layout.root)
+    return 0 if code is None else int(code)
+
+
+async def run_training(layout: RunLayout, spec: RunSpec, view: LiveView) -> int:
+    """Train to the end; 0, or the learner's exit status. Raises what a service was given up with."""
+    watch = _StatusWatch(view)
+    async with Stack(layout, spec, on_event=view.say) as stack:
+        view.waiting("starting " + ", ".join(status.name for status in stack.status()))
+        polling = asyncio.create_task(watch.run(stack.endpoint("learner")))
+        try:
+            code = await stack.ended("learner")
+        finally:
+            polling.cancel()
+            with suppress(asyncio.CancelledError):
+                await polling
+        if watch.latest is not None:
+            view.say(f"step {watch.latest.step}/{watch.latest.total_steps}: {counts(watch.latest)}")
+        view.say(f"done: {layout.root} (peak memory {stack.peak_memory_gib:.1f} GiB)")
+        return code
+
+
+class _StatusWatch:
+    """Asks the learner each second; a learner that restarts is waited for."""
+
+    def __init__(self, view: LiveView) -> None:
+        self._view = view
+        self._warned: set[str] = set()
+        self.latest: learner.GetRunStatusResponse | None = None
+
+    async def run(self, address: str) -> None:
+        async with make_channel(address) as channel:
+            stub = cast("LearnerServiceAsyncStub", learner_grpc.LearnerServiceStub(channel))
+            while True:
+                await self._look(stub)
+                await asyncio.sleep(_POLL_SECONDS)
+
+    async def _look(self, stub: LearnerServiceAsyncStub) -> None:
+        try:
+            status = await stub.GetRunStatus(learner.GetRunStatusRequest(), timeout=5)
+        except grpc.aio.AioRpcError:
+            return
+        self.latest = status
+        self._view.show(status)
+        for warning in set(status.warnings) - self._warned:
+            self._warned.add(warning)
+            self._view.say(f"warning: {warning}")
