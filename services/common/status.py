@@ -60,7 +60,7 @@ def _details(error: TrimtabError) -> list[Message]:
     return details
 
 
-def _bad_request(violations: dict[str, str]) -> Message:
+def _bad_request(violations: dict[str, str]) -> error_details_pb2.BadRequest:
     request = error_details_pb2.BadRequest()
     for field, expected in violations.items():
         request.field_violations.add(

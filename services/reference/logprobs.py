@@ -65,7 +65,8 @@ class ReferenceModel:
     def compute(self, sequences: Sequence[IdPair], temperature: float) -> list[Logprobs]:
         """Natural log-probs of the completions' tokens, float32 [completion length] each, in order.
 
-        Logits are divided by `temperature`. A completion without tokens gives an empty array. Raises as check().
+        Logits are divided by `temperature`. A completion without tokens gives an empty array. Raises as
+        check() does.
         """
         self.check(sequences, temperature)
         results: list[Logprobs] = [np.zeros(0, np.float32) for _ in sequences]

@@ -35,13 +35,13 @@ class ReferenceServicer(wire_grpc.ReferenceServiceServicer):
         """From now on answer for this model."""
         self._model = model
 
-    async def GetReferenceInfo(  # noqa: N802 - the contract's name
+    async def GetReferenceInfo(
         self, request: wire.GetReferenceInfoRequest, context: Any
     ) -> wire.GetReferenceInfoResponse:
         """Who the model is."""
         return wire.GetReferenceInfoResponse(model=model_info(self._loaded().facts))
 
-    async def ComputeLogProbs(  # noqa: N802 - the contract's name
+    async def ComputeLogProbs(
         self, request: wire.ComputeLogProbsRequest, context: Any
     ) -> wire.ComputeLogProbsResponse:
         """Log-probs for every sequence, in order."""

@@ -10,14 +10,17 @@ import grpc.aio
 DEFAULT_MAX_MESSAGE_MIB = 64
 
 
-def channel_options(*, max_message_mib: int = DEFAULT_MAX_MESSAGE_MIB) -> list[tuple[str, int | str]]:
+def channel_options(
+    *, max_message_mib: int = DEFAULT_MAX_MESSAGE_MIB, retries: bool = True
+) -> list[tuple[str, int | str]]:
     """gRPC channel arguments. The largest message is `max_message_mib` MiB both ways.
 
-    UNAVAILABLE is retried by the channel itself, up to 4 attempts. The retry buffer is as large as a message:
-    with gRPC's own 256 KiB a larger call would silently never be retried.
+    With `retries` UNAVAILABLE is retried by the channel itself, up to 4 attempts. The retry buffer is as
+    large as a message: with gRPC's own 256 KiB a larger call would silently never be retried.
     """
     size = max_message_mib << 20
     return [
+        ("grpc.enable_retries", int(retries)),
         ("grpc.max_send_message_length", size),
         ("grpc.max_receive_message_length", size),
         ("grpc.per_rpc_retry_buffer_size", size),
@@ -54,10 +57,11 @@ def make_sync_channel(
     address: str,
     *,
     max_message_mib: int = DEFAULT_MAX_MESSAGE_MIB,
+    retries: bool = True,
     credentials: grpc.ChannelCredentials | None = None,
 ) -> grpc.Channel:
     """A blocking channel to host:port or a gRPC target such as dns:///name:port."""
-    options = channel_options(max_message_mib=max_message_mib)
+    options = channel_options(max_message_mib=max_message_mib, retries=retries)
     if credentials is None:
         return grpc.insecure_channel(address, options=options)
     return grpc.secure_channel(address, credentials, options=options)
@@ -67,10 +71,11 @@ def make_async_channel(
     address: str,
     *,
     max_message_mib: int = DEFAULT_MAX_MESSAGE_MIB,
+    retries: bool = True,
     credentials: grpc.ChannelCredentials | None = None,
 ) -> grpc.aio.Channel:
     """The same for asyncio. Make it inside the loop that uses it."""
-    options = channel_options(max_message_mib=max_message_mib)
+    options = channel_options(max_message_mib=max_message_mib, retries=retries)
     if credentials is None:
         return grpc.aio.insecure_channel(address, options=options)
     return grpc.aio.secure_channel(address, credentials, options=options)

@@ -1,0 +1,119 @@
+"""Clients of PreferenceService: candidates in, tasks out, comparisons in, ratings out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from trimtab.clients.base import AsyncClient, SyncClient
+from trimtab.preference.v1 import preference_pb2 as wire
+from trimtab.preference.v1 import preference_pb2_grpc as wire_grpc
+
+if TYPE_CHECKING:
+    from trimtab.preference.v1.preference_pb2_grpc import PreferenceServiceAsyncStub
+
+
+class PreferenceClient(SyncClient):
+    """Comparisons, annotators, ratings. Blocking."""
+
+    def __init__(self, target: Any, **options: Any) -> None:
+        super().__init__(target, **options)
+        self._stub = wire_grpc.PreferenceServiceStub(self._channel)
+
+    def upload(
+        self, items: Sequence[wire.Item], *, timeout_seconds: float | None = None
+    ) -> wire.UploadCandidatesResponse:
+        """Add items to be compared; one that is there already is left alone."""
+        request = wire.UploadCandidatesRequest(items=items)
+        return self._call(self._stub.UploadCandidates, request, timeout_seconds)
+
+    def next_tasks(
+        self, annotator: str, *, campaign: str = "", max_tasks: int = 1, timeout_seconds: float | None = None
+    ) -> list[wire.Task]:
+        """Tasks leased to an annotator; an empty list when there are none."""
+        request = wire.NextTaskRequest(annotator=annotator, campaign=campaign, max_tasks=max_tasks)
+        return list(self._call(self._stub.NextTask, request, timeout_seconds).tasks)
+
+    def record(self, comparisons: Sequence[wire.Comparison], *, timeout_seconds: float | None = None) -> int:
+        """Store comparisons; how many were stored. They are durable when this returns."""
+        request = wire.RecordComparisonRequest(comparisons=comparisons)
+        return self._call(self._stub.RecordComparison, request, timeout_seconds).recorded
+
+    def comparisons(
+        self, *, campaign: str = "", include_items: bool = False, timeout_seconds: float | None = None
+    ) -> Iterator[wire.StreamComparisonsResponse]:
+        """Every comparison of a campaign."""
+        request = wire.StreamComparisonsRequest(campaign=campaign, include_items=include_items)
+        return self._stream(self._stub.StreamComparisons, request, timeout_seconds)
+
+    def ratings(
+        self,
+        *,
+        campaign: str = "",
+        subject: wire.RatingSubject.ValueType = wire.RATING_SUBJECT_SOURCE,
+        timeout_seconds: float | None = None,
+    ) -> list[wire.Rating]:
+        """Elo ratings of candidates or sources."""
+        request = wire.GetRatingsRequest(campaign=campaign, subject=subject)
+        return list(self._call(self._stub.GetRatings, request, timeout_seconds).ratings)
+
+    def statistics(
+        self, *, campaign: str = "", timeout_seconds: float | None = None
+    ) -> wire.GetStatisticsResponse:
+        """How much has been compared, by whom."""
+        request = wire.GetStatisticsRequest(campaign=campaign)
+        return self._call(self._stub.GetStatistics, request, timeout_seconds)
+
+
+class AsyncPreferenceClient(AsyncClient):
+    """Comparisons, annotators, ratings. For asyncio."""
+
+    def __init__(self, target: Any, **options: Any) -> None:
+        super().__init__(target, **options)
+        self._stub = cast("PreferenceServiceAsyncStub", wire_grpc.PreferenceServiceStub(self._channel))
+
+    async def upload(
+        self, items: Sequence[wire.Item], *, timeout_seconds: float | None = None
+    ) -> wire.UploadCandidatesResponse:
+        """Add items to be compared; one that is there already is left alone."""
+        request = wire.UploadCandidatesRequest(items=items)
+        return await self._call(self._stub.UploadCandidates, request, timeout_seconds)
+
+    async def next_tasks(
+        self, annotator: str, *, campaign: str = "", max_tasks: int = 1, timeout_seconds: float | None = None
+    ) -> list[wire.Task]:
+        """Tasks leased to an annotator; an empty list when there are none."""
+        request = wire.NextTaskRequest(annotator=annotator, campaign=campaign, max_tasks=max_tasks)
+        return list((await self._call(self._stub.NextTask, request, timeout_seconds)).tasks)
+
+    async def record(
+        self, comparisons: Sequence[wire.Comparison], *, timeout_seconds: float | None = None
+    ) -> int:
+        """Store comparisons; how many were stored. They are durable when this returns."""
+        request = wire.RecordComparisonRequest(comparisons=comparisons)
+        return (await self._call(self._stub.RecordComparison, request, timeout_seconds)).recorded
+
+    def comparisons(
+        self, *, campaign: str = "", include_items: bool = False, timeout_seconds: float | None = None
+    ) -> AsyncIterator[wire.StreamComparisonsResponse]:
+        """Every comparison of a campaign."""
+        request = wire.StreamComparisonsRequest(campaign=campaign, include_items=include_items)
+        return self._stream(self._stub.StreamComparisons, request, timeout_seconds)
+
+    async def ratings(
+        self,
+        *,
+        campaign: str = "",
+        subject: wire.RatingSubject.ValueType = wire.RATING_SUBJECT_SOURCE,
+        timeout_seconds: float | None = None,
+    ) -> list[wire.Rating]:
+        """Elo ratings of candidates or sources."""
+        request = wire.GetRatingsRequest(campaign=campaign, subject=subject)
+        return list((await self._call(self._stub.GetRatings, request, timeout_seconds)).ratings)
+
+    async def statistics(
+        self, *, campaign: str = "", timeout_seconds: float | None = None
+    ) -> wire.GetStatisticsResponse:
+        """How much has been compared, by whom."""
+        request = wire.GetStatisticsRequest(campaign=campaign)
+        return await self._call(self._stub.GetStatistics, request, timeout_seconds)

@@ -1,0 +1,1 @@
+"""The reward service: reward models and rules behind one scoring API. Knows neither policies nor training."""

@@ -1,0 +1,1 @@
+"""What can score: the port `RewardSource` (base.py), reward models and rules behind it."""

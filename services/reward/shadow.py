@@ -1,0 +1,75 @@
+"""A shadow scores what its model has scored, and only metrics and logs hear of it. Never delays an answer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future
+
+import structlog
+from prometheus_client import Counter, Histogram
+
+from services.common.errors import TrimtabError
+from services.reward.rewards.base import ScoreOutcome, ScoreRow
+from services.reward.scoring import RewardModels, Scored
+
+COMPARED = Counter("trimtab_reward_shadow_rows", "Rows that a shadow scored too.", ["model", "shadow"])
+SKIPPED = Counter("trimtab_reward_shadow_skipped_rows", "Rows left out, the model being busy.", ["model"])
+DIFFERENCE = Histogram(
+    "trimtab_reward_shadow_difference",
+    "Score of the shadow minus score of the model.",
+    ["model", "shadow"],
+    buckets=(-10, -3, -1, -0.3, -0.1, -0.01, 0.01, 0.1, 0.3, 1, 3, 10),
+)
+_log = structlog.get_logger(__name__)
+
+
+class ShadowRunner:
+    """Runs at most one comparison at a time behind the model's own work; what comes meanwhile is skipped."""
+
+    def __init__(self, models: RewardModels, executor: Executor) -> None:
+        self._models = models
+        self._executor = executor
+        self._busy = threading.Lock()
+
+    def offer(self, scored: Scored, rows: Sequence[ScoreRow]) -> None:
+        """Compare this batch some time, if its model has a shadow and none is being compared."""
+        try:
+            shadow = self._models.slot(scored.name).shadow
+        except TrimtabError:
+            return
+        if not shadow:
+            return
+        if not self._busy.acquire(blocking=False):
+            SKIPPED.labels(scored.name).inc(len(rows))
+            return
+        future = self._executor.submit(self._compare, shadow, scored, list(rows))
+        future.add_done_callback(self._finished)
+
+    def _compare(self, shadow: str, scored: Scored, rows: Sequence[ScoreRow]) -> None:
+        other = self._models.score(shadow, rows)
+        differences = [
+            second - first
+            for first, second in zip(_values(scored.outcomes), _values(other.outcomes), strict=True)
+            if first is not None and second is not None
+        ]
+        for difference in differences:
+            DIFFERENCE.labels(scored.name, shadow).observe(difference)
+        COMPARED.labels(scored.name, shadow).inc(len(rows))
+        _log.info(
+            "shadow compared",
+            model=scored.name,
+            shadow=shadow,
+            rows=len(rows),
+            mean_difference=sum(differences) / len(differences) if differences else None,
+        )
+
+    def _finished(self, future: Future[None]) -> None:
+        self._busy.release()
+        error = None if future.cancelled() else future.exception()
+        if error is not None:
+            _log.warning("shadow failed", error=str(error))
+
+
+def _values(outcomes: Sequence[ScoreOutcome]) -> list[float | None]:
+    return [outcome.value for outcome in outcomes]

@@ -1,0 +1,109 @@
+"""The reward stage: adds a score to every completion of the groups it is given.
+
+Knows nothing of queues, leases and attempts: services/common/worker.py does that.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+from services.common.worker import Outcome
+from services.reward.rewards.base import ScoreRow
+from services.reward.scoring import RewardModels
+from services.reward.shadow import ShadowRunner
+from services.reward.wire import conversation, encode_score
+from trimtab.common.v1 import common_pb2 as common
+from trimtab.rollout.v1 import rollout_pb2 as rollout
+
+# Rows between two looks at `stopping`: a drain has 10 seconds.
+_SLICE_ROWS = 64
+
+
+class RewardProcessor:
+    """A StageProcessor that scores by one name of the table.
+
+    A group of which a completion cannot be scored fails as a whole: an error must never look like a reward.
+    """
+
+    def __init__(
+        self, models: RewardModels, shadows: ShadowRunner, *, model: str, stage: str, replica: str
+    ) -> None:
+        self._models = models
+        self._shadows = shadows
+        self._model = model
+        self._stage = stage
+        self._replica = replica
+
+    def process(self, groups: list[rollout.RolloutGroup], stopping: threading.Event) -> list[Outcome]:
+        """Append a StageScore to every completion; groups not reached are unfinished."""
+        outcomes: list[Outcome] = []
+        for part in _slices(groups):
+            if stopping.is_set():
+                break
+            outcomes += self._score(part)
+        return outcomes + [Outcome("unfinished") for _ in groups[len(outcomes) :]]
+
+    def _score(self, groups: Sequence[rollout.RolloutGroup]) -> list[Outcome]:
+        rows = [row for group in groups for row in _rows(group)]
+        started = time.perf_counter()
+        scored = self._models.score(self._model, rows)
+        seconds = time.perf_counter() - started
+        self._shadows.offer(scored, rows)
+        scores = iter([encode_score(outcome, scored, origin=self._stage) for outcome in scored.outcomes])
+        total = sum(_tokens(group) for group in groups)
+        outcomes = []
+        for group in groups:
+            outcomes.append(self._write(group, [next(scores) for _ in group.completions]))
+            share = _tokens(group) / total if total else 1 / len(groups)
+            group.timings.append(
+                rollout.StageTiming(
+                    stage=self._stage,
+                    replica=self._replica,
+                    model_seconds=seconds * share,
+                    tokens=_tokens(group),
+                )
+            )
+        return outcomes
+
+    def _write(self, group: rollout.RolloutGroup, scores: Sequence[common.Score]) -> Outcome:
+        if not scores:
+            return Outcome("failed", self._error("INVALID_ARGUMENT", "the group has no completions"))
+        wrong = next((score.error for score in scores if score.HasField("error")), None)
+        if wrong is not None:
+            return Outcome("failed", wrong)
+        for completion, score in zip(group.completions, scores, strict=True):
+            completion.scores.append(rollout.StageScore(stage=self._stage, score=score))
+        return Outcome("done")
+
+    def _error(self, code: str, message: str) -> common.ErrorInfo:
+        return common.ErrorInfo(code=code, message=message, origin=self._stage)
+
+
+def _rows(group: rollout.RolloutGroup) -> list[ScoreRow]:
+    messages = conversation(group.prompt.messages, group.prompt.text)
+    columns = dict(group.prompt.columns)
+    return [
+        ScoreRow(messages=messages, completion=completion.text, columns=columns)
+        for completion in group.completions
+    ]
+
+
+def _tokens(group: rollout.RolloutGroup) -> int:
+    prompt = sum(group.prompt.token_ids.shape)
+    return sum(prompt + sum(completion.token_ids.shape) for completion in group.completions)
+
+
+def _slices(groups: Sequence[rollout.RolloutGroup]) -> Iterator[list[rollout.RolloutGroup]]:
+    """Whole groups, in order, at most about _SLICE_ROWS completions at once."""
+    part: list[rollout.RolloutGroup] = []
+    rows = 0
+    for group in groups:
+        if part and rows + len(group.completions) > _SLICE_ROWS:
+            yield part
+            part, rows = [], 0
+        part.append(group)
+        rows += len(group.completions)
+    if part:
+        yield part
