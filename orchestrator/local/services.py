@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.local.layout import RunLayout, write_private
@@ -31,14 +31,13 @@ class Role:
     """The learner ends first (nothing new is admitted), then the stages hand back, the queue last."""
     reads_queue: bool = True
     restart: Restart = Restart.ALWAYS
-    has_http: bool = False
 
 
 ROLES: Mapping[str, Role] = {
     "policy": Role(module="services.policy", drain_rank=1),
     "reference": Role(module="services.reference", drain_rank=1),
-    "reward": Role(module="services.reward", drain_rank=1, has_http=True),
-    "preference": Role(module="services.preference", drain_rank=1, reads_queue=False, has_http=True),
+    "reward": Role(module="services.reward", drain_rank=1),
+    "preference": Role(module="services.preference", drain_rank=1, reads_queue=False),
     "learner": Role(module="services.learner", drain_rank=0, restart=Restart.ON_FAILURE),
 }
 QUEUE_DRAIN_RANK = 2
@@ -51,12 +50,10 @@ class Ports:
     grpc: int
     health: int
     metrics: int
-    http: int
 
-    def addresses(self, role: Role) -> dict[str, str]:
+    def addresses(self) -> dict[str, str]:
         """As written to endpoints.json: kind of endpoint to host:port."""
-        kinds = ("grpc", "health", "metrics", *(("http",) if role.has_http else ()))
-        return {kind: f"{HOST}:{getattr(self, kind)}" for kind in kinds}
+        return {kind: f"{HOST}:{port}" for kind, port in asdict(self).items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +67,7 @@ class Surroundings:
 
     def address(self, name: str, kind: str = "grpc") -> str:
         """host:port where the service `name` listens (or will)."""
-        return f"{HOST}:{getattr(self.ports[name], kind)}"
+        return self.ports[name].addresses()[kind]
 
 
 def role_of(name: str) -> Role:
@@ -93,11 +90,8 @@ def service_name(stage: str) -> str:
 
 def choose_ports(names: tuple[str, ...]) -> dict[str, Ports]:
     """Free ports for each service."""
-    ports = iter(free_ports(4 * len(names), HOST))
-    return {
-        name: Ports(grpc=next(ports), health=next(ports), metrics=next(ports), http=next(ports))
-        for name in names
-    }
+    ports = iter(free_ports(3 * len(names), HOST))
+    return {name: Ports(grpc=next(ports), health=next(ports), metrics=next(ports)) for name in names}
 
 
 def service_config(
@@ -169,16 +163,18 @@ def _reference(_name: str, spec: RunSpec, _around: Surroundings) -> dict[str, An
 def _reward(name: str, spec: RunSpec, _around: Surroundings) -> dict[str, Any]:
     if not spec.reward_model:
         return {}
-    model = name.partition("-")[2] or "reward"
-    return {"models": [{"name": model, "path": spec.reward_model}]}
+    model = {"name": name.partition("-")[2] or "reward"}
+    is_rule = spec.reward_model.startswith("rule:")
+    key, value = ("rule", spec.reward_model.removeprefix("rule:")) if is_rule else ("path", spec.reward_model)
+    return {"models": [{**model, key: value}]}
 
 
 def _learner(_name: str, spec: RunSpec, around: Surroundings) -> dict[str, Any]:
     return {"run": spec.model_dump(mode="json", exclude_none=True), "out": str(around.layout.root)}
 
 
-def _preference(_name: str, _spec: RunSpec, _around: Surroundings) -> dict[str, Any]:
-    return {}
+def _preference(_name: str, _spec: RunSpec, around: Surroundings) -> dict[str, Any]:
+    return {"database_url": f"sqlite:///{around.layout.root / 'preference.db'}"}
 
 
 _OWN_TABLES: Mapping[str, Callable[[str, RunSpec, Surroundings], dict[str, Any]]] = {

@@ -168,7 +168,7 @@ class Stack:
             raise kind(f"{name}: {words or f'ended with status {code}'}")
 
     def endpoint(self, name: str, kind: str = "grpc") -> str:
-        """host:port of a service: kind is grpc, health, metrics or http. It is settled before it starts."""
+        """host:port of a service: kind is grpc, health or metrics. It is settled before it starts."""
         if name not in self._around.ports:
             raise NotFound(f"{name} is not part of this stack")
         return self._around.address(name, kind)
@@ -227,7 +227,7 @@ class Stack:
 
     def _published_service(self, name: str, status: ProcessStatus | None) -> dict[str, Any]:
         ports = self._around.ports.get(name)
-        addresses = {} if ports is None else ports.addresses(role_of(name))
+        addresses = {} if ports is None else ports.addresses()
         if status is None:
             return {**addresses, "phase": "stopped", "pid": None, "restarts": 0, "message": ""}
         # A count-down would rewrite the file each second.

@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.local.layout import RunLayout
 from services.common.errors import ServiceError
 
-_ADDRESSES = ("grpc", "health", "metrics", "http")
+_ADDRESSES = ("grpc", "health", "metrics")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -217,14 +217,21 @@ class Supervisor:
         record.seen = replace(seen, serving=serving, serving_since=first, last_answer_at=answered)
 
     def _note_end(self, record: _Record, code: int, now: float) -> None:
-        seen = replace(record.seen, running=False, serving=False, exit_code=code, ended_at=now)
-        seen = replace(seen, history=count_end(seen, self.limits))
-        record.seen, record.message = seen, record.child.last_words()
+        record.message = record.child.last_words()
+        seen = replace(
+            record.seen,
+            running=False,
+            serving=False,
+            exit_code=code,
+            ended_at=now,
+            last_words=record.message,
+        )
+        record.seen = replace(seen, history=count_end(seen, self.limits))
         desired = self._desired.get(seen.name)
         restarts = desired is not None and desired.want.restart is not Restart.NEVER
         expected = seen.terminated_at is not None or code == 0
         if restarts and not expected and code != USER_ERROR:
-            wait = backoff_seconds(seen.history.failures, self.limits)
+            wait = backoff_seconds(record.seen.history.failures, self.limits)
             why = f" ({record.message})" if record.message and code > 0 else ""
             self.on_event(f"{seen.name} {describe_exit(code)}{why}; back-off {wait:g} s")
 

@@ -17,6 +17,7 @@ missed event cannot lead it astray. One table, walked from the top for each proc
     yes      ended as it should (see Restart)       (finished)
     yes      ended with 2, the user's mistake       GiveUp: starting it again cannot help
     yes      ended, `fast_failures` in a row        GiveUp: crash loop
+    yes      ended, `same_errors` in a row          GiveUp: slow, but as hopeless (a full disk)
     yes      ended, back-off not over               (wait)
     yes      ended                                  Start
 """
@@ -51,6 +52,10 @@ class Limits:
     """A failure before having served this long is a fast one."""
     fast_failures: int = 5
     """Fast failures in a row after which it is given up."""
+    same_errors: int = 3
+    """Slow failures in a row that say the very same, after which it is given up."""
+    forget_seconds: float = 3600.0
+    """Serving this long makes the next error a new one."""
     drain_seconds: float = 15.0
     """SIGTERM to SIGKILL. Services bound their own drain at 10 s."""
     start_seconds: float = 600.0
@@ -75,6 +80,8 @@ class History:
 
     failures: int = 0
     fast_failures: int = 0
+    same_errors: int = 0
+    error: str = ""
     restarts: int = 0
 
 
@@ -97,6 +104,8 @@ class Seen:
     ended_at: float | None = None
     exit_code: int | None = None
     """As of subprocess: -9 means killed by signal 9."""
+    last_words: str = ""
+    """The last line of its log, once it has ended."""
     given_up: bool = False
     history: History = History()
 
@@ -177,7 +186,16 @@ def count_end(process: Seen, limits: Limits) -> History:
     served = 0.0 if process.serving_since is None else process.ended_at - process.serving_since
     before = 0 if served >= limits.healthy_seconds else history.failures
     fast = 0 if served >= limits.fast_seconds else history.fast_failures + 1
-    return History(failures=before + 1, fast_failures=fast, restarts=history.restarts)
+    # A killed process said nothing about why.
+    error = process.last_words if (process.exit_code or 0) > 0 else ""
+    known = error != "" and error == history.error and served < limits.forget_seconds
+    return History(
+        failures=before + 1,
+        fast_failures=fast,
+        same_errors=history.same_errors + 1 if known else int(error != ""),
+        error=error,
+        restarts=history.restarts,
+    )
 
 
 def describe_exit(exit_code: int | None) -> str:

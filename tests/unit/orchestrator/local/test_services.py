@@ -31,10 +31,7 @@ def spec_of(**fields: Any) -> RunSpec:
 
 @pytest.fixture
 def around(tmp_path: Path) -> Surroundings:
-    ports = {
-        name: Ports(grpc=1000 + i, health=2000 + i, metrics=3000 + i, http=4000 + i)
-        for i, name in enumerate(NAMES)
-    }
+    ports = {name: Ports(grpc=1000 + i, health=2000 + i, metrics=3000 + i) for i, name in enumerate(NAMES)}
     layout = RunLayout.prepare(tmp_path / "run")
     return Surroundings(layout=layout, queue_url="redis://h:1", run_uid="u-1", ports=ports)
 
@@ -68,6 +65,15 @@ def test_the_learner_gets_the_whole_run(around: Surroundings) -> None:
     assert RunSpec.model_validate(read["run"]) == spec
     assert read["out"] == str(around.layout.root)
     assert path.stat().st_mode & 0o077 == 0  # the queue's password stands in it
+
+
+def test_the_reward_is_a_folder_or_a_rule(around: Surroundings) -> None:
+    """What the spec calls the reward model is the one model of the reward service, by the stage's name."""
+    config = service_config("reward", spec_of(), around)
+    assert config["models"] == [{"name": "reward", "rule": "sentiment"}]
+    config = service_config("reward-hh", spec_of(reward_model="models/hh"), around)
+    assert config["models"] == [{"name": "hh", "path": "models/hh"}]
+    assert "models" not in service_config("reward", spec_of(reward_model=""), around)
 
 
 def test_preference_reads_no_queue(around: Surroundings) -> None:

@@ -96,6 +96,18 @@ ENDED = Seen(
             replace(ENDED, ended_at=900.0, history=History(failures=5, fast_failures=5)),
             GiveUp("a", "it failed 5 times in a row right after its start"),
         ),
+        (
+            "second slow failure with the same error",
+            WANT,
+            replace(ENDED, ended_at=900.0, history=History(failures=2, same_errors=2, error="no room")),
+            Start("a"),
+        ),
+        (
+            "third slow failure with the same error",
+            WANT,
+            replace(ENDED, ended_at=900.0, history=History(failures=3, same_errors=3, error="no room")),
+            GiveUp("a", "it failed 3 times in a row with the same error"),
+        ),
         ("given up", WANT, replace(ENDED, given_up=True), None),
         ("finished run", ONCE, replace(ENDED, exit_code=0), None),
         ("failed run", ONCE, ENDED, Start("a")),
@@ -191,6 +203,30 @@ def test_failures_are_counted(case: str, served: float | None, before: History, 
     since = None if served is None else 2000.0 - served
     seen = Seen(name="a", running=False, serving_since=since, ended_at=2000.0, exit_code=1, history=before)
     assert count_end(seen, LIMITS) == after, case
+
+
+@pytest.mark.parametrize(
+    ("case", "words", "exit_code", "served", "count"),
+    [
+        ("the same again", "no room", 1, 50.0, 3),
+        ("another error", "no network", 1, 50.0, 1),
+        ("killed", "no room", -9, 50.0, 0),
+        ("nothing said", "", 1, 50.0, 0),
+        ("served for an hour between", "no room", 1, 3600.0, 1),
+    ],
+)
+def test_same_errors_are_counted(case: str, words: str, exit_code: int, served: float, count: int) -> None:
+    """Only an error that repeats itself word for word, without a good hour between, adds up."""
+    seen = Seen(
+        name="a",
+        running=False,
+        serving_since=5000.0 - served,
+        ended_at=5000.0,
+        exit_code=exit_code,
+        last_words=words,
+        history=History(same_errors=2, error="no room"),
+    )
+    assert count_end(seen, LIMITS).same_errors == count, case
 
 
 def test_an_end_on_request_is_no_failure() -> None:
