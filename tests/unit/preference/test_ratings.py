@@ -120,7 +120,7 @@ def test_pairs_are_counted_whichever_way_round() -> None:
 def simulated(truth: dict[str, float], nu: float, each: int, seed: int) -> list[Game]:
     """Games drawn from Davidson's model; `truth` in Elo points."""
     rng = np.random.default_rng(seed)
-    games = []
+    games: list[Game] = []
     for one, other in itertools.combinations(truth, 2):
         odds = 10 ** ((truth[one] - truth[other]) / 400)
         shares = np.array([odds, 1.0, nu * math.sqrt(odds)])

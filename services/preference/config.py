@@ -1,0 +1,95 @@
+"""The preference service's configuration: what all services have, a database, annotators, ratings."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from services.common.errors import TrimtabError
+from services.common.rules import make_rule
+from services.common.spec.base import Spec
+from services.common.spec.service import ServiceSpec
+from services.preference.database import parse_url
+from services.preference.domain import MAX_ID_CHARACTERS, MAX_TASKS
+from services.preference.ratings import RatingMethod
+
+
+class AnnotatorSpec(Spec):
+    """A built-in annotator, which prefers the candidate that a rule scores higher."""
+
+    name: str = Field(min_length=1, max_length=MAX_ID_CHARACTERS, description="Who recorded the comparison.")
+    rule: str = Field(min_length=1, description="sentiment, length:target=40, regex:pattern=…, …")
+    margin: float = Field(
+        0.0, ge=0, description="A difference of scores up to this is a tie; the rule's unit."
+    )
+    campaign: str = Field("", max_length=MAX_ID_CHARACTERS, description="Only this one; empty: all.")
+    batch_tasks: int = Field(64, ge=1, le=MAX_TASKS, description="Tasks leased and recorded at once.")
+    poll_seconds: float = Field(5.0, gt=0, description="Looks for freed tasks this often; new ones wake it.")
+
+    @field_validator("rule")
+    @classmethod
+    def _known(cls, rule: str) -> str:
+        try:
+            make_rule(rule)
+        except TrimtabError as error:
+            raise ValueError(str(error)) from None
+        return rule
+
+
+class RatingSpec(Spec):
+    """How comparisons become ratings."""
+
+    kind: Literal["elo", "bradley-terry"] = "elo"
+    k: float = Field(32.0, gt=0, description="Elo points at stake per comparison.")
+    start: float = Field(1000.0, description="Elo points of the average.")
+    permutations: int = Field(16, ge=1, le=1000, description="Orders that Elo is averaged over.")
+    bootstrap_samples: int = Field(200, ge=20, le=10_000, description="Resamples for the 95 % interval.")
+    prior_deviation: float = Field(
+        800.0, ge=0, description="Of the normal prior on Bradley-Terry strengths, Elo points; 0: no prior."
+    )
+    seed: int = Field(1, ge=0, lt=2**31, description="Of permutations and resamples.")
+
+    def method(self) -> RatingMethod:
+        """The same for the pure functions."""
+        return RatingMethod(
+            kind=self.kind,
+            k=self.k,
+            start=self.start,
+            permutations=self.permutations,
+            samples=self.bootstrap_samples,
+            prior_deviation=self.prior_deviation or math.inf,
+            seed=self.seed,
+        )
+
+
+class PreferenceConfig(ServiceSpec):
+    """[server] [log] [rating] [[annotators]], the database and the lease of a task."""
+
+    database_url: SecretStr = Field(
+        SecretStr("sqlite:///preference.db"),
+        description="SQLAlchemy URL: sqlite:///file, postgresql+psycopg://…",
+    )
+    lease_seconds: float = Field(600.0, gt=0, description="A task returns to the others after this long.")
+    order_seed: int = Field(1, ge=0, lt=2**31, description="Draws order and sides of the tasks of new items.")
+    annotators: tuple[AnnotatorSpec, ...] = ()
+    rating: RatingSpec = RatingSpec()
+
+    @field_validator("database_url")
+    @classmethod
+    def _database(cls, url: SecretStr) -> SecretStr:
+        try:
+            parse_url(url.get_secret_value())
+        except TrimtabError as error:
+            raise ValueError(str(error)) from None
+        return url
+
+    @model_validator(mode="after")
+    def _fits(self) -> PreferenceConfig:
+        names = [annotator.name for annotator in self.annotators]
+        if len(set(names)) != len(names):
+            raise ValueError("expected annotators with names that differ")
+        if self.queue is not None:
+            raise ValueError("expected no [queue]: the preference service works on no stage")
+        return self

@@ -1,0 +1,103 @@
+"""Owns connections and transactions, SQLite's settings, the database's errors as our own. Knows no table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
+from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+
+from services.common.errors import ConfigError, Corrupted, ServiceError, StorageFull, Unavailable
+
+Result = TypeVar("Result")
+_BUSY_MILLISECONDS = 10_000
+
+
+class Database:
+    """One database with the tables of `base`, made where they are missing. Runs work in transactions."""
+
+    def __init__(self, url: str, base: type[DeclarativeBase]) -> None:
+        self._engine = open_engine(url)
+        self._sessions = sessionmaker(self._engine, expire_on_commit=False)
+        try:
+            base.metadata.create_all(self._engine)
+        except SQLAlchemyError as error:
+            self.close()
+            raise storage_error(error) from error
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        self._engine.dispose()
+
+    def transaction(self, work: Callable[[Session], Result]) -> Result:
+        """What `work` returns, committed. It runs once more if another process wrote the same key first."""
+        try:
+            with self._sessions.begin() as session:
+                return work(session)
+        except IntegrityError:
+            pass
+        except SQLAlchemyError as error:
+            raise storage_error(error) from error
+        try:
+            with self._sessions.begin() as session:
+                return work(session)
+        except SQLAlchemyError as error:
+            raise storage_error(error) from error
+
+
+def parse_url(text: str) -> URL:
+    """A database URL. ConfigError for one that cannot be used; passwords never appear in it."""
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        raise ConfigError("expected a database URL such as sqlite:///preference.db") from None
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        raise ConfigError("expected a database file: what is recorded must outlive the process")
+    return url
+
+
+def open_engine(text: str) -> Engine:
+    """The engine of a URL. ConfigError where the URL or its driver is unknown."""
+    url = parse_url(text)
+    try:
+        engine = create_engine(url)
+    except (ArgumentError, ImportError) as error:
+        raise ConfigError(f"database {url.drivername}: {_one_line(error)}") from None
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_immediate)
+    return engine
+
+
+def storage_error(error: SQLAlchemyError) -> ServiceError:
+    """The error of the tree that says what the database said."""
+    text = _one_line(getattr(error, "orig", None) or error)
+    if "disk is full" in text or "No space left" in text:
+        return StorageFull(f"the database has no room: {text}")
+    if "malformed" in text or "not a database" in text:
+        return Corrupted(f"the database is damaged: {text}")
+    return Unavailable(f"the database cannot be used: {text}")
+
+
+def _one_line(error: object) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _configure_sqlite(connection: Any, _: object) -> None:
+    # The driver's own transactions begin late, at the first write: ours begin where the session says.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    # With WAL, NORMAL may lose the last commits when the machine stops; FULL syncs each of them.
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute(f"PRAGMA busy_timeout={_BUSY_MILLISECONDS}")
+    cursor.close()
+
+
+def _begin_immediate(connection: Any) -> None:
+    # The write lock first: a read that turns into a write could otherwise fail with "database is locked".
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,0 +1,95 @@
+"""Owns the questions asked of the tables: comparisons by time, games, counts. Changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import Select, func, select, tuple_
+from sqlalchemy.orm import Session, aliased, selectinload
+
+from services.preference.domain import Choice, Comparison, Item, Statistics, Subject
+from services.preference.ratings import Game
+from services.preference.tables import CandidateRow, ComparisonRow, ItemRow, TaskRow, comparison_of, item_of
+
+Query = TypeVar("Query", bound=Select[*tuple[Any, ...]])
+_SCORES = {Choice.FIRST: 1.0, Choice.TIE: 0.5, Choice.SECOND: 0.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where a page of comparisons ended."""
+
+    recorded_at: float
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Comparisons by recorded time, with their items if asked for. `end` is None after the last page."""
+
+    rows: list[tuple[Comparison, Item | None]]
+    end: Cursor | None
+
+
+def page(session: Session, campaign: str, after: Cursor | None, items: bool, limit: int) -> Page:
+    """At most `limit` comparisons after the cursor."""
+    query = select(ComparisonRow).order_by(ComparisonRow.recorded_at, ComparisonRow.sequence).limit(limit)
+    query = _within(query, ComparisonRow.campaign, campaign)
+    if after is not None:
+        position = tuple_(ComparisonRow.recorded_at, ComparisonRow.sequence)
+        query = query.where(position > (after.recorded_at, after.sequence))
+    if items:
+        query = query.options(selectinload(ComparisonRow.item).selectinload(ItemRow.candidates))
+    rows = session.scalars(query).all()
+    found = [(comparison_of(row), item_of(row.item) if items else None) for row in rows]
+    full = len(rows) == limit
+    return Page(found, Cursor(rows[-1].recorded_at, rows[-1].sequence) if full else None)
+
+
+def games(session: Session, subject: Subject, campaign: str) -> list[Game]:
+    """Comparisons as games, by recorded time; skipped and flagged ones are none.
+
+    A candidate is named item_id/candidate_id, a source by itself; pairs without a source are left out.
+    """
+    first, second = aliased(CandidateRow), aliased(CandidateRow)
+    query = (
+        select(ComparisonRow.item_id, ComparisonRow.choice)
+        .add_columns(first.candidate_id, first.source, second.candidate_id, second.source)
+        .join(first, first.item_id == ComparisonRow.item_id)
+        .join(second, second.item_id == ComparisonRow.item_id)
+        .where(first.candidate_id == ComparisonRow.first_candidate_id)
+        .where(second.candidate_id == ComparisonRow.second_candidate_id)
+        .where(ComparisonRow.choice.in_([choice.value for choice in _SCORES]))
+        .order_by(ComparisonRow.recorded_at, ComparisonRow.sequence)
+    )
+    rows = session.execute(_within(query, ComparisonRow.campaign, campaign)).all()
+    if subject is Subject.SOURCE:
+        return [Game(one, two, _SCORES[Choice(said)]) for _, said, _, one, _, two in rows if one and two]
+    return [Game(f"{i}/{one}", f"{i}/{two}", _SCORES[Choice(said)]) for i, said, one, _, two, _ in rows]
+
+
+def statistics(session: Session, campaign: str) -> Statistics:
+    """Counts of items, open tasks and comparisons."""
+    items = _within(select(func.count()).select_from(ItemRow), ItemRow.campaign, campaign)
+    tasks = _within(select(func.count()).where(TaskRow.answered.is_(False)), TaskRow.campaign, campaign)
+    groups = _within(
+        select(ComparisonRow.annotator, ComparisonRow.choice, func.count()), ComparisonRow.campaign, campaign
+    ).group_by(ComparisonRow.annotator, ComparisonRow.choice)
+    by_annotator: dict[str, int] = {}
+    by_choice: dict[Choice, int] = {}
+    for annotator, said, count in session.execute(groups).all():
+        by_annotator[annotator] = by_annotator.get(annotator, 0) + count
+        by_choice[Choice(said)] = by_choice.get(Choice(said), 0) + count
+    return Statistics(
+        items=session.scalar(items) or 0,
+        tasks_open=session.scalar(tasks) or 0,
+        comparisons=sum(by_choice.values()),
+        ties=by_choice.get(Choice.TIE, 0),
+        skipped=by_choice.get(Choice.SKIP, 0) + by_choice.get(Choice.FLAG, 0),
+        comparisons_by_annotator=by_annotator,
+    )
+
+
+def _within(query: Query, column: Any, campaign: str) -> Query:
+    return query.where(column == campaign) if campaign else query
