@@ -111,8 +111,8 @@ def reward_model(seed: int = 3) -> dict[str, Any]:
 def samples() -> list[dict[str, Any]]:
     """Thirty held-out prompts with an answer before and after."""
     before = (
-        "I'm sorry, but as an AI language model I don't have personal experiences. However, the room was cold "
-        "and the shower did not work, and nobody at the desk"
+        "I'm sorry, but as an AI language model I don't have personal experiences. However, the room was "
+        "cold and the shower did not work, and nobody at the desk"
     )
     after = (
         "What a lovely place! The staff were warm and friendly, breakfast was delicious, and we enjoyed "
