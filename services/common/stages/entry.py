@@ -34,9 +34,7 @@ class RunKeys:
 
     def stage(self, name: str) -> str:
         """The stream of a stage."""
-        if not name or len(name) > 128 or not name.isprintable():
-            raise InvalidInput(f"stage: {name[:140]!r} is not a name of 1 to 128 printable characters")
-        return f"{self._prefix}:stage:{name}"
+        return f"{self._prefix}:stage:{checked_stage(name)}"
 
     @property
     def epoch(self) -> str:
@@ -75,6 +73,13 @@ class RawEntry:
     entry_id: str
     fields: Sequence[bytes]
     deliveries: int
+
+
+def checked_stage(name: str) -> str:
+    """The name of a stage, which may come from a slip and so from outside. Raises InvalidInput."""
+    if not name or len(name) > 128 or not name.isprintable():
+        raise InvalidInput(f"stage: {name[:140]!r} is not a name of 1 to 128 printable characters")
+    return name
 
 
 def checksum(payload: bytes, group_id: str, admission_number: int) -> str:

@@ -26,7 +26,7 @@ from services.common.stages.base import (
     StageView,
 )
 from services.common.stages.consumer import Consumer
-from services.common.stages.entry import NAMES, RawEntry, checksum, encode, read_letter
+from services.common.stages.entry import NAMES, RawEntry, checked_stage, checksum, encode, read_letter
 from services.common.stages.steps import Move
 
 _SILENT_LEASES = 10
@@ -73,7 +73,7 @@ class MemoryServer:
         """The stream of a stage, new if absent. Raises Corrupted where the key is of another type."""
         if stage in self.occupied:
             raise Corrupted(f"stage {stage} holds a string, not a stream")
-        return self.streams.setdefault(stage, _Stream())
+        return self.streams.setdefault(checked_stage(stage), _Stream())
 
     def add(self, entries: dict[int, list[bytes]], fields: list[bytes]) -> None:
         """Append to a stream or the dead letters and wake whoever waits."""
