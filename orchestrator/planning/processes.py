@@ -250,11 +250,17 @@ def _after_end(want: Wanted, process: Seen, now: float, limits: Limits) -> Actio
         return None
     if process.exit_code == USER_ERROR:
         return GiveUp(want.name, "its configuration is wrong")
-    if process.history.fast_failures >= limits.fast_failures:
-        return GiveUp(
-            want.name, f"it failed {process.history.fast_failures} times in a row right after its start"
-        )
+    if (hopeless := _hopeless(process.history, limits)) is not None:
+        return GiveUp(want.name, hopeless)
     return Start(want.name) if now >= _due_at(process, limits) else None
+
+
+def _hopeless(history: History, limits: Limits) -> str | None:
+    if history.fast_failures >= limits.fast_failures:
+        return f"it failed {history.fast_failures} times in a row right after its start"
+    if history.fast_failures == 0 and history.same_errors >= limits.same_errors:
+        return f"it failed {history.same_errors} times in a row with the same error"
+    return None
 
 
 def _while_leaving(process: Seen, turn: int, now: float, limits: Limits) -> Action | None:
