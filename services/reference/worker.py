@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from services.common.arrays import set_array
 from services.common.errors import TrimtabError
 from services.common.validation import token_ids
-from services.common.worker import Outcome
+from services.common.worker import Outcome, error_info
 from services.reference.logprobs import IdPair, ReferenceModel
-from trimtab.common.v1 import common_pb2 as common
 from trimtab.rollout.v1 import rollout_pb2 as rollout
 
 # Tokens between two looks at `stopping`: a drain has 10 seconds.
@@ -49,7 +48,7 @@ class ReferenceProcessor:
             try:
                 jobs.append(self._job(index, group))
             except TrimtabError as error:
-                outcomes[index] = Outcome("failed", self._error(error))
+                outcomes[index] = Outcome("failed", error_info(error, origin=self._stage))
         for part in _slices(jobs):
             if stopping.is_set():
                 break
@@ -86,9 +85,6 @@ class ReferenceProcessor:
                     tokens=job.tokens,
                 )
             )
-
-    def _error(self, error: TrimtabError) -> common.ErrorInfo:
-        return common.ErrorInfo(code=error.status, message=str(error), origin=self._stage)
 
 
 def _slices(jobs: Sequence[_Job]) -> Iterator[list[_Job]]:

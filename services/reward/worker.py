@@ -9,7 +9,8 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
-from services.common.worker import Outcome
+from services.common.errors import InvalidInput
+from services.common.worker import Outcome, error_info
 from services.reward.rewards.base import ScoreRow
 from services.reward.scoring import RewardModels
 from services.reward.shadow import ShadowRunner
@@ -69,16 +70,15 @@ class RewardProcessor:
 
     def _write(self, group: rollout.RolloutGroup, scores: Sequence[common.Score]) -> Outcome:
         if not scores:
-            return Outcome("failed", self._error("INVALID_ARGUMENT", "the group has no completions"))
+            return Outcome(
+                "failed", error_info(InvalidInput("the group has no completions"), origin=self._stage)
+            )
         wrong = next((score.error for score in scores if score.HasField("error")), None)
         if wrong is not None:
             return Outcome("failed", wrong)
         for completion, score in zip(group.completions, scores, strict=True):
             completion.scores.append(rollout.StageScore(stage=self._stage, score=score))
         return Outcome("done")
-
-    def _error(self, code: str, message: str) -> common.ErrorInfo:
-        return common.ErrorInfo(code=code, message=message, origin=self._stage)
 
 
 def _rows(group: rollout.RolloutGroup) -> list[ScoreRow]:

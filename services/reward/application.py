@@ -1,0 +1,88 @@
+"""The reward service as one thing: table of models, servicers, worker, wired from its configuration.
+
+One thread scores, for calls and for the stage alike. It may begin with no model at all: calls then say so,
+and the stage is left alone until LoadModel brings the model that it needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import structlog
+
+from services.common.errors import TrimtabError
+from services.common.queue_worker import QueueWorker
+from services.common.telemetry import replica_name
+from services.reward.config import RewardConfig
+from services.reward.rewards.base import RewardSource
+from services.reward.rewards.opening import open_source
+from services.reward.scoring import RewardModels
+from services.reward.servicer import ADMIN_SERVICE_NAME, SERVICE_NAME, RewardAdminServicer, RewardServicer
+from services.reward.shadow import ShadowRunner
+from services.reward.worker import RewardProcessor
+from trimtab.reward.v1 import reward_pb2_grpc
+
+_log = structlog.get_logger(__name__)
+
+
+class RewardApplication:
+    """See services/common/server.py Application."""
+
+    name = "reward"
+
+    def __init__(self, config: RewardConfig) -> None:
+        self._config = config
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reward-model")
+        self._models = RewardModels()
+        self._shadows = ShadowRunner(self._models, self._executor)
+        self._worker: QueueWorker | None = None
+
+    def register(self, server: grpc.aio.Server) -> Sequence[str]:
+        """Add both servicers."""
+        scoring = RewardServicer(self._models, self._executor, self._shadows, max_rows=self._config.max_rows)
+        admin = RewardAdminServicer(self._models, self._open, self._start_worker)
+        reward_pb2_grpc.add_RewardServiceServicer_to_server(scoring, server)
+        reward_pb2_grpc.add_RewardAdminServiceServicer_to_server(admin, server)
+        return [SERVICE_NAME, ADMIN_SERVICE_NAME]
+
+    async def start(self) -> None:
+        """Load what the configuration names; begin to work the stage if its model is there."""
+        for entry in self._config.models:
+            source = await asyncio.to_thread(self._open, entry.location, entry.name)
+            self._models.add(entry.name, source)
+            _log.info("reward model loaded", model=entry.name, digest=source.digest)
+        self._start_worker()
+
+    def _open(self, location: str, name: str) -> RewardSource:
+        return open_source(location, self._config, name=name)
+
+    def _start_worker(self) -> None:
+        """Work the stage from the moment that its model is there. Called after every load."""
+        queue = self._config.queue
+        if queue is None or self._worker is not None:
+            return
+        try:
+            model = self._models.slot(self._config.model_of_queue).name
+        except TrimtabError as error:
+            _log.info("the stage waits for its model", stage=self._config.stage, reason=str(error))
+            return
+        self._models.hold(model)
+        replica = replica_name(self._config)
+        processor = RewardProcessor(
+            self._models, self._shadows, model=model, stage=self._config.stage, replica=replica
+        )
+        self._worker = QueueWorker(queue, self._config.stage, processor, self._executor, replica=replica)
+        self._worker.start()
+
+    async def drain(self) -> None:
+        """Hand back what the worker holds. Calls in flight are the server's to finish."""
+        if self._worker is not None:
+            await self._worker.drain()
+
+    async def wait(self) -> int:
+        """Never returns by itself."""
+        await asyncio.Event().wait()
+        return 0
