@@ -16,7 +16,7 @@ from markupsafe import Markup
 from orchestrator.demo.scales import Scale, finite, number, tick_labels, ticks_around, ticks_within
 from orchestrator.demo.svg import dot, drawing, element, line, text
 
-MOST_HOVERS = 160
+MOST_HOVERS = 100
 """More steps than this share hover columns: the page stays small and the line keeps every point."""
 
 Point = tuple[float, float]
@@ -178,8 +178,9 @@ def _hover(
     several = len(plot.series) > 1
     told = ", ".join((f"{series.label} " if several else "") + number(y) for series, y in values)
     words = f"{plot.x_label} {x:.0f}: {told} {plot.unit}".rstrip()
+    brief = f"{plot.x_label} {x:.0f}: {', '.join(number(y) for _, y in values)}"
     dots = [dot(f"dot tone-{series.tone}", *frame.place((x, y)), 4) for series, y in values]
     upright = line("upright", frame.x(x), top, frame.x(x), bottom)
     column = element("rect", x=start, y=top, width=end - start, height=bottom - top)
-    mark = element("g", upright, *dots, text(words, frame.x.end, 12, "end"), class_="mark")
+    mark = element("g", upright, *dots, text(brief, frame.x.end, 12, "end"), class_="mark")
     return element("g", element("title", words), column, mark, class_="hover")

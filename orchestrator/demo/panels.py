@@ -55,7 +55,7 @@ DETAIL = (
         "Entropy",
         (("objective/entropy", "entropy"),),
         "nats",
-        "How undecided the policy is; near 0 it repeats itself.",
+        "Near 0 the policy repeats itself.",
     ),
     Panel(
         "Clip fraction",

@@ -23,6 +23,8 @@ from orchestrator.demo.summary import RolloutCounts, Summary
 
 REPORT_FILE = "report.html"
 SAMPLES_SHOWN = 24
+WIDE = 440, 225
+"""Units of a chart that takes half the page: few enough that its text can be read on a phone."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def render(run: RunFiles) -> str:
         headline=wording.headline(summary) if summary else "",
         details=wording.details(summary) if summary else "",
         tiles=tiles(summary, run) if summary else [],
-        main_charts=_charts(panels.MAIN, run, width=540, height=250),
+        main_charts=_charts(panels.MAIN, run, width=WIDE[0], height=WIDE[1]),
         detail_charts=_charts(panels.DETAIL, run),
         unrecorded=_unrecorded(run),
         reward_charts=_reward_charts(run),
@@ -172,7 +174,7 @@ def _reward_charts(run: RunFiles) -> list[Chart]:
         return []
     return [
         _chart(plot, note)
-        for plot, note in panels.reward_model_plots(run.reward_model, width=540, height=250)
+        for plot, note in panels.reward_model_plots(run.reward_model, width=WIDE[0], height=WIDE[1])
     ]
 
 
