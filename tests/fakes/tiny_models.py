@@ -17,7 +17,8 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-SPECIALS = [END, "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>", "[CLS]", "[SEP]"]
+PAD = "<|pad|>"
+SPECIALS = [END, PAD, "<|user|>", "<|assistant|>", "<|system|>", "[CLS]", "[SEP]"]
 
 
 def tiny_tokenizer(*, chat_template: bool = True, extra: tuple[str, ...] = ()) -> Any:
@@ -28,14 +29,8 @@ def tiny_tokenizer(*, chat_template: bool = True, extra: tuple[str, ...] = ()) -
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([*SPECIALS, *extra])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        eos_token=END,
-        pad_token="<|pad|>",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        model_max_length=100_000,
-    )
+    roles = {"eos_token": END, "pad_token": PAD, "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=100_000, **roles)
     if chat_template:
         tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
@@ -104,7 +99,7 @@ def make_tiny_encoder(folder: Path, *, seed: int = 0, width: int = 16, context_l
 def make_tiny_reward_model(
     folder: Path, *, pooling: str = "last", seed: int = 0, max_tokens: int = 96, poison: bool = False
 ) -> Path:
-    """A random reward model's folder: causal for "last", encoder for "mean". `poison`: its scores are infinite."""
+    """A random reward model: causal for "last", encoder for "mean". `poison`: its scores are infinite."""
     from services.models.reward_model import new_reward_model
 
     base = folder.with_name(f"{folder.name}-base")
