@@ -126,6 +126,16 @@ async def health_of(address: str, service: str = "") -> int:
         return int(answer.status)
 
 
+async def until_health(address: str, wanted: int) -> None:
+    """Return when health says so; fails after 30 seconds."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        async for answer in stub.Watch(health_pb2.HealthCheckRequest(), timeout=30):
+            if answer.status == wanted:
+                return
+    raise AssertionError("health ended")
+
+
 ERRORS = [
     (errors.TrimtabError("x"), "INTERNAL"),
     (errors.InvalidInput("x"), "INVALID_ARGUMENT"),
@@ -296,8 +306,7 @@ async def test_calls_in_flight_end_before_a_drained_server_goes() -> None:
         answer = asyncio.ensure_future(call(server.endpoints))
         await asyncio.wait_for(entered.wait(), 10)
         draining = asyncio.ensure_future(server.drain())
-        while await health_of(server.endpoints.health) == health_pb2.HealthCheckResponse.SERVING:
-            await asyncio.sleep(0)
+        await until_health(server.endpoints.health, health_pb2.HealthCheckResponse.NOT_SERVING)
         release.set()
         assert (await answer).scores[0].value == 1.5
         await draining
@@ -382,7 +391,8 @@ def test_signal_drains_and_exits_zero(tmp_path: Path, number: signal.Signals) ->
     )
     try:
         _until(endpoints.exists, process)
-        asyncio.run(_until_serving(json.loads(endpoints.read_text())["health"]))
+        address = json.loads(endpoints.read_text())["health"]
+        asyncio.run(until_health(address, health_pb2.HealthCheckResponse.SERVING))
         process.send_signal(number)
         _, logs = process.communicate(timeout=30)
     finally:
@@ -400,12 +410,6 @@ def _until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> Non
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < ends
         time.sleep(0.02)
-
-
-async def _until_serving(address: str) -> None:
-    async with asyncio.timeout(30):
-        while await health_of(address) != health_pb2.HealthCheckResponse.SERVING:
-            await asyncio.sleep(0.02)
 
 
 def test_help_is_instant(tmp_path: Path) -> None:
