@@ -38,7 +38,7 @@ class PreferenceServicer(rpc.PreferenceServiceServicer):
     def __init__(self, preferences: Preferences) -> None:
         self._preferences = preferences
 
-    async def UploadCandidates(  # noqa: N802 - the contract's name
+    async def UploadCandidates(
         self, request: wire.UploadCandidatesRequest, _context: Any
     ) -> wire.UploadCandidatesResponse:
         """Items in."""
@@ -47,16 +47,14 @@ class PreferenceServicer(rpc.PreferenceServiceServicer):
             accepted=uploaded.accepted, already_present=uploaded.already_present
         )
 
-    async def NextTask(  # noqa: N802 - the contract's name
-        self, request: wire.NextTaskRequest, _context: Any
-    ) -> wire.NextTaskResponse:
+    async def NextTask(self, request: wire.NextTaskRequest, _context: Any) -> wire.NextTaskResponse:
         """Tasks out, leased."""
         tasks = await self._preferences.next_tasks(
             request.annotator, campaign=request.campaign, limit=request.max_tasks or 1
         )
         return wire.NextTaskResponse(tasks=[task_to(task) for task in tasks])
 
-    async def RecordComparison(  # noqa: N802 - the contract's name
+    async def RecordComparison(
         self, request: wire.RecordComparisonRequest, _context: Any
     ) -> wire.RecordComparisonResponse:
         """Comparisons in; on disk when this answers."""
@@ -66,7 +64,7 @@ class PreferenceServicer(rpc.PreferenceServiceServicer):
         ]
         return wire.RecordComparisonResponse(recorded=await self._preferences.record(comparisons))
 
-    async def StreamComparisons(  # noqa: N802 - the contract's name
+    async def StreamComparisons(
         self, request: wire.StreamComparisonsRequest, _context: Any
     ) -> AsyncIterator[wire.StreamComparisonsResponse]:
         """All comparisons so far, by recorded time."""
@@ -76,9 +74,7 @@ class PreferenceServicer(rpc.PreferenceServiceServicer):
                 comparison=comparison_to(comparison), item=None if item is None else item_to(item)
             )
 
-    async def GetRatings(  # noqa: N802 - the contract's name
-        self, request: wire.GetRatingsRequest, _context: Any
-    ) -> wire.GetRatingsResponse:
+    async def GetRatings(self, request: wire.GetRatingsRequest, _context: Any) -> wire.GetRatingsResponse:
         """Ratings, best first."""
         known = request.subject in _SUBJECTS
         require(known, "subject", "expected RATING_SUBJECT_CANDIDATE or RATING_SUBJECT_SOURCE")
@@ -96,7 +92,7 @@ class PreferenceServicer(rpc.PreferenceServiceServicer):
             ]
         )
 
-    async def GetStatistics(  # noqa: N802 - the contract's name
+    async def GetStatistics(
         self, request: wire.GetStatisticsRequest, _context: Any
     ) -> wire.GetStatisticsResponse:
         """Counts."""
