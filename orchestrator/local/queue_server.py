@@ -173,7 +173,7 @@ class QueueServer:
 
     def _wait(self, give_up: float) -> str | None:
         """None once it answers, else why it will not."""
-        with redis.Redis.from_url(self.url, retry=Retry(NoBackoff(), 0), socket_timeout=5) as client:
+        with redis.Redis.from_url(self.url, retry=Retry(NoBackoff(), 0), socket_timeout=1) as client:
             while time.monotonic() < give_up:
                 if not self.running:
                     return self._last_words()
