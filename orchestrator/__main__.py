@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from services.common.errors import TrimtabError, UserError
@@ -11,6 +12,8 @@ _USER_ERROR, _OUR_ERROR = 2, 1
 
 def main() -> None:
     """Run the command line; exits with 0, 2 for a mistake of the user, 1 for one of ours, 130 for Ctrl-C."""
+    # gRPC's own notes about connections that services close as they end would stand between our lines.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from orchestrator.cli import app
 
     try:

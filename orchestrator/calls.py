@@ -31,7 +31,7 @@ from trimtab.reward.v1 import reward_pb2 as reward
 from trimtab.reward.v1 import reward_pb2_grpc as reward_grpc
 from trimtab.rollout.v1 import rollout_pb2 as rollout
 
-_CONNECT_SECONDS = 5.0
+_CONNECT_SECONDS = 3.0
 _ERRORS: Mapping[grpc.StatusCode, type[TrimtabError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
     grpc.StatusCode.NOT_FOUND: NotFound,

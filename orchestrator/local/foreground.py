@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from orchestrator.local.state import read_state
 from orchestrator.planning.processes import USER_ERROR
 from services.common.errors import Expired, NotFound, ServiceError, UserError
 
+PROGRAM: Sequence[str] = ("-m", "orchestrator")
+"""What the detached process runs, for Python."""
 TERMINATED = 128 + signal.SIGTERM
 _DETACHED_SECONDS = 900.0
 _DOWN_SECONDS = 90.0
@@ -95,7 +97,7 @@ def detach(layout: RunLayout, arguments: list[str]) -> int:
     with log.open("ab") as file:
         start = file.tell()
         process = subprocess.Popen(  # noqa: S603 (argv is ours)
-            [sys.executable, "-m", "orchestrator", *arguments],
+            [sys.executable, *PROGRAM, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,

@@ -24,8 +24,9 @@ from pathlib import Path
 
 from services.common.errors import AlreadyExists, NotFound, UserError
 
-_MARKS = ("run_uid", "run.toml", "endpoints.json", "summary.json")
-"""A folder without any of these is not a run's, and is never emptied."""
+_MARKS = ("run_uid", "endpoints.json", "summary.json")
+"""A folder with any of these can be looked at as a run's. Only one with `run_uid` is ever emptied: nobody
+but us makes that file, while a person may well keep their own run.toml beside their work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,7 @@ class RunLayout:
     def _clear(self, overwrite: bool) -> None:
         if not overwrite:
             raise AlreadyExists(f"{self.root} is used already: --resume continues it, --overwrite empties it")
-        if not self.is_run():
+        if not self.uid_file.exists():
             raise UserError(f"{self.root} is not empty and not a run's folder: it is left as it is")
         for path in self.root.iterdir():
             if path.is_dir() and not path.is_symlink():

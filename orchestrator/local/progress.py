@@ -105,7 +105,7 @@ class LiveView:
 
     def say(self, line: str) -> None:
         """A line that stays."""
-        self.console.print(Text(line))
+        self.console.print(Text(line), soft_wrap=True)
 
     def waiting(self, line: str) -> None:
         """What is being waited for before there is a status."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from orchestrator.__main__ import main
-from orchestrator.local import services
+from orchestrator.local import foreground, services
 
 
 def fake_roles() -> dict[str, services.Role]:
@@ -15,4 +15,5 @@ def fake_roles() -> dict[str, services.Role]:
 
 if __name__ == "__main__":
     services.ROLES = fake_roles()
+    foreground.PROGRAM = ("-m", "tests.fakes.cli")
     main()

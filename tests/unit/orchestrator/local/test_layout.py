@@ -43,6 +43,7 @@ def test_resume_keeps_and_overwrite_empties(tmp_path: Path) -> None:
 def test_only_a_run_is_ever_emptied(tmp_path: Path) -> None:
     """--overwrite on a folder that is no run's deletes nothing."""
     (tmp_path / "thesis.tex").write_text("years of work")
+    (tmp_path / "run.toml").write_text("steps = 3")
     with pytest.raises(UserError, match="not a run's folder: it is left as it is"):
         RunLayout.prepare(tmp_path, overwrite=True)
     assert (tmp_path / "thesis.tex").exists()
