@@ -19,11 +19,11 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import grpc
 import structlog
@@ -164,22 +164,33 @@ async def run_service(spec: ServiceSpec, application: Application) -> int:
 
 async def _serve(server: ServiceServer, application: Application, stop: asyncio.Event) -> int:
     stopping = asyncio.ensure_future(stop.wait())
-    running = asyncio.ensure_future(_start_and_wait(server, application))
     try:
-        await asyncio.wait((stopping, running), return_when=asyncio.FIRST_COMPLETED)
-        if stop.is_set():
+        if not await _before(stopping, server.start()):
+            _log.info("stopped while loading")
+            await server.drain()
+            return 0
+        waiting = asyncio.ensure_future(application.wait())
+        try:
+            await asyncio.wait((stopping, waiting), return_when=asyncio.FIRST_COMPLETED)
             _log.info("draining")
-        await server.drain()
-        return await running if running.done() else 0
+            await server.drain()
+            return await waiting if waiting.done() else 0
+        finally:
+            waiting.cancel()
     finally:
-        for task in (stopping, running):
-            task.cancel()
-        await asyncio.wait((stopping, running), timeout=1)
+        stopping.cancel()
 
 
-async def _start_and_wait(server: ServiceServer, application: Application) -> int:
-    await server.start()
-    return await application.wait()
+async def _before(stopping: asyncio.Future[Any], work: Coroutine[Any, Any, None]) -> bool:
+    """Do the work; false if `stopping` came first: then it is cancelled, not to go on beside drain()."""
+    task = asyncio.ensure_future(work)
+    await asyncio.wait((stopping, task), return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        await task
+        return True
+    task.cancel()
+    await asyncio.wait((task,), timeout=1)
+    return False
 
 
 @asynccontextmanager

@@ -343,18 +343,34 @@ async def test_metrics_count_calls_by_code() -> None:
     assert f'trimtab_grpc_call_seconds_count{{method="{REWARD}/Score"}}' in text
 
 
-def program(tmp_path: Path, *flags: str) -> list[str]:
+def program(tmp_path: Path, *flags: str, build: str = "build") -> list[str]:
     script = tmp_path / "program.py"
     script.write_text(
         "from services.common.entry import service_main\n"
         "service_main('reward', 'services.common.spec.service:ServiceSpec', "
-        "'tests.integration.test_server:build')\n"
+        f"'tests.integration.test_server:{build}')\n"
     )
     return [sys.executable, str(script), *flags]
 
 
 def build(_config: ServiceSpec) -> App:
     return App()
+
+
+class SlowApp(App):
+    """Loads for ever, on a thread that nothing can interrupt; says so in a file."""
+
+    def __init__(self, marker: Path) -> None:
+        super().__init__()
+        self._marker = marker
+
+    async def start(self) -> None:
+        self._marker.touch()
+        await asyncio.to_thread(time.sleep, 3600)
+
+
+def build_slow(config: ServiceSpec) -> App:
+    return SlowApp(Path(config.name))
 
 
 def environment() -> dict[str, str]:
@@ -410,6 +426,25 @@ def _until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> Non
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < ends
         time.sleep(0.02)
+
+
+def test_sigterm_while_loading_exits_at_once(tmp_path: Path) -> None:
+    """A service that is told to stop while it loads exits with 0 and does not wait for its thread."""
+    marker = tmp_path / "loading"
+    process = subprocess.Popen(
+        program(tmp_path, "--set", f"name={marker}", build="build_slow"),
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    try:
+        _until(marker.exists, process)
+        process.terminate()
+        process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0
 
 
 def test_help_is_instant(tmp_path: Path) -> None:
