@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from orchestrator.local.services import (
     services_of,
 )
 from services.common.errors import ConfigError
+from services.common.spec.load import load_toml
 from services.common.spec.run import RunSpec
 
 NAMES = ("policy", "reference", "reward", "learner", "preference", "reward-hh")
@@ -90,6 +92,18 @@ def test_settings_are_laid_over(around: Surroundings) -> None:
     config = service_config("policy", spec_of(), around, {"server": {"drain_seconds": 3}})
     assert config["server"]["drain_seconds"] == 3
     assert config["server"]["port"] == 1000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_service_accepts_what_is_written_for_it(name: str, around: Surroundings) -> None:
+    """The file that the orchestrator writes is a valid configuration of the real service."""
+    kind = name.split("-", maxsplit=1)[0]
+    module = importlib.import_module(f"services.{kind}.config")
+    spec = spec_of(rollout={"slip": ["policy", "reference", "reward", "reward/hh"]})
+    service_process(name, service_config(name, spec, around), around.layout)
+    config = load_toml(around.layout.service_config(name), getattr(module, f"{kind.title()}Config"))
+    assert config.name == name
+    assert config.server.port == around.ports[name].grpc
 
 
 def test_unknown_service_is_told() -> None:
