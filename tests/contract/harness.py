@@ -28,7 +28,7 @@ class Harness(Protocol):
     def tools(self) -> RedisTools | MemoryTools: ...
 
     def silence(self, entries: Sequence[Entry]) -> None:
-        """As if the owners of these had not been heard of for a lease."""
+        """A lease later, with everything renewed but these, if they are still pending."""
 
     def inject(self, stage: str, fields: dict[bytes, bytes]) -> None:
         """Add an entry as it stands."""
@@ -59,10 +59,15 @@ class MemoryHarness:
         return MemoryTools(self.server)
 
     def silence(self, entries: Sequence[Entry]) -> None:
+        silent = {(entry.stage, int(entry.entry_id.partition("-")[0])) for entry in entries}
         self.clock.advance(LEASE_SECONDS)
-        for entry in entries:
-            number = int(entry.entry_id.partition("-")[0])
-            self.server.streams[entry.stage].pending[number].since = self.clock() - LEASE_SECONDS
+        for stage, stream in self.server.streams.items():
+            for consumer in stream.consumers:
+                stream.consumers[consumer] += LEASE_SECONDS
+            for number, pending in stream.pending.items():
+                pending.since += LEASE_SECONDS
+                if (stage, number) in silent:
+                    pending.since = self.clock() - LEASE_SECONDS
 
     def inject(self, stage: str, fields: dict[bytes, bytes]) -> None:
         flat = [each for pair in fields.items() for each in pair]
@@ -121,10 +126,9 @@ class RedisHarness:
     def silence(self, entries: Sequence[Entry]) -> None:
         self.clock.advance(LEASE_SECONDS)
         for entry in entries:
-            key = self._keys.stage(entry.stage)
-            owner = self.raw.xpending_range(key, GROUP, entry.entry_id, entry.entry_id, 1)[0]["consumer"]
-            idle = int(LEASE_SECONDS * 1000)
-            self.raw.xclaim(key, GROUP, owner, 0, [entry.entry_id], idle=idle, justid=True)
+            key, idle = self._keys.stage(entry.stage), int(LEASE_SECONDS * 1000)
+            for pending in self.raw.xpending_range(key, GROUP, entry.entry_id, entry.entry_id, 1):
+                self.raw.xclaim(key, GROUP, pending["consumer"], 0, [entry.entry_id], idle=idle, justid=True)
 
     def inject(self, stage: str, fields: dict[bytes, bytes]) -> None:
         self.raw.xadd(self._keys.stage(stage), fields)

@@ -43,6 +43,13 @@ async def take(queue: Consumer, stage: str = FIRST, limit: int = 32) -> list[Ent
     return await queue.take(stage, limit=limit, block_seconds=0)
 
 
+async def arrived(harness: Harness, name: str) -> Consumer:
+    """A consumer that stands connected, so that it may claim a lease from now."""
+    queue = harness.connect(name)
+    assert await take(queue, SECOND) == []
+    return queue
+
+
 def onward(entries: Sequence[Entry], destination: str = SECOND) -> list[Advance]:
     return [Advance(entry=entry, destination=destination, payload=entry.payload + b"+") for entry in entries]
 
@@ -201,7 +208,7 @@ async def test_blocking_take_ends_with_nothing(harness: Harness) -> None:
 async def taken_over(harness: Harness) -> tuple[Consumer, Entry, Consumer, Entry, Consumer]:
     """An entry whose first owner stalled and whose second owner has it now, and a learner."""
     learner = await learner_with(harness, 1)
-    stalled, heir = harness.connect("stalled"), harness.connect("heir")
+    stalled, heir = harness.connect("stalled"), await arrived(harness, "heir")
     [entry] = await take(stalled)
     harness.silence([entry])
     [again] = await take(heir)
@@ -211,7 +218,7 @@ async def taken_over(harness: Harness) -> tuple[Consumer, Entry, Consumer, Entry
 async def test_a_lease_that_ended_is_taken_over(harness: Harness) -> None:
     """The entry of a silent owner goes to whoever asks, first of all, with one attempt counted."""
     learner = await learner_with(harness, 2)
-    stalled, heir = harness.connect("stalled"), harness.connect("heir")
+    stalled, heir = harness.connect("stalled"), await arrived(harness, "heir")
     [entry] = await take(stalled, limit=1)
     harness.silence([entry])
     await learner.admit(FIRST, [new(9)])
@@ -247,7 +254,7 @@ async def test_an_entry_claimed_back_is_another_delivery(harness: Harness) -> No
 async def test_batch_moves_check_each_entry_by_itself(harness: Harness) -> None:
     """One lost entry in a batch keeps the others from nothing."""
     await learner_with(harness, 3)
-    stalled, heir = harness.connect("stalled"), harness.connect("heir")
+    stalled, heir = harness.connect("stalled"), await arrived(harness, "heir")
     entries = await take(stalled)
     harness.silence([entries[1]])
     await stalled.renew([entries[0], entries[2]])

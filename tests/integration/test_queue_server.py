@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from orchestrator.local.queue_server import QueueServer, find_binary
 from services.common.errors import ConfigError, Unavailable
@@ -53,7 +55,11 @@ def test_both_urls_work_and_neither_without_the_password(server: QueueServer) ->
     for url in (server.url, server.socket_url):
         with client(server, url) as connection:
             assert connection.ping()
-    with redis.Redis(port=server.port) as stranger, pytest.raises(redis.exceptions.AuthenticationError):
+    once = Retry(NoBackoff(), 0)
+    with (
+        redis.Redis(port=server.port, retry=once) as stranger,
+        pytest.raises(redis.exceptions.AuthenticationError),
+    ):
         stranger.ping()
 
 

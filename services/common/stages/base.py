@@ -144,7 +144,10 @@ class StageQueue(Protocol):
 class LearnerQueue(StageQueue, Protocol):
     """What only the learner may do. Every call checks the epoch and raises LostOwnership if it is old."""
 
-    epoch: int
+    @property
+    def epoch(self) -> int:
+        """The epoch that this learner began; 0 before."""
+        ...
 
     async def start_epoch(self, *, at_least: int) -> int:
         """Begin: epoch = max(counter there, at_least) + 1, set atomically; sentinel and groups created.

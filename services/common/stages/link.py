@@ -12,6 +12,7 @@ import hashlib
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -45,6 +46,8 @@ _TRANSIENT = (
     exceptions.OutOfMemoryError,
     OSError,
 )
+# Set around a call that must not go out on a connection made for it.
+_standing_only: ContextVar[bool] = ContextVar("standing_only", default=False)
 _log = structlog.get_logger(__name__)
 
 
@@ -72,6 +75,7 @@ class Link:
         self._clock = clock
         self._away = False
         self.connected_at = clock()
+        self._used = False
         self._commands = self._client(url)
         self._reads = self._client(url)
 
@@ -93,6 +97,8 @@ class Link:
         return client
 
     async def _on_connect(self, connection: Any) -> None:
+        if _standing_only.get():
+            raise exceptions.ConnectionError("the connection was lost")
         await connection.on_connect()
         self.connected_at = self._clock()
 
@@ -102,6 +108,10 @@ class Link:
 
     async def blocking(self, *arguments: Argument) -> Any:
         """One command that may block, for at most LONGEST_BLOCK_SECONDS."""
+        if not self._used:
+            # Both connections begin together, so that `connected_at` tells of a loss, not of a first use.
+            self._used = True
+            await self.command("PING")
         return await self._repeat(self._reads, arguments)
 
     async def script(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
@@ -110,6 +120,32 @@ class Link:
             return await self.command("EVALSHA", script.sha, len(keys), *keys, *arguments)
         except exceptions.NoScriptError:
             return await self.command("EVAL", script.body, len(keys), *keys, *arguments)
+
+    async def script_if_connected(
+        self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]
+    ) -> Any | None:
+        """Run a script only on a connection that stood before; None where it was lost, then it is made anew.
+
+        For claims: a repetition after a reconnect would take over from owners who could not renew either.
+        """
+        token = _standing_only.set(True)
+        try:
+            return await self._once(script, keys, arguments)
+        except exceptions.ResponseError as error:
+            raise _translate(error, self._place) from error
+        except _TRANSIENT:
+            _standing_only.set(False)
+            await self.command("PING")
+            return None
+        finally:
+            _standing_only.reset(token)
+
+    async def _once(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        execute = cast("Callable[..., Awaitable[Any]]", self._commands.execute_command)
+        try:
+            return await execute("EVALSHA", script.sha, len(keys), *keys, *arguments)
+        except exceptions.NoScriptError:
+            return await execute("EVAL", script.body, len(keys), *keys, *arguments)
 
     async def _repeat(self, client: redis.asyncio.Redis, arguments: tuple[Argument, ...]) -> Any:
         execute = cast("Callable[..., Awaitable[Any]]", client.execute_command)

@@ -73,9 +73,13 @@ class RedisSteps:
         return self._link.connected_at
 
     async def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument] = ()) -> Any:
-        head = (self._keys.epoch, self._keys.sentinel, self._keys.stages)
-        caller = (self.epoch, self._token, self.consumer)
-        return await self._link.script(script, (*head, *keys), (*caller, *arguments))
+        return await self._link.script(script, self._all_keys(keys), self._all_arguments(arguments))
+
+    def _all_keys(self, keys: Sequence[str]) -> Sequence[str]:
+        return (self._keys.epoch, self._keys.sentinel, self._keys.stages, *keys)
+
+    def _all_arguments(self, arguments: Sequence[Argument]) -> Sequence[Argument]:
+        return (self.epoch, self._token, self.consumer, *arguments)
 
     async def join(self, stage: str) -> None:
         """See Steps.join."""
@@ -98,7 +102,11 @@ class RedisSteps:
 
     async def claim(self, stage: str, lease_seconds: float) -> RawEntry | None:
         """See Steps.claim."""
-        found = await self._run(scripts.CLAIM, [self._keys.stage(stage)], [int(lease_seconds * 1000)])
+        found = await self._link.script_if_connected(
+            scripts.CLAIM,
+            self._all_keys([self._keys.stage(stage)]),
+            self._all_arguments([int(lease_seconds * 1000)]),
+        )
         return RawEntry(found[0].decode(), found[1], found[2]) if found else None
 
     async def move(self, moves: Sequence[Move]) -> list[bool]:

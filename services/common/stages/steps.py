@@ -47,7 +47,10 @@ class Steps(Protocol):
         ...
 
     async def claim(self, stage: str, lease_seconds: float) -> RawEntry | None:
-        """Take over one entry whose owner was silent for a lease. Counts as a delivery."""
+        """Take over one entry whose owner was silent for a lease. Counts as a delivery.
+
+        None if there is none, and if the connection was lost: a claim is never repeated after that.
+        """
         ...
 
     async def move(self, moves: Sequence[Move]) -> list[bool]:
