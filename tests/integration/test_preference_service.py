@@ -48,8 +48,10 @@ class Service:
             assert self.process.poll() is None, (self._folder / "log").read_text()
             assert time.monotonic() < ends
             time.sleep(0.02)
-        # Until the database is open calls are answered UNAVAILABLE, which the client tries again.
-        return PreferenceClient(json.loads(self._endpoints.read_text())["grpc"], attempts=20)
+        client = PreferenceClient(json.loads(self._endpoints.read_text())["grpc"], attempts=20)
+        # Until the database is open calls are answered UNAVAILABLE, which the client tries again (streams not).
+        client.statistics()
+        return client
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         if self.process is None:

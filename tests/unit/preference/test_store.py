@@ -9,11 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy.orm import Session
 
-from services.common.errors import ConfigError, Corrupted, InvalidInput, Mismatch, NotFound, Unavailable
+from services.common.errors import (
+    ConfigError,
+    Corrupted,
+    InvalidInput,
+    Mismatch,
+    NotFound,
+    StorageFull,
+    Unavailable,
+)
+from services.preference.database import Database, open_engine
 from services.preference.domain import Choice, Comparison, Item, Statistics, Subject, Version, plan_tasks
 from services.preference.ratings import Game
 from services.preference.store import PreferenceStore, Uploaded
+from services.preference.tables import ItemRow, Table
 from tests.unit.preference.builders import Clock, answer, item
 
 
@@ -247,8 +258,6 @@ def test_everything_is_there_after_reopening(reopen: Callable[..., PreferenceSto
 
 def test_sqlite_syncs_every_commit(store: PreferenceStore, tmp_path: Path) -> None:
     """The file is in WAL mode, and our connections use synchronous=FULL (2)."""
-    from services.preference.database import open_engine
-
     engine = open_engine(f"sqlite:///{tmp_path / 'p.db'}")
     with engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
@@ -337,6 +346,21 @@ def test_a_database_that_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("this is no database at all, " * 100)
     with pytest.raises(Corrupted, match="not a database"):
         PreferenceStore(f"sqlite:///{tmp_path / 'text.db'}")
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_behind(store: PreferenceStore, tmp_path: Path) -> None:
+    """Where SQLite can write no further page, the error is RESOURCE_EXHAUSTED and the transaction is undone."""
+    database = Database(f"sqlite:///{tmp_path / 'p.db'}", Table)
+
+    def write(session: Session) -> None:
+        pages = session.connection().exec_driver_sql("PRAGMA page_count").scalar()
+        session.connection().exec_driver_sql(f"PRAGMA max_page_count={pages}")
+        session.add(ItemRow(item_id="big", campaign="", prompt_id="", prompt=[{"content": "x" * 1_000_000}]))
+
+    with pytest.raises(StorageFull, match="no room"):
+        database.transaction(write)
+    database.close()
+    assert store.statistics().items == 0
 
 
 def test_a_database_of_another_schema_is_refused(store: PreferenceStore, tmp_path: Path) -> None:
