@@ -76,7 +76,8 @@ def _convert(gguf: Path, folder: Path) -> None:
         del config.quantization_config
     fresh = type(read)(config)
     fresh.load_state_dict(read.state_dict())
-    fresh.to(torch.bfloat16).save_pretrained(folder)
+    fresh.to(dtype=torch.bfloat16)
+    fresh.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

@@ -140,7 +140,7 @@ def switch_off_dropout(model: torch.nn.Module) -> None:
             module.p = 0.0
     for name in ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop"):
         if hasattr(getattr(model, "config", None), name):
-            setattr(model.config, name, 0.0)  # type: ignore[union-attr]
+            setattr(model.config, name, 0.0)
 
 
 def check_vocabulary(tokenizer: Any, model: Any) -> None:

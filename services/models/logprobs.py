@@ -70,7 +70,7 @@ def token_logprobs(
     states: [tokens, width]; head: [vocabulary, width]; targets: [tokens] int64. The backward pass makes the
     logits of a chunk again instead of keeping them.
     """
-    return _TokenLogprobs.apply(states, head, targets, temperature)[0]  # type: ignore[no-untyped-call, no-any-return]
+    return _TokenLogprobs.apply(states, head, targets, temperature)[0]  # type: ignore[no-untyped-call]
 
 
 def token_logprobs_and_entropy(
@@ -151,6 +151,6 @@ def completion_logprobs(
             packed = pack([sequences[index] for index in batch], head.device)
             states = completion_states(model.model, packed)
             values = token_logprobs(states, head, packed.targets, temperature).cpu()
-            for index, piece in zip(batch, values.split(packed.lengths), strict=True):
+            for index, piece in zip(batch, torch.split(values, packed.lengths), strict=True):
                 results[index] = piece.numpy()
     return results

@@ -25,11 +25,11 @@ class Split:
     def lower(self, ids: torch.Tensor) -> torch.Tensor:
         """Hidden states after the frozen layers, [rows, time, width], without a gradient."""
         with torch.no_grad():
-            return self.lower_half(input_ids=ids, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+            return self.lower_half(input_ids=ids, use_cache=False).last_hidden_state
 
     def upper(self, hidden: torch.Tensor) -> torch.Tensor:
         """Last hidden states, [rows, time, width], from those that `lower` gave."""
-        return self.upper_half(inputs_embeds=hidden, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+        return self.upper_half(inputs_embeds=hidden, use_cache=False).last_hidden_state
 
 
 def freeze(model: Any, layers: int) -> Split:
@@ -41,7 +41,9 @@ def freeze(model: Any, layers: int) -> Split:
     """
     backbone = model.model
     if not hasattr(backbone, "layers") or not hasattr(backbone, "norm"):
-        raise InvalidInput(f"frozen_layers needs a model of the Llama family's form, not {type(model).__name__}")
+        raise InvalidInput(
+            f"frozen_layers needs a model of the Llama family's form, not {type(model).__name__}"
+        )
     if layers >= len(backbone.layers):
         raise InvalidInput(f"frozen_layers = {layers}, but the model has {len(backbone.layers)} layers")
     for parameter in backbone.get_input_embeddings().parameters():

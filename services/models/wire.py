@@ -1,9 +1,12 @@
-"""ModelFacts and versions to and from the contract's messages."""
+"""ModelFacts, versions and manifests to and from the contract's messages."""
 
 from __future__ import annotations
 
+from services.common.errors import InvalidInput
 from services.models.facts import ModelFacts
+from services.models.manifest import POLICY_COMPONENT, Manifest, TensorEntry, Version
 from trimtab.common.v1 import common_pb2 as common
+from trimtab.weights.v1 import weights_pb2 as weights
 
 _ARCHITECTURE = {
     "causal": common.ARCHITECTURE_CAUSAL,
@@ -15,9 +18,10 @@ _DTYPE = {
     "bfloat16": common.DTYPE_BFLOAT16,
     "float16": common.DTYPE_FLOAT16,
 }
+_DTYPE_NAME = {number: name for name, number in _DTYPE.items()}
 
 
-def model_info(facts: ModelFacts, version: common.WeightsVersion | None = None) -> common.ModelInfo:
+def model_info(facts: ModelFacts, version: Version | None = None) -> common.ModelInfo:
     """The ModelInfo message for what is loaded now."""
     return common.ModelInfo(
         name=facts.name,
@@ -25,8 +29,47 @@ def model_info(facts: ModelFacts, version: common.WeightsVersion | None = None) 
         chat_template_digest=facts.chat_template_digest,
         model_digest=facts.model_digest,
         architecture=_ARCHITECTURE[facts.architecture],
-        weights_version=version,
+        weights_version=None if version is None else version_message(version),
         context_length=facts.context_length,
         vocabulary_size=facts.vocabulary_size,
         dtype=_DTYPE.get(facts.dtype, common.DTYPE_UNSPECIFIED),
     )
+
+
+def version_message(version: Version) -> common.WeightsVersion:
+    """A version on the wire."""
+    return common.WeightsVersion(epoch=version.epoch, step=version.step, digest=version.digest)
+
+
+def version_of(message: common.WeightsVersion) -> Version:
+    """A version from the wire."""
+    return Version(message.epoch, message.step, message.digest)
+
+
+def manifest_message(manifest: Manifest) -> weights.WeightManifest:
+    """A manifest on the wire: one component, the policy."""
+    entries = [
+        weights.TensorEntry(
+            name=entry.name, dtype=_DTYPE[entry.dtype], shape=entry.shape, digest=entry.digest
+        )
+        for entry in manifest.tensors
+    ]
+    return weights.WeightManifest(
+        version=version_message(manifest.version),
+        components=[weights.WeightComponent(name=POLICY_COMPONENT, tensors=entries)],
+        total_bytes=sum(entry.size_bytes for entry in manifest.tensors),
+        tokenizer_fingerprint=manifest.tokenizer_fingerprint,
+    )
+
+
+def manifest_of(message: weights.WeightManifest) -> Manifest:
+    """A manifest from the wire. Raises InvalidInput for a dtype that no weights have."""
+    entries = []
+    for component in message.components:
+        for entry in component.tensors:
+            if entry.dtype not in _DTYPE_NAME:
+                raise InvalidInput(f"{entry.name}: the manifest names an unknown dtype {entry.dtype}")
+            entries.append(
+                TensorEntry(entry.name, _DTYPE_NAME[entry.dtype], tuple(entry.shape), entry.digest)
+            )
+    return Manifest(version_of(message.version), tuple(entries), message.tokenizer_fingerprint)

@@ -6,7 +6,7 @@ Owns the words of generation; knows neither grpc, redis nor rewards.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -60,6 +60,10 @@ class Request:
     draft: Draft = field(default_factory=Draft)
 
 
+# Called from the engine's thread for each token: index of the request, token id, raw log-prob.
+Emit = Callable[[int, int, float], None]
+
+
 class Engine(Protocol):
     """What generates. Not thread-safe: one thread at a time calls it."""
 
@@ -67,7 +71,9 @@ class Engine(Protocol):
     capabilities: frozenset[Capability]
     facts: ModelFacts
 
-    def generate(self, requests: Sequence[Request], stopping: threading.Event) -> list[Draft]:
+    def generate(
+        self, requests: Sequence[Request], stopping: threading.Event, emit: Emit | None = None
+    ) -> list[Draft]:
         """A draft for each request, finished unless `stopping` was set in the middle."""
         ...
 

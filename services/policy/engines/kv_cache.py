@@ -14,6 +14,7 @@ class InPlaceLayer(DynamicLayer):  # type: ignore[misc]
     def __init__(self, capacity: int) -> None:
         super().__init__()
         self.capacity = capacity
+        self.is_initialized = False
         self.length = 0
 
     def update(

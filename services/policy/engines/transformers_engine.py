@@ -16,7 +16,7 @@ import torch
 
 from services.common.errors import InvalidInput, Mismatch
 from services.models.loading import LoadedModel, serving_state
-from services.policy.engines.base import Capability, Draft, Finish, Ids, Request, Sampling
+from services.policy.engines.base import Capability, Draft, Emit, Finish, Ids, Request, Sampling
 from services.policy.engines.kv_cache import InPlaceCache
 from services.policy.engines.sampling import draw, filter_logits, uniforms
 
@@ -30,6 +30,8 @@ class _Row:
     raw: list[float]
     sampled: list[float]
     uniforms: Any
+    index: int
+    emit: Emit | None
     finish: Finish | None = None
 
     def draft(self) -> Draft:
@@ -58,7 +60,9 @@ class TransformersEngine:
         self._max_rows = max_rows
         self._end_ids = _end_ids(loaded)
 
-    def generate(self, requests: Sequence[Request], stopping: threading.Event) -> list[Draft]:
+    def generate(
+        self, requests: Sequence[Request], stopping: threading.Event, emit: Emit | None = None
+    ) -> list[Draft]:
         """A draft for each request, in order; rows of like length share a batch."""
         for request in requests:
             self._check(request)
@@ -67,7 +71,7 @@ class TransformersEngine:
         todo.sort(key=lambda index: (_sampler_key(requests[index].sampling), _length(requests[index])))
         while todo and not stopping.is_set():
             batch = self._next_batch(todo, requests)
-            rows = [_row(requests[index]) for index in batch]
+            rows = [_row(requests[index], index, emit) for index in batch]
             self._decode(rows, stopping)
             for index, row in zip(batch, rows, strict=True):
                 drafts[index] = row.draft()
@@ -187,6 +191,8 @@ class TransformersEngine:
             row.raw.append(one)
             row.sampled.append(two)
             row.finish = self._finish(row, token)
+            if row.emit:
+                row.emit(row.index, token, one)
         return tokens
 
     def _forbid_end(self, early: list[bool], logits: torch.Tensor) -> torch.Tensor:
@@ -209,7 +215,7 @@ class TransformersEngine:
         return min(row.request.sampling.max_new_tokens, room)
 
 
-def _row(request: Request) -> _Row:
+def _row(request: Request, index: int, emit: Emit | None) -> _Row:
     draft, sampling = request.draft, request.sampling
     return _Row(
         request,
@@ -217,6 +223,8 @@ def _row(request: Request) -> _Row:
         draft.raw_logprobs.tolist(),
         draft.sampled_logprobs.tolist(),
         uniforms(sampling.seed, request.index, sampling.max_new_tokens),
+        index,
+        emit,
     )
 
 

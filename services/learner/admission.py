@@ -1,0 +1,52 @@
+"""Admission: how much work there may be, which prompts come next, and what a resumed learner may still use. Pure.
+
+Only the learner creates work: at most (max_staleness + 1) * batch - in flight. That bounds every queue.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from services.common.spec.run import RolloutSpec
+from services.models.manifest import Version
+
+
+def room(spec: RolloutSpec, *, in_flight: int, steps_left: int) -> int:
+    """Groups that may be admitted now; never more than the remaining steps can use."""
+    wanted = min(spec.max_staleness + 1, steps_left) * spec.batch_groups
+    return max(0, wanted - in_flight)
+
+
+def prompt_index(position: int, prompts: int, *, seed: int, shuffle: bool) -> int:
+    """Which prompt stands at a position of the endless data order: one permutation per pass over the data."""
+    lap, at = divmod(position, prompts)
+    if not shuffle:
+        return at
+    return int(np.random.default_rng((seed, 77, lap)).permutation(prompts)[at])
+
+
+@dataclass(slots=True)
+class Versions:
+    """Which step each published digest belongs to; a rollout is judged by the digest that made it.
+
+    Whatever its epoch: after a resume, what the checkpoint's weights made is as good as before.
+    """
+
+    step_of: dict[str, int]
+    remembered: int = 64
+
+    def publish(self, version: Version) -> None:
+        """Note a version; a digest that is published again keeps its newest step."""
+        self.step_of.pop(version.digest, None)
+        self.step_of[version.digest] = version.step
+        while len(self.step_of) > self.remembered:
+            self.step_of.pop(next(iter(self.step_of)))
+
+    def staleness(self, digests: list[str], step: int) -> int | None:
+        """Steps that the oldest of these weights are behind `step`; None when one of them is unknown."""
+        known = [self.step_of.get(digest) for digest in digests]
+        if not known or any(one is None for one in known):
+            return None
+        return step - min(one for one in known if one is not None)

@@ -1,0 +1,114 @@
+"""The learner service as one thing: model, trainer, run, servicers, wired from its configuration."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import structlog
+
+from services.common.errors import ConfigError, TrimtabError
+from services.common.stages.redis_stages import RedisStages
+from services.common.telemetry import replica_name
+from services.learner.config import LearnerConfig
+from services.learner.prompts import Prompt, load_prompts
+from services.learner.run import Run
+from services.learner.servicer import SERVICE_NAME, LearnerServicer
+from services.learner.training import Trainer
+from services.learner.weight_servicer import SERVICE_NAME as WEIGHT_SERVICE_NAME
+from services.learner.weight_servicer import WeightServicer
+from services.learner.weights import PublishedWeights
+from services.models.loading import LoadedModel, load_causal
+from trimtab.learner.v1 import learner_pb2_grpc
+from trimtab.weights.v1 import weights_pb2_grpc
+
+_log = structlog.get_logger(__name__)
+
+
+class LearnerApplication:
+    """See services/common/server.py Application."""
+
+    name = "learner"
+    # Status is worth having while the model loads.
+    answers_while_starting = True
+
+    def __init__(self, config: LearnerConfig) -> None:
+        if config.queue is None:
+            raise ConfigError("learner: [queue] is missing: a learner lives on the rollouts that it admits")
+        self._config, self._queue_spec = config, config.queue
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="learner-model")
+        self._servicer = LearnerServicer(config.queue.run_uid, config.run.steps)
+        self._weight_servicer = WeightServicer()
+        self._queue: RedisStages | None = None
+        self._training: asyncio.Task[None] | None = None
+        self._started = asyncio.Event()
+
+    def register(self, server: grpc.aio.Server) -> Sequence[str]:
+        """Add the servicers."""
+        learner_pb2_grpc.add_LearnerServiceServicer_to_server(self._servicer, server)
+        weights_pb2_grpc.add_WeightServiceServicer_to_server(self._weight_servicer, server)
+        return [SERVICE_NAME, WEIGHT_SERVICE_NAME]
+
+    async def start(self) -> None:
+        """Load model and prompts, then train in the background."""
+        loop = asyncio.get_running_loop()
+        loaded, trainer, prompts = await loop.run_in_executor(self._executor, self._load)
+        weights = PublishedWeights(tokenizer_fingerprint=loaded.facts.tokenizer_fingerprint)
+        self._weight_servicer.attach(weights)
+        spec = self._queue_spec
+        self._queue = RedisStages(
+            spec.url.get_secret_value(),
+            spec.run_uid,
+            consumer=replica_name(self._config),
+            stages=self._config.run.rollout.slip,
+            lease_seconds=spec.lease_seconds,
+            attempt_limit=spec.attempt_limit,
+        )
+        run = Run(
+            self._config,
+            run_uid=spec.run_uid,
+            loaded=loaded,
+            trainer=trainer,
+            prompts=prompts,
+            queue=self._queue,
+            weights=weights,
+            executor=self._executor,
+            announce=self._weight_servicer.announce,
+        )
+        self._servicer.attach(run)
+        self._run = run
+        self._training = asyncio.create_task(run.train(), name="training")
+        self._started.set()
+
+    def _load(self) -> tuple[LoadedModel, Trainer, list[Prompt]]:
+        spec = self._config.run
+        loaded = load_causal(spec.model)
+        prompts = load_prompts(
+            spec.data,
+            loaded.tokenizer,
+            context_length=loaded.facts.context_length,
+            max_new_tokens=spec.sampling.max_new_tokens,
+        )
+        return loaded, Trainer(loaded, spec), prompts
+
+    async def drain(self) -> None:
+        """Stop at the next step boundary is too far away: what is not checkpointed is trained again."""
+        if self._training is not None and not self._training.done():
+            self._training.cancel()
+            await asyncio.wait([self._training])
+        if self._queue is not None:
+            await self._queue.close()
+
+    async def wait(self) -> int:
+        """Ends when the run does: 0 when it was carried through; raises what ended it otherwise."""
+        await self._started.wait()
+        assert self._training is not None  # noqa: S101 - start() made it before it set the event
+        try:
+            await self._training
+        except TrimtabError as error:
+            self._run.state.phase, self._run.state.error = "failed", str(error)
+            raise
+        await asyncio.sleep(self._config.linger_seconds)
+        return 0

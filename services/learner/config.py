@@ -1,0 +1,21 @@
+"""The learner service's configuration: what all services have, the run, and where its files go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from services.common.spec.run import RunSpec
+from services.common.spec.service import ServiceSpec
+
+
+class LearnerConfig(ServiceSpec):
+    """[server] [queue] [log] [run] and the run's folder."""
+
+    run: RunSpec
+    out: Path = Field(description="The run's folder: checkpoints/, metrics.jsonl, model/.")
+    linger_seconds: float = Field(
+        2.0, ge=0, description="How long the finished learner still answers, so that status can be read."
+    )
+    watch_seconds: float = Field(5.0, gt=0, description="How often waiting work is compared with the ledger.")

@@ -1,0 +1,1 @@
+"""Jobs: processes that train once and end (reward model; later SFT)."""

@@ -1,0 +1,181 @@
+"""Trains a reward model on comparisons and ends. Run as `python -m services.learner.jobs.reward_model`.
+
+    L = -mean log sigmoid(r(x, chosen) - r(x, rejected))      (arXiv 1909.08593, 2203.02155)
+
+Pairs are split by prompt, never by row; the accuracy on held-out prompts stands beside that of "the longer
+answer wins". Gain and bias are set at the end so that the answers seen score mean 0, deviation 1.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from services.common.errors import InvalidInput
+from services.models.master_weights import MasterWeights, ParameterGroup
+from services.models.packing import micro_batches
+from services.models.reward_model import RewardModel, ScoreText
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two answers to one prompt, the better one first. `group` is what the split goes by."""
+
+    messages: tuple[tuple[str, str], ...]
+    chosen: str
+    rejected: str
+    group: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardTraining:
+    """How to train."""
+
+    learning_rate: float = 1e-4
+    epochs: int = 1
+    batch_pairs: int = 32
+    held_out_share: float = 0.1
+    frozen_layers: int = 0
+    max_grad_norm: float = 1.0
+    weight_decay: float = 0.01
+    warmup_share: float = 0.1
+    micro_batch_tokens: int = 8192
+    evaluate_every: int = 10
+    seed: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardReport:
+    """What came out, written as reward_model.json. Accuracies on held-out pairs, 95 % Wilson interval."""
+
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    accuracy_longer_wins: float
+    train_pairs: int
+    held_out_pairs: int
+    seconds: float
+    history: list[dict[str, float]]
+
+
+def train(model: RewardModel, pairs: Sequence[Pair], options: RewardTraining) -> RewardReport:
+    """Train in place and report. Raises InvalidInput when either side of the split would be empty."""
+    started = time.perf_counter()
+    fit, held = split_by_group(pairs, options.held_out_share, options.seed)
+    if not fit or not held:
+        raise InvalidInput(f"{len(pairs)} pairs are too few to train on and to hold some out")
+    optimiser = _optimiser(model, options)
+    batches = list(_batches(fit, options))
+    history: list[dict[str, float]] = []
+    watched = held[: 4 * options.batch_pairs]
+    for number, batch in enumerate(batches):
+        loss = _update(model, batch, options, optimiser, _factor(number, len(batches), options.warmup_share))
+        if number % options.evaluate_every == 0 or number == len(batches) - 1:
+            accuracy = _accuracy(margins(model, watched))
+            history.append({"step": number, "loss": loss, "accuracy": accuracy})
+    model.normalised(
+        [ScoreText(pair.messages, text) for pair in fit[:256] for text in (pair.chosen, pair.rejected)]
+    )
+    differences = margins(model, held)
+    low, high = wilson(sum(d > 0 for d in differences), len(differences))
+    return RewardReport(
+        accuracy=_accuracy(differences),
+        accuracy_low=low,
+        accuracy_high=high,
+        accuracy_longer_wins=_accuracy([float(len(p.chosen) - len(p.rejected)) for p in held]),
+        train_pairs=len(fit),
+        held_out_pairs=len(held),
+        seconds=time.perf_counter() - started,
+        history=history,
+    )
+
+
+def split_by_group(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """Training and held-out pairs, no group on both sides."""
+    groups = sorted({pair.group for pair in pairs})
+    order = np.random.default_rng(seed).permutation(len(groups))
+    held = {groups[index] for index in order[: max(1, round(share * len(groups)))]}
+    return [p for p in pairs if p.group not in held], [p for p in pairs if p.group in held]
+
+
+def margins(model: RewardModel, pairs: Sequence[Pair]) -> list[float]:
+    """Score of the chosen answer minus that of the rejected one, in order."""
+    scores = model.score([ScoreText(p.messages, text) for p in pairs for text in (p.chosen, p.rejected)])
+    return [chosen - rejected for chosen, rejected in zip(scores[::2], scores[1::2], strict=True)]
+
+
+def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's score interval of a share (Wilson 1927)."""
+    share = successes / trials
+    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _accuracy(differences: Sequence[float]) -> float:
+    """Share of pairs ranked right, ties half."""
+    return float(np.mean([0.5 if d == 0 else float(d > 0) for d in differences]))
+
+
+def _optimiser(model: RewardModel, options: RewardTraining) -> MasterWeights:
+    embeddings = model.backbone.get_input_embeddings()
+    for parameter in embeddings.parameters():
+        parameter.requires_grad_(False)
+    layers = model.backbone.layers if hasattr(model.backbone, "layers") else model.backbone.encoder.layer
+    for layer in layers[: options.frozen_layers]:
+        for parameter in layer.parameters():
+            parameter.requires_grad_(False)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return MasterWeights(
+        [ParameterGroup(trained, options.learning_rate)],
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.max_grad_norm,
+    )
+
+
+def _batches(pairs: Sequence[Pair], options: RewardTraining) -> Iterator[list[Pair]]:
+    for epoch in range(options.epochs):
+        order = np.random.default_rng((options.seed, epoch)).permutation(len(pairs))
+        for start in range(0, len(order), options.batch_pairs):
+            yield [pairs[index] for index in order[start : start + options.batch_pairs]]
+
+
+def _factor(number: int, total: int, warmup_share: float) -> float:
+    """Linear warm-up, then linear to 0."""
+    warmup = max(1, round(warmup_share * total))
+    return (number + 1) / warmup if number < warmup else max(0.0, (total - number) / max(1, total - warmup))
+
+
+def _update(
+    model: RewardModel, batch: list[Pair], options: RewardTraining, optimiser: MasterWeights, factor: float
+) -> float:
+    """One optimiser step; the mean loss of the batch. Both answers of a pair share a micro-batch."""
+    encoded = [
+        (model.encode(ScoreText(p.messages, p.chosen)), model.encode(ScoreText(p.messages, p.rejected)))
+        for p in batch
+    ]
+    lengths = [max(len(one[0]), len(two[0])) for one, two in encoded]
+    total = 0.0
+    for micro in micro_batches(lengths, options.micro_batch_tokens // 2):
+        outputs = model.head_outputs([side for index in micro for side in encoded[index]])
+        loss = -torch.nn.functional.logsigmoid(outputs[::2] - outputs[1::2]).sum() / len(batch)
+        loss.backward()
+        optimiser.accumulate()
+        total += float(loss.detach())
+    optimiser.step(factor)
+    return total
+
+
+def write_report(report: RewardReport, path: Path, **more: Any) -> None:
+    """reward_model.json."""
+    path.write_text(json.dumps(asdict(report) | more, indent=2) + "\n")

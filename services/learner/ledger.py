@@ -1,0 +1,106 @@
+"""The ledger: which groups were admitted, and how each one ended. Pure; knows no queue.
+
+admitted = trained + stale + failed + in_flight, always. A re-admission is a new group that names the one it
+replaces; the old one has ended as stale or failed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+End = Literal["trained", "stale", "failed"]
+# Ids of ended groups that are remembered, so that none is used twice after a resume.
+REMEMBERED_GROUPS = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """What the learner keeps of a group in flight: enough to admit it again."""
+
+    group_id: str
+    number: int
+    prompt_index: int
+    tries: int
+    replaces: str = ""
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Counts and groups in flight. Every change keeps the sum."""
+
+    trained: int = 0
+    stale: int = 0
+    failed: int = 0
+    next_number: int = 0
+    in_flight: dict[str, Admitted] = field(default_factory=dict)
+    ended: OrderedDict[str, End] = field(default_factory=OrderedDict)
+
+    @property
+    def admitted(self) -> int:
+        """All groups ever admitted."""
+        return self.trained + self.stale + self.failed + len(self.in_flight)
+
+    def admit(self, prompt_index: int, group_id: str, *, tries: int = 0, replaces: str = "") -> Admitted:
+        """Note a new group with the next admission number."""
+        admitted = Admitted(group_id, self.next_number, prompt_index, tries, replaces)
+        self.next_number += 1
+        self.in_flight[group_id] = admitted
+        return admitted
+
+    def adopt(self, admitted: Admitted) -> None:
+        """Note a group found in the queue that was admitted after the checkpoint was written."""
+        self.in_flight[admitted.group_id] = admitted
+        self.next_number = max(self.next_number, admitted.number + 1)
+
+    def end(self, group_id: str, how: End) -> Admitted | None:
+        """A group in flight has ended; None when it is not in flight, and then nothing is counted."""
+        admitted = self.in_flight.pop(group_id, None)
+        if admitted is None:
+            return None
+        setattr(self, how, getattr(self, how) + 1)
+        self.ended[group_id] = how
+        while len(self.ended) > REMEMBERED_GROUPS:
+            self.ended.popitem(last=False)
+        return admitted
+
+    def lost(self, present: Iterable[str]) -> list[Admitted]:
+        """Groups in flight that stand on no stage any more, oldest first."""
+        there = set(present)
+        gone = [one for one in self.in_flight.values() if one.group_id not in there]
+        return sorted(gone, key=lambda one: one.number)
+
+    def counts(self) -> dict[str, int]:
+        """The figures of summary.json; they add up."""
+        return {
+            "admitted": self.admitted,
+            "trained": self.trained,
+            "stale": self.stale,
+            "failed": self.failed,
+            "in_flight": len(self.in_flight),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint, as JSON."""
+        return {
+            "trained": self.trained,
+            "stale": self.stale,
+            "failed": self.failed,
+            "next_number": self.next_number,
+            "in_flight": [
+                [one.group_id, one.number, one.prompt_index, one.tries, one.replaces]
+                for one in self.in_flight.values()
+            ],
+            "ended": list(self.ended.items()),
+        }
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> Ledger:
+        """From a checkpoint's state."""
+        ledger = cls(state["trained"], state["stale"], state["failed"], state["next_number"])
+        for group_id, number, prompt_index, tries, replaces in state["in_flight"]:
+            ledger.in_flight[group_id] = Admitted(group_id, number, prompt_index, tries, replaces)
+        ledger.ended.update((group_id, how) for group_id, how in state["ended"])
+        return ledger

@@ -1,0 +1,96 @@
+"""Reads the prompts of a run: JSONL, one prompt a line. Every mistake names file, line and field."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from services.common.errors import InvalidInput, NotFound
+from services.common.spec.run import DataSpec
+from services.models.loading import encode_prompt
+
+Ids = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt as read: messages or text, its ids, and the other columns as strings."""
+
+    prompt_id: str
+    messages: tuple[tuple[str, str], ...]
+    text: str
+    token_ids: Ids
+    columns: dict[str, str] = field(default_factory=dict)
+
+
+def load_prompts(spec: DataSpec, tokenizer: Any, *, context_length: int, max_new_tokens: int) -> list[Prompt]:
+    """All prompts of the split, encoded. Raises NotFound, or InvalidInput for an empty or malformed file.
+
+    A prompt that leaves no room for max_new_tokens in the context is a mistake, not cut in silence.
+    """
+    path = Path(spec.prompts)
+    if not path.is_file():
+        raise NotFound(f"{path}: no such prompt file")
+    prompts = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.strip():
+            row = _row(path, number, line)
+            if row.get("split", spec.split) == spec.split:
+                prompts.append(_prompt(path, number, row, tokenizer))
+    if not prompts:
+        raise InvalidInput(f"{path}: the prompt file has no prompt of split {spec.split!r}")
+    for prompt in prompts:
+        total = len(prompt.token_ids) + max_new_tokens
+        if context_length and total > context_length:
+            raise InvalidInput(
+                f"{path}: prompt {prompt.prompt_id} has {len(prompt.token_ids)} tokens; with {max_new_tokens} "
+                f"new ones that is {total - context_length} over the model's context of {context_length}"
+            )
+    return prompts
+
+
+def _row(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise InvalidInput(f"{path}:{number}: not JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise InvalidInput(f"{path}:{number}: expected an object with `prompt`, got {type(row).__name__}")
+    return row
+
+
+def _prompt(path: Path, number: int, row: dict[str, Any], tokenizer: Any) -> Prompt:
+    value = row.get("prompt")
+    if isinstance(value, str) and value.strip():
+        messages: tuple[tuple[str, str], ...] = ()
+        text = value
+        ids = encode_prompt(tokenizer, text=value)
+    elif isinstance(value, list) and value and all(map(_is_message, value)):
+        messages = tuple((message["role"], message["content"]) for message in value)
+        text = messages[-1][1]
+        ids = encode_prompt(tokenizer, messages=value)
+    else:
+        raise InvalidInput(
+            f"{path}:{number}: prompt: expected text, or a list of {{role, content}}, that is not empty"
+        )
+    columns = {
+        key: item if isinstance(item, str) else json.dumps(item)
+        for key, item in row.items()
+        if key not in {"prompt", "prompt_id", "split"}
+    }
+    name = str(row.get("prompt_id", number))
+    return Prompt(name, messages, text, np.array(ids, np.int32), columns)
+
+
+def _is_message(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("role"), str)
+        and isinstance(value.get("content"), str)
+        and bool(value["content"].strip())
+    )

@@ -1,0 +1,110 @@
+"""Groups to samples, and prompts to groups: the learner's side of the RolloutGroup message."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from services.common.arrays import from_numpy, to_vector
+from services.common.errors import Corrupted
+from services.common.spec.run import RunSpec
+from services.learner.ledger import Admitted
+from services.learner.prompts import Prompt
+from services.learner.training import Sample
+from services.models.manifest import Version
+from services.models.wire import version_message
+from trimtab.common.v1 import common_pb2 as common
+from trimtab.rollout.v1 import rollout_pb2 as rollout
+
+
+def new_group(
+    admitted: Admitted, prompt: Prompt, spec: RunSpec, *, run_uid: str, version: Version, step: int
+) -> rollout.RolloutGroup:
+    """The group to admit. Its draws depend on the run's seed and its admission number alone."""
+    sampling = spec.sampling
+    return rollout.RolloutGroup(
+        group_id=admitted.group_id,
+        run_uid=run_uid,
+        admission_number=admitted.number,
+        replaces=admitted.replaces,
+        prompt=rollout.Prompt(
+            prompt_id=prompt.prompt_id,
+            token_ids=from_numpy(prompt.token_ids),
+            text=prompt.text,
+            messages=[common.ChatMessage(role=role, content=text) for role, text in prompt.messages],
+            columns={**prompt.columns, "trimtab.prompt_index": str(admitted.prompt_index)},
+        ),
+        sampling=common.SamplingOptions(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_new_tokens=sampling.max_new_tokens,
+            min_new_tokens=sampling.min_new_tokens,
+            stop=sampling.stop,
+            seed=(spec.seed << 32) + admitted.number,
+            num_completions=spec.rollout.completions_per_prompt,
+        ),
+        slip=[*spec.rollout.slip, "learner"],
+        admitted_version=version_message(version),
+        admitted_step=step,
+    )
+
+
+def admitted_of(group: rollout.RolloutGroup) -> Admitted:
+    """What the ledger would have kept of a group that is found in the queue after a resume."""
+    index = int(group.prompt.columns.get("trimtab.prompt_index", "0"))
+    return Admitted(group.group_id, group.admission_number, index, 0, group.replaces)
+
+
+def digests_of(group: rollout.RolloutGroup) -> list[str]:
+    """Digests of all weights that made any token of the group."""
+    return sorted({span.version.digest for one in group.completions for span in one.versions})
+
+
+def samples_of(group: rollout.RolloutGroup, spec: RunSpec) -> list[Sample]:
+    """One sample for each completion. Raises Corrupted where something that training needs is missing."""
+    prompt = to_vector(group.prompt.token_ids, "int32", field="prompt.token_ids")
+    return [_sample(prompt, one, spec, f"completions[{at}]") for at, one in enumerate(group.completions)]
+
+
+def model_seconds(group: rollout.RolloutGroup) -> float:
+    """Time that the stages spent inside their models on this group."""
+    return sum(timing.model_seconds for timing in group.timings)
+
+
+def _sample(prompt: np.ndarray, one: rollout.Completion, spec: RunSpec, field: str) -> Sample:
+    ids = to_vector(one.token_ids, "int32", field=f"{field}.token_ids")
+    behaviour = to_vector(one.sampled_logprobs, "float32", field=f"{field}.sampled_logprobs")
+    reference = to_vector(one.reference_logprobs, "float32", field=f"{field}.reference_logprobs")
+    if not len(ids) or len(behaviour) != len(ids) or len(reference) != len(ids):
+        raise Corrupted(
+            f"{field}: {len(ids)} tokens, {len(behaviour)} behaviour and {len(reference)} reference log-probs"
+        )
+    if not np.isfinite(reference).all() or not np.isfinite(behaviour).all():
+        raise Corrupted(f"{field}: a log-prob is not finite")
+    mask = np.ones(len(ids), np.float32)
+    if one.HasField("loss_mask"):
+        mask = to_vector(one.loss_mask, "uint8", field=f"{field}.loss_mask").astype(np.float32)
+    return Sample(
+        prompt_ids=prompt,
+        completion_ids=ids,
+        behaviour_logprobs=behaviour,
+        reference_logprobs=reference,
+        loss_mask=mask,
+        score=_score(one, spec, field),
+        ended=one.finish_reason == common.FINISH_REASON_STOP,
+    )
+
+
+def _score(one: rollout.Completion, spec: RunSpec, field: str) -> float:
+    """Weighted sum over the scoring stages of the slip; every one of them must have given a value."""
+    stages = [name for name in spec.rollout.slip if name == "reward" or name.startswith("reward/")]
+    values = {scored.stage: scored.score for scored in one.scores}
+    total = 0.0
+    for stage in stages:
+        score = values.get(stage)
+        if score is None or not score.HasField("value") or not math.isfinite(score.value):
+            raise Corrupted(f"{field}: stage {stage} gave no score")
+        total += spec.rollout.reward_weights.get(stage, 1.0) * score.value
+    return total

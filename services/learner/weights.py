@@ -1,0 +1,109 @@
+"""What the learner has published: snapshots of the serving bytes by version. No wire here.
+
+A snapshot shares every tensor that did not change with the one before, so frozen layers cost nothing, and a
+reader may still fetch a version while the next update writes into the model.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from services.common.errors import Mismatch, NotFound, Unavailable
+from services.models.manifest import Manifest, TensorEntry, Version, entries_of, tensor_bytes, whole_digest
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A version's manifest and its tensors, which never change."""
+
+    manifest: Manifest
+    tensors: Mapping[str, torch.Tensor]
+
+
+class PublishedWeights:
+    """The newest snapshots. Written by the training thread, read by any."""
+
+    def __init__(self, *, tokenizer_fingerprint: str, keep: int = 2) -> None:
+        self._fingerprint = tokenizer_fingerprint
+        self._keep = keep
+        self._snapshots: dict[Version, Snapshot] = {}
+        self._lock = threading.Lock()
+
+    def newest(self) -> Snapshot:
+        """The newest snapshot. Raises Unavailable before the first."""
+        with self._lock:
+            if not self._snapshots:
+                raise Unavailable("no weights are published yet")
+            return next(reversed(self._snapshots.values()))
+
+    def get(self, version: Version) -> Snapshot:
+        """The snapshot of exactly this version. Raises Mismatch when it is not here (any more)."""
+        with self._lock:
+            found = self._snapshots.get(version)
+        if found is None:
+            raise Mismatch(f"weights of epoch {version.epoch}, step {version.step} are not here (any more)")
+        return found
+
+    def publish(
+        self,
+        epoch: int,
+        step: int,
+        state: Mapping[str, torch.Tensor],
+        *,
+        frozen: frozenset[str] = frozenset(),
+    ) -> tuple[Version, bool]:
+        """Publish the state's bytes; (version, whether anything changed).
+
+        A step that changes no byte keeps the version it had, unless the epoch rose. `frozen` names tensors
+        that cannot have changed since the last snapshot and are not hashed again.
+        """
+        before = next(reversed(self._snapshots.values()), None) if self._snapshots else None
+        known = before.manifest.by_name() if before else {}
+        entries = entries_of(state, {name: known[name] for name in frozen if name in known})
+        digest = whole_digest(entries)
+        if before is not None:
+            old = before.manifest.version
+            if old.digest == digest and old.epoch == epoch:
+                return old, False
+        version = Version(epoch, step, digest)
+        tensors = {
+            entry.name: before.tensors[entry.name]
+            if before is not None and known.get(entry.name) == entry
+            else state[entry.name].detach().to("cpu", copy=True)
+            for entry in entries
+        }
+        snapshot = Snapshot(Manifest(version, entries, self._fingerprint), tensors)
+        with self._lock:
+            self._snapshots[version] = snapshot
+            while len(self._snapshots) > self._keep:
+                self._snapshots.pop(next(iter(self._snapshots)))
+        return version, True
+
+
+def selected(snapshot: Snapshot, names: list[str]) -> list[TensorEntry]:
+    """The named entries in manifest order; all for an empty list. Raises NotFound for an unknown name."""
+    if not names:
+        return list(snapshot.manifest.tensors)
+    unknown = set(names) - set(snapshot.tensors)
+    if unknown:
+        raise NotFound(f"the manifest has no tensor {min(unknown)}")
+    wanted = set(names)
+    return [entry for entry in snapshot.manifest.tensors if entry.name in wanted]
+
+
+def chunk(snapshot: Snapshot, entries: list[TensorEntry], offset: int, size: int) -> bytes:
+    """Bytes offset … offset+size of the entries' tensors, concatenated; shorter at the end."""
+    pieces, start = [], 0
+    for entry in entries:
+        end = start + entry.size_bytes
+        if end > offset and start < offset + size:
+            data = tensor_bytes(snapshot.tensors[entry.name])
+            pieces.append(data[max(0, offset - start) : offset + size - start])
+        start = end
+        if start >= offset + size:
+            break
+    return b"".join(pieces)

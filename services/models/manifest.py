@@ -1,0 +1,107 @@
+"""Manifests of weights: which tensors, in which bytes. Shared by who publishes and who reads. No wire here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from blake3 import blake3
+
+from services.common.errors import Corrupted, Mismatch
+from services.models.facts import digest_of, tensor_bytes
+
+POLICY_COMPONENT = "policy"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Version:
+    """Identity of a set of weights; ordered by epoch, then step."""
+
+    epoch: int
+    step: int
+    digest: str
+
+    def at_least(self, other: Version) -> bool:
+        """Whether this is that version or a later one."""
+        return (self.epoch, self.step) >= (other.epoch, other.step)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor of a manifest. `digest`: BLAKE3 of its little-endian bytes, 32 bytes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    digest: bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the tensor."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count * DTYPES[self.dtype].itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Every tensor of a version, in order."""
+
+    version: Version
+    tensors: tuple[TensorEntry, ...]
+    tokenizer_fingerprint: str = ""
+
+    def by_name(self) -> dict[str, TensorEntry]:
+        """Entries by tensor name."""
+        return {entry.name: entry for entry in self.tensors}
+
+
+def entries_of(
+    state: Mapping[str, torch.Tensor], known: Mapping[str, TensorEntry] | None = None
+) -> tuple[TensorEntry, ...]:
+    """An entry for each tensor, in the mapping's order. `known` entries are taken over without hashing."""
+    known = known or {}
+    return tuple(known.get(name) or _entry(name, tensor) for name, tensor in state.items())
+
+
+def whole_digest(tensors: tuple[TensorEntry, ...], component: str = POLICY_COMPONENT) -> str:
+    """BLAKE3 over component, names, dtypes, shapes and digests, hex: equal digests mean equal bytes."""
+    whole = blake3(f"{component}\n".encode())
+    for entry in tensors:
+        whole.update(f"{entry.name}|{entry.dtype}|{','.join(map(str, entry.shape))}|".encode())
+        whole.update(entry.digest)
+    return str(whole.hexdigest())
+
+
+def verified_tensor(entry: TensorEntry, data: bytes | bytearray | memoryview) -> torch.Tensor:
+    """The tensor that these bytes are. Raises Corrupted when they are not what the manifest says."""
+    if len(data) != entry.size_bytes:
+        raise Corrupted(f"{entry.name}: {len(data)} bytes came, {entry.size_bytes} were promised")
+    if blake3(data, max_threads=blake3.AUTO).digest() != entry.digest:
+        raise Corrupted(f"{entry.name}: the digest of the bytes is not the manifest's")
+    flat = torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())
+    return flat.view(DTYPES[entry.dtype]).reshape(entry.shape)
+
+
+def _entry(name: str, tensor: torch.Tensor) -> TensorEntry:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
+        raise Mismatch(f"{name}: weights of dtype {dtype} cannot be published")
+    return TensorEntry(name, dtype, tuple(tensor.shape), digest_of(tensor))
+
+
+__all__ = [
+    "DTYPES",
+    "POLICY_COMPONENT",
+    "Manifest",
+    "TensorEntry",
+    "Version",
+    "entries_of",
+    "tensor_bytes",
+    "verified_tensor",
+    "whole_digest",
+]

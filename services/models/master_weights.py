@@ -1,0 +1,106 @@
+"""Low-precision weights for the passes, float32 masters for the optimiser: the published bytes are their cast.
+
+Gradients of micro-batches are summed in float32: in bfloat16 a small one added to a large sum is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterGroup:
+    """Parameters that share a learning rate."""
+
+    parameters: Sequence[torch.nn.Parameter]
+    learning_rate: float
+
+
+class MasterWeights:
+    """AdamW (arXiv 1711.05101) on float32 copies of parameters that may be bfloat16."""
+
+    def __init__(
+        self,
+        groups: Iterable[ParameterGroup],
+        *,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+        max_grad_norm: float,
+    ) -> None:
+        self._pairs: list[tuple[torch.nn.Parameter, torch.nn.Parameter]] = []
+        self._rates: list[float] = []
+        self._max_grad_norm = max_grad_norm
+        options = []
+        for group in groups:
+            masters = [self._master(parameter) for parameter in group.parameters]
+            self._rates.append(group.learning_rate)
+            options.append({"params": masters, "lr": group.learning_rate})
+        self.optimiser = torch.optim.AdamW(
+            options, betas=betas, eps=eps, weight_decay=weight_decay, fused=True
+        )
+
+    def _master(self, parameter: torch.nn.Parameter) -> torch.nn.Parameter:
+        same = parameter.dtype == torch.float32
+        master = parameter if same else torch.nn.Parameter(parameter.detach().float())
+        self._pairs.append((parameter, master))
+        return master
+
+    def accumulate(self) -> None:
+        """Add the gradients of a micro-batch to the float32 sums and clear them."""
+        for parameter, master in self._pairs:
+            if master is parameter or parameter.grad is None:
+                continue
+            if master.grad is None:
+                master.grad = parameter.grad.float()
+            else:
+                master.grad += parameter.grad
+            parameter.grad = None
+
+    def step(self, rate_factor: float = 1.0) -> float:
+        """Clip, update the masters, cast them into the parameters, clear gradients; the gradient norm before.
+
+        rate_factor multiplies every group's learning rate (the schedule).
+        """
+        masters = [master for _, master in self._pairs if master.grad is not None]
+        norm = float(torch.nn.utils.clip_grad_norm_(masters, self._max_grad_norm))
+        for group, rate in zip(self.optimiser.param_groups, self._rates, strict=True):
+            group["lr"] = rate * rate_factor
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.cast()
+        return norm
+
+    def cast(self) -> None:
+        """Write the masters into the parameters, rounded to their dtype."""
+        with torch.no_grad():
+            for parameter, master in self._pairs:
+                if master is not parameter:
+                    parameter.copy_(master)
+
+    def matches(self) -> bool:
+        """Whether every parameter is still exactly the cast of its master."""
+        return all(
+            torch.equal(parameter, master.to(parameter.dtype))
+            for parameter, master in self._pairs
+            if master is not parameter
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Masters and optimiser state, for a checkpoint."""
+        return {
+            "masters": [master.detach() for _, master in self._pairs],
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up again exactly where `state_dict` was written."""
+        with torch.no_grad():
+            for (_, master), saved in zip(self._pairs, state["masters"], strict=True):
+                master.copy_(saved)
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.cast()

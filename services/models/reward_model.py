@@ -1,0 +1,247 @@
+"""Reward models: a backbone with a scalar head that maps a prompt and its completion to one number.
+
+Two forms, told apart by `pooling`: an encoder, the completion's states averaged ("mean"), and a causal model,
+the state of the last token ("last"). Both have their own tokenizer and take text. A folder of safetensors:
+the backbone as Hugging Face writes it, `reward_head.safetensors`, and `reward.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from services.common.errors import Corrupted, InvalidInput, NotFound
+from services.models.facts import ModelFacts, chat_template_digest, model_digest, tokenizer_fingerprint
+from services.models.loading import (
+    load_tokenizer,
+    resolve,
+    set_threads,
+    switch_off_dropout,
+    torch_device,
+    torch_dtype,
+)
+from services.models.packing import micro_batches
+
+Pooling = Literal["mean", "last"]
+HEAD_FILE = "reward_head.safetensors"
+SETTINGS_FILE = "reward.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreText:
+    """What is scored: a conversation as (role, content) pairs, and the answer to it."""
+
+    messages: tuple[tuple[str, str], ...]
+    completion: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardSettings:
+    """What is stored beside the weights. Score = gain * head + bias."""
+
+    pooling: Pooling
+    max_tokens: int = 512
+    gain: float = 1.0
+    bias: float = 0.0
+
+
+class RewardModel(torch.nn.Module):
+    """Backbone and head. Dropout is off; `forward` is differentiable, `score` is for serving."""
+
+    def __init__(
+        self, backbone: Any, tokenizer: Any, settings: RewardSettings, head: torch.nn.Linear, name: str
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.head = head
+        self.name = name
+
+    def encode(self, row: ScoreText) -> tuple[list[int], int]:
+        """Token ids of a row and the index where its completion begins; cut from the left to max_tokens.
+
+        The end of the answer is what the score depends on most, so the oldest tokens go first.
+        """
+        prompt, completion = self._render(row)
+        limit = self.settings.max_tokens
+        if self.settings.pooling == "last":
+            ids, start = prompt + completion, len(prompt)
+            cut = max(0, len(ids) - limit)
+            return ids[cut:], max(0, start - cut)
+        first, last = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
+        completion = completion[-(limit - 3) :]
+        prompt = prompt[len(prompt) - max(0, min(len(prompt), limit - 3 - len(completion))) :]
+        return [first, *prompt, last, *completion, last], len(prompt) + 2
+
+    def forward(self, rows: Sequence[ScoreText]) -> torch.Tensor:
+        """Head outputs, without gain and bias, [rows] float32."""
+        return self.head_outputs([self.encode(row) for row in rows])
+
+    def head_outputs(self, encoded: Sequence[tuple[list[int], int]]) -> torch.Tensor:
+        """Head outputs for encoded rows padded into one batch, [rows] float32."""
+        device = self.head.weight.device
+        width = max(len(ids) for ids, _ in encoded)
+        ids = torch.zeros((len(encoded), width), dtype=torch.long)
+        mask = torch.zeros((len(encoded), width), dtype=torch.long)
+        pooled_over = torch.zeros((len(encoded), width))
+        for at, (row, start) in enumerate(encoded):
+            ids[at, : len(row)] = torch.tensor(row)
+            mask[at, : len(row)] = 1
+            if self.settings.pooling == "mean":
+                pooled_over[at, start : len(row)] = 1.0 / (len(row) - start)
+            else:
+                pooled_over[at, len(row) - 1] = 1.0
+        options = {"attention_mask": mask.to(device)}
+        if self.settings.pooling == "mean" and getattr(self.backbone.config, "type_vocab_size", 0) > 1:
+            starts = torch.tensor([start for _, start in encoded])
+            options["token_type_ids"] = ((torch.arange(width)[None, :] >= starts[:, None]) * mask).to(device)
+        states = self.backbone(input_ids=ids.to(device), **options).last_hidden_state
+        pooled = torch.einsum("rt,rtw->rw", pooled_over.to(device), states.float())
+        return torch.nn.functional.linear(pooled, self.head.weight.float(), self.head.bias.float())[:, 0]
+
+    def score(self, rows: Sequence[ScoreText], *, token_budget: int = 4096) -> list[float]:
+        """gain * head + bias of each row, in order."""
+        encoded = [self.encode(row) for row in rows]
+        values = [0.0] * len(rows)
+        with torch.inference_mode():
+            for batch in micro_batches([len(ids) for ids, _ in encoded], token_budget):
+                outputs = self.head_outputs([encoded[index] for index in batch])
+                for index, output in zip(batch, outputs.tolist(), strict=True):
+                    values[index] = self.settings.gain * output + self.settings.bias
+        return values
+
+    def normalised(self, rows: Sequence[ScoreText]) -> None:
+        """Set gain and bias so that these reference answers score mean 0, deviation 1 (arXiv 1909.08593, 2.1)."""
+        self.settings = replace(self.settings, gain=1.0, bias=0.0)
+        values = torch.tensor(self.score(rows), dtype=torch.float64)
+        gain = 1.0 / max(float(values.std(unbiased=False)), 1e-6)
+        self.settings = replace(self.settings, gain=gain, bias=-gain * float(values.mean()))
+
+    def facts(self) -> ModelFacts:
+        """Who this is; the digest covers backbone and head."""
+        return ModelFacts(
+            name=self.name,
+            architecture="encoder" if self.settings.pooling == "mean" else "causal",
+            tokenizer_fingerprint=tokenizer_fingerprint(self.tokenizer),
+            chat_template_digest=chat_template_digest(self.tokenizer),
+            model_digest=model_digest(
+                {name: value.detach() for name, value in self.named_parameters()}
+                | {
+                    "gain": torch.tensor(self.settings.gain, dtype=torch.float64),
+                    "bias": torch.tensor(self.settings.bias, dtype=torch.float64),
+                }
+            ),
+            context_length=self.settings.max_tokens,
+            vocabulary_size=int(self.backbone.get_input_embeddings().weight.shape[0]),
+            dtype=str(self.backbone.dtype).removeprefix("torch."),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write backbone, head, settings and tokenizer into an existing folder."""
+        self.backbone.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        head = {"weight": self.head.weight.detach().float(), "bias": self.head.bias.detach().float()}
+        save_file({name: value.contiguous() for name, value in head.items()}, folder / HEAD_FILE)
+        (folder / SETTINGS_FILE).write_text(json.dumps(asdict(self.settings), indent=2) + "\n")
+
+    def _render(self, row: ScoreText) -> tuple[list[int], list[int]]:
+        """Token ids of the prompt and of the completion."""
+        tokenize = self.tokenizer
+        if self.settings.pooling == "mean":
+            prompt = "\n".join(content for _, content in row.messages)
+            return (
+                tokenize(prompt, add_special_tokens=False)["input_ids"],
+                tokenize(row.completion or " ", add_special_tokens=False)["input_ids"],
+            )
+        if getattr(tokenize, "chat_template", None):
+            messages = [{"role": role, "content": content} for role, content in row.messages]
+            prompt = tokenize.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        else:
+            prompt = "\n".join(content for _, content in row.messages) + "\n"
+        end = [] if tokenize.eos_token_id is None else [tokenize.eos_token_id]
+        answer = tokenize(row.completion, add_special_tokens=False)["input_ids"]
+        return tokenize(prompt, add_special_tokens=False)["input_ids"], [*answer, *end]
+
+
+def new_reward_model(
+    path: str, *, dtype: str = "auto", threads: int = 0, seed: int = 0, max_tokens: int = 512
+) -> RewardModel:
+    """A reward model to be trained, from a causal model or an encoder.
+
+    Head: normal with standard deviation 1/sqrt(d+1), bias 0 (NUMERICS; arXiv 1909.08593).
+    """
+    folder = resolve(path)
+    backbone, pooling = _backbone(folder, dtype, threads)
+    head = torch.nn.Linear(backbone.config.hidden_size, 1)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        width = backbone.config.hidden_size
+        head.weight.copy_(torch.randn(1, width, generator=generator) / (width + 1) ** 0.5)
+        head.bias.zero_()
+    limit = min(max_tokens, int(getattr(backbone.config, "max_position_embeddings", max_tokens)))
+    settings = RewardSettings(pooling=pooling, max_tokens=limit)
+    return RewardModel(backbone, load_tokenizer(folder), settings, head.to(backbone.device), path)
+
+
+def load_reward_model(
+    path: str, *, dtype: str = "auto", threads: int = 0, device: str = "auto", name: str = ""
+) -> RewardModel:
+    """A trained reward model from its folder, in eval mode.
+
+    Raises NotFound when the folder is no reward model, Corrupted for tensors that are not finite.
+    """
+    folder = Path(path).expanduser()
+    if not (folder / SETTINGS_FILE).is_file() or not (folder / HEAD_FILE).is_file():
+        raise NotFound(f"{path}: not a reward model folder ({SETTINGS_FILE} and {HEAD_FILE} are needed)")
+    try:
+        settings = RewardSettings(**json.loads((folder / SETTINGS_FILE).read_text()))
+        tensors = load_file(folder / HEAD_FILE)
+    except (ValueError, TypeError, OSError) as error:
+        raise InvalidInput(f"{path}: reward model settings or head cannot be read ({error})") from error
+    backbone, _ = _backbone(str(folder), dtype, threads, pooling=settings.pooling)
+    head = torch.nn.Linear(backbone.config.hidden_size, 1)
+    head.load_state_dict(tensors)
+    model = RewardModel(backbone, load_tokenizer(str(folder)), settings, head, name or folder.name)
+    if any(not bool(torch.isfinite(value).all()) for value in model.parameters()):
+        raise Corrupted(f"{path}: the reward model has weights that are not finite")
+    model.to(torch_device(device)).eval()
+    return model
+
+
+def _backbone(folder: str, dtype: str, threads: int, pooling: Pooling | None = None) -> tuple[Any, Pooling]:
+    """The bare transformer (no language-model head) and how its states are pooled."""
+    from transformers import AutoConfig, AutoModel
+    from transformers.utils import logging
+
+    set_threads(threads)
+    logging.disable_progress_bar()
+    # It would report the pooling layer that is left out on purpose.
+    logging.set_verbosity_error()
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        encoder = config.model_type in {
+            "bert",
+            "roberta",
+            "distilbert",
+            "electra",
+            "deberta-v2",
+            "mpnet",
+            "modernbert",
+        }
+        options = {"add_pooling_layer": False} if config.model_type in {"bert", "roberta"} else {}
+        backbone = AutoModel.from_pretrained(
+            folder, dtype=torch_dtype(dtype), use_safetensors=True, **options
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        first = (str(error).strip().splitlines() or ["unreadable"])[0][:200]
+        raise NotFound(f"model {folder} could not be loaded: {first}") from error
+    switch_off_dropout(backbone)
+    backbone.eval()
+    return backbone, pooling or ("mean" if encoder else "last")

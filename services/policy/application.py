@@ -1,0 +1,79 @@
+"""The policy service as one thing: engine, servicer, worker, weight reader, wired from its configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+
+from services.common.queue_worker import QueueWorker
+from services.common.telemetry import replica_name
+from services.models.loading import load_causal
+from services.policy.config import PolicyConfig
+from services.policy.engines.transformers_engine import TransformersEngine
+from services.policy.generation import Policy
+from services.policy.servicer import SERVICE_NAME, PolicyServicer
+from services.policy.weights import WeightReader
+from services.policy.worker import PolicyProcessor
+from trimtab.policy.v1 import policy_pb2_grpc
+
+
+class PolicyApplication:
+    """See services/common/server.py Application."""
+
+    name = "policy"
+
+    def __init__(self, config: PolicyConfig) -> None:
+        self._config = config
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="policy-model")
+        self._servicer = PolicyServicer(
+            self._executor, max_completions=config.max_completions, max_new_tokens=config.max_new_tokens
+        )
+        self._worker: QueueWorker | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    def register(self, server: grpc.aio.Server) -> Sequence[str]:
+        """Add the servicer."""
+        policy_pb2_grpc.add_PolicyServiceServicer_to_server(self._servicer, server)
+        return [SERVICE_NAME]
+
+    async def start(self) -> None:
+        """Load the model, follow the learner's weights, begin to work the stage."""
+        policy = await asyncio.get_running_loop().run_in_executor(self._executor, self._load)
+        self._servicer.attach(policy)
+        queue, weights = self._config.queue, self._config.weights
+        if weights is not None:
+            reader = WeightReader(policy, weights, queue.run_uid if queue else "")
+            self._reading = asyncio.create_task(reader.run())
+        if queue is not None:
+            stage, replica = queue.stage or self.name, replica_name(self._config)
+            processor = PolicyProcessor(
+                policy,
+                stage=stage,
+                replica=replica,
+                max_new_tokens=self._config.max_new_tokens,
+                wait_seconds=weights.wait_seconds if weights else 0,
+            )
+            self._worker = QueueWorker(queue, stage, processor, self._executor, replica=replica)
+            self._worker.start()
+
+    def _load(self) -> Policy:
+        loaded = load_causal(self._config.model)
+        return Policy(TransformersEngine(loaded, max_rows=self._config.max_rows), loaded.tokenizer)
+
+    async def drain(self) -> None:
+        """Hand back what the worker holds, with the tokens it has so far."""
+        if self._worker is not None:
+            await self._worker.drain()
+        if self._reading is not None:
+            self._reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reading
+
+    async def wait(self) -> int:
+        """Never returns by itself."""
+        await asyncio.Event().wait()
+        return 0

@@ -1,0 +1,29 @@
+"""The policy service's configuration: what all services have, a model, an engine, where weights come from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from services.common.spec.base import Spec
+from services.common.spec.service import ModelSpec, ServiceSpec
+
+
+class WeightSourceSpec(Spec):
+    """Who publishes new weights. Without it the policy serves what it loaded."""
+
+    address: str = Field(min_length=1, description="host:port of a WeightService, the learner's.")
+    retry_seconds: float = Field(0.5, gt=0, description="Pause before asking again when it is away.")
+    wait_seconds: float = Field(120, gt=0, description="How long work waits for weights that it needs.")
+
+
+class PolicyConfig(ServiceSpec):
+    """[server] [queue] [model] [weights] [log] and the engine."""
+
+    model: ModelSpec
+    engine: Literal["transformers"] = "transformers"
+    weights: WeightSourceSpec | None = None
+    max_rows: int = Field(64, ge=1, description="Completions generated at once.")
+    max_completions: int = Field(4096, ge=1, description="Completions in one call.")
+    max_new_tokens: int = Field(4096, ge=1, description="Most tokens that a call may ask for.")

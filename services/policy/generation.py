@@ -1,0 +1,132 @@
+"""The current policy: an engine, the version of its weights, and the one place where they change.
+
+Owns which weights answer. Knows neither grpc, redis, rewards nor optimisers. Everything but `offer` runs on
+the one thread that owns the model.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from services.common.errors import InvalidInput, Mismatch, Unavailable
+from services.models.facts import ModelFacts
+from services.models.loading import encode_prompt
+from services.models.manifest import Manifest, TensorEntry, Version, entries_of, whole_digest
+from services.policy.engines.base import Draft, Emit, Engine, Ids, Request
+
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Verified weights, waiting for the model's thread: the tensors that changed and the whole manifest."""
+
+    manifest: Manifest
+    tensors: Mapping[str, torch.Tensor]
+
+
+class Policy:
+    """An engine and the version it serves."""
+
+    def __init__(self, engine: Engine, tokenizer: Any) -> None:
+        self.engine = engine
+        self._tokenizer = tokenizer
+        entries = entries_of(engine.weights())
+        self._entries = {entry.name: entry for entry in entries}
+        self.version = Version(0, 0, whole_digest(entries))
+        self._offered: Update | None = None
+        self._arrived = threading.Condition()
+
+    @property
+    def facts(self) -> ModelFacts:
+        """Identity of the model as loaded."""
+        return self.engine.facts
+
+    def entries(self) -> Mapping[str, TensorEntry]:
+        """What is served or already offered, by tensor name: a reader asks only for what differs."""
+        with self._arrived:
+            offered = self._offered
+            return offered.manifest.by_name() if offered else dict(self._entries)
+
+    def offer(self, update: Update) -> None:
+        """Hand over verified weights from any thread; they are swapped in before the next batch."""
+        with self._arrived:
+            if self._offered is not None:
+                # Not applied yet: what the older update brought and the newer did not repeat still counts.
+                update = Update(update.manifest, {**self._offered.tensors, **update.tensors})
+            self._offered = update
+            self._arrived.notify_all()
+
+    def apply_offered(self) -> None:
+        """Swap in what was offered, if anything: all tensors of a version or none."""
+        with self._arrived:
+            update, self._offered = self._offered, None
+        if update is None:
+            return
+        self.engine.load_weights(update.tensors)
+        self._entries = update.manifest.by_name()
+        self.version = update.manifest.version
+
+    def await_version(self, wanted: Version, *, stopping: threading.Event, wait_seconds: float) -> bool:
+        """Wait until the weights are at least `wanted`; False when stopping was set first.
+
+        Raises Unavailable when they do not arrive in time.
+        """
+        deadline = time.monotonic() + wait_seconds
+        self.apply_offered()
+        while not self.version.at_least(wanted):
+            if stopping.is_set():
+                return False
+            if time.monotonic() > deadline:
+                raise Unavailable(f"weights of epoch {wanted.epoch}, step {wanted.step} did not arrive")
+            with self._arrived:
+                if self._offered is None:
+                    self._arrived.wait(_POLL_SECONDS)
+            self.apply_offered()
+        return True
+
+    def require(self, wanted: Version) -> None:
+        """Raises Mismatch unless exactly these weights are loaded."""
+        self.apply_offered()
+        if wanted.digest and wanted.digest != self.version.digest:
+            raise Mismatch(
+                f"weights {wanted.digest[:12]} are asked for, those loaded are {self.version.digest[:12]} "
+                f"(epoch {self.version.epoch}, step {self.version.step})"
+            )
+
+    def generate(
+        self, requests: Sequence[Request], stopping: threading.Event, emit: Emit | None = None
+    ) -> list[Draft]:
+        """A draft for each request under the newest weights that have arrived."""
+        self.apply_offered()
+        return self.engine.generate(requests, stopping, emit)
+
+    def encode(self, *, messages: Sequence[dict[str, str]], text: str) -> Ids:
+        """Token ids of a prompt given as messages or text, [length] int32."""
+        return np.array(encode_prompt(self._tokenizer, messages=messages, text=text), np.int32)
+
+    def check_fingerprint(self, fingerprint: str) -> None:
+        """Raises Mismatch when the caller's ids are of another tokenizer; an empty one is not checked."""
+        if fingerprint and fingerprint != self.facts.tokenizer_fingerprint:
+            raise Mismatch(
+                f"the ids are of tokenizer {fingerprint[:16]}, the policy {self.facts.name} has "
+                f"{self.facts.tokenizer_fingerprint[:16]}"
+            )
+
+
+def check_limits(requests: Sequence[Request], *, most: int) -> None:
+    """Raises InvalidInput when there is nothing to do or too much for one call."""
+    if not requests:
+        raise InvalidInput("there is no prompt", {"prompts": "at least one"})
+    if len(requests) > most:
+        raise InvalidInput(
+            f"{len(requests)} completions are asked for, at most {most} in one call",
+            {"prompts": f"at most {most}"},
+        )

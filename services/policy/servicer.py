@@ -1,0 +1,144 @@
+"""PolicyService on the wire: messages to requests and back, nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor
+from typing import Any
+
+import numpy as np
+
+from services.common.arrays import from_numpy
+from services.common.errors import Unavailable
+from services.models.manifest import Version
+from services.models.wire import model_info, version_message, version_of
+from services.policy.engines.base import Draft, Emit, Request
+from services.policy.generation import Policy, check_limits
+from services.policy.requests import (
+    completion_of,
+    ids_message,
+    prompt_ids,
+    requests_for,
+    sampling_of,
+)
+from trimtab.common.v1 import common_pb2 as common
+from trimtab.policy.v1 import policy_pb2 as wire
+from trimtab.policy.v1 import policy_pb2_grpc as wire_grpc
+
+SERVICE_NAME = wire.DESCRIPTOR.services_by_name["PolicyService"].full_name
+
+
+class PolicyServicer(wire_grpc.PolicyServiceServicer):
+    """Answers for one Policy, which is attached once it is loaded."""
+
+    def __init__(self, executor: Executor, *, max_completions: int, max_new_tokens: int) -> None:
+        self._executor = executor
+        self._max_completions = max_completions
+        self._max_new_tokens = max_new_tokens
+        self._policy: Policy | None = None
+
+    def attach(self, policy: Policy) -> None:
+        """From now on answer for this policy."""
+        self._policy = policy
+
+    async def GetPolicyInfo(
+        self, request: wire.GetPolicyInfoRequest, context: Any
+    ) -> wire.GetPolicyInfoResponse:
+        """Who the model is, and what its engine can do."""
+        policy = self._loaded()
+        return wire.GetPolicyInfoResponse(
+            model=model_info(policy.facts, policy.version),
+            engine=policy.engine.name,
+            capabilities=sorted(policy.engine.capabilities),
+        )
+
+    async def Generate(self, request: wire.GenerateRequest, context: Any) -> wire.GenerateResponse:
+        """Completions for every prompt, in order."""
+        policy = self._loaded()
+        policy.check_fingerprint(request.tokenizer_fingerprint)
+        sampling = sampling_of(request.sampling, most_new_tokens=self._max_new_tokens)
+        count = request.sampling.num_completions or 1
+        prompts = [prompt_ids(prompt, policy, f"prompts[{at}]") for at, prompt in enumerate(request.prompts)]
+        requests = requests_for(prompts, sampling, count)
+        check_limits(requests, most=self._max_completions)
+        required = version_of(request.required_version) if request.HasField("required_version") else None
+        drafts, version = await self._generate(requests, required)
+        completions = [
+            completion_of(draft, policy.engine.decode(draft.token_ids), version) for draft in drafts
+        ]
+        return wire.GenerateResponse(
+            results=[
+                wire.GeneratedCompletions(
+                    prompt_token_ids=ids_message(ids),
+                    completions=completions[at * count : (at + 1) * count],
+                )
+                for at, ids in enumerate(prompts)
+            ]
+        )
+
+    async def GenerateStream(
+        self, request: wire.GenerateStreamRequest, context: Any
+    ) -> AsyncIterator[wire.GenerateStreamResponse]:
+        """One prompt's completions, token by token; the last message of each says why it ended."""
+        policy = self._loaded()
+        policy.check_fingerprint(request.tokenizer_fingerprint)
+        sampling = sampling_of(request.sampling, most_new_tokens=self._max_new_tokens)
+        ids = prompt_ids(request.prompt, policy, "prompt")
+        requests = requests_for([ids], sampling, request.sampling.num_completions or 1)
+        check_limits(requests, most=self._max_completions)
+        loop, arrived = asyncio.get_running_loop(), asyncio.Queue[tuple[int, int, float] | None]()
+
+        def emit(index: int, token: int, logprob: float) -> None:
+            loop.call_soon_threadsafe(arrived.put_nowait, (index, token, logprob))
+
+        running = asyncio.ensure_future(self._generate(requests, None, emit))
+        running.add_done_callback(lambda _: arrived.put_nowait(None))
+        try:
+            while (item := await arrived.get()) is not None:
+                yield _token_message(policy, *item)
+            drafts, version = await running
+        finally:
+            running.cancel()
+        for index, draft in enumerate(drafts):
+            yield _last_message(index, draft, version)
+
+    async def _generate(
+        self, requests: list[Request], required: Version | None, emit: Emit | None = None
+    ) -> tuple[list[Draft], Version]:
+        """On the model's thread; a caller that goes away stops the work."""
+        policy, stopping = self._loaded(), threading.Event()
+
+        def work() -> tuple[list[Draft], Version]:
+            policy.apply_offered()
+            if required is not None:
+                policy.require(required)
+            return policy.generate(requests, stopping, emit), policy.version
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        finally:
+            stopping.set()
+
+    def _loaded(self) -> Policy:
+        if self._policy is None:
+            raise Unavailable("the policy is loading")
+        return self._policy
+
+
+def _token_message(policy: Policy, index: int, token: int, logprob: float) -> wire.GenerateStreamResponse:
+    ids = np.array([token], np.int32)
+    return wire.GenerateStreamResponse(
+        completion_index=index,
+        token_ids=from_numpy(ids),
+        text=policy.engine.decode(ids),
+        raw_logprobs=from_numpy(np.array([logprob], np.float32)),
+    )
+
+
+def _last_message(index: int, draft: Draft, version: Version) -> wire.GenerateStreamResponse:
+    reason = common.FINISH_REASON_STOP if draft.finish == "stop" else common.FINISH_REASON_LENGTH
+    return wire.GenerateStreamResponse(
+        completion_index=index, finish_reason=reason, version=version_message(version)
+    )
