@@ -50,7 +50,7 @@ def in_process(run_file: Path, options: RunOptions) -> int:
 
 async def run_training(layout: RunLayout, spec: RunSpec, view: LiveView) -> int:
     """Train to the end; 0, or the learner's exit status. Raises what a service was given up with."""
-    watch = _StatusWatch(view)
+    watch = StatusWatch(view)
     async with Stack(layout, spec, on_event=view.say) as stack:
         view.waiting("starting " + ", ".join(status.name for status in stack.status()))
         polling = asyncio.create_task(watch.run(stack.endpoint("learner")))
@@ -66,7 +66,7 @@ async def run_training(layout: RunLayout, spec: RunSpec, view: LiveView) -> int:
         return code
 
 
-class _StatusWatch:
+class StatusWatch:
     """Asks the learner each second; a learner that restarts is waited for."""
 
     def __init__(self, view: LiveView) -> None:
@@ -75,6 +75,7 @@ class _StatusWatch:
         self.latest: learner.GetRunStatusResponse | None = None
 
     async def run(self, address: str) -> None:
+        """Until cancelled."""
         async with make_channel(address) as channel:
             stub = cast("LearnerServiceAsyncStub", learner_grpc.LearnerServiceStub(channel))
             while True:

@@ -98,6 +98,7 @@ class LearnerApplication:
         if self._training is not None and not self._training.done():
             self._training.cancel()
             await asyncio.wait([self._training])
+        self._weight_servicer.close()
         if self._queue is not None:
             await self._queue.close()
 

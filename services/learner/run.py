@@ -16,13 +16,14 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import structlog
 from google.protobuf.message import DecodeError
 
-from services.common.errors import Corrupted, InvalidInput, TrimtabError
+from services.common.errors import Corrupted, InvalidInput, TrimtabError, Unavailable
 from services.common.stages.base import LEARNER_STAGE, Entry, LearnerQueue, NewEntry
 from services.learner.admission import Versions, prompt_index, room
 from services.learner.checkpoints import Checkpoints, write_model
@@ -165,6 +166,7 @@ class Run:
             self._position, used_epoch = int(state["position"]), int(state["epoch"])
             self.state.last_checkpoint = str(latest)
             _log.info("resumed", checkpoint=str(latest), step=self.step)
+        await self._in_thread(keep_metrics, self.config.out / "metrics.jsonl", self.step)
         self._epoch = await self._queue.start_epoch(at_least=used_epoch)
         await self._publish()
         await self._settle_queue(resumed=latest is not None)
@@ -186,19 +188,27 @@ class Run:
         while len(self._arrived) < self.spec.rollout.batch_groups:
             if self._stopping or not self._going.is_set():
                 return None
-            await self._admit()
-            entries = await self._queue.take(
-                LEARNER_STAGE, limit=self.spec.rollout.batch_groups, block_seconds=_TAKE_SECONDS
-            )
-            for entry in entries:
-                await self._receive(entry)
-            if not entries:
-                await self._look_after()
+            try:
+                await self._fill_and_take()
+            except Unavailable as error:
+                # Away, or come back empty: only a look at all stages tells, and mends the second.
+                _log.warning("the queue did not answer", error=str(error))
+                await self._look_after(at_once=True)
         first = sorted(self._arrived.values(), key=lambda one: one.entry.admission_number)
         batch = first[: self.spec.rollout.batch_groups]
         for one in batch:
             del self._arrived[one.entry.group_id]
         return batch
+
+    async def _fill_and_take(self) -> None:
+        await self._admit()
+        entries = await self._queue.take(
+            LEARNER_STAGE, limit=self.spec.rollout.batch_groups, block_seconds=_TAKE_SECONDS
+        )
+        for entry in entries:
+            await self._receive(entry)
+        if not entries:
+            await self._look_after()
 
     async def _train_on(self, batch: list[Arrived], started: float) -> None:
         samples = [sample for one in batch for sample in one.samples]
@@ -217,6 +227,7 @@ class Run:
         if self._unacknowledged or not self.state.last_checkpoint.endswith(f"{self.step:06d}"):
             await self._checkpoint()
         await self._in_thread(write_model, self._loaded, self.config.out / "model")
+        self._write_published()
         await self._queue.leave()
         self.state.phase = "finished"
         _log.info("finished", step=self.step, **self.ledger.counts())
@@ -295,16 +306,22 @@ class Run:
             return
         await self._send([self._new(ended.prompt_index, tries=ended.tries + 1, replaces=ended.group_id)])
 
-    async def _look_after(self) -> None:
+    async def _look_after(self, *, at_once: bool = False) -> None:
         """While nothing arrives: is anything lost, is anybody working?"""
-        if time.monotonic() - self._looked_at < self.config.watch_seconds:
+        if not at_once and time.monotonic() - self._looked_at < self.config.watch_seconds:
             return
         self._looked_at = time.monotonic()
-        scan = await self._queue.scan()
-        if not scan.sentinel:
-            _log.error("the queue server came back empty", in_flight=len(self.ledger.in_flight))
-            await self._queue.restore_sentinel()
-        await self._readmit_lost(scan.group_ids)
+        try:
+            scan = await self._queue.scan()
+            if not scan.sentinel:
+                _log.error("the queue server came back empty", in_flight=len(self.ledger.in_flight))
+                await self._queue.restore_sentinel()
+            await self._readmit_lost(scan.group_ids)
+        except Unavailable as error:
+            _log.warning("the queue is away", error=str(error))
+            self.state.warnings = ["the queue is away"]
+            await asyncio.sleep(_TAKE_SECONDS)
+            return
         self.state.warnings = [
             f"no worker on stage {view.stage}: {view.length} groups wait"
             for view in scan.stages
@@ -352,8 +369,13 @@ class Run:
             self._checkpoints.write, self.step, self._loaded, self.trainer.state_dict(), state
         )
         self.state.last_checkpoint = str(path)
-        await self._queue.acknowledge(covered)
-        self._unacknowledged = [entry for entry in self._unacknowledged if entry not in covered]
+        try:
+            await self._queue.acknowledge(covered)
+            self._unacknowledged = [entry for entry in self._unacknowledged if entry not in covered]
+        except Unavailable as error:
+            # Written all the same; the next checkpoint acknowledges these too.
+            _log.warning("the checkpoint could not be acknowledged yet", error=str(error))
+            await self._look_after(at_once=True)
         for wanted in self._checkpoint_wanted:
             wanted.set_result(str(path))
         self._checkpoint_wanted = []
@@ -376,6 +398,12 @@ class Run:
             "tokens_per_second": tokens / max(spent["policy"], 1e-9),
         }
 
+    def _write_published(self) -> None:
+        """published.json: the version whose bytes model/ holds, for whoever must be sure of it."""
+        assert self.state.version is not None  # noqa: S101 - _begin published
+        path = self.config.out / "published.json"
+        path.write_text(json.dumps(asdict(self.state.version)) + "\n")
+
     def _write_metrics(self, metrics: dict[str, float]) -> None:
         row: dict[str, Any] = {"step": self.step, "time": time.time(), **metrics, **_flat(self.ledger)}
         with (self.config.out / "metrics.jsonl").open("a") as stream:
@@ -383,6 +411,22 @@ class Run:
 
     async def _in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
+
+
+def keep_metrics(path: Path, steps: int) -> None:
+    """Drop the rows of steps that will be trained again."""
+    if not path.exists():
+        return
+    rows = [line for line in path.read_text().splitlines() if _step_of(line) in range(1, steps + 1)]
+    path.write_text("".join(f"{line}\n" for line in rows))
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        # A line that a crash cut short.
+        return 0
 
 
 def _flat(ledger: Ledger) -> dict[str, int]:

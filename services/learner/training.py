@@ -135,7 +135,7 @@ class Trainer:
         states: list[torch.Tensor] = [torch.empty(0)] * len(samples)
         for micro in self._micro_batches(samples, list(range(len(samples)))):
             rows = [_whole(samples[index]) for index in micro]
-            ids = pad_sequence([torch.from_numpy(row).long() for row in rows], batch_first=True)
+            ids = pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True)
             hidden = self._split.lower(ids.to(self.model.device))
             for at, index in enumerate(micro):
                 states[index] = hidden[at, : len(rows[at])]
@@ -166,7 +166,7 @@ class Trainer:
             sample = samples[row]
             start, count = len(sample.prompt_ids) - 1, len(sample.completion_ids)
             positions.append(at * width + torch.arange(start, start + count))
-            wanted.append(torch.from_numpy(sample.completion_ids).long())
+            wanted.append(torch.tensor(sample.completion_ids, dtype=torch.long))
             lengths.append(count)
         states = hidden.reshape(-1, hidden.shape[-1])[torch.cat(positions).to(hidden.device)]
         head, goal = self.model.get_output_embeddings().weight, torch.cat(wanted).to(hidden.device)
@@ -192,9 +192,9 @@ class Trainer:
 
         rollouts = ppo.Rollouts(
             old_logprobs=padded(proximal.logprobs),
-            reference_logprobs=padded([torch.from_numpy(sample.reference_logprobs) for sample in samples]),
+            reference_logprobs=padded([torch.tensor(sample.reference_logprobs) for sample in samples]),
             old_values=padded(proximal.values),
-            mask=padded([torch.from_numpy(sample.loss_mask) for sample in samples]),
+            mask=padded([torch.tensor(sample.loss_mask) for sample in samples]),
             scores=scores,
         )
         return rollouts, raw

@@ -23,6 +23,7 @@ class WeightServicer(wire_grpc.WeightServiceServicer):
     def __init__(self) -> None:
         self._weights: PublishedWeights | None = None
         self._changed = asyncio.Event()
+        self._closing = False
 
     def attach(self, weights: PublishedWeights) -> None:
         """From now on answer for these."""
@@ -32,6 +33,11 @@ class WeightServicer(wire_grpc.WeightServiceServicer):
         """Tell every watcher that there is a new version. Called on the event loop."""
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def close(self) -> None:
+        """End every watcher's stream, so that the server need not wait for them."""
+        self._closing = True
+        self.announce()
 
     async def GetManifest(self, request: wire.GetManifestRequest, context: Any) -> wire.GetManifestResponse:
         """The manifest of one version, or of the newest."""
@@ -43,7 +49,7 @@ class WeightServicer(wire_grpc.WeightServiceServicer):
     ) -> AsyncIterator[wire.WatchVersionsResponse]:
         """The newest version now and every later one, as long as the caller listens."""
         sent: Version | None = None
-        while True:
+        while not self._closing:
             changed = self._changed
             version = self._newest()
             if version is not None and version != sent:

@@ -33,7 +33,7 @@ def resolve(path: str) -> str:
     Raises NotFound for a path that looks local and is not there.
     """
     if path.startswith(gguf.PACKAGE_PREFIX):
-        return str(gguf.converted(gguf.package_file(path.removeprefix(gguf.PACKAGE_PREFIX), "*.gguf")))
+        return _packaged(path.removeprefix(gguf.PACKAGE_PREFIX))
     local = Path(path).expanduser()
     if local.is_file():
         if local.suffix != ".gguf":
@@ -46,6 +46,15 @@ def resolve(path: str) -> str:
     if path.startswith((".", "/", "~")) or path.endswith(".gguf") or path.count("/") > 1:
         raise NotFound(f"model {path}: no such file or folder")
     return path
+
+
+def _packaged(package: str) -> str:
+    """The model that an installed package carries: a Hugging Face folder, else a GGUF file."""
+    try:
+        weights = gguf.package_file(package, "*.safetensors")
+    except NotFound:
+        return str(gguf.converted(gguf.package_file(package, "*.gguf")))
+    return str(weights.parent)
 
 
 @functools.cache

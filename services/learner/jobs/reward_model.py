@@ -1,4 +1,4 @@
-"""Trains a reward model on comparisons and ends. Run as `python -m services.learner.jobs.reward_model`.
+"""Trains a reward model on comparisons and ends. Run as `python -m services.learner.jobs reward-model`.
 
     L = -mean log sigmoid(r(x, chosen) - r(x, rejected))      (arXiv 1909.08593, 2203.02155)
 
@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ import torch
 from services.common.errors import InvalidInput
 from services.models.master_weights import MasterWeights, ParameterGroup
 from services.models.packing import micro_batches
-from services.models.reward_model import RewardModel, ScoreText
+from services.models.reward_model import RewardModel, ScoreText, new_reward_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +44,7 @@ class RewardTraining:
     batch_pairs: int = 32
     held_out_share: float = 0.1
     frozen_layers: int = 0
+    train_embeddings: bool = False
     max_grad_norm: float = 1.0
     weight_decay: float = 0.01
     warmup_share: float = 0.1
@@ -66,8 +67,16 @@ class RewardReport:
     history: list[dict[str, float]]
 
 
-def train(model: RewardModel, pairs: Sequence[Pair], options: RewardTraining) -> RewardReport:
-    """Train in place and report. Raises InvalidInput when either side of the split would be empty."""
+Progress = Callable[[int, int, float, float], None]
+
+
+def train(
+    model: RewardModel, pairs: Sequence[Pair], options: RewardTraining, progress: Progress | None = None
+) -> RewardReport:
+    """Train in place and report. Raises InvalidInput when either side of the split would be empty.
+
+    `progress` hears (updates done, updates in all, loss, accuracy on some held-out pairs) now and then.
+    """
     started = time.perf_counter()
     fit, held = split_by_group(pairs, options.held_out_share, options.seed)
     if not fit or not held:
@@ -81,6 +90,8 @@ def train(model: RewardModel, pairs: Sequence[Pair], options: RewardTraining) ->
         if number % options.evaluate_every == 0 or number == len(batches) - 1:
             accuracy = _accuracy(margins(model, watched))
             history.append({"step": number, "loss": loss, "accuracy": accuracy})
+            if progress:
+                progress(number + 1, len(batches), loss, accuracy)
     model.normalised(
         [ScoreText(pair.messages, text) for pair in fit[:256] for text in (pair.chosen, pair.rejected)]
     )
@@ -128,7 +139,7 @@ def _accuracy(differences: Sequence[float]) -> float:
 def _optimiser(model: RewardModel, options: RewardTraining) -> MasterWeights:
     embeddings = model.backbone.get_input_embeddings()
     for parameter in embeddings.parameters():
-        parameter.requires_grad_(False)
+        parameter.requires_grad_(options.train_embeddings)
     layers = model.backbone.layers if hasattr(model.backbone, "layers") else model.backbone.encoder.layer
     for layer in layers[: options.frozen_layers]:
         for parameter in layer.parameters():
@@ -176,6 +187,38 @@ def _update(
     return total
 
 
-def write_report(report: RewardReport, path: Path, **more: Any) -> None:
-    """reward_model.json."""
-    path.write_text(json.dumps(asdict(report) | more, indent=2) + "\n")
+def run_job(
+    pairs_file: Path,
+    model_path: str,
+    out: Path,
+    report_file: Path | None,
+    options: RewardTraining,
+    *,
+    max_tokens: int,
+    threads: int,
+) -> None:
+    """Read comparisons, train, write the model's folder (aside, then renamed) and the report."""
+    from services.learner.jobs.pairs import load_pairs
+
+    pairs = load_pairs(pairs_file)
+    model = new_reward_model(model_path, threads=threads, seed=options.seed, max_tokens=max_tokens)
+    report = train(model, pairs, options, _say)
+    aside = out.with_name(f".{out.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    model.save(aside)
+    shutil.rmtree(out, ignore_errors=True)
+    aside.rename(out)
+    target = report_file or out / "training.json"
+    target.write_text(json.dumps(asdict(report) | {"model": model_path}, indent=2) + "\n")
+
+
+def _say(done: int, total: int, loss: float, accuracy: float) -> None:
+    line = {
+        "event": "progress",
+        "step": done,
+        "steps": total,
+        "loss": round(loss, 4),
+        "accuracy": round(accuracy, 4),
+    }
+    print(json.dumps(line), flush=True)
