@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 
 _NEWTON_STEPS = 100
-_GRADIENT_TOLERANCE = 1e-9
+_TOLERANCE = 1e-9  # of the gradient, in games, relative to the games played
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,17 @@ class Fit:
     tie: float
 
 
-def fit_bradley_terry(counts: PairCounts, subjects: int, *, prior_deviation: float = math.inf) -> Fit:
+def fit_bradley_terry(
+    counts: PairCounts,
+    subjects: int,
+    *,
+    prior_deviation: float = math.inf,
+    guess: Fit | None = None,
+    tolerance: float = _TOLERANCE,
+) -> Fit:
     """Maximum likelihood, or with a finite `prior_deviation` (log-odds) the mode under a normal prior.
 
+    `guess` is where to begin; `tolerance` bounds the gradient, relative to the number of games.
     Without a prior the maximum exists only if every subject is connected with every other by chains of "not
     lost" in both directions (Ford 1957, for wins); InvalidInput otherwise.
     """
@@ -60,7 +68,7 @@ def fit_bradley_terry(counts: PairCounts, subjects: int, *, prior_deviation: flo
     if decisive == 0:
         return Fit(np.zeros(subjects), math.inf if counts.ties.sum() > 0 else 0.0)
     likelihood = _Likelihood(counts, subjects, prior_deviation)
-    point = likelihood.maximise()
+    point = likelihood.maximise(guess, tolerance)
     strengths = point[:-1] - point[:-1].mean() if subjects else point[:-1]
     return Fit(strengths, math.exp(point[-1]) if likelihood.has_ties else 0.0)
 
@@ -75,17 +83,20 @@ class _Likelihood:
         self._precision = 0.0 if math.isinf(prior_deviation) else prior_deviation**-2
         self.has_ties = bool(counts.ties.sum() > 0)
 
-    def maximise(self) -> Floats:
-        """The point of the maximum, by damped Newton steps from all strengths equal and nu = 1."""
+    def maximise(self, guess: Fit | None, tolerance: float) -> Floats:
+        """The point of the maximum, by damped Newton steps from a guess, or all strengths equal and nu = 1."""
         point = np.zeros(self._subjects + 1)
+        if guess is not None:
+            point[:-1] = guess.strengths
+            point[-1] = math.log(guess.tie) if self.has_ties and 0 < guess.tie < math.inf else 0.0
         value = self._value(point)
         scale = max(1.0, float(self._played.sum()))
         for _ in range(_NEWTON_STEPS):
             gradient = self._gradient(point)
-            if np.abs(gradient).max() <= _GRADIENT_TOLERANCE * scale:
+            if np.abs(gradient).max() <= tolerance * scale:
                 break
             step = self._newton_step(point, gradient)
-            size, slope = 1.0, float(gradient @ step)
+            size, slope = 1.0, _dot(gradient, step)
             while (ahead := self._value(point + size * step)) < value + 1e-4 * size * slope and size > 1e-10:
                 size /= 2
             point, value = point + size * step, ahead
@@ -105,10 +116,12 @@ class _Likelihood:
         half = (point[self._counts.first] - point[self._counts.second]) / 2
         log_nu = point[-1] if self.has_ties else -np.inf
         normaliser = np.logaddexp(np.abs(half) + np.log1p(np.exp(-2 * np.abs(half))), log_nu)
-        value = (self._counts.first_wins - self._counts.second_wins) @ half - self._played @ normaliser
+        value = _dot(self._counts.first_wins - self._counts.second_wins, half) - _dot(
+            self._played, normaliser
+        )
         if self.has_ties:
             value += self._counts.ties.sum() * log_nu
-        return float(value - self._precision / 2 * (point[:-1] @ point[:-1]))
+        return float(value - self._precision / 2 * _dot(point[:-1], point[:-1]))
 
     def _spread(self, along: Floats, tie: float) -> Floats:
         """From pairs to subjects: +along/2 to the first, -along/2 to the second; the tie's part last."""
@@ -136,25 +149,31 @@ class _Likelihood:
 
         def curve(direction: Floats) -> Floats:
             half = (direction[self._counts.first] - direction[self._counts.second]) / 2
-            out = self._spread(own * half + cross * direction[-1], float(cross @ half) + last * direction[-1])
+            out = self._spread(own * half + cross * direction[-1], _dot(cross, half) + last * direction[-1])
             out[:-1] += self._precision * direction[:-1]
             return out
 
         step = np.zeros_like(gradient)
         residual = gradient.copy()
         direction = residual.copy()
-        size = float(residual @ residual)
-        enough = 1e-20 * size
+        size = _dot(residual, residual)
+        # Far from the maximum a rough step is as good; near it the precision rises with convergence.
+        enough = size * min(0.01, float(np.abs(gradient).max()) / max(1.0, float(self._played.max())))
         for _ in range(2 * len(gradient) + 10):
             curved = curve(direction)
-            along = float(direction @ curved)
+            along = _dot(direction, curved)
             if size <= enough or along <= 0:
                 break
             step += size / along * direction
             residual -= size / along * curved
-            size, before = float(residual @ residual), size
+            size, before = _dot(residual, residual), size
             direction = residual + size / before * direction
         return step if step.any() else gradient
+
+
+def _dot(one: Floats, other: Floats) -> float:
+    """Without BLAS: its threads wait for each other for far longer than these short sums take."""
+    return float((one * other).sum())
 
 
 def _strongly_connected(counts: PairCounts, subjects: int) -> bool:

@@ -166,14 +166,16 @@ def _bradley_terry_bootstrap(games: Games, method: RatingMethod, rng: np.random.
     prior = min(method.prior_deviation, 4000.0) / ELO_PER_LOG_ODDS
     counts = count_pairs(games)
     cells = np.concatenate([counts.first_wins, counts.second_wins, counts.ties])
+    guess = fit_bradley_terry(counts, len(games.subjects), prior_deviation=prior)
     samples = []
     # Drawing games with replacement is drawing how often each outcome of each pair comes.
     for drawn in rng.multinomial(len(games), cells / cells.sum(), size=method.samples):
         won, lost, tied = np.split(drawn.astype(np.float64), 3)
         sample = PairCounts(counts.first, counts.second, won, lost, tied)
-        samples.append(
-            _points(fit_bradley_terry(sample, len(games.subjects), prior_deviation=prior), method.start)
+        fit = fit_bradley_terry(
+            sample, len(games.subjects), prior_deviation=prior, guess=guess, tolerance=1e-6
         )
+        samples.append(_points(fit, method.start))
     return np.stack(samples)
 
 

@@ -31,7 +31,7 @@ class Pair:
     rejected: str
 
 
-class Malformed(Exception):  # noqa: N818 - the reader turns it into InvalidInput
+class Malformed(Exception):
     """What is wrong with a row: the field, and what was expected there."""
 
     def __init__(self, field: str, expected: str) -> None:
