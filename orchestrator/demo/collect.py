@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from services.common.errors import Expired, InvalidInput
+from services.common.jsonl import json_rows
 from trimtab import AsyncPolicyClient, AsyncPreferenceClient, TrimtabClientError
 from trimtab.common.v1 import common_pb2 as common
 from trimtab.policy.v1 import policy_pb2 as policy
@@ -50,25 +51,25 @@ class DemoPrompt:
 
 def read_prompts(path: Path) -> list[DemoPrompt]:
     """All prompts of a file. Raises InvalidInput naming the line."""
-    prompts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            value = row["prompt"]
-            messages = [{"role": "user", "content": value}] if isinstance(value, str) else value
-            pairs = tuple((message["role"], message["content"]) for message in messages)
-            if not pairs or not all(content.strip() for _, content in pairs):
-                raise ValueError("an empty prompt")
-        except (ValueError, KeyError, TypeError) as error:
-            raise InvalidInput(
-                f"{path}:{number}: prompt: expected text or a list of {{role, content}} ({error})"
-            ) from error
-        prompts.append(DemoPrompt(str(row.get("prompt_id", number)), pairs, str(row.get("split", "train"))))
+    prompts = [_demo_prompt(place, row) for place, row in json_rows(path)]
     if not prompts:
         raise InvalidInput(f"{path}: the prompt file is empty")
     return prompts
+
+
+def _demo_prompt(place: str, row: dict[str, Any]) -> DemoPrompt:
+    try:
+        value = row["prompt"]
+        messages = [{"role": "user", "content": value}] if isinstance(value, str) else value
+        pairs = tuple((message["role"], message["content"]) for message in messages)
+        if not pairs or not all(content.strip() for _, content in pairs):
+            raise ValueError("an empty prompt")
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(
+            f"{place}: prompt: expected text or a list of {{role, content}} ({error})"
+        ) from error
+    name = str(row.get("prompt_id", place.rpartition(":")[2]))
+    return DemoPrompt(name, pairs, str(row.get("split", "train")))
 
 
 async def persist(call: Callable[[], Awaitable[Answer]], ready: Callable[[], Awaitable[object]]) -> Answer:

@@ -39,6 +39,7 @@ from orchestrator.local.progress import LiveView, counts
 from orchestrator.local.stack import Stack
 from orchestrator.local.train import StatusWatch
 from services.common.errors import NotFound, ServiceError, UserError
+from services.common.jsonl import json_rows
 from services.common.rules import make_rule
 from services.common.spec.run import RunSpec
 from trimtab import AsyncPolicyClient, AsyncPreferenceClient, AsyncReferenceClient
@@ -300,7 +301,7 @@ class _Demo:
 
     def _summary(self, evaluation: Evaluation, seconds: float) -> Summary:
         root = self._layout.root
-        metrics = [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
+        metrics = [row for _, row in json_rows(root / "metrics.jsonl")]
         reward = json.loads((root / "reward_model.json").read_text())
         last = metrics[-1]
         return Summary(

@@ -132,7 +132,7 @@ def _lines(path: Path, shape: TypeAdapter[Content], notes: list[str]) -> list[Co
     """The lines that can be read; a run that was killed may leave half a line at the end."""
     found: list[Content] = []
     broken: list[int] = []
-    for row, text in enumerate((_text(path, notes) or "").splitlines(), 1):
+    for row, text in enumerate((_text(path, notes) or "").split("\n"), 1):
         if not text.strip():
             continue
         try:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from services.common.errors import InvalidInput, NotFound
+from services.common.errors import InvalidInput
+from services.common.jsonl import json_rows
 from services.common.spec.run import DataSpec
 from services.models.loading import encode_prompt
 
@@ -34,14 +35,11 @@ def load_prompts(spec: DataSpec, tokenizer: Any, *, context_length: int, max_new
     A prompt that leaves no room for max_new_tokens in the context is a mistake, not cut in silence.
     """
     path = Path(spec.prompts)
-    if not path.is_file():
-        raise NotFound(f"{path}: no such prompt file")
-    prompts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip():
-            row = _row(path, number, line)
-            if row.get("split", spec.split) == spec.split:
-                prompts.append(_prompt(path, number, row, tokenizer))
+    prompts = [
+        _prompt(place, row, tokenizer)
+        for place, row in json_rows(path)
+        if row.get("split", spec.split) == spec.split
+    ]
     if not prompts:
         raise InvalidInput(f"{path}: the prompt file has no prompt of split {spec.split!r}")
     for prompt in prompts:
@@ -54,17 +52,7 @@ def load_prompts(spec: DataSpec, tokenizer: Any, *, context_length: int, max_new
     return prompts
 
 
-def _row(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise InvalidInput(f"{path}:{number}: not JSON ({error})") from error
-    if not isinstance(row, dict):
-        raise InvalidInput(f"{path}:{number}: expected an object with `prompt`, got {type(row).__name__}")
-    return row
-
-
-def _prompt(path: Path, number: int, row: dict[str, Any], tokenizer: Any) -> Prompt:
+def _prompt(place: str, row: dict[str, Any], tokenizer: Any) -> Prompt:
     value = row.get("prompt")
     if isinstance(value, str) and value.strip():
         messages: tuple[tuple[str, str], ...] = ()
@@ -76,14 +64,14 @@ def _prompt(path: Path, number: int, row: dict[str, Any], tokenizer: Any) -> Pro
         ids = encode_prompt(tokenizer, messages=value)
     else:
         raise InvalidInput(
-            f"{path}:{number}: prompt: expected text, or a list of {{role, content}}, that is not empty"
+            f"{place}: prompt: expected text, or a list of {{role, content}}, that is not empty"
         )
     columns = {
         key: item if isinstance(item, str) else json.dumps(item)
         for key, item in row.items()
         if key not in {"prompt", "prompt_id", "split"}
     }
-    name = str(row.get("prompt_id", number))
+    name = str(row.get("prompt_id", place.rpartition(":")[2]))
     return Prompt(name, messages, text, np.array(ids, np.int32), columns)
 
 

@@ -417,7 +417,7 @@ def keep_metrics(path: Path, steps: int) -> None:
     """Drop the rows of steps that will be trained again."""
     if not path.exists():
         return
-    rows = [line for line in path.read_text().splitlines() if _step_of(line) in range(1, steps + 1)]
+    rows = [line for line in path.read_text().split("\n") if _step_of(line) in range(1, steps + 1)]
     path.write_text("".join(f"{line}\n" for line in rows))
 
 

@@ -34,7 +34,9 @@ class KlSpec(Spec):
 
     kind: Literal["fixed", "adaptive"] = "fixed"
     coefficient: float = Field(0.05, ge=0, description="beta (at the start, when adaptive).")
-    target: float = Field(6.0, gt=0, description="Adaptive: target of the sequence KL, nats. arXiv 1909.08593.")
+    target: float = Field(
+        6.0, gt=0, description="Adaptive: target of the sequence KL, nats. arXiv 1909.08593."
+    )
     horizon: float = Field(10_000, gt=0, description="Adaptive: episodes. arXiv 1909.08593.")
 
 
@@ -52,7 +54,9 @@ class PpoSpec(Spec):
     whiten_advantages: bool = True
     whiten_rewards: bool = False
     kl: KlSpec = KlSpec()
-    missing_end_penalty: float = Field(0.0, ge=0, description="Subtracted from the score without an end token.")
+    missing_end_penalty: float = Field(
+        0.0, ge=0, description="Subtracted from the score without an end token."
+    )
     normalise_scores: bool = Field(False, description="Running mean and deviation, kept in the checkpoint.")
 
 
@@ -67,7 +71,9 @@ class OptimiserSpec(Spec):
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
-    frozen_layers: int = Field(0, ge=0, description="Lower layers (and the embeddings) that stay as they are.")
+    frozen_layers: int = Field(
+        0, ge=0, description="Lower layers (and the embeddings) that stay as they are."
+    )
     micro_batch_tokens: int = Field(4096, ge=16, description="Padded tokens in one forward pass.")
 
 
@@ -76,7 +82,9 @@ class RolloutSpec(Spec):
 
     batch_groups: int = Field(32, ge=1, description="Groups per step.")
     completions_per_prompt: int = Field(1, ge=1, description="n of a group.")
-    slip: tuple[str, ...] = Field(("policy", "reference", "reward"), min_length=1, description="Stages in order.")
+    slip: tuple[str, ...] = Field(
+        ("policy", "reference", "reward"), min_length=1, description="Stages in order."
+    )
     max_staleness: int = Field(0, ge=0, description="Steps a rollout may be behind.")
     readmission_limit: int = Field(3, ge=0, description="Re-admissions per prompt.")
     reward_weights: dict[str, float] = Field(

@@ -49,7 +49,7 @@ def reward_model(
         )
         run_job(pairs, model, out, report, options, max_tokens=max_tokens, threads=threads)
     except TrimtabError as error:
-        print(f"reward-model: {' '.join(str(error).split())}", file=sys.stderr)
+        print(" ".join(str(error).split()), file=sys.stderr)
         raise typer.Exit(2 if isinstance(error, UserError) else 1) from None
 
 

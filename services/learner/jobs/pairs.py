@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from services.common.errors import InvalidInput, NotFound
+from services.common.errors import InvalidInput
+from services.common.jsonl import json_rows
 from services.learner.jobs.reward_model import Pair
 
 Messages = tuple[tuple[str, str], ...]
@@ -18,24 +19,13 @@ Messages = tuple[tuple[str, str], ...]
 
 def load_pairs(path: Path) -> list[Pair]:
     """All pairs of a file. Raises NotFound, or InvalidInput for a malformed row or an empty file."""
-    if not path.is_file():
-        raise NotFound(f"{path}: no such file of comparisons")
-    pairs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip():
-            pairs.append(_pair(f"{path}:{number}", line))
+    pairs = [_pair(place, row) for place, row in json_rows(path)]
     if not pairs:
         raise InvalidInput(f"{path}: there is no comparison in it")
     return pairs
 
 
-def _pair(place: str, line: str) -> Pair:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise InvalidInput(f"{place}: not JSON ({error})") from error
-    if not isinstance(row, dict):
-        raise InvalidInput(f"{place}: expected an object with prompt, chosen and rejected")
+def _pair(place: str, row: dict[str, Any]) -> Pair:
     chosen, rejected = (_messages(place, name, row.get(name)) for name in ("chosen", "rejected"))
     if "prompt" in row:
         prompt = _messages(place, "prompt", row["prompt"], role="user")

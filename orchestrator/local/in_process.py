@@ -1,0 +1,126 @@
+"""All stages of a run in this process, over the in-memory twin of the queue: for a debugger, and to reproduce.
+
+The one module of the orchestrator that may import services (a named exception of the import contract). One
+thread does all model work, so the same spec gives the same numbers; breakpoints work anywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+
+from services.common.errors import ConfigError
+from services.common.spec.run import RunSpec
+from services.common.stages.memory_stages import MemoryServer, MemoryStages
+from services.common.worker import StageProcessor, StageWorker
+from services.learner.config import LearnerConfig
+from services.learner.prompts import load_prompts
+from services.learner.run import Run
+from services.learner.training import Trainer
+from services.learner.weights import PublishedWeights
+from services.models.loading import load_causal
+from services.policy.engines.transformers_engine import TransformersEngine
+from services.policy.generation import Policy, Update
+from services.policy.worker import PolicyProcessor
+from services.reference.logprobs import ReferenceModel
+from services.reference.worker import ReferenceProcessor
+from services.reward.config import RewardConfig
+from services.reward.rewards.opening import open_source
+from services.reward.scoring import RewardModels
+from services.reward.shadow import ShadowRunner
+from services.reward.worker import RewardProcessor
+
+RUN_UID = "in-process"
+_MAX_NEW_TOKENS = 1 << 16
+_TOKEN_BUDGET = 4096
+
+
+def run_in_process(spec: RunSpec, out: Path) -> int:
+    """Train to the end; 0. Raises the error tree."""
+    asyncio.run(_train(spec, out))
+    return 0
+
+
+async def _train(spec: RunSpec, out: Path) -> None:
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="models") as executor:
+        server = MemoryServer()
+        policy = _policy(spec)
+        run = _learner(spec, out, server, policy, executor)
+        workers = [
+            _worker(server, stage, _processor(spec, stage, policy, executor), executor, spec)
+            for stage in dict.fromkeys(spec.rollout.slip)
+        ]
+        working = [asyncio.create_task(worker.run()) for worker in workers]
+        try:
+            await run.train()
+        finally:
+            await asyncio.gather(*(worker.drain() for worker in workers))
+            await asyncio.gather(*working)
+
+
+def _worker(
+    server: MemoryServer, stage: str, processor: StageProcessor, executor: Executor, spec: RunSpec
+) -> StageWorker:
+    queue = MemoryStages(server, consumer=stage)
+    return StageWorker(queue, stage, processor, executor, batch_groups=spec.rollout.batch_groups)
+
+
+def _policy(spec: RunSpec) -> Policy:
+    loaded = load_causal(spec.model)
+    return Policy(TransformersEngine(loaded), loaded.tokenizer)
+
+
+def _processor(spec: RunSpec, stage: str, policy: Policy, executor: Executor) -> StageProcessor:
+    role, _, name = stage.partition("/")
+    if role == "policy":
+        return PolicyProcessor(
+            policy, stage=stage, replica=stage, max_new_tokens=_MAX_NEW_TOKENS, wait_seconds=60
+        )
+    if role == "reference":
+        model = ReferenceModel(load_causal(spec.model), token_budget=_TOKEN_BUDGET)
+        return ReferenceProcessor(model, stage=stage, replica=stage)
+    if role == "reward":
+        return _reward(spec, stage, name or "reward", executor)
+    raise ConfigError(f"rollout.slip: no stage {stage}: expected policy, reference, reward or reward/<name>")
+
+
+def _reward(spec: RunSpec, stage: str, name: str, executor: Executor) -> RewardProcessor:
+    if not spec.reward_model:
+        raise ConfigError("reward_model: expected a reward model's folder, or rule:<name>")
+    models = RewardModels()
+    models.add(name, open_source(spec.reward_model, RewardConfig(), name=name))
+    return RewardProcessor(models, ShadowRunner(models, executor), model=name, stage=stage, replica=stage)
+
+
+def _learner(spec: RunSpec, out: Path, server: MemoryServer, policy: Policy, executor: Executor) -> Run:
+    loaded = load_causal(spec.model)
+    weights = PublishedWeights(tokenizer_fingerprint=loaded.facts.tokenizer_fingerprint)
+    prompts = load_prompts(
+        spec.data,
+        loaded.tokenizer,
+        context_length=loaded.facts.context_length,
+        max_new_tokens=spec.sampling.max_new_tokens,
+    )
+
+    def announce() -> None:
+        snapshot = weights.newest()
+        served = policy.entries()
+        changed = {
+            entry.name: snapshot.tensors[entry.name]
+            for entry in snapshot.manifest.tensors
+            if served.get(entry.name) != entry
+        }
+        policy.offer(Update(snapshot.manifest, changed))
+
+    return Run(
+        LearnerConfig(run=spec, out=out),
+        run_uid=RUN_UID,
+        loaded=loaded,
+        trainer=Trainer(loaded, spec),
+        prompts=prompts,
+        queue=MemoryStages(server, consumer="learner", stages=spec.rollout.slip),
+        weights=weights,
+        executor=executor,
+        announce=announce,
+    )

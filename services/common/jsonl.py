@@ -1,0 +1,37 @@
+"""Reading JSON lines: every mistake names file and line. Knows no schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from services.common.errors import InvalidInput, NotFound
+
+
+def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """("file:line", object) for each line that is not blank.
+
+    Lines end at a newline and nowhere else: str.splitlines() would also cut inside a string at U+2028, which
+    models do write. Raises NotFound, or InvalidInput for text that is no UTF-8, no JSON or no object.
+    """
+    if not path.is_file():
+        raise NotFound(f"{path}: no such file")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield f"{path}:{number}", _object(f"{path}:{number}", line)
+
+
+def _object(place: str, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise InvalidInput(f"{place}: not JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise InvalidInput(f"{place}: expected an object, got {type(row).__name__}")
+    return row
