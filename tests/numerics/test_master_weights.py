@@ -1,0 +1,176 @@
+"""Masters in float32: torch's own AdamW on float32 weights, exact casts below, exact resumes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from services.common.errors import Corrupted, Mismatch
+from services.models.master_weights import MasterWeights, ParameterGroup
+
+OPTIONS: dict[str, Any] = {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.01, "max_grad_norm": 1.0}
+
+
+def parameters(dtype: torch.dtype = torch.float32, seed: int = 0) -> list[torch.nn.Parameter]:
+    """A matrix and a vector."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape in ((5, 4), (3,))]
+
+
+def masters_of(trained: list[torch.nn.Parameter], rate: float = 0.1) -> MasterWeights:
+    return MasterWeights(
+        [ParameterGroup(trained[:1], rate), ParameterGroup(trained[1:], 2 * rate)], **OPTIONS
+    )
+
+
+def backward(trained: list[torch.nn.Parameter], number: int, share: float = 1.0) -> None:
+    """A loss that depends on the number of the step."""
+    generator = torch.Generator().manual_seed(number)
+    loss = sum(
+        (share * one.float() * torch.randn(one.shape, generator=generator)).sum()
+        + share * one.float().square().sum()
+        for one in trained
+    )
+    assert isinstance(loss, torch.Tensor)
+    loss.backward()  # type: ignore[no-untyped-call]
+
+
+def test_equals_torchs_adamw_on_float32() -> None:
+    """Same weights as AdamW with clip_grad_norm_ and the same rates, over steps with a schedule."""
+    own, other = parameters(), parameters()
+    masters = masters_of(own)
+    groups = [{"params": other[:1], "lr": 0.1}, {"params": other[1:], "lr": 0.2}]
+    adamw = torch.optim.AdamW(groups, betas=OPTIONS["betas"], eps=1e-8, weight_decay=0.01)
+    for number, factor in enumerate((1.0, 0.5, 0.25)):
+        backward(own, number)
+        masters.accumulate()
+        norm = masters.step(factor)
+        backward(other, number)
+        expected_norm = torch.nn.utils.clip_grad_norm_(other, 1.0)
+        for group, rate in zip(adamw.param_groups, (0.1, 0.2), strict=True):
+            group["lr"] = rate * factor
+        adamw.step()
+        adamw.zero_grad()
+        assert norm == pytest.approx(float(expected_norm), rel=1e-6)
+    for one, two in zip(own, other, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_micro_batches_add_up_to_one_batch(dtype: torch.dtype) -> None:
+    """Four quarters of a loss, accumulated, give the update of the whole loss."""
+    whole, parts = parameters(dtype), parameters(dtype)
+    one, two = masters_of(whole), masters_of(parts)
+    backward(whole, 1)
+    one.accumulate()
+    for _ in range(4):
+        backward(parts, 1, share=0.25)
+        two.accumulate()
+    # A quarter is exact in bfloat16, so even the norms agree.
+    assert one.step() == pytest.approx(two.step(), rel=1e-6)
+    for first, second in zip(whole, parts, strict=True):
+        torch.testing.assert_close(first, second, atol=1e-6, rtol=0)
+
+
+def test_small_gradients_are_not_lost_in_large_sums() -> None:
+    """256 + 1/4 a hundred times is 281 in float32; in bfloat16 each quarter would vanish."""
+    one = torch.nn.Parameter(torch.zeros(1, dtype=torch.bfloat16))
+    masters = MasterWeights([ParameterGroup([one], 1.0)], **OPTIONS)
+    for grad in (256.0, *[0.25] * 100):
+        one.grad = torch.full_like(one, grad)
+        masters.accumulate()
+    assert masters.step() == pytest.approx(281.0)
+
+
+def test_parameters_are_the_cast_of_their_masters() -> None:
+    """After steps too small for bfloat16 the masters have moved, and every parameter is their rounding."""
+    trained = parameters(torch.bfloat16)
+    masters = masters_of(trained, rate=1e-4)
+    before = copy.deepcopy(masters.state_dict()["masters"])
+    for number in range(5):
+        backward(trained, number)
+        masters.accumulate()
+        masters.step()
+    after = masters.state_dict()["masters"]
+    for parameter, master, old in zip(trained, after, before, strict=True):
+        assert master.dtype == torch.float32
+        assert not torch.equal(master, old)
+        assert torch.equal(parameter, master.to(torch.bfloat16))
+    assert masters.matches()
+
+
+def test_a_changed_parameter_is_noticed() -> None:
+    """matches() sees one bit of a parameter that is not its master's cast."""
+    trained = parameters(torch.bfloat16)
+    masters = masters_of(trained)
+    with torch.no_grad():
+        trained[1][2] += 0.5
+    assert not masters.matches()
+    masters.cast()
+    assert masters.matches()
+
+
+def test_zero_gradients_publish_nothing() -> None:
+    """A step on gradients of zero, without decay, changes no byte; nor does a rate of 0."""
+    trained = parameters(torch.bfloat16)
+    masters = MasterWeights([ParameterGroup(trained, 0.1)], **{**OPTIONS, "weight_decay": 0.0})
+    before = [one.detach().clone() for one in trained]
+    for one in trained:
+        one.grad = torch.zeros_like(one)
+    masters.accumulate()
+    assert masters.step() == 0.0
+    backward(trained, 1)
+    masters.accumulate()
+    masters.step(rate_factor=0.0)
+    assert all(torch.equal(one, old) for one, old in zip(trained, before, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_resume_is_exact(dtype: torch.dtype) -> None:
+    """Steps after a round trip through state_dict give the very bits that steps without it give."""
+    trained, resumed = parameters(dtype), parameters(dtype, seed=9)
+    masters, fresh = masters_of(trained), masters_of(resumed)
+    for number in range(6):
+        if number == 3:
+            fresh.load_state_dict(copy.deepcopy(masters.state_dict()))
+            assert all(torch.equal(a, b) for a, b in zip(trained, resumed, strict=True))
+        for weights, optimiser in ((trained, masters), (resumed, fresh)):
+            if optimiser is masters or number >= 3:
+                backward(weights, number)
+                optimiser.accumulate()
+                optimiser.step(0.5)
+    assert all(torch.equal(a, b) for a, b in zip(trained, resumed, strict=True))
+
+
+def test_a_state_of_other_weights_is_refused_whole() -> None:
+    """Another number of weights or another shape is a clear error, and nothing is overwritten."""
+    trained = parameters()
+    masters = masters_of(trained)
+    before = [one.detach().clone() for one in trained]
+    for others in (
+        parameters()[:1],
+        [torch.nn.Parameter(torch.ones(5, 4)), torch.nn.Parameter(torch.ones(2))],
+    ):
+        state = MasterWeights([ParameterGroup(others, 0.1)], **OPTIONS).state_dict()
+        with pytest.raises(Mismatch, match="other weights than are trained now"):
+            masters.load_state_dict(state)
+    assert all(torch.equal(one, old) for one, old in zip(trained, before, strict=True))
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_gradients_that_are_not_finite_stop_before_the_weights(poison: float) -> None:
+    """A NaN or an infinity in a gradient is an error and changes no weight."""
+    trained = parameters(torch.bfloat16)
+    masters = masters_of(trained)
+    before = [one.detach().clone() for one in trained]
+    backward(trained, 1)
+    assert trained[0].grad is not None
+    trained[0].grad[0, 0] = poison
+    masters.accumulate()
+    with pytest.raises(Corrupted, match="gradient is not finite"):
+        masters.step()
+    assert masters.matches()
+    assert all(torch.equal(one, old) for one, old in zip(trained, before, strict=True))

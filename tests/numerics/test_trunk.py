@@ -1,0 +1,66 @@
+"""Splitting a model between frozen and trained layers changes no number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from services.common.errors import InvalidInput
+from services.models.trunk import freeze
+from tests.fakes.tiny_models import make_tiny_causal
+from tests.fakes.tiny_runs import loaded_from
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Any:
+    return loaded_from(make_tiny_causal(tmp_path / "tiny", layers=3)).model
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2])
+def test_upper_after_lower_is_the_whole_model(model: Any, layers: int) -> None:
+    """upper(lower(ids)) equals the backbone's last hidden states, exactly: the same operations in the same order."""
+    ids = torch.randint(263, (3, 11), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        whole = model.model(input_ids=ids, use_cache=False).last_hidden_state
+        split = freeze(model, layers)
+        assert torch.equal(split.upper(split.lower(ids)), whole)
+        # The model itself still is whole.
+        assert torch.equal(model.model(input_ids=ids, use_cache=False).last_hidden_state, whole)
+    assert len(model.model.layers) == 3
+    assert model.config.num_hidden_layers == 3
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+def test_frozen_parameters_get_no_gradient_and_the_others_do(model: Any, layers: int) -> None:
+    """Embeddings, the tied head and the lowest layers stay; every parameter above learns."""
+    split = freeze(model, layers)
+    ids = torch.randint(263, (2, 7), generator=torch.Generator().manual_seed(1))
+    split.upper(split.lower(ids)).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        number = int(name.split(".")[2]) if ".layers." in name else None
+        frozen = "embed_tokens" in name or "lm_head" in name or (number is not None and number < layers)
+        assert parameter.requires_grad is not frozen, name
+        assert (parameter.grad is None) is frozen, name
+
+
+def test_halves_share_the_models_weights(model: Any) -> None:
+    """An update of the model is an update of the upper half: nothing is copied."""
+    split = freeze(model, 1)
+    ids = torch.ones((1, 4), dtype=torch.long)
+    with torch.no_grad():
+        before = split.upper(split.lower(ids))
+        model.model.norm.weight.mul_(2)
+        torch.testing.assert_close(split.upper(split.lower(ids)), 2 * before)
+
+
+def test_too_many_layers_and_another_form_are_refused(model: Any) -> None:
+    """As many frozen layers as there are leaves nothing to train; GPT-2's form is not guessed at."""
+    with pytest.raises(InvalidInput, match="frozen_layers = 3, but the model has 3 layers"):
+        freeze(model, 3)
+    other = GPT2LMHeadModel(GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=1))
+    with pytest.raises(InvalidInput, match="Llama family's form, not GPT2LMHeadModel"):
+        freeze(other, 0)
