@@ -5,11 +5,14 @@ Gradients of micro-batches are summed in float32: in bfloat16 a small one added 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from services.common.errors import Corrupted, Mismatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +67,14 @@ class MasterWeights:
     def step(self, rate_factor: float = 1.0) -> float:
         """Clip, update the masters, cast them into the parameters, clear gradients; the gradient norm before.
 
-        rate_factor multiplies every group's learning rate (the schedule).
+        rate_factor multiplies every group's learning rate (the schedule). Raises Corrupted, and changes nothing,
+        when a gradient is not finite: one NaN in the norm would reach every weight.
         """
         masters = [master for _, master in self._pairs if master.grad is not None]
         norm = float(torch.nn.utils.clip_grad_norm_(masters, self._max_grad_norm))
+        if not math.isfinite(norm):
+            self.optimiser.zero_grad(set_to_none=True)
+            raise Corrupted(f"the gradient is not finite (norm {norm}): nothing was updated")
         for group, rate in zip(self.optimiser.param_groups, self._rates, strict=True):
             group["lr"] = rate * rate_factor
         self.optimiser.step()
@@ -98,7 +105,13 @@ class MasterWeights:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up again exactly where `state_dict` was written."""
+        """Take up again exactly where `state_dict` was written.
+
+        Raises Mismatch, and changes nothing, for the state of other weights (other frozen layers, another model).
+        """
+        shapes = [tuple(saved.shape) for saved in state["masters"]]
+        if shapes != [tuple(master.shape) for _, master in self._pairs]:
+            raise Mismatch("the optimiser's state is of other weights than are trained now")
         with torch.no_grad():
             for (_, master), saved in zip(self._pairs, state["masters"], strict=True):
                 master.copy_(saved)

@@ -39,7 +39,7 @@ def freeze(model: Any, layers: int) -> Split:
     off: the embeddings are not trained either (a tied head of 28M of 135M parameters would be).
     Raises InvalidInput when the model has another form or fewer layers.
     """
-    backbone = model.model
+    backbone = model.base_model
     if not hasattr(backbone, "layers") or not hasattr(backbone, "norm"):
         raise InvalidInput(
             f"frozen_layers needs a model of the Llama family's form, not {type(model).__name__}"
