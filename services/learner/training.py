@@ -80,14 +80,15 @@ class Trainer:
         trunk = self._trunk(samples)
         single = algorithm.epochs * algorithm.minibatches == 1
         every = list(range(len(samples)))
-        proximal = self._forward(samples, trunk, every, gradient=single)
+        proximal = self._forward(samples, trunk, every, gradient=single, entropy=True)
         rollouts, scores = self._rollouts(samples, proximal)
         targets = ppo.targets(rollouts, algorithm, self.kl.coefficient)
         totals: dict[str, float] = {}
         updates = 0
         factor = schedule(self.spec.optimiser, self.step_number, self.spec.steps)
         for rows in self._minibatches(len(samples)):
-            tokens = float(rollouts.mask[rows].sum())
+            # Where no token counts the losses are 0, and so is the step.
+            tokens = max(1.0, float(rollouts.mask[rows].sum()))
             for micro in self._micro_batches(samples, rows):
                 current = proximal if single else self._forward(samples, trunk, micro, gradient=True)
                 chosen = every if single else micro
@@ -142,22 +143,28 @@ class Trainer:
         return states
 
     def _forward(
-        self, samples: Sequence[Sample], trunk: list[torch.Tensor], rows: list[int], *, gradient: bool
+        self,
+        samples: Sequence[Sample],
+        trunk: list[torch.Tensor],
+        rows: list[int],
+        *,
+        gradient: bool,
+        entropy: bool = False,
     ) -> _Pass:
-        """Log-probs, values and (without gradient) entropy of the named rows, in their order."""
+        """Log-probs, values and, where asked for, entropy (else 0) of the named rows, in their order."""
         result = _Pass(
             [torch.empty(0)] * len(rows), [torch.empty(0)] * len(rows), [torch.empty(0)] * len(rows)
         )
         with torch.set_grad_enabled(gradient):
             for micro in self._micro_batches([samples[row] for row in rows], list(range(len(rows)))):
                 chosen = [rows[at] for at in micro]
-                pieces = self._forward_micro(samples, trunk, chosen, gradient)
-                for at, logprobs, values, entropy in zip(micro, *pieces, strict=True):
-                    result.logprobs[at], result.values[at], result.entropy[at] = logprobs, values, entropy
+                pieces = self._forward_micro(samples, trunk, chosen, entropy)
+                for at, logprobs, values, spread in zip(micro, *pieces, strict=True):
+                    result.logprobs[at], result.values[at], result.entropy[at] = logprobs, values, spread
         return result
 
     def _forward_micro(
-        self, samples: Sequence[Sample], trunk: list[torch.Tensor], rows: list[int], gradient: bool
+        self, samples: Sequence[Sample], trunk: list[torch.Tensor], rows: list[int], entropy: bool
     ) -> tuple[Sequence[torch.Tensor], ...]:
         hidden = self._split.upper(pad_sequence([trunk[row] for row in rows], batch_first=True))
         width = hidden.shape[1]
@@ -171,13 +178,13 @@ class Trainer:
         states = hidden.reshape(-1, hidden.shape[-1])[torch.cat(positions).to(hidden.device)]
         head, goal = self.model.get_output_embeddings().weight, torch.cat(wanted).to(hidden.device)
         temperature = self.spec.sampling.temperature
-        if gradient:
-            logprobs = token_logprobs(states, head, goal, temperature)
-            entropy = torch.zeros_like(logprobs)
+        if entropy:
+            logprobs, spread = token_logprobs_and_entropy(states, head, goal, temperature)
         else:
-            logprobs, entropy = token_logprobs_and_entropy(states, head, goal, temperature)
+            logprobs = token_logprobs(states, head, goal, temperature)
+            spread = torch.zeros_like(logprobs)
         values = self.value_head(states.float())[:, 0]
-        return tuple(piece.split(lengths) for piece in (logprobs, values, entropy))
+        return tuple(piece.split(lengths) for piece in (logprobs, values, spread))
 
     def _rollouts(self, samples: Sequence[Sample], proximal: _Pass) -> tuple[ppo.Rollouts, torch.Tensor]:
         """The batch as [rows, time] matrices on the CPU, and the scores as they came."""

@@ -70,20 +70,17 @@ def token_logprobs(
     states: [tokens, width]; head: [vocabulary, width]; targets: [tokens] int64. The backward pass makes the
     logits of a chunk again instead of keeping them.
     """
-    return _TokenLogprobs.apply(states, head, targets, temperature)[0]  # type: ignore[no-untyped-call]
+    return _TokenLogprobs.apply(states, head, targets, temperature, False)[0]  # type: ignore[no-untyped-call]
 
 
 def token_logprobs_and_entropy(
     states: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probs as above and the entropy of each distribution in nats, both [tokens] float32, no gradient."""
-    with torch.no_grad():
-        pieces = [
-            _chunk(states[rows], head, targets[rows], temperature, entropy=True)
-            for rows in _chunks(len(targets))
-        ]
-    logprobs = torch.cat([piece[0] for piece in pieces])
-    return logprobs, torch.cat([piece[1] for piece in pieces])
+    """Log-probs as above and the entropy of each distribution in nats, both [tokens] float32.
+
+    Only the log-probs are differentiable.
+    """
+    return _TokenLogprobs.apply(states, head, targets, temperature, True)  # type: ignore[no-untyped-call]
 
 
 def _chunks(rows: int) -> list[slice]:
@@ -107,14 +104,16 @@ class _TokenLogprobs(torch.autograd.Function):
     """d logprob / d logits = (onehot - softmax) / temperature; logits are made anew in the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, states: Any, head: Any, targets: Any, temperature: float) -> Any:
+    def forward(ctx: Any, states: Any, head: Any, targets: Any, temperature: float, entropy: bool) -> Any:
         ctx.save_for_backward(states, head, targets)
         ctx.temperature = temperature
         pieces = [
-            _chunk(states[rows], head, targets[rows], temperature, entropy=False)[0]
+            _chunk(states[rows], head, targets[rows], temperature, entropy=entropy)
             for rows in _chunks(len(targets))
         ]
-        return (torch.cat(pieces),)
+        logprobs, spread = (torch.cat(column) for column in zip(*pieces, strict=True))
+        ctx.mark_non_differentiable(spread)
+        return logprobs, spread
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -132,7 +131,7 @@ class _TokenLogprobs(torch.autograd.Function):
             grad_states[rows] = low @ head
             if grad_head is not None:
                 grad_head += (low.T @ states[rows]).float()
-        return grad_states, None if grad_head is None else grad_head.to(head.dtype), None, None
+        return grad_states, None if grad_head is None else grad_head.to(head.dtype), None, None, None
 
 
 def completion_logprobs(
