@@ -35,7 +35,7 @@ def backward(trained: list[torch.nn.Parameter], number: int, share: float = 1.0)
         for one in trained
     )
     assert isinstance(loss, torch.Tensor)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
 
 
 def test_equals_torchs_adamw_on_float32() -> None:
