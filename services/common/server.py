@@ -215,7 +215,7 @@ def server_options(spec: ServerSpec) -> list[tuple[str, int]]:
         ("grpc.max_connection_age_ms", round(spec.max_connection_age_seconds * 1000)),
         # A call that began on an old connection keeps its whole deadline.
         ("grpc.max_connection_age_grace_ms", round(spec.default_deadline_seconds * 1000)),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.so_reuseport", 0),
     ]
