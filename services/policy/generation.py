@@ -55,6 +55,19 @@ class Policy:
             offered = self._offered
             return offered.manifest.by_name() if offered else dict(self._entries)
 
+    def check_manifest(self, manifest: Manifest) -> None:
+        """Raises Mismatch for weights that this model cannot take over whole, before a byte of them is fetched."""
+        named, own = manifest.by_name(), self.entries()
+        if odd := sorted(named.keys() ^ own.keys()):
+            side = "the learner lacks" if odd[0] in own else "this model does not have"
+            raise Mismatch(f"the weights are of another model: {side} {odd[0]}")
+        for name, entry in named.items():
+            if (entry.dtype, entry.shape) != (own[name].dtype, own[name].shape):
+                raise Mismatch(
+                    f"{name}: weights bring {entry.dtype} {list(entry.shape)}, the model has "
+                    f"{own[name].dtype} {list(own[name].shape)}"
+                )
+
     def offer(self, update: Update) -> None:
         """Hand over verified weights from any thread; they are swapped in before the next batch."""
         with self._arrived:
@@ -68,10 +81,16 @@ class Policy:
         """Swap in what was offered, if anything: all tensors of a version or none."""
         with self._arrived:
             update, self._offered = self._offered, None
-        if update is None:
-            return
-        self.engine.load_weights(update.tensors)
-        self._entries = update.manifest.by_name()
+            if update is None:
+                return
+            # Named before they are loaded: what is offered meanwhile builds on them.
+            before, self._entries = self._entries, update.manifest.by_name()
+        try:
+            self.engine.load_weights(update.tensors)
+        except BaseException:
+            with self._arrived:
+                self._entries = before
+            raise
         self.version = update.manifest.version
 
     def await_version(self, wanted: Version, *, stopping: threading.Event, wait_seconds: float) -> bool:
@@ -93,12 +112,14 @@ class Policy:
         return True
 
     def require(self, wanted: Version) -> None:
-        """Raises Mismatch unless exactly these weights are loaded."""
+        """Raises Mismatch unless exactly these weights are loaded: by digest, or without one by epoch and step."""
         self.apply_offered()
-        if wanted.digest and wanted.digest != self.version.digest:
+        own = self.version
+        same = wanted.digest == own.digest if wanted.digest else wanted.at_least(own) and own.at_least(wanted)
+        if not same:
             raise Mismatch(
-                f"weights {wanted.digest[:12]} are asked for, those loaded are {self.version.digest[:12]} "
-                f"(epoch {self.version.epoch}, step {self.version.step})"
+                f"weights {wanted.digest[:12]} (epoch {wanted.epoch}, step {wanted.step}) are asked for, those "
+                f"loaded are {own.digest[:12]} (epoch {own.epoch}, step {own.step})"
             )
 
     def generate(
@@ -121,12 +142,12 @@ class Policy:
             )
 
 
-def check_limits(requests: Sequence[Request], *, most: int) -> None:
+def check_limits(prompts: int, completions_each: int, *, most: int) -> None:
     """Raises InvalidInput when there is nothing to do or too much for one call."""
-    if not requests:
+    if not prompts:
         raise InvalidInput("there is no prompt", {"prompts": "at least one"})
-    if len(requests) > most:
+    if prompts * completions_each > most:
         raise InvalidInput(
-            f"{len(requests)} completions are asked for, at most {most} in one call",
+            f"{prompts * completions_each} completions are asked for, at most {most} in one call",
             {"prompts": f"at most {most}"},
         )

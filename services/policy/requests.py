@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -68,6 +68,12 @@ def prompt_ids(prompt: rollout.Prompt, policy: Policy, field: str) -> Ids:
                 f"{field}: the prompt is empty", {field: "expected token ids, messages or text"}
             )
         ids = policy.encode(messages=messages, text=prompt.text)
+    check_prompt(ids, policy, field)
+    return ids
+
+
+def check_prompt(ids: Ids, policy: Policy, field: str) -> None:
+    """Raises InvalidInput for ids that the model cannot be given, or that leave no room for an answer."""
     facts, found = policy.facts, Violations()
     found.ids(ids, f"{field}.token_ids", vocabulary_size=facts.vocabulary_size)
     found.check(
@@ -76,14 +82,15 @@ def prompt_ids(prompt: rollout.Prompt, policy: Policy, field: str) -> Ids:
         f"expected fewer than the context's {facts.context_length} tokens, got {len(ids)}",
     )
     found.raise_any()
-    return ids
 
 
 def draft_of(completion: rollout.Completion) -> Draft:
-    """A completion as far as another replica got with it."""
+    """A completion as far as another replica got with it. Raises InvalidInput when its arrays do not fit."""
     if not completion.token_ids.data:
         return Draft()
-    return Draft(
+    if completion.finish_reason not in _FINISH.values():
+        raise InvalidInput(f"completion.finish_reason: {completion.finish_reason} is not known here")
+    draft = Draft(
         token_ids=token_ids(completion.token_ids, "completion.token_ids"),
         raw_logprobs=to_vector(completion.raw_logprobs, "float32", field="completion.raw_logprobs"),
         sampled_logprobs=to_vector(
@@ -91,12 +98,19 @@ def draft_of(completion: rollout.Completion) -> Draft:
         ),
         finish=next(name for name, number in _FINISH.items() if number == completion.finish_reason),
     )
+    if not len(draft.token_ids) == len(draft.raw_logprobs) == len(draft.sampled_logprobs):
+        raise InvalidInput(
+            f"completion: {len(draft.token_ids)} tokens have {len(draft.raw_logprobs)} raw and "
+            f"{len(draft.sampled_logprobs)} sampled log-probs"
+        )
+    return draft
 
 
 def write_draft(completion: rollout.Completion, draft: Draft, text: str, version: Version) -> None:
     """Write a draft into a completion in place; tokens that were not there yet are of `version`."""
     before = completion.token_ids.shape[0] if completion.token_ids.shape else 0
-    if len(draft.token_ids) > before or not completion.versions:
+    # Weights that drew no token made nothing: a draft that is handed back untouched stays without a span.
+    if len(draft.token_ids) > before:
         last = completion.versions[-1].version.digest if completion.versions else None
         if last != version.digest:
             completion.versions.append(rollout.VersionSpan(version=version_message(version), start=before))
@@ -121,6 +135,32 @@ def requests_for(prompts: Sequence[Ids], sampling: Sampling, count: int) -> list
         for at, ids in enumerate(prompts)
         for nth in range(count)
     ]
+
+
+class TextSoFar:
+    """Text of a completion piece by piece: the pieces, joined, are the text of the whole.
+
+    A token by itself is not: it may be half a character, and many tokenizers drop a leading space.
+    """
+
+    def __init__(self, decode: Callable[[Ids], str]) -> None:
+        self._decode = decode
+        self._ids: list[int] = []
+        self._text = ""
+
+    def after(self, token: int) -> str:
+        """What this token adds; nothing while it ends within a character."""
+        self._ids.append(token)
+        text = self._decode(np.array(self._ids, np.int32))
+        return "" if text.endswith("\N{REPLACEMENT CHARACTER}") else self._added(text)
+
+    def rest(self) -> str:
+        """What was held back to the end."""
+        return self._added(self._decode(np.array(self._ids, np.int32)))
+
+    def _added(self, text: str) -> str:
+        new, self._text = text[len(self._text) :], text
+        return new
 
 
 def ids_message(ids: Ids) -> common.Tensor:

@@ -17,6 +17,7 @@ from services.models.wire import model_info, version_message, version_of
 from services.policy.engines.base import Draft, Emit, Request
 from services.policy.generation import Policy, check_limits
 from services.policy.requests import (
+    TextSoFar,
     completion_of,
     ids_message,
     prompt_ids,
@@ -60,9 +61,9 @@ class PolicyServicer(wire_grpc.PolicyServiceServicer):
         policy.check_fingerprint(request.tokenizer_fingerprint)
         sampling = sampling_of(request.sampling, most_new_tokens=self._max_new_tokens)
         count = request.sampling.num_completions or 1
+        check_limits(len(request.prompts), count, most=self._max_completions)
         prompts = [prompt_ids(prompt, policy, f"prompts[{at}]") for at, prompt in enumerate(request.prompts)]
         requests = requests_for(prompts, sampling, count)
-        check_limits(requests, most=self._max_completions)
         required = version_of(request.required_version) if request.HasField("required_version") else None
         drafts, version = await self._generate(requests, required)
         completions = [
@@ -85,9 +86,10 @@ class PolicyServicer(wire_grpc.PolicyServiceServicer):
         policy = self._loaded()
         policy.check_fingerprint(request.tokenizer_fingerprint)
         sampling = sampling_of(request.sampling, most_new_tokens=self._max_new_tokens)
-        ids = prompt_ids(request.prompt, policy, "prompt")
-        requests = requests_for([ids], sampling, request.sampling.num_completions or 1)
-        check_limits(requests, most=self._max_completions)
+        count = request.sampling.num_completions or 1
+        check_limits(1, count, most=self._max_completions)
+        requests = requests_for([prompt_ids(request.prompt, policy, "prompt")], sampling, count)
+        texts = [TextSoFar(policy.engine.decode) for _ in requests]
         loop, arrived = asyncio.get_running_loop(), asyncio.Queue[tuple[int, int, float] | None]()
 
         def emit(index: int, token: int, logprob: float) -> None:
@@ -97,12 +99,12 @@ class PolicyServicer(wire_grpc.PolicyServiceServicer):
         running.add_done_callback(lambda _: arrived.put_nowait(None))
         try:
             while (item := await arrived.get()) is not None:
-                yield _token_message(policy, *item)
+                yield _token_message(*item, texts[item[0]])
             drafts, version = await running
         finally:
             running.cancel()
         for index, draft in enumerate(drafts):
-            yield _last_message(index, draft, version)
+            yield _last_message(index, draft, texts[index].rest(), version)
 
     async def _generate(
         self, requests: list[Request], required: Version | None, emit: Emit | None = None
@@ -127,18 +129,17 @@ class PolicyServicer(wire_grpc.PolicyServiceServicer):
         return self._policy
 
 
-def _token_message(policy: Policy, index: int, token: int, logprob: float) -> wire.GenerateStreamResponse:
-    ids = np.array([token], np.int32)
+def _token_message(index: int, token: int, logprob: float, text: TextSoFar) -> wire.GenerateStreamResponse:
     return wire.GenerateStreamResponse(
         completion_index=index,
-        token_ids=from_numpy(ids),
-        text=policy.engine.decode(ids),
+        token_ids=from_numpy(np.array([token], np.int32)),
+        text=text.after(token),
         raw_logprobs=from_numpy(np.array([logprob], np.float32)),
     )
 
 
-def _last_message(index: int, draft: Draft, version: Version) -> wire.GenerateStreamResponse:
+def _last_message(index: int, draft: Draft, text: str, version: Version) -> wire.GenerateStreamResponse:
     reason = common.FINISH_REASON_STOP if draft.finish == "stop" else common.FINISH_REASON_LENGTH
     return wire.GenerateStreamResponse(
-        completion_index=index, finish_reason=reason, version=version_message(version)
+        completion_index=index, text=text, finish_reason=reason, version=version_message(version)
     )

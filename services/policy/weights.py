@@ -77,6 +77,7 @@ class WeightReader:
     def _check(self, manifest: Manifest, version: Version) -> None:
         if whole_digest(manifest.tensors) != version.digest:
             raise Corrupted(f"the manifest of step {version.step} does not have the digest it claims")
+        self._policy.check_manifest(manifest)
         fingerprint = manifest.tokenizer_fingerprint
         if fingerprint and fingerprint != self._policy.facts.tokenizer_fingerprint:
             raise Mismatch(

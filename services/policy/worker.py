@@ -15,7 +15,7 @@ from services.common.worker import Outcome, error_info
 from services.models.wire import version_of
 from services.policy.engines.base import Request
 from services.policy.generation import Policy
-from services.policy.requests import draft_of, sampling_of, write_draft
+from services.policy.requests import check_prompt, draft_of, sampling_of, write_draft
 from trimtab.rollout.v1 import rollout_pb2 as rollout
 
 
@@ -63,6 +63,7 @@ class PolicyProcessor:
     def _job(self, index: int, group: rollout.RolloutGroup) -> _Job:
         sampling = sampling_of(group.sampling, most_new_tokens=self._max_new_tokens)
         ids = token_ids(group.prompt.token_ids, "prompt.token_ids")
+        check_prompt(ids, self._policy, "prompt")
         count = group.sampling.num_completions or 1
         while len(group.completions) < count:
             group.completions.add()
