@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from services.common.errors import InvalidInput
+from services.common.errors import InvalidInput, UserError
 from services.common.jsonl import json_rows
 from services.common.spec.run import DataSpec
 from services.models.loading import encode_prompt
@@ -57,15 +57,17 @@ def _prompt(place: str, row: dict[str, Any], tokenizer: Any) -> Prompt:
     if isinstance(value, str) and value.strip():
         messages: tuple[tuple[str, str], ...] = ()
         text = value
-        ids = encode_prompt(tokenizer, text=value)
     elif isinstance(value, list) and value and all(map(_is_message, value)):
         messages = tuple((message["role"], message["content"]) for message in value)
         text = messages[-1][1]
-        ids = encode_prompt(tokenizer, messages=value)
     else:
         raise InvalidInput(
             f"{place}: prompt: expected text, or a list of {{role, content}}, that is not empty"
         )
+    try:
+        ids = encode_prompt(tokenizer, messages=value) if messages else encode_prompt(tokenizer, text=text)
+    except UserError as error:
+        raise InvalidInput(f"{place}: {error}") from error
     columns = {
         key: item if isinstance(item, str) else json.dumps(item)
         for key, item in row.items()

@@ -86,6 +86,8 @@ def _sample(prompt: np.ndarray, one: rollout.Completion, spec: RunSpec, field: s
     mask = np.ones(len(ids), np.float32)
     if one.HasField("loss_mask"):
         mask = to_vector(one.loss_mask, "uint8", field=f"{field}.loss_mask").astype(np.float32)
+    if len(mask) != len(ids):
+        raise Corrupted(f"{field}: {len(ids)} tokens have a loss mask of {len(mask)}")
     return Sample(
         prompt_ids=prompt,
         completion_ids=ids,
