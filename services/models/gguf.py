@@ -29,7 +29,8 @@ def package_file(package: str, pattern: str) -> Path:
     Raises NotFound with the pip command that would bring it.
     """
     module = package.replace("-", "_")
-    found = importlib.util.find_spec(module)
+    # A name with dots would import what stands before them.
+    found = importlib.util.find_spec(module) if module.isidentifier() else None
     folders = list(found.submodule_search_locations or []) if found else []
     files = sorted(path for folder in folders for path in Path(folder).rglob(pattern))
     if not files:
