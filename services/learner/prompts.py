@@ -65,7 +65,8 @@ def _prompt(place: str, row: dict[str, Any], tokenizer: Any) -> Prompt:
             f"{place}: prompt: expected text, or a list of {{role, content}}, that is not empty"
         )
     try:
-        ids = encode_prompt(tokenizer, messages=value) if messages else encode_prompt(tokenizer, text=text)
+        chat = [{"role": role, "content": content} for role, content in messages]
+        ids = encode_prompt(tokenizer, messages=chat, text=text)
     except UserError as error:
         raise InvalidInput(f"{place}: {error}") from error
     columns = {
