@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import functools
 import os
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
+from safetensors import SafetensorError
 
 from services.common.errors import InvalidInput, Mismatch, NotFound
 from services.common.spec.service import ModelSpec
@@ -101,16 +106,21 @@ def load_causal(spec: ModelSpec) -> LoadedModel:
     set_threads(spec.threads)
     folder = resolve(spec.path)
     tokenizer = load_tokenizer(folder, spec.revision)
-    model = _loading(
+    model, found = _loading(
         folder,
         AutoModelForCausalLM.from_pretrained,
         revision=spec.revision,
         dtype=torch_dtype(spec.dtype),
         use_safetensors=True,
+        output_loading_info=True,
     )
+    if missing := sorted(found["missing_keys"]):
+        # transformers would go on with random numbers in their place.
+        raise InvalidInput(f"model {folder} is no whole causal model: {missing[0]} is missing")
     model.to(torch_device(spec.device)).eval()
     switch_off_dropout(model)
     check_vocabulary(tokenizer, model)
+    check_head(model)
     return LoadedModel(
         model=model, tokenizer=tokenizer, facts=facts_of(spec.path, model, tokenizer), folder=folder
     )
@@ -159,6 +169,25 @@ def check_vocabulary(tokenizer: Any, model: Any) -> None:
         raise Mismatch(f"the tokenizer has {len(tokenizer)} tokens, the model embeds only {rows}")
 
 
+def check_head(model: Any) -> None:
+    """Raises InvalidInput unless the logits are the output embedding times the backbone's last states.
+
+    Everything here takes them for that. Some models add a bias, a scale or a soft cap, and would be scored wrongly.
+    """
+    ids = torch.arange(3, device=model.device)[None]
+    head = model.get_output_embeddings().weight
+    with torch.inference_mode():
+        logits = model(input_ids=ids, use_cache=False).logits.float()
+        plain = (model.base_model(input_ids=ids, use_cache=False).last_hidden_state @ head.T).float()
+    if logits.shape != plain.shape or not torch.allclose(
+        logits, plain, rtol=1e-2, atol=1e-2 * float(plain.std())
+    ):
+        raise InvalidInput(
+            f"{type(model).__name__}: its logits are not the output embedding times the last states "
+            "(a bias, a scale or a soft cap), which is not supported"
+        )
+
+
 def encode_prompt(
     tokenizer: Any, *, messages: Sequence[dict[str, str]] | None = None, text: str | None = None
 ) -> list[int]:
@@ -166,7 +195,10 @@ def encode_prompt(
     if messages:
         if not getattr(tokenizer, "chat_template", None):
             raise Mismatch("the prompt is a list of messages, but the model's tokenizer has no chat template")
-        text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        try:
+            text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise InvalidInput(f"the chat template refuses these messages: {error}") from error
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
     if not text:
         raise InvalidInput("the prompt is empty", {"prompt": "token ids, messages or text"})
@@ -180,11 +212,26 @@ def _loading(folder: str, loader: Any, **options: Any) -> Any:
     logging.disable_progress_bar()
     if options.get("revision") is None:
         options.pop("revision", None)
+    if not Path(folder).is_dir() and not _hub_can_be_reached():
+        options["local_files_only"] = True
     try:
         return loader(folder, **options)
     except OSError as error:
         first = (str(error).strip().splitlines() or ["not found"])[0][:200]
         raise NotFound(f"model {folder} could not be loaded: {first}") from error
-    except (ValueError, KeyError, RuntimeError) as error:
+    except (ValueError, KeyError, RuntimeError, SafetensorError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise InvalidInput(f"model {folder} could not be read: {first}") from error
+
+
+def _hub_can_be_reached() -> bool:
+    """Whether the hub's name resolves. Where it does not, its client would try again for a minute, in vain."""
+    from huggingface_hub import constants
+
+    if urllib.request.getproxies():
+        return True
+    try:
+        socket.getaddrinfo(urllib.parse.urlsplit(constants.ENDPOINT).hostname, None)
+    except OSError:
+        return False
+    return True

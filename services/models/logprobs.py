@@ -148,7 +148,7 @@ def completion_logprobs(
     with torch.inference_mode():
         for batch in micro_batches(lengths, token_budget):
             packed = pack([sequences[index] for index in batch], head.device)
-            states = completion_states(model.model, packed)
+            states = completion_states(model.base_model, packed)
             values = token_logprobs(states, head, packed.targets, temperature).cpu()
             for index, piece in zip(batch, torch.split(values, packed.lengths), strict=True):
                 results[index] = piece.numpy()

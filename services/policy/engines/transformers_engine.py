@@ -155,7 +155,7 @@ class TransformersEngine:
 
     def _step(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> Any:
         """Logits after the last token of each row, [rows, vocabulary] float32."""
-        hidden = self._model.model(
+        hidden = self._model.base_model(
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
