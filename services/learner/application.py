@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import structlog
 
-from services.common.errors import ConfigError, TrimtabError
+from services.common.errors import ConfigError
 from services.common.stages.redis_stages import RedisStages
 from services.common.telemetry import replica_name
 from services.learner.config import LearnerConfig
@@ -78,7 +78,6 @@ class LearnerApplication:
             announce=self._weight_servicer.announce,
         )
         self._servicer.attach(run)
-        self._run = run
         self._training = asyncio.create_task(run.train(), name="training")
         self._started.set()
 
@@ -106,10 +105,6 @@ class LearnerApplication:
         """Ends when the run does: 0 when it was carried through; raises what ended it otherwise."""
         await self._started.wait()
         assert self._training is not None  # noqa: S101 - start() made it before it set the event
-        try:
-            await self._training
-        except TrimtabError as error:
-            self._run.state.phase, self._run.state.error = "failed", str(error)
-            raise
+        await self._training
         await asyncio.sleep(self._config.linger_seconds)
         return 0

@@ -2,7 +2,8 @@
 
     checkpoints/step-000123/{model/, trainer/state.pt, state.json}
 
-A folder without the rename's final name was never finished and is removed at the next write.
+A folder without the rename's final name was never finished and is removed at the next write. Owns what a full
+disk means, however the library that met it says so.
 """
 
 from __future__ import annotations
@@ -10,16 +11,22 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from services.common.errors import Corrupted, StorageFull
+from services.common.errors import Corrupted, ServiceError, StorageFull
 from services.models.loading import LoadedModel
 
 _PREFIX = "step-"
+_ASIDE = ".writing-"
+# torch and safetensors have no errno: their words for a disk that took less than it was given.
+_FULL = ("no space left", "disk quota exceeded", "file write failed", "unexpected pos")
 
 
 class Checkpoints:
@@ -36,25 +43,17 @@ class Checkpoints:
     def write(self, step: int, loaded: LoadedModel, trainer: dict[str, Any], state: dict[str, Any]) -> Path:
         """Write a checkpoint, whole or not at all, then drop the oldest. Raises StorageFull."""
         target = self._folder / f"{_PREFIX}{step:06d}"
-        aside = self._folder / f".writing-{step:06d}"
-        try:
-            shutil.rmtree(aside, ignore_errors=True)
-            (aside / "trainer").mkdir(parents=True)
+
+        def fill(aside: Path) -> None:
+            (aside / "trainer").mkdir()
             write_model(loaded, aside / "model")
             torch.save(trainer, aside / "trainer" / "state.pt")
             (aside / "state.json").write_text(json.dumps(state))
-            _sync(aside)
-            shutil.rmtree(target, ignore_errors=True)
-            aside.rename(target)
-            _sync_folder(self._folder)
-        except (OSError, RuntimeError) as error:
-            # torch reports a full disk as a RuntimeError of its own.
-            shutil.rmtree(aside, ignore_errors=True)
-            if _is_full(error):
-                raise StorageFull(
-                    f"no room on disk for checkpoint {target.name} in {self._folder}; the last one is intact"
-                ) from error
-            raise
+
+        for left in self._folder.glob(f"{_ASIDE}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        with storage_errors(f"checkpoint {target.name} in {self._folder} (the last one is intact)"):
+            write_folder(target, fill)
         for old in sorted(self._all())[: -self._keep]:
             shutil.rmtree(old, ignore_errors=True)
         return target
@@ -64,7 +63,7 @@ class Checkpoints:
         try:
             state = json.loads((checkpoint / "state.json").read_text())
             trainer = torch.load(checkpoint / "trainer" / "state.pt", weights_only=True, map_location="cpu")
-        except (OSError, ValueError, RuntimeError, EOFError) as error:
+        except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise Corrupted(f"checkpoint {checkpoint} cannot be read: {str(error)[:200]}") from error
         return trainer, state
 
@@ -79,6 +78,37 @@ def write_model(loaded: LoadedModel, folder: Path) -> None:
     loaded.tokenizer.save_pretrained(folder)
 
 
+def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a folder beside `target`, sync it, put it in its place: what stands there is always whole."""
+    aside, before = (target.with_name(f"{_ASIDE}{name}{target.name}") for name in ("", "over-"))
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        fill(aside)
+        _sync(aside)
+        if target.exists():
+            target.rename(before)
+        aside.rename(target)
+        _sync_folder(target.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        if target.exists():
+            shutil.rmtree(before, ignore_errors=True)
+
+
+@contextmanager
+def storage_errors(what: str) -> Iterator[None]:
+    """Around writing `what`: StorageFull for a full disk, ServiceError for another refusal, in one line."""
+    try:
+        yield
+    except Exception as error:
+        if _is_full(error):
+            raise StorageFull(f"no room on disk for {what}") from error
+        if isinstance(error, OSError):
+            raise ServiceError(f"{what} cannot be written: {error.strerror or error}") from error
+        raise
+
+
 def _sync(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
@@ -86,6 +116,7 @@ def _sync(folder: Path) -> None:
                 os.fsync(stream.fileno())
         else:
             _sync_folder(path)
+    _sync_folder(folder)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -97,7 +128,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _is_full(error: BaseException) -> bool:
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return True
     text = str(error).lower()
-    number = getattr(error, "errno", None)
-    written_short = "file write failed" in text or "unexpected pos" in text or "no space left" in text
-    return number in (errno.ENOSPC, errno.EDQUOT) or written_short
+    return any(words in text for words in _FULL)

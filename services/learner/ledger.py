@@ -25,6 +25,8 @@ class Admitted:
     prompt_index: int
     tries: int
     replaces: str = ""
+    step: int = 0
+    """Steps done when it was admitted; 0 where that is not known any more."""
 
 
 @dataclass(slots=True)
@@ -43,9 +45,11 @@ class Ledger:
         """All groups ever admitted."""
         return self.trained + self.stale + self.failed + len(self.in_flight)
 
-    def admit(self, prompt_index: int, group_id: str, *, tries: int = 0, replaces: str = "") -> Admitted:
+    def admit(
+        self, prompt_index: int, group_id: str, *, tries: int = 0, replaces: str = "", step: int = 0
+    ) -> Admitted:
         """Note a new group with the next admission number."""
-        admitted = Admitted(group_id, self.next_number, prompt_index, tries, replaces)
+        admitted = Admitted(group_id, self.next_number, prompt_index, tries, replaces, step)
         self.next_number += 1
         self.in_flight[group_id] = admitted
         return admitted
@@ -90,7 +94,7 @@ class Ledger:
             "failed": self.failed,
             "next_number": self.next_number,
             "in_flight": [
-                [one.group_id, one.number, one.prompt_index, one.tries, one.replaces]
+                [one.group_id, one.number, one.prompt_index, one.tries, one.replaces, one.step]
                 for one in self.in_flight.values()
             ],
             "ended": list(self.ended.items()),
@@ -100,7 +104,8 @@ class Ledger:
     def of(cls, state: dict[str, Any]) -> Ledger:
         """From a checkpoint's state."""
         ledger = cls(state["trained"], state["stale"], state["failed"], state["next_number"])
-        for group_id, number, prompt_index, tries, replaces in state["in_flight"]:
-            ledger.in_flight[group_id] = Admitted(group_id, number, prompt_index, tries, replaces)
+        for row in state["in_flight"]:
+            admitted = Admitted(*row)
+            ledger.in_flight[admitted.group_id] = admitted
         ledger.ended.update((group_id, how) for group_id, how in state["ended"])
         return ledger

@@ -51,7 +51,7 @@ class LearnerServicer(wire_grpc.LearnerServiceServicer):
             wire.RolloutCounts(**run.ledger.counts(), awaiting_checkpoint=run.awaiting_checkpoint)
         )
         answer.metrics.update(state.metrics)
-        answer.warnings.extend(state.warnings)
+        answer.warnings.extend(run.warnings)
         answer.last_checkpoint = state.last_checkpoint
         if state.version is not None:
             answer.version.CopyFrom(version_message(state.version))

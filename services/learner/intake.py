@@ -1,0 +1,331 @@
+"""The groups in flight: admitted, received, sorted, put together into batches, acknowledged.
+
+    admit ─▶ (stages) ─▶ take ─▶ receive ─┬─▶ arrived ─▶ batch ─▶ trained ─▶ acknowledged
+      ▲                                   ├─ stale, failed, undigestible ─┐
+      └──────── re-admitted ◀─────────────┴─ lost: gone from every stage ─┘
+
+Owns the ledger and which versions may still be used; knows no model, no optimiser and no file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import structlog
+from google.protobuf.message import DecodeError
+
+from services.common.errors import InvalidInput, Mismatch, ServiceError, TrimtabError, Unavailable
+from services.common.spec.run import RunSpec
+from services.common.stages.base import LEARNER_STAGE, Entry, LearnerQueue, NewEntry
+from services.learner.admission import Versions, prompt_index, room
+from services.learner.ledger import Admitted, Ledger
+from services.learner.prompts import Prompt
+from services.learner.rollouts import admitted_of, digests_of, new_group, samples_of
+from services.learner.training import Sample
+from services.models.manifest import Version
+from trimtab.rollout.v1.rollout_pb2 import RolloutGroup
+
+_TAKE_SECONDS = 0.5
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Arrived:
+    """A group that can be trained on."""
+
+    entry: Entry
+    group: RolloutGroup
+    samples: list[Sample]
+
+
+class Intake:
+    """One learner's rollouts, between its prompts and its batches. Everything runs on one event loop."""
+
+    def __init__(
+        self, spec: RunSpec, *, run_uid: str, prompts: list[Prompt], queue: LearnerQueue, watch_seconds: float
+    ) -> None:
+        self.ledger = Ledger()
+        self.warnings: list[str] = []
+        self.unacknowledged: list[Entry] = []
+        self._spec, self._run_uid, self._prompts = spec, run_uid, prompts
+        self._queue, self._watch_seconds = queue, watch_seconds
+        self._versions = Versions({})
+        self._version: Version | None = None
+        self._step, self._position, self._failed_in_a_row = 0, 0, 0
+        # Taken from the queue and not looked at yet: an error on the way must not lose the rest of a take.
+        self._taken: deque[Entry] = deque()
+        self._arrived: dict[str, Arrived] = {}
+        self._looked_at = time.monotonic()
+
+    # ------------------------------------------------------------ what the run tells it
+
+    def published(self, version: Version, step: int) -> None:
+        """From now on groups are admitted under this version and judged at this step."""
+        self._version, self._step = version, step
+        self._versions.publish(Version(version.epoch, step, version.digest))
+
+    def trained(self, batch: list[Arrived]) -> None:
+        """These have been learnt from; they are acknowledged once a checkpoint covers them."""
+        self.warnings = []
+        for one in batch:
+            self.ledger.end(one.entry.group_id, "trained")
+            self.unacknowledged.append(one.entry)
+
+    def staleness(self, group: RolloutGroup) -> int | None:
+        """Steps that the oldest weights of the group are behind; None where they are not known here."""
+        return self._versions.staleness(digests_of(group), self._step)
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint, as JSON."""
+        return {
+            "position": self._position,
+            "ledger": self.ledger.state(),
+            "versions": list(self._versions.step_of.items()),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint's state. Raises Mismatch where the prompt file has become too short."""
+        self.ledger = Ledger.of(state["ledger"])
+        self._versions = Versions(dict(state["versions"]))
+        self._position = int(state["position"])
+        self._check_prompts()
+
+    async def settle(self, *, resumed: bool) -> None:
+        """After a start: what the queue holds and the ledger does not know was admitted after the checkpoint."""
+        scan = await self._queue.scan()
+        unknown = scan.group_ids - set(self.ledger.in_flight) - set(self.ledger.ended)
+        if unknown:
+            _log.info("groups admitted after the checkpoint are taken over", groups=len(unknown))
+        for group_id in sorted(unknown):
+            self.ledger.adopt(_admitted_from_id(group_id))
+        self._check_prompts()
+        # Each of them stood for one prompt of the data order.
+        self._position += len(unknown)
+        if resumed:
+            await self._readmit_lost(scan.group_ids)
+
+    async def acknowledge(self) -> None:
+        """A checkpoint covers everything that has been used so far. Raises Unavailable; then the next one does."""
+        covered = len(self.unacknowledged)
+        await self._queue.acknowledge(self.unacknowledged[:covered])
+        self.unacknowledged = self.unacknowledged[covered:]
+
+    def _check_prompts(self) -> None:
+        beyond = max((one.prompt_index for one in self.ledger.in_flight.values()), default=0)
+        if beyond >= len(self._prompts):
+            raise Mismatch(
+                f"{self._spec.data.prompts}: the run still needs prompt {beyond + 1}, the file has "
+                f"{len(self._prompts)}: it is not the one that the run began with"
+            )
+
+    # ------------------------------------------------------------ batches
+
+    async def batch(self, interrupted: Callable[[], bool]) -> list[Arrived] | None:
+        """A step's groups, lowest numbers first; None once `interrupted` says so.
+
+        Raises ServiceError when one group after another fails: waiting would not help.
+        """
+        while True:
+            await self.mending(self._drop_stale)
+            batch = self._whole_batch()
+            if batch is not None:
+                break
+            if interrupted():
+                return None
+            await self.mending(self._fill_and_take)
+        for one in batch:
+            del self._arrived[one.entry.group_id]
+        return batch
+
+    async def mending(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do something with the queue; where it is away or came back empty, a look at all stages mends that."""
+        try:
+            await work()
+        except Unavailable as error:
+            _log.warning("the queue did not answer", error=str(error))
+            await self._look_after(at_once=True)
+
+    def _whole_batch(self) -> list[Arrived] | None:
+        """The lowest numbers that arrived, if they are enough and nothing before them must be waited for.
+
+        That is: a group still on its way which would be too stale at the next step. Without staleness the
+        batch is so exactly what was admitted for the step.
+        """
+        wanted, bound = self._spec.rollout.batch_groups, self._spec.rollout.max_staleness
+        usable = [one for one in self._arrived.values() if self._is_usable(one.group)]
+        batch = sorted(usable, key=lambda one: one.entry.admission_number)[:wanted]
+        if len(batch) < wanted:
+            return None
+        last = batch[-1].entry.admission_number
+        for one in self.ledger.in_flight.values():
+            if one.number < last and one.step + bound <= self._step and one.group_id not in self._arrived:
+                return None
+        return batch
+
+    def _is_usable(self, group: RolloutGroup) -> bool:
+        staleness = self.staleness(group)
+        return staleness is not None and staleness <= self._spec.rollout.max_staleness
+
+    async def _drop_stale(self) -> None:
+        """What waited here while a step was done may have become too old."""
+        for one in [one for one in self._arrived.values() if not self._is_usable(one.group)]:
+            del self._arrived[one.entry.group_id]
+            await self._end_stale(one.entry, one.group)
+
+    async def _fill_and_take(self) -> None:
+        await self._admit()
+        limit = self._spec.rollout.batch_groups
+        entries = await self._queue.take(LEARNER_STAGE, limit=limit, block_seconds=_TAKE_SECONDS)
+        self._taken.extend(entries)
+        while self._taken:
+            await self._receive(self._taken[0])
+            self._taken.popleft()
+        if not entries:
+            await self._look_after()
+
+    # ------------------------------------------------------------ admission
+
+    async def _admit(self) -> None:
+        """Fill up to the bound, on the first stage of the slip."""
+        left = self._spec.steps - self._step
+        count = room(self._spec.rollout, in_flight=len(self.ledger.in_flight), steps_left=left)
+        if count:
+            await self._send([self._new(self._next_prompt()) for _ in range(count)])
+
+    def _next_prompt(self) -> int:
+        index = prompt_index(
+            self._position, len(self._prompts), seed=self._spec.seed, shuffle=self._spec.data.shuffle
+        )
+        self._position += 1
+        return index
+
+    def _new(self, index: int, *, tries: int = 0, replaces: str = "") -> Admitted:
+        group_id = f"{self._queue.epoch}-{self.ledger.next_number:08d}-{index}"
+        return self.ledger.admit(index, group_id, tries=tries, replaces=replaces, step=self._step)
+
+    async def _send(self, admitted: list[Admitted]) -> None:
+        version = self._version
+        assert version is not None  # noqa: S101 - the run publishes before it asks for a batch
+        entries = []
+        for one in admitted:
+            prompt = self._prompts[one.prompt_index]
+            group = new_group(
+                one, prompt, self._spec, run_uid=self._run_uid, version=version, step=self._step
+            )
+            entries.append(
+                NewEntry(
+                    group_id=one.group_id, admission_number=one.number, payload=group.SerializeToString()
+                )
+            )
+        await self._queue.admit(self._spec.rollout.slip[0], entries)
+
+    # ------------------------------------------------------------ what comes back
+
+    async def _receive(self, entry: Entry) -> None:
+        """Sort what was taken: used already, here already, undigestible, failed, stale, or good."""
+        # A queue server that lost its last second may bring a group twice.
+        if entry.group_id in self.ledger.ended or entry.group_id in self._arrived:
+            self.unacknowledged.append(entry)
+            return
+        try:
+            group = RolloutGroup.FromString(entry.payload)
+            if entry.group_id not in self.ledger.in_flight:
+                self.ledger.adopt(admitted_of(group))
+            failed = group.HasField("failure")
+            usable = not failed and self._is_usable(group)
+            samples = samples_of(group, self._spec) if usable else []
+        except (DecodeError, TrimtabError, ValueError) as error:
+            await self._bury(entry, " ".join(str(error).split()))
+            return
+        if failed:
+            await self._end(entry, "failed", f"{group.failure.origin}: {group.failure.message}")
+        elif not usable:
+            await self._end_stale(entry, group)
+        else:
+            self._failed_in_a_row = 0
+            self._arrived[entry.group_id] = Arrived(entry, group, samples)
+
+    async def _end_stale(self, entry: Entry, group: RolloutGroup) -> None:
+        behind = self.staleness(group)
+        why = "made by weights that are not known here" if behind is None else f"{behind} steps behind"
+        await self._end(entry, "stale", why)
+
+    async def _end(self, entry: Entry, how: Literal["stale", "failed"], why: str) -> None:
+        self.unacknowledged.append(entry)
+        _log.warning("group is not trained on", group_id=entry.group_id, how=how, why=why)
+        ended = self.ledger.end(entry.group_id, how)
+        if how == "failed":
+            self._note_failure(why)
+        await self._replace(ended)
+
+    async def _bury(self, entry: Entry, why: str) -> None:
+        """What nobody can digest is kept for a person to look at, and counted as failed."""
+        _log.error("group goes to the dead letters", group_id=entry.group_id, why=why)
+        await self._queue.bury(entry, reason=why)
+        ended = self.ledger.end(entry.group_id, "failed")
+        self._note_failure(f"learner: {why}")
+        await self._replace(ended)
+
+    def _note_failure(self, why: str) -> None:
+        """Tell it; a run in which nothing but failures arrives ends here, not never."""
+        self.warnings = [f"a group failed: {why}"]
+        self._failed_in_a_row += 1
+        bound = self._spec.rollout.batch_groups * (self._spec.rollout.readmission_limit + 1)
+        if self._failed_in_a_row >= bound:
+            raise ServiceError(f"{self._failed_in_a_row} groups failed in a row, the last at {why}")
+
+    async def _replace(self, ended: Admitted | None) -> None:
+        """Admit the prompt again, or give it up after readmission_limit tries; a new prompt then fills up."""
+        if ended is None:
+            return
+        if ended.tries >= self._spec.rollout.readmission_limit:
+            _log.error("prompt is given up", prompt_index=ended.prompt_index, tries=ended.tries + 1)
+            return
+        await self._send([self._new(ended.prompt_index, tries=ended.tries + 1, replaces=ended.group_id)])
+
+    # ------------------------------------------------------------ what does not come back
+
+    async def _look_after(self, *, at_once: bool = False) -> None:
+        """While nothing arrives: is anything lost, is anybody working?"""
+        if not at_once and time.monotonic() - self._looked_at < self._watch_seconds:
+            return
+        self._looked_at = time.monotonic()
+        try:
+            scan = await self._queue.scan()
+            if not scan.sentinel:
+                _log.error("the queue server came back empty", in_flight=len(self.ledger.in_flight))
+                await self._queue.restore_sentinel()
+            await self._readmit_lost(scan.group_ids)
+        except Unavailable as error:
+            _log.warning("the queue is away", error=str(error))
+            self.warnings = ["the queue is away"]
+            await asyncio.sleep(_TAKE_SECONDS)
+            return
+        self.warnings = [
+            f"no worker on stage {view.stage}: {view.length} groups wait"
+            for view in scan.stages
+            if view.length and not view.consumers and view.stage != LEARNER_STAGE
+        ]
+        for warning in self.warnings:
+            _log.warning(warning)
+
+    async def _readmit_lost(self, present: frozenset[str]) -> None:
+        lost = [one for one in self.ledger.lost(present) if one.group_id not in self._arrived]
+        if lost:
+            _log.error("groups are gone from the queue and are admitted again", groups=len(lost))
+        for one in lost:
+            await self._replace(self.ledger.end(one.group_id, "failed"))
+
+
+def _admitted_from_id(group_id: str) -> Admitted:
+    """Ids say epoch, admission number and prompt, so that a ledger can be made up for after a crash."""
+    try:
+        _epoch, number, index = group_id.split("-")
+        return Admitted(group_id, int(number), int(index), 0)
+    except ValueError as error:
+        raise InvalidInput(f"the queue holds a group {group_id!r} that no learner admitted") from error
