@@ -175,12 +175,10 @@ def check_head(model: Any) -> None:
     Everything here takes them for that. Some models add a bias, a scale or a soft cap, and would be scored wrongly.
     """
     ids = torch.arange(3, device=model.device)[None]
-    states: list[torch.Tensor] = []
-    hook = model.base_model.register_forward_hook(lambda *call: states.append(call[-1].last_hidden_state))
+    head = model.get_output_embeddings().weight
     with torch.inference_mode():
         logits = model(input_ids=ids, use_cache=False).logits.float()
-        hook.remove()
-        plain = (states[0] @ model.get_output_embeddings().weight.T).float()
+        plain = (model.base_model(input_ids=ids, use_cache=False).last_hidden_state @ head.T).float()
     if logits.shape != plain.shape or not torch.allclose(
         logits, plain, rtol=1e-2, atol=1e-2 * float(plain.std())
     ):
