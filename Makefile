@@ -3,7 +3,7 @@ PY := .venv/bin/python
 SEED ?= 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test lint protos protos-check bench clean
+.PHONY: help setup demo test test-oldest lint protos protos-check bench clean
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
@@ -22,6 +22,16 @@ demo: .venv/.ready ## all three steps of RLHF on a 135M model (SEED=1)
 
 test: .venv/.ready ## the tests
 	$(PY) -m pytest
+
+# The contract and its clients on the oldest runtimes that they support; `make test` runs them on the newest.
+.venv-oldest/.ready: protos/pyproject.toml
+	test -x .venv-oldest/bin/python || python3 -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install -q --disable-pip-version-check -e protos "grpcio==1.62.3" "protobuf==4.25.8" \
+		"googleapis-common-protos==1.62.0" pytest
+	touch $@
+
+test-oldest: .venv-oldest/.ready ## the contract on its oldest runtimes
+	.venv-oldest/bin/python -m pytest -q -p no:cacheprovider -c protos/pyproject.toml protos/tests
 
 lint: .venv/.ready protos-check ## ruff, mypy, import contracts, buf
 	$(PY) -m ruff check .
