@@ -93,7 +93,7 @@ def load_tokenizer(folder: str, revision: str | None = None) -> Any:
     """The tokenizer of a model. Raises NotFound when it cannot be had."""
     from transformers import AutoTokenizer
 
-    return _loading(folder, AutoTokenizer.from_pretrained, revision=revision)
+    return run_loader(folder, AutoTokenizer.from_pretrained, revision=revision)
 
 
 def load_causal(spec: ModelSpec) -> LoadedModel:
@@ -106,7 +106,7 @@ def load_causal(spec: ModelSpec) -> LoadedModel:
     set_threads(spec.threads)
     folder = resolve(spec.path)
     tokenizer = load_tokenizer(folder, spec.revision)
-    model, found = _loading(
+    model, found = run_loader(
         folder,
         AutoModelForCausalLM.from_pretrained,
         revision=spec.revision,
@@ -205,8 +205,8 @@ def encode_prompt(
     return list(tokenizer(text)["input_ids"])
 
 
-def _loading(folder: str, loader: Any, **options: Any) -> Any:
-    """Run a transformers loader quietly, turning its many errors into one line."""
+def run_loader(folder: str, loader: Any, **options: Any) -> Any:
+    """Run a transformers loader quietly, turning its many errors into one line: NotFound or InvalidInput."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -8,12 +8,14 @@ the backbone as Hugging Face writes it, `reward_head.safetensors`, and `reward.j
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from services.common.errors import Corrupted, InvalidInput, NotFound
@@ -21,6 +23,7 @@ from services.models.facts import ModelFacts, chat_template_digest, model_digest
 from services.models.loading import (
     load_tokenizer,
     resolve,
+    run_loader,
     set_threads,
     switch_off_dropout,
     torch_device,
@@ -31,6 +34,7 @@ from services.models.packing import micro_batches
 Pooling = Literal["mean", "last"]
 HEAD_FILE = "reward_head.safetensors"
 SETTINGS_FILE = "reward.json"
+_ENCODERS = frozenset(("bert", "roberta", "distilbert", "electra", "deberta-v2", "mpnet", "modernbert"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,14 @@ class RewardSettings:
     max_tokens: int = 512
     gain: float = 1.0
     bias: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.pooling not in ("mean", "last"):
+            raise ValueError(f"pooling {self.pooling!r} is neither mean nor last")
+        if self.max_tokens < 8:
+            raise ValueError(f"max_tokens {self.max_tokens} leaves no room for a prompt and an answer")
+        if not (math.isfinite(self.gain) and math.isfinite(self.bias)):
+            raise ValueError(f"gain {self.gain} and bias {self.bias} are not both finite")
 
 
 class RewardModel(torch.nn.Module):
@@ -195,7 +207,8 @@ def load_reward_model(
 ) -> RewardModel:
     """A trained reward model from its folder, in eval mode.
 
-    Raises NotFound when the folder is no reward model, Corrupted for tensors that are not finite.
+    Raises NotFound when the folder is no reward model, InvalidInput for one that cannot be read or is not whole,
+    Corrupted for tensors that are not finite.
     """
     folder = Path(path).expanduser()
     if not (folder / SETTINGS_FILE).is_file() or not (folder / HEAD_FILE).is_file():
@@ -203,10 +216,13 @@ def load_reward_model(
     try:
         settings = RewardSettings(**json.loads((folder / SETTINGS_FILE).read_text()))
         tensors = load_file(folder / HEAD_FILE)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, SafetensorError) as error:
         raise InvalidInput(f"{path}: reward model settings or head cannot be read ({error})") from error
     backbone, _ = _backbone(str(folder), dtype, threads, pooling=settings.pooling)
     head = torch.nn.Linear(backbone.config.hidden_size, 1)
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+    if shapes != {name: tuple(value.shape) for name, value in head.state_dict().items()}:
+        raise InvalidInput(f"{path}: the head {shapes} does not fit a backbone of width {head.in_features}")
     head.load_state_dict(tensors)
     model = RewardModel(backbone, load_tokenizer(str(folder)), settings, head, name or folder.name)
     if any(not bool(torch.isfinite(value).all()) for value in model.parameters()):
@@ -221,27 +237,21 @@ def _backbone(folder: str, dtype: str, threads: int, pooling: Pooling | None = N
     from transformers.utils import logging
 
     set_threads(threads)
-    logging.disable_progress_bar()
     # It would report the pooling layer that is left out on purpose.
     logging.set_verbosity_error()
-    try:
-        config = AutoConfig.from_pretrained(folder)
-        encoder = config.model_type in {
-            "bert",
-            "roberta",
-            "distilbert",
-            "electra",
-            "deberta-v2",
-            "mpnet",
-            "modernbert",
-        }
-        options = {"add_pooling_layer": False} if config.model_type in {"bert", "roberta"} else {}
-        backbone = AutoModel.from_pretrained(
-            folder, dtype=torch_dtype(dtype), use_safetensors=True, **options
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        first = (str(error).strip().splitlines() or ["unreadable"])[0][:200]
-        raise NotFound(f"model {folder} could not be loaded: {first}") from error
+    kind = run_loader(folder, AutoConfig.from_pretrained).model_type
+    options = {"add_pooling_layer": False} if kind in {"bert", "roberta"} else {}
+    backbone, found = run_loader(
+        folder,
+        AutoModel.from_pretrained,
+        dtype=torch_dtype(dtype),
+        use_safetensors=True,
+        output_loading_info=True,
+        **options,
+    )
+    if missing := sorted(name for name in found["missing_keys"] if "pooler" not in name):
+        # transformers would go on with random numbers in their place.
+        raise InvalidInput(f"model {folder} is not whole: {missing[0]} is missing")
     switch_off_dropout(backbone)
     backbone.eval()
-    return backbone, pooling or ("mean" if encoder else "last")
+    return backbone, pooling or ("mean" if kind in _ENCODERS else "last")
