@@ -38,7 +38,7 @@ class Checkpoints:
 
     def latest(self) -> Path | None:
         """The newest whole checkpoint, or None."""
-        return max(self._all(), default=None)
+        return next(reversed(self._all()), None)
 
     def write(self, step: int, loaded: LoadedModel, trainer: dict[str, Any], state: dict[str, Any]) -> Path:
         """Write a checkpoint, whole or not at all, then drop the oldest. Raises StorageFull."""
@@ -54,7 +54,7 @@ class Checkpoints:
             shutil.rmtree(left, ignore_errors=True)
         with storage_errors(f"checkpoint {target.name} in {self._folder} (the last one is intact)"):
             write_folder(target, fill)
-        for old in sorted(self._all())[: -self._keep]:
+        for old in self._all()[: -self._keep]:
             shutil.rmtree(old, ignore_errors=True)
         return target
 
@@ -68,7 +68,9 @@ class Checkpoints:
         return trainer, state
 
     def _all(self) -> list[Path]:
-        return [path for path in self._folder.glob(f"{_PREFIX}*") if (path / "state.json").is_file()]
+        """Whole checkpoints by step: as text, step 1,000,000 would come before step 999,999."""
+        whole = [path for path in self._folder.glob(f"{_PREFIX}*") if (path / "state.json").is_file()]
+        return sorted(whole, key=lambda path: int(path.name.removeprefix(_PREFIX)))
 
 
 def write_model(loaded: LoadedModel, folder: Path) -> None:
