@@ -106,6 +106,8 @@ def _score(one: rollout.Completion, spec: RunSpec, field: str) -> float:
     total = 0.0
     for stage in stages:
         score = values.get(stage)
+        if score is not None and score.HasField("error"):
+            raise Corrupted(f"{field}: stage {stage} gave no score: {score.error.message}")
         if score is None or not score.HasField("value") or not math.isfinite(score.value):
             raise Corrupted(f"{field}: stage {stage} gave no score")
         total += spec.rollout.reward_weights.get(stage, 1.0) * score.value
