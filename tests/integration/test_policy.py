@@ -176,7 +176,8 @@ async def test_a_caller_that_goes_away_stops_the_work(
     await stream.aclose()
     [result] = await client.generate([[3]], max_new_tokens=1, timeout_seconds=40)
     assert len(result.completions) == 1
-    assert steps == 3 + 1
+    # The one step of the second call, and at most three of the first.
+    assert steps <= 3 + 1
 
 
 async def test_bad_requests(client: AsyncPolicyClient) -> None:
