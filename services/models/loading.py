@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import socket
-import urllib.parse
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +17,8 @@ from services.common.errors import InvalidInput, Mismatch, NotFound
 from services.common.spec.service import ModelSpec
 from services.models import gguf
 from services.models.facts import ModelFacts, chat_template_digest, model_digest, tokenizer_fingerprint
+
+_HUB_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,13 +224,11 @@ def run_loader(folder: str, loader: Any, **options: Any) -> Any:
 
 
 def _hub_can_be_reached() -> bool:
-    """Whether the hub's name resolves. Where it does not, its client would try again for a minute, in vain."""
-    from huggingface_hub import constants
+    """Whether the hub answers anything. Where it does not, its client would try again for minutes, in vain."""
+    from huggingface_hub import constants, get_session
 
-    if urllib.request.getproxies():
-        return True
     try:
-        socket.getaddrinfo(urllib.parse.urlsplit(constants.ENDPOINT).hostname, None)
-    except OSError:
+        get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
+    except Exception:  # by its HTTP library: no such name, refused, silent, or told to stay offline
         return False
     return True
