@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -70,10 +69,13 @@ class PolicyApplication:
             await self._worker.drain()
         if self._reading is not None:
             self._reading.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reading
+            await asyncio.wait([self._reading])
 
     async def wait(self) -> int:
-        """Never returns by itself."""
+        """Never returns by itself; raises Mismatch where the learner's weights can never be served here."""
+        if self._reading is not None:
+            await asyncio.wait([self._reading])
+            if not self._reading.cancelled():
+                self._reading.result()
         await asyncio.Event().wait()
         return 0

@@ -41,7 +41,10 @@ class WeightReader:
         self._told = False
 
     async def run(self) -> None:
-        """Until cancelled. A learner that is away is waited for; a mistake is logged and tried again."""
+        """Until cancelled. A learner that is away is waited for; wrong bytes are logged and fetched again.
+
+        Raises Mismatch for weights of another model or tokenizer: they will never fit.
+        """
         async with make_channel(self._source.address) as channel:
             stub = cast("WeightServiceAsyncStub", wire_grpc.WeightServiceStub(channel))
             while True:
@@ -51,6 +54,8 @@ class WeightReader:
                     self._tell(f"{error.code().name}: {error.details()}")
                 except TrimtabError as error:
                     _log.error("weights were refused", error=str(error))
+                    if isinstance(error, Mismatch):
+                        raise
                 await asyncio.sleep(self._source.retry_seconds)
 
     async def _follow(self, stub: WeightServiceAsyncStub) -> None:
