@@ -12,9 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from services.common.errors import Expired, InvalidInput
+from services.common.errors import Expired, InvalidInput, ServiceError, UserError
 from services.common.jsonl import json_rows
 from trimtab import AsyncPolicyClient, AsyncPreferenceClient, TrimtabClientError
+from trimtab.clients.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
 from trimtab.common.v1 import common_pb2 as common
 from trimtab.policy.v1 import policy_pb2 as policy
 from trimtab.preference.v1 import preference_pb2 as preference
@@ -22,6 +29,9 @@ from trimtab.rollout.v1 import rollout_pb2 as rollout
 
 Answer = TypeVar("Answer")
 _ATTEMPTS = 5
+_CALLERS = (InvalidArgumentError, NotFoundError, AlreadyExistsError, FailedPreconditionError)
+# A call of many completions on a machine that is busy with other things takes its time.
+_GENERATE_SECONDS = 600.0
 _POLL_SECONDS = 0.3
 _LABEL_SECONDS = 300.0
 _UPLOAD_ITEMS = 100
@@ -73,13 +83,16 @@ def _demo_prompt(place: str, row: dict[str, Any]) -> DemoPrompt:
 
 
 async def persist(call: Callable[[], Awaitable[Answer]], ready: Callable[[], Awaitable[object]]) -> Answer:
-    """Make a call; where the service went away in the middle, wait until it serves again and repeat."""
+    """Make a call; where the service went away in the middle, wait until it serves again and repeat.
+
+    Raises UserError for what the service refuses as the caller's mistake, ServiceError for anything else.
+    """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             return await call()
         except TrimtabClientError as error:
-            if error.code.name != "UNAVAILABLE" or attempt == _ATTEMPTS:
-                raise
+            if not isinstance(error, UnavailableError) or attempt == _ATTEMPTS:
+                raise (UserError if isinstance(error, _CALLERS) else ServiceError)(error.message) from error
             # The supervisor needs a moment to see it; then `ready` waits for the restart.
             await asyncio.sleep(1.0)
             await ready()
@@ -121,6 +134,7 @@ class Sampler:
                     max_new_tokens=self.max_new_tokens,
                     num_completions=count,
                     seed=(seed << 20) + at,
+                    timeout_seconds=_GENERATE_SECONDS,
                 )
 
             answer = await persist(call, self.ready)
