@@ -1,0 +1,66 @@
+"""What the demo does when a service refuses a call, or goes away in the middle of it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import pytest
+
+from orchestrator.demo.collect import persist
+from services.common.errors import ServiceError, TrimtabError, UserError
+from trimtab.clients.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    TrimtabClientError,
+    UnavailableError,
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "expected"),
+    [
+        (InvalidArgumentError, grpc.StatusCode.INVALID_ARGUMENT, UserError),
+        (FailedPreconditionError, grpc.StatusCode.FAILED_PRECONDITION, UserError),
+        (DeadlineExceededError, grpc.StatusCode.DEADLINE_EXCEEDED, ServiceError),
+    ],
+)
+async def test_a_refusal_is_of_the_error_tree(
+    kind: type[TrimtabClientError], code: grpc.StatusCode, expected: type[TrimtabError]
+) -> None:
+    """So that the command line tells it in one line; and it is not tried again."""
+    calls = 0
+
+    async def call() -> None:
+        nonlocal calls
+        calls += 1
+        raise kind(code, "no chat template")
+
+    async def ready() -> None:
+        raise AssertionError("nobody waits")
+
+    with pytest.raises(expected, match=r"^no chat template$"):
+        await persist(call, ready)
+    assert calls == 1
+
+
+async def test_a_service_that_went_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call is repeated once the service serves again."""
+    happened: list[str] = []
+
+    async def pause(seconds: float) -> None:
+        happened.append("pause")
+
+    async def call() -> str:
+        happened.append("call")
+        if happened.count("call") == 1:
+            raise UnavailableError(grpc.StatusCode.UNAVAILABLE, "gone")
+        return "answer"
+
+    async def ready() -> None:
+        happened.append("ready")
+
+    monkeypatch.setattr(asyncio, "sleep", pause)
+    assert await persist(call, ready) == "answer"
+    assert happened == ["call", "pause", "ready", "call"]
