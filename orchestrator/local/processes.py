@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from orchestrator.local import launch
 from orchestrator.local.health import AliveProbe, GrpcProbe, Probe
 
 _TAIL_BYTES = 16_384
+# How a service's program begins its line; whoever tells it on names the process.
+_PROGRAM = re.compile(r"^trimtab-[a-z]+: ")
 
 
 class Child(Protocol):
@@ -126,8 +129,8 @@ class ManagedProcess:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def last_words(self) -> str:
-        """The last line that this incarnation logged; empty if none."""
-        return last_line(self.log, self._log_start)
+        """The last line that this incarnation logged, without its program's name; empty if none."""
+        return _PROGRAM.sub("", last_line(self.log, self._log_start))
 
 
 def last_line(log: Path, start: int = 0) -> str:

@@ -82,13 +82,14 @@ class WeightReader:
     def _check(self, manifest: Manifest, version: Version) -> None:
         if whole_digest(manifest.tensors) != version.digest:
             raise Corrupted(f"the manifest of step {version.step} does not have the digest it claims")
-        self._policy.check_manifest(manifest)
         fingerprint = manifest.tokenizer_fingerprint
         if fingerprint and fingerprint != self._policy.facts.tokenizer_fingerprint:
             raise Mismatch(
                 f"the learner trains with tokenizer {fingerprint[:16]}, the policy has "
                 f"{self._policy.facts.tokenizer_fingerprint[:16]}"
             )
+        # After the tokenizer: where that is another, so are the shapes, and it is what a person can mend.
+        self._policy.check_manifest(manifest)
 
     async def _fetch(
         self, stub: WeightServiceAsyncStub, version: Version, lacking: list[TensorEntry]
