@@ -29,7 +29,9 @@ class ReferenceApplication:
     def __init__(self, config: ReferenceConfig) -> None:
         self._config = config
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reference-model")
-        self._servicer = ReferenceServicer(self._executor, max_sequences=config.max_sequences)
+        self._servicer = ReferenceServicer(
+            self._executor, max_sequences=config.max_sequences, together_tokens=config.together_tokens
+        )
         self._worker: QueueWorker | None = None
 
     def register(self, server: grpc.aio.Server) -> Sequence[str]:

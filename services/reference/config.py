@@ -11,5 +11,10 @@ class ReferenceConfig(ServiceSpec):
     """[server] [queue] [model] [log] and the size of a forward pass."""
 
     model: ModelSpec
-    token_budget: int = Field(8192, ge=16, description="Padded tokens in one forward pass.")
+    token_budget: int = Field(
+        0, ge=0, description="Padded tokens in one forward pass; 0: 1,024 on a processor, 16,384 on a GPU."
+    )
+    together_tokens: int = Field(
+        16_384, ge=1, description="Tokens of waiting calls that are computed together, sorted by length."
+    )
     max_sequences: int = Field(4096, ge=1, description="Sequences in one call.")

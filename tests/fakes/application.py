@@ -59,7 +59,7 @@ class Stepper(learner_grpc.LearnerServiceServicer):
         self.step = 0
         self.ended = asyncio.Event()
 
-    async def GetRunStatus(self, request: Any, context: Any) -> learner.GetRunStatusResponse:  # noqa: N802
+    async def GetRunStatus(self, request: Any, context: Any) -> learner.GetRunStatusResponse:
         self.step += 1
         if self.step >= STEPS:
             self.ended.set()

@@ -156,7 +156,7 @@ def test_mistyped_flag_needs_no_stack_trace(run_file: Path) -> None:
 class FakePolicy(policy_grpc.PolicyServiceServicer):
     """Echoes what it was asked for."""
 
-    def Generate(self, request: Any, context: Any) -> policy.GenerateResponse:  # noqa: N802
+    def Generate(self, request: Any, context: Any) -> policy.GenerateResponse:
         if not request.prompts[0].text:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "prompts[0]: expected text")
         options = request.sampling
@@ -175,10 +175,10 @@ class FakePolicy(policy_grpc.PolicyServiceServicer):
 class FakeReward(reward_grpc.RewardServiceServicer):
     """Scores by length; an empty answer is an error."""
 
-    def ListModels(self, request: Any, context: Any) -> reward.ListModelsResponse:  # noqa: N802
+    def ListModels(self, request: Any, context: Any) -> reward.ListModelsResponse:
         return reward.ListModelsResponse(models=[reward.RewardModelInfo(name="length")])
 
-    def Score(self, request: Any, context: Any) -> reward.ScoreResponse:  # noqa: N802
+    def Score(self, request: Any, context: Any) -> reward.ScoreResponse:
         if request.model != "length":
             context.abort(grpc.StatusCode.NOT_FOUND, f"no model {request.model}")
         return reward.ScoreResponse(scores=[self._score(one.completion) for one in request.inputs])

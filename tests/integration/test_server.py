@@ -39,12 +39,12 @@ class Reward(reward_pb2_grpc.RewardServiceServicer):
     def __init__(self, score: Score) -> None:
         self._score = score
 
-    async def Score(  # noqa: N802 - the contract's name
+    async def Score(
         self, request: reward_pb2.ScoreRequest, context: Any
     ) -> reward_pb2.ScoreResponse:
         return await self._score(request)
 
-    async def ListModels(  # noqa: N802
+    async def ListModels(
         self, request: reward_pb2.ListModelsRequest, context: Any
     ) -> reward_pb2.ListModelsResponse:
         return reward_pb2.ListModelsResponse()
@@ -53,7 +53,7 @@ class Reward(reward_pb2_grpc.RewardServiceServicer):
 class Weights(weights_pb2_grpc.WeightServiceServicer):
     """A streaming servicer: three versions, then an error."""
 
-    async def WatchVersions(  # noqa: N802
+    async def WatchVersions(
         self, request: weights_pb2.WatchVersionsRequest, context: Any
     ) -> AsyncIterator[weights_pb2.WatchVersionsResponse]:
         for _ in range(3):
