@@ -1,0 +1,215 @@
+"""Rollouts on their way back, on the queue's twin: sorting, waiting, re-admission, a queue that goes away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from services.common.arrays import set_array
+from services.common.errors import Mismatch, ServiceError, Unavailable
+from services.common.spec.run import RunSpec
+from services.common.stages.base import Advance, Entry, NewEntry
+from services.common.stages.memory_stages import MemoryServer, MemoryStages, MemoryTools
+from services.learner.intake import Arrived, Intake
+from services.learner.prompts import Prompt
+from services.models.manifest import Version
+from services.models.wire import version_message
+from trimtab.common.v1 import common_pb2 as common
+from trimtab.rollout.v1 import rollout_pb2 as rollout
+
+BATCH = 2
+DIGESTS = ["first", "second", "third"]
+PROMPTS = [Prompt(f"p{at}", (), f"text {at}", np.array([1, 2], np.int32)) for at in range(7)]
+
+
+class Bench:
+    """An intake, and a worker that does what the test says with each group."""
+
+    def __init__(self, *, max_staleness: int = 0, readmission_limit: int = 3) -> None:
+        rollouts = {
+            "batch_groups": BATCH,
+            "max_staleness": max_staleness,
+            "readmission_limit": readmission_limit,
+            "slip": ["reward"],
+        }
+        self.spec = RunSpec.model_validate(
+            {"model": {"path": "m"}, "data": {"prompts": "p.jsonl"}, "steps": 9, "rollout": rollouts}
+        )
+        self.server = MemoryServer()
+        self.queue = MemoryStages(self.server, consumer="learner", stages=self.spec.rollout.slip)
+        self.worker = MemoryStages(self.server, consumer="worker")
+        self.intake = Intake(self.spec, run_uid="run", prompts=PROMPTS, queue=self.queue, watch_seconds=1000)
+
+    async def begin(self) -> Bench:
+        await self.queue.start_epoch(at_least=0)
+        self.at_step(0)
+        await self.intake.settle(resumed=False)
+        return self
+
+    def at_step(self, step: int) -> None:
+        self.intake.published(Version(1, step, DIGESTS[step]), step)
+
+    async def look(self) -> list[Arrived] | None:
+        """One round: admit, take what is there, a batch if it is whole."""
+        rounds = iter([False, True])
+        return await self.intake.batch(lambda: next(rounds))
+
+    async def work(self, made_at: int = 0, *, only: set[int] | None = None, failure: str = "") -> None:
+        """Finish what stands on the stage under the weights of a step; all, or only some admission numbers."""
+        entries = await self.worker.take("reward", limit=99, block_seconds=0)
+        for entry in entries:
+            if only is None or entry.admission_number in only:
+                await self._advance(entry, finished(entry, made_at, failure))
+            else:
+                await self.worker.hand_back([(entry, entry.payload)])
+
+    async def _advance(self, entry: Entry, payload: bytes) -> None:
+        await self.worker.advance([Advance(entry=entry, destination="learner", payload=payload)])
+
+    def numbers(self, batch: list[Arrived] | None) -> list[int] | None:
+        return None if batch is None else [one.entry.admission_number for one in batch]
+
+    def counts(self) -> dict[str, int]:
+        return self.intake.ledger.counts()
+
+
+def finished(entry: Entry, made_at: int, failure: str = "") -> bytes:
+    """The entry's group with one completion of three tokens, or failed."""
+    group = rollout.RolloutGroup.FromString(entry.payload)
+    if failure:
+        group.failure.CopyFrom(common.ErrorInfo(code="INTERNAL", message=failure, origin="reward"))
+        return group.SerializeToString()
+    one = group.completions.add(finish_reason=common.FINISH_REASON_STOP)
+    set_array(one.token_ids, np.array([3, 4, 5], np.int32))
+    for field in (one.sampled_logprobs, one.reference_logprobs):
+        set_array(field, np.zeros(3, np.float32))
+    version = Version(1, made_at, DIGESTS[made_at])
+    one.versions.add(version=version_message(version), start=0)
+    one.scores.add(stage="reward", score=common.Score(value=1.0))
+    return group.SerializeToString()
+
+
+async def test_a_batch_is_what_was_admitted_for_the_step() -> None:
+    """All of it, lowest numbers first; nothing more is admitted before it is trained on."""
+    bench = await Bench().begin()
+    assert await bench.look() is None
+    await bench.work(only={1})
+    assert await bench.look() is None
+    await bench.work()
+    batch = await bench.look()
+    assert bench.numbers(batch) == [0, 1]
+    bench.intake.trained(batch or [])
+    assert bench.counts() == {"admitted": 2, "trained": 2, "stale": 0, "failed": 0, "in_flight": 0}
+    await bench.intake.acknowledge()
+    assert (await MemoryTools(bench.server).view()).group_ids == frozenset()
+
+
+async def test_an_older_group_is_waited_for_only_where_it_would_be_too_stale() -> None:
+    """With a staleness of 1 the batch may go without the slow one at first, and waits for it a step later."""
+    bench = await Bench(max_staleness=1).begin()
+    assert await bench.look() is None
+    await bench.work(only={1, 2, 3})
+    batch = await bench.look()
+    assert bench.numbers(batch) == [1, 2]
+    bench.intake.trained(batch or [])
+    bench.at_step(1)
+    assert await bench.look() is None
+    await bench.work(only={4, 5})
+    assert await bench.look() is None
+    await bench.work(made_at=1, only={0})
+    assert bench.numbers(await bench.look()) == [0, 3]
+
+
+async def test_what_became_too_old_while_it_waited_here_is_not_trained_on() -> None:
+    """It is counted as stale and its prompt admitted again, under another number."""
+    bench = await Bench(max_staleness=1).begin()
+    assert await bench.look() is None
+    await bench.work()
+    batch = await bench.look()
+    assert bench.numbers(batch) == [0, 1]
+    bench.intake.trained(batch or [])
+    bench.at_step(2)
+    assert await bench.look() is None
+    assert bench.counts()["stale"] == 2
+    again = [one for one in bench.intake.ledger.in_flight.values() if one.tries == 1]
+    assert len(again) == 2
+    assert all(one.number > 3 for one in again)
+
+
+async def test_a_group_that_comes_twice_is_used_once_and_acknowledged_twice() -> None:
+    """A queue server that lost its last second may bring an entry again."""
+    bench = await Bench().begin()
+    assert await bench.look() is None
+    (entry, _) = await bench.worker.take("reward", limit=9, block_seconds=0)
+    payload = finished(entry, 0)
+    await bench._advance(entry, payload)
+    twin = NewEntry(group_id=entry.group_id, admission_number=entry.admission_number, payload=payload)
+    await bench.queue.admit("learner", [twin])
+    assert await bench.look() is None
+    assert len(bench.intake.unacknowledged) == 1
+    assert bench.counts()["in_flight"] == 2
+
+
+async def test_a_queue_that_goes_away_within_a_take_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The entries behind the one that met the error are looked at in the next round."""
+    bench = await Bench().begin()
+    assert await bench.look() is None
+    await bench.work(only={0}, failure="broken")
+    await bench.work(only={1})
+    admit = bench.queue.admit
+    gone = [True]
+
+    async def sometimes(stage: str, entries: Any) -> None:
+        if gone:
+            gone.clear()
+            raise Unavailable("away")
+        await admit(stage, entries)
+
+    monkeypatch.setattr(bench.queue, "admit", sometimes)
+    assert await bench.look() is None
+    assert not gone
+    assert await bench.look() is None
+    await bench.work()
+    batch = await bench.look()
+    # The replacement that could not be sent was noted, found missing, and sent under another number.
+    assert bench.numbers(batch) == [1, 3]
+    bench.intake.trained(batch or [])
+    assert bench.counts() == {"admitted": 4, "trained": 2, "stale": 0, "failed": 2, "in_flight": 0}
+
+
+async def test_a_run_in_which_everything_fails_ends_and_says_why() -> None:
+    """After as many failures in a row as a batch has tries; a warning comes with the first."""
+    bench = await Bench(readmission_limit=1).begin()
+    assert await bench.look() is None
+    await bench.work(failure="no such token")
+    assert await bench.look() is None
+    assert bench.intake.warnings == ["a group failed: reward: no such token"]
+    await bench.work(failure="no such token")
+    with pytest.raises(ServiceError, match=r"^4 groups failed in a row, the last at reward: no such token$"):
+        await bench.look()
+
+
+async def test_what_cannot_be_digested_is_buried_and_replaced() -> None:
+    """A score that is missing is no 0: a person finds the group among the dead letters."""
+    bench = await Bench().begin()
+    assert await bench.look() is None
+    (entry, _) = await bench.worker.take("reward", limit=9, block_seconds=0)
+    group = rollout.RolloutGroup.FromString(finished(entry, 0))
+    del group.completions[0].scores[:]
+    await bench._advance(entry, group.SerializeToString())
+    assert await bench.look() is None
+    (letter,) = await MemoryTools(bench.server).dead_letters(limit=9)
+    assert letter.reason == "completions[0]: stage reward gave no score"
+    assert bench.counts() == {"admitted": 3, "trained": 0, "stale": 0, "failed": 1, "in_flight": 2}
+
+
+async def test_a_prompt_file_that_became_shorter_is_no_surprise_later() -> None:
+    """A checkpoint that still needs a prompt which is not there any more is refused at the start."""
+    bench = await Bench().begin()
+    assert await bench.look() is None
+    state = bench.intake.state()
+    short = Intake(bench.spec, run_uid="run", prompts=PROMPTS[:1], queue=bench.queue, watch_seconds=1000)
+    with pytest.raises(Mismatch, match=r"^p\.jsonl: the run still needs prompt \d, the file has 1: "):
+        short.restore(state)
