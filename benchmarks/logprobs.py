@@ -99,10 +99,10 @@ def direct(loaded: LoadedModel, pairs: Sequence[Sequenced], budget: int) -> tupl
 
 
 def best_budget(loaded: LoadedModel, pairs: Sequence[Sequenced]) -> int:
-    """The token budget at which the direct loop is fastest, after a warm-up."""
+    """The token budget at which the direct loop is fastest: the better of two passes each, after a warm-up."""
     direct(loaded, pairs[:4], BUDGETS[0])
-    seconds = {budget: direct(loaded, pairs, budget)[0] for budget in BUDGETS}
-    return min(seconds, key=lambda budget: seconds[budget])
+    passes = [{budget: direct(loaded, pairs, budget)[0] for budget in BUDGETS} for _ in range(2)]
+    return min(BUDGETS, key=lambda budget: min(seconds[budget] for seconds in passes))
 
 
 @contextmanager
@@ -192,7 +192,7 @@ def measure(quick: bool) -> dict[str, float]:
     path = data_file()
     loaded = load_causal(ModelSpec(path=MODEL, dtype="bfloat16"))
     pairs = dialogues(path, 64 if quick else 256, loaded.tokenizer)
-    budget = best_budget(loaded, pairs[:64])
+    budget = best_budget(loaded, pairs[: len(pairs) // 2])
     with reference_service() as address:
         # One batch to warm the service up, as the loop was warmed up.
         asyncio.run(over_grpc(address, pairs[:BATCH]))

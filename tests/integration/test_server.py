@@ -39,9 +39,7 @@ class Reward(reward_pb2_grpc.RewardServiceServicer):
     def __init__(self, score: Score) -> None:
         self._score = score
 
-    async def Score(
-        self, request: reward_pb2.ScoreRequest, context: Any
-    ) -> reward_pb2.ScoreResponse:
+    async def Score(self, request: reward_pb2.ScoreRequest, context: Any) -> reward_pb2.ScoreResponse:
         return await self._score(request)
 
     async def ListModels(
