@@ -25,8 +25,9 @@ from services.policy.generation import Policy, Update
 from services.policy.worker import PolicyProcessor
 from services.reference.logprobs import ReferenceModel
 from services.reference.worker import ReferenceProcessor
+from services.reward.administration import source_at
 from services.reward.config import RewardConfig
-from services.reward.rewards.opening import open_source
+from services.reward.rewards.opening import SourceOpener
 from services.reward.scoring import RewardModels
 from services.reward.shadow import ShadowRunner
 from services.reward.worker import RewardProcessor
@@ -48,7 +49,7 @@ async def _train(spec: RunSpec, out: Path) -> None:
         policy = _policy(spec)
         run = _learner(spec, out, server, policy, executor)
         workers = [
-            _worker(server, stage, _processor(spec, stage, policy, executor), executor, spec)
+            _worker(server, stage, _processor(spec, stage, policy), executor, spec)
             for stage in dict.fromkeys(spec.rollout.slip)
         ]
         working = [asyncio.create_task(worker.run()) for worker in workers]
@@ -71,7 +72,7 @@ def _policy(spec: RunSpec) -> Policy:
     return Policy(TransformersEngine(loaded), loaded.tokenizer)
 
 
-def _processor(spec: RunSpec, stage: str, policy: Policy, executor: Executor) -> StageProcessor:
+def _processor(spec: RunSpec, stage: str, policy: Policy) -> StageProcessor:
     role, _, name = stage.partition("/")
     if role == "policy":
         return PolicyProcessor(
@@ -81,16 +82,16 @@ def _processor(spec: RunSpec, stage: str, policy: Policy, executor: Executor) ->
         model = ReferenceModel(load_causal(spec.model), token_budget=_TOKEN_BUDGET)
         return ReferenceProcessor(model, stage=stage, replica=stage)
     if role == "reward":
-        return _reward(spec, stage, name or "reward", executor)
+        return _reward(spec, stage, name or "reward")
     raise ConfigError(f"rollout.slip: no stage {stage}: expected policy, reference, reward or reward/<name>")
 
 
-def _reward(spec: RunSpec, stage: str, name: str, executor: Executor) -> RewardProcessor:
+def _reward(spec: RunSpec, stage: str, name: str) -> RewardProcessor:
     if not spec.reward_model:
         raise ConfigError("reward_model: expected a reward model's folder, or rule:<name>")
     models = RewardModels()
-    models.add(name, open_source(spec.reward_model, RewardConfig(), name=name))
-    return RewardProcessor(models, ShadowRunner(models, executor), model=name, stage=stage, replica=stage)
+    models.add(name, SourceOpener(RewardConfig())(source_at(spec.reward_model), name))
+    return RewardProcessor(models, ShadowRunner(models), model=name, stage=stage, replica=stage)
 
 
 def _learner(spec: RunSpec, out: Path, server: MemoryServer, policy: Policy, executor: Executor) -> Run:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -29,20 +30,14 @@ from services.models.loading import (
     torch_device,
     torch_dtype,
 )
+from services.models.packed import enable_packing, packed_states
 from services.models.packing import micro_batches
+from services.models.scorer import Encoded, Reading, ScorerAbout, ScoreText, cut_left
 
 Pooling = Literal["mean", "last"]
 HEAD_FILE = "reward_head.safetensors"
 SETTINGS_FILE = "reward.json"
 _ENCODERS = frozenset(("bert", "roberta", "distilbert", "electra", "deberta-v2", "mpnet", "modernbert"))
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreText:
-    """What is scored: a conversation as (role, content) pairs, and the answer to it."""
-
-    messages: tuple[tuple[str, str], ...]
-    completion: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +59,7 @@ class RewardSettings:
 
 
 class RewardModel(torch.nn.Module):
-    """Backbone and head. Dropout is off; `forward` is differentiable, `score` is for serving."""
+    """Backbone and head. Dropout is off; `forward` is differentiable, `read` and `score` are for serving."""
 
     def __init__(
         self, backbone: Any, tokenizer: Any, settings: RewardSettings, head: torch.nn.Linear, name: str
@@ -75,59 +70,107 @@ class RewardModel(torch.nn.Module):
         self.settings = settings
         self.head = head
         self.name = name
+        self.packed = False
+        self._facts: ModelFacts | None = None
 
-    def encode(self, row: ScoreText) -> tuple[list[int], int]:
-        """Token ids of a row and the index where its completion begins; cut from the left to max_tokens.
+    def pack(self) -> None:
+        """Serve without padding from now on, where the backbone allows it. Not for training."""
+        self.packed = enable_packing(self.backbone)
+
+    def encode(self, row: ScoreText) -> Encoded:
+        """Token ids of a row, cut from the left to max_tokens.
 
         The end of the answer is what the score depends on most, so the oldest tokens go first.
         """
-        prompt, completion = self._render(row)
+        return self._framed(*self._render(row))
+
+    def encode_ids(self, prompt: Sequence[int], completion: Sequence[int]) -> Encoded:
+        """The same from ids of this model's tokenizer, taken as they are: no template, no end token added."""
+        size = int(self.backbone.get_input_embeddings().weight.shape[0])
+        for token in (*prompt, *completion):
+            if not 0 <= token < size:
+                raise InvalidInput(f"token id {token} is not in the vocabulary of {size}")
+        return self._framed(list(prompt), list(completion))
+
+    def _framed(self, prompt: list[int], completion: list[int]) -> Encoded:
         limit = self.settings.max_tokens
         if self.settings.pooling == "last":
-            ids, start = prompt + completion, len(prompt)
-            cut = max(0, len(ids) - limit)
-            return ids[cut:], max(0, start - cut)
+            return cut_left([*prompt, *completion], len(prompt), limit)
+        whole = len(prompt) + len(completion)
         first, last = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
         completion = completion[-(limit - 3) :]
         prompt = prompt[len(prompt) - max(0, min(len(prompt), limit - 3 - len(completion))) :]
-        return [first, *prompt, last, *completion, last], len(prompt) + 2
+        return Encoded(
+            ids=(first, *prompt, last, *completion, last),
+            start=len(prompt) + 2,
+            cut=whole - len(prompt) - len(completion),
+        )
 
     def forward(self, rows: Sequence[ScoreText]) -> torch.Tensor:
         """Head outputs, without gain and bias, [rows] float32."""
         return self.head_outputs([self.encode(row) for row in rows])
 
-    def head_outputs(self, encoded: Sequence[tuple[list[int], int]]) -> torch.Tensor:
+    def head_outputs(self, encoded: Sequence[Encoded]) -> torch.Tensor:
         """Head outputs for encoded rows padded into one batch, [rows] float32."""
         device = self.head.weight.device
-        width = max(len(ids) for ids, _ in encoded)
+        width = max(len(row.ids) for row in encoded)
         ids = torch.zeros((len(encoded), width), dtype=torch.long)
         mask = torch.zeros((len(encoded), width), dtype=torch.long)
         pooled_over = torch.zeros((len(encoded), width))
-        for at, (row, start) in enumerate(encoded):
-            ids[at, : len(row)] = torch.tensor(row)
-            mask[at, : len(row)] = 1
+        for at, row in enumerate(encoded):
+            length = len(row.ids)
+            ids[at, :length] = torch.tensor(row.ids)
+            mask[at, :length] = 1
             if self.settings.pooling == "mean":
-                pooled_over[at, start : len(row)] = 1.0 / (len(row) - start)
+                pooled_over[at, row.start : length] = 1.0 / (length - row.start)
             else:
-                pooled_over[at, len(row) - 1] = 1.0
+                pooled_over[at, length - 1] = 1.0
         options = {"attention_mask": mask.to(device)}
-        if self.settings.pooling == "mean" and getattr(self.backbone.config, "type_vocab_size", 0) > 1:
-            starts = torch.tensor([start for _, start in encoded])
+        if self._two_types:
+            starts = torch.tensor([row.start for row in encoded])
             options["token_type_ids"] = ((torch.arange(width)[None, :] >= starts[:, None]) * mask).to(device)
         states = self.backbone(input_ids=ids.to(device), **options).last_hidden_state
-        pooled = torch.einsum("rt,rtw->rw", pooled_over.to(device), states.float())
-        return torch.nn.functional.linear(pooled, self.head.weight.float(), self.head.bias.float())[:, 0]
+        return self._head(torch.einsum("rt,rtw->rw", pooled_over.to(device), states.float()))
+
+    def read(self, rows: Sequence[Encoded]) -> list[Reading]:
+        """gain * head + bias of each row, in order, by one forward pass."""
+        with torch.inference_mode():
+            outputs = self._packed_outputs(rows) if self.packed else self.head_outputs(rows)
+        gain, bias = self.settings.gain, self.settings.bias
+        return [Reading(value=gain * output + bias) for output in outputs.tolist()]
 
     def score(self, rows: Sequence[ScoreText], *, token_budget: int = 4096) -> list[float]:
-        """gain * head + bias of each row, in order."""
+        """gain * head + bias of each row, in order, by as many passes as the budget of tokens asks for."""
         encoded = [self.encode(row) for row in rows]
         values = [0.0] * len(rows)
-        with torch.inference_mode():
-            for batch in micro_batches([len(ids) for ids, _ in encoded], token_budget):
-                outputs = self.head_outputs([encoded[index] for index in batch])
-                for index, output in zip(batch, outputs.tolist(), strict=True):
-                    values[index] = self.settings.gain * output + self.settings.bias
+        for batch in micro_batches([len(row.ids) for row in encoded], token_budget):
+            for index, reading in zip(batch, self.read([encoded[index] for index in batch]), strict=True):
+                values[index] = reading.value
         return values
+
+    @property
+    def _two_types(self) -> bool:
+        return self.settings.pooling == "mean" and getattr(self.backbone.config, "type_vocab_size", 0) > 1
+
+    def _packed_outputs(self, rows: Sequence[Encoded]) -> torch.Tensor:
+        types = (
+            [[int(at >= row.start) for at in range(len(row.ids))] for row in rows]
+            if self._two_types
+            else None
+        )
+        states = packed_states(self.backbone, [row.ids for row in rows], types)
+        ends = np.cumsum([len(row.ids) for row in rows]).tolist()
+        if self.settings.pooling == "last":
+            return self._head(states[[end - 1 for end in ends]].float())
+        means = [
+            states[end - len(row.ids) + row.start : end].float().mean(0)
+            for row, end in zip(rows, ends, strict=True)
+        ]
+        return self._head(torch.stack(means))
+
+    def _head(self, pooled: torch.Tensor) -> torch.Tensor:
+        """[rows, width] float32 to [rows] float32."""
+        return torch.nn.functional.linear(pooled, self.head.weight.float(), self.head.bias.float())[:, 0]
 
     def normalised(self, rows: Sequence[ScoreText]) -> None:
         """Set gain and bias so that these reference answers score mean 0, deviation 1 (arXiv 1909.08593, 2.1)."""
@@ -135,6 +178,20 @@ class RewardModel(torch.nn.Module):
         values = torch.tensor(self.score(rows), dtype=torch.float64)
         gain = 1.0 / max(float(values.std(unbiased=False)), 1e-6)
         self.settings = replace(self.settings, gain=gain, bias=-gain * float(values.mean()))
+
+    def about(self) -> ScorerAbout:
+        """See Scorer.about. Kept after the first time: the weights of a model that is served do not change."""
+        if self._facts is None:
+            self._facts = self.facts()
+        chat = self.settings.pooling == "last" and bool(self._facts.chat_template_digest)
+        return ScorerAbout(
+            kind="model",
+            facts=self._facts,
+            chat=chat,
+            max_tokens=self.settings.max_tokens,
+            gain=self.settings.gain,
+            bias=self.settings.bias,
+        )
 
     def facts(self) -> ModelFacts:
         """Who this is; the digest covers backbone and head."""

@@ -1,7 +1,7 @@
 """The reward service as one thing: table of models, servicers, worker, wired from its configuration.
 
-One thread scores, for calls and for the stage alike. It may begin with no model at all: calls then say so,
-and the stage is left alone until LoadModel brings the model that it needs.
+Every model has a thread of its own behind a queue, for calls and for the stage alike. The service may begin with no
+model at all: calls then say so, and the stage is left alone until LoadModel brings the model that it needs.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import structlog
 from services.common.errors import TrimtabError
 from services.common.queue_worker import QueueWorker
 from services.common.telemetry import replica_name
+from services.reward.administration import Administration
+from services.reward.answering import Answering, CallLimits
 from services.reward.config import RewardConfig
-from services.reward.rewards.base import RewardSource
-from services.reward.rewards.opening import open_source
+from services.reward.rewards.opening import SourceOpener
 from services.reward.scoring import RewardModels
 from services.reward.servicer import ADMIN_SERVICE_NAME, SERVICE_NAME, RewardAdminServicer, RewardServicer
 from services.reward.shadow import ShadowRunner
@@ -35,29 +36,33 @@ class RewardApplication:
 
     def __init__(self, config: RewardConfig) -> None:
         self._config = config
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reward-model")
+        # Waits for scores on the stage's behalf; the models have threads of their own.
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reward-stage")
         self._models = RewardModels()
-        self._shadows = ShadowRunner(self._models, self._executor)
+        self._shadows = ShadowRunner(self._models)
+        self._open = SourceOpener(config)
+        self._administration = Administration(self._models, self._open, self._start_worker)
+        limits = CallLimits(rows=config.max_rows, characters=config.max_characters)
+        self._answering = Answering(self._models, self._shadows, limits)
         self._worker: QueueWorker | None = None
 
     def register(self, server: grpc.aio.Server) -> Sequence[str]:
         """Add both servicers."""
-        scoring = RewardServicer(self._models, self._executor, self._shadows, max_rows=self._config.max_rows)
-        admin = RewardAdminServicer(self._models, self._open, self._start_worker)
+        scoring = RewardServicer(self._models, self._answering)
         reward_pb2_grpc.add_RewardServiceServicer_to_server(scoring, server)
+        admin = RewardAdminServicer(self._administration)
         reward_pb2_grpc.add_RewardAdminServiceServicer_to_server(admin, server)
         return [SERVICE_NAME, ADMIN_SERVICE_NAME]
 
     async def start(self) -> None:
         """Load what the configuration names; begin to work the stage if its model is there."""
-        for entry in self._config.models:
-            source = await asyncio.to_thread(self._open, entry.location, entry.name)
+        # Composites last: they are made of the others.
+        for entry in sorted(self._config.models, key=lambda entry: entry.composite is not None):
+            source = await asyncio.to_thread(self._open, entry, entry.name)
             self._models.add(entry.name, source)
-            _log.info("reward model loaded", model=entry.name, digest=source.digest)
+            digest = self._models.slot(entry.name).source.digest
+            _log.info("reward model loaded", model=entry.name, digest=digest)
         self._start_worker()
-
-    def _open(self, location: str, name: str) -> RewardSource:
-        return open_source(location, self._config, name=name)
 
     def _start_worker(self) -> None:
         """Work the stage from the moment that its model is there. Called after every load."""

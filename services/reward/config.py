@@ -1,32 +1,128 @@
-"""The reward service's configuration: what all services have, and which models and rules it begins with."""
+"""The reward service's configuration: what all services have, and which sources of scores it begins with."""
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, model_validator
 
 from services.common.spec.base import Spec
 from services.common.spec.service import Dtype, ServiceSpec
 
 NAME_PATTERN = r"^[A-Za-z0-9_.-]+$"
+_KINDS = ("path", "rule", "function", "composite", "remote", "judge")
 
 
-class RewardEntry(Spec):
-    """One [[models]]: a name, and either the folder of a reward model or a rule."""
+class Component(Spec):
+    """One part of a composite: a model of this service, and how its value enters the sum."""
 
-    name: str = Field(min_length=1, max_length=63, pattern=NAME_PATTERN)
-    path: str = Field("", description="Folder of a reward model, safetensors only.")
-    rule: str = Field("", description="A rule instead, for example sentiment or length:target=40.")
+    model: str = Field(min_length=1, max_length=63, pattern=NAME_PATTERN)
+    weight: float = 1.0
+    clip: tuple[float, float] | None = Field(
+        None, description="Lowest and highest value that enters the sum."
+    )
+    mean: float = Field(0.0, description="Subtracted after the clip.")
+    deviation: float = Field(1.0, gt=0, description="Divided by after the mean is subtracted.")
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> RewardEntry:
-        if bool(self.path) == bool(self.rule):
-            raise ValueError("expected either path or rule")
+    def _clip_in_order(self) -> Component:
+        if self.clip is not None and not self.clip[0] < self.clip[1]:
+            raise ValueError("expected clip = [low, high] with low below high")
         return self
 
-    @property
-    def location(self) -> str:
-        """As LoadModel writes it: a folder, or rule:<rule>."""
-        return self.path or f"rule:{self.rule}"
+
+class CompositeSpec(Spec):
+    """A weighted sum of named components; see rewards/composite.py for the two aggregations of TRL."""
+
+    components: tuple[Component, ...] = Field(min_length=1, max_length=64)
+    aggregation: Literal["sum_then_normalize", "normalize_then_sum"] = "sum_then_normalize"
+    mean: float = Field(0.0, description="sum_then_normalize: subtracted from the sum.")
+    deviation: float = Field(1.0, gt=0, description="sum_then_normalize: the sum is divided by it.")
+    clip: tuple[float, float] | None = Field(None, description="Bounds of the final value.")
+
+
+class FunctionSpec(Spec):
+    """A user's Python function, run in worker processes of its own."""
+
+    name: str = Field(
+        min_length=1, description="Entry point of group trimtab.rewards, or package.module:function."
+    )
+    timeout_seconds: float = Field(5.0, gt=0, description="For one call, of at most batch_rows rows.")
+    workers: int = Field(1, ge=1, le=64, description="Processes.")
+    batch_rows: int = Field(64, ge=1, description="Rows handed over in one call.")
+
+
+class RemoteSpec(Spec):
+    """Another reward service, forwarded to."""
+
+    url: str = Field(min_length=1, description="grpc://host:port, http(s)://host:port[/v1/score].")
+    model: str = Field("", description="Its name over there.")
+    key: SecretStr | None = Field(None, description="API key for the other service.")
+    key_file: Path | None = Field(None, description="File with the key; read anew when it changes.")
+    ca_file: Path | None = Field(None, description="Certificates to trust; grpc:// then speaks TLS.")
+    timeout_seconds: float = Field(30.0, gt=0)
+    attempts: int = Field(3, ge=1, le=10)
+    breaker_failures: int = Field(5, ge=1, description="Failures in a row that open the circuit.")
+    breaker_seconds: float = Field(10.0, gt=0, description="How long it stays open before one call is tried.")
+    concurrent_calls: int = Field(8, ge=1, le=256)
+
+
+class JudgeSpec(Spec):
+    """A generative judge behind an OpenAI-compatible API."""
+
+    url: str = Field(min_length=1, description="Base URL, for example http://host:8000/v1.")
+    model: str = Field(min_length=1)
+    key: SecretStr | None = None
+    key_file: Path | None = None
+    prompt: str = Field(
+        "Rate the answer to the question below from 0 (useless) to 10 (excellent).\n\n"
+        "Question:\n{prompt}\n\nAnswer:\n{completion}\n\nWrite the rating as a number, nothing else.",
+        min_length=1,
+        description="{prompt}, {completion} and {columns[name]} are filled in.",
+    )
+    pattern: str = Field(r"(-?\d+(?:\.\d+)?)", description="Its first group in the answer is the value.")
+    low: float = Field(0.0, description="Values below are an error.")
+    high: float = Field(10.0, description="Values above are an error.")
+    max_tokens: int = Field(16, ge=1)
+    timeout_seconds: float = Field(60.0, gt=0)
+    attempts: int = Field(3, ge=1, le=10)
+    concurrent_calls: int = Field(8, ge=1, le=256)
+    breaker_failures: int = Field(5, ge=1)
+    breaker_seconds: float = Field(10.0, gt=0)
+
+
+class SourceSpec(Spec):
+    """Where scores come from: exactly one of path, rule, function, composite, remote, judge."""
+
+    path: str = Field("", description="Folder of a reward model, safetensors only.")
+    rule: str = Field("", description="A rule, for example sentiment or length:target=40.")
+    function: FunctionSpec | None = None
+    composite: CompositeSpec | None = None
+    remote: RemoteSpec | None = None
+    judge: JudgeSpec | None = None
+    dtype: Dtype | None = Field(None, description="Of this model; the service's own where it is left out.")
+    device: str | None = Field(None, description="Of this model; the service's own where it is left out.")
+    max_tokens: int = Field(
+        0, ge=0, description="Published models: rows are cut to this; 0: what the model was made for."
+    )
+    label: int = Field(0, ge=0, description="Sequence classification with several labels: the one scored.")
+    step_separator: str = Field("\n\n", min_length=1, description="Process reward models: ends a step.")
+    step_reduction: Literal["last", "min", "mean", "product"] = Field(
+        "min", description="Process reward models: from the steps' scores to the value (arXiv 2305.20050)."
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> SourceSpec:
+        if sum(bool(getattr(self, kind)) for kind in _KINDS) != 1:
+            raise ValueError(f"expected one of {', '.join(_KINDS)}")
+        return self
+
+
+class RewardEntry(SourceSpec):
+    """One [[models]]: a name, and where its scores come from."""
+
+    name: str = Field(min_length=1, max_length=63, pattern=NAME_PATTERN)
 
 
 class RewardConfig(ServiceSpec):
@@ -37,8 +133,11 @@ class RewardConfig(ServiceSpec):
     dtype: Dtype = Field("auto", description="auto: bfloat16 where the processor has it, else float32.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:0, …")
     threads: int = Field(0, ge=0, description="CPU threads; 0: all cores.")
-    token_budget: int = Field(4096, ge=16, description="Padded tokens in one forward pass.")
+    token_budget: int = Field(4096, ge=16, description="Tokens in one forward pass.")
     max_rows: int = Field(4096, ge=1, description="Inputs in one call.")
+    max_characters: int = Field(1_000_000, ge=1, description="Of one input, all its text together.")
+    max_queued_rows: int = Field(16384, ge=1, description="Rows that wait for one model; more are refused.")
+    max_queued_tokens: int = Field(8_000_000, ge=1, description="Tokens that wait for one model.")
 
     @model_validator(mode="after")
     def _names_differ(self) -> RewardConfig:

@@ -1,17 +1,31 @@
 """Which sources stand behind which names, and scoring by them. Owns hot swap; knows no wire and no queue.
 
 Every change replaces the whole table at once. A batch looks its source up once, so all of its scores are of
-one digest, whatever is swapped meanwhile.
+one digest, whatever is swapped meanwhile. A composite is made anew with every change of what it is made of, so it
+too is of one piece.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from services.common.errors import AlreadyExists, InvalidInput, Mismatch, NotFound
-from services.reward.rewards.base import RewardSource, ScoreOutcome, ScoreRow
+from services.reward.futures import chained
+from services.reward.rewards.base import (
+    Caller,
+    ComposedSource,
+    RewardSource,
+    ScoreOutcome,
+    ScoreRow,
+    SourceClosed,
+)
+
+ANYBODY = Caller()
+Slots = Mapping[str, "Slot"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +47,12 @@ class Scored:
 
 
 class RewardModels:
-    """The table of reward models and rules. Changed by one thread, read by any."""
+    """The table of sources. Changed under a lock, read by any thread without one."""
 
     def __init__(self) -> None:
-        self._slots: Mapping[str, Slot] = MappingProxyType({})
+        self._slots: Slots = MappingProxyType({})
         self._held: frozenset[str] = frozenset()
+        self._changing = threading.RLock()
 
     def names(self) -> list[str]:
         """All names, sorted."""
@@ -55,43 +70,100 @@ class RewardModels:
             raise InvalidInput(f"model: expected a name; {there}", {"model": "expected a name"})
         raise NotFound(f"there is no reward model {name}; {there}")
 
-    def add(self, name: str, source: RewardSource) -> None:
-        """Put a source behind a new name. AlreadyExists where the name is taken."""
+    def check_free(self, name: str) -> None:
+        """AlreadyExists where the name is taken."""
         if name in self._slots:
             raise AlreadyExists(f"reward model {name} is loaded already; swap it instead")
-        self._put(Slot(name=name, source=source))
 
-    def swap(self, name: str, source: RewardSource) -> str:
-        """Put another source behind a name; the digest of the one before."""
-        old = self.slot(name)
-        self._put(Slot(name=old.name, source=source, shadow=old.shadow))
-        return old.source.digest
+    def add(self, name: str, source: RewardSource) -> None:
+        """Put a source behind a new name. AlreadyExists where the name is taken."""
+        with self._changing:
+            self.check_free(name)
+            self._put(Slot(name=name, source=source))
 
-    def remove(self, name: str) -> None:
-        """Take a name away. Mismatch while it shadows another or serves the queue."""
-        slot = self.slot(name)
-        shadowed = [other.name for other in self._slots.values() if other.shadow == slot.name]
-        if shadowed:
-            raise Mismatch(f"reward model {slot.name} is the shadow of {shadowed[0]}")
-        if slot.name in self._held:
-            raise Mismatch(f"reward model {slot.name} serves the queue; swap it instead")
-        self._slots = MappingProxyType({key: value for key, value in self._slots.items() if key != slot.name})
+    def swap(self, name: str, source: RewardSource) -> RewardSource:
+        """Put another source behind a name; the one before, which is the caller's to close."""
+        with self._changing:
+            old = self.slot(name)
+            self._put(replace(old, source=source))
+        return old.source
+
+    def remove(self, name: str) -> RewardSource:
+        """Take a name away; its source is the caller's to close. Mismatch while somebody depends on it."""
+        with self._changing:
+            slot = self.slot(name)
+            for other in self._slots.values():
+                if other.shadow == slot.name:
+                    raise Mismatch(f"reward model {slot.name} is the shadow of {other.name}")
+                if slot.name in _needs(other.source):
+                    raise Mismatch(f"reward model {slot.name} is a component of {other.name}")
+            if slot.name in self._held:
+                raise Mismatch(f"reward model {slot.name} serves the queue; swap it instead")
+            left = {key: value for key, value in self._slots.items() if key != slot.name}
+            self._slots = MappingProxyType(left)
+        return slot.source
 
     def set_shadow(self, name: str, shadow: str) -> None:
         """Let another model score the same rows, for comparison only; "" ends that."""
-        slot = self.slot(name)
-        if shadow and self.slot(shadow).name == slot.name:
-            raise InvalidInput("shadow: expected another model", {"shadow": "another model"})
-        self._put(Slot(name=slot.name, source=slot.source, shadow=shadow))
+        with self._changing:
+            slot = self.slot(name)
+            if shadow and self.slot(shadow).name == slot.name:
+                raise InvalidInput("shadow: expected another model", {"shadow": "another model"})
+            self._put(replace(slot, shadow=shadow))
 
     def hold(self, name: str) -> None:
         """Refuse to remove this name from now on: somebody depends on it."""
-        self._held = self._held | {name}
+        with self._changing:
+            self._held = self._held | {name}
 
-    def score(self, name: str, rows: Sequence[ScoreRow]) -> Scored:
-        """Score rows by the source that stands behind `name` now."""
-        slot = self.slot(name)
-        return Scored(name=slot.name, digest=slot.source.digest, outcomes=slot.source.score(rows))
+    def submit(self, name: str, rows: Sequence[ScoreRow], caller: Caller = ANYBODY) -> Future[Scored]:
+        """Score rows by the source that stands behind `name` now, whatever is swapped meanwhile.
+
+        See RewardSource.submit for what is raised and what cancelling the future does.
+        """
+        while True:
+            slot = self.slot(name)
+            try:
+                outcomes = slot.source.submit(rows, caller)
+            except SourceClosed:
+                # Swapped between the lookup and the question: ask the one that is there now.
+                if self.slot(name).source is slot.source:
+                    raise
+                continue
+            return chained(outcomes, _labelled(slot.name, slot.source.digest))
+
+    def score(self, name: str, rows: Sequence[ScoreRow], caller: Caller = ANYBODY) -> Scored:
+        """The same, waited for: for threads."""
+        return self.submit(name, rows, caller).result()
 
     def _put(self, slot: Slot) -> None:
-        self._slots = MappingProxyType({**self._slots, slot.name: slot})
+        """Replace the table by one with this slot, composites made anew around it."""
+        slots = {**self._slots, slot.name: slot}
+        sources = {name: each.source for name, each in slots.items()}
+        for name, each in slots.items():
+            if isinstance(each.source, ComposedSource) and (
+                name == slot.name or slot.name in _needs(each.source)
+            ):
+                parts = {part: _component(name, part, sources) for part in each.source.needs}
+                slots[name] = replace(each, source=each.source.with_components(parts))
+        self._slots = MappingProxyType(slots)
+
+
+def _labelled(name: str, digest: str) -> Callable[[list[ScoreOutcome]], Scored]:
+    return lambda outcomes: Scored(name=name, digest=digest, outcomes=outcomes)
+
+
+def _needs(source: RewardSource) -> frozenset[str]:
+    return source.needs if isinstance(source, ComposedSource) else frozenset()
+
+
+def _component(whole: str, part: str, sources: Mapping[str, RewardSource]) -> RewardSource:
+    source = sources.get(part)
+    if source is None:
+        raise NotFound(f"component {part} of {whole} is not loaded; load it first")
+    if isinstance(source, ComposedSource):
+        raise InvalidInput(
+            f"component {part} of {whole} is a composite itself; name its components instead",
+            {"composite.components": "models, rules, functions, remotes or judges"},
+        )
+    return source

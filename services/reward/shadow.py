@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 
 import structlog
 from prometheus_client import Counter, Histogram
 
 from services.common.errors import TrimtabError
-from services.reward.rewards.base import ScoreOutcome, ScoreRow
+from services.reward.rewards.base import Caller, ScoreOutcome, ScoreRow
 from services.reward.scoring import RewardModels, Scored
 
 COMPARED = Counter("trimtab_reward_shadow_rows", "Rows that a shadow scored too.", ["model", "shadow"])
@@ -21,15 +21,16 @@ DIFFERENCE = Histogram(
     ["model", "shadow"],
     buckets=(-10, -3, -1, -0.3, -0.1, -0.01, 0.01, 0.1, 0.3, 1, 3, 10),
 )
+# A client of its own: the fair turns of batching keep it from crowding out who waits for an answer.
+_CALLER = Caller(client="shadow")
 _log = structlog.get_logger(__name__)
 
 
 class ShadowRunner:
-    """Runs at most one comparison at a time behind the model's own work; what comes meanwhile is skipped."""
+    """Has at most one comparison under way behind the model's own work; what comes meanwhile is skipped."""
 
-    def __init__(self, models: RewardModels, executor: Executor) -> None:
+    def __init__(self, models: RewardModels) -> None:
         self._models = models
-        self._executor = executor
         self._busy = threading.Lock()
 
     def offer(self, scored: Scored, rows: Sequence[ScoreRow]) -> None:
@@ -43,32 +44,39 @@ class ShadowRunner:
         if not self._busy.acquire(blocking=False):
             SKIPPED.labels(scored.name).inc(len(rows))
             return
-        future = self._executor.submit(self._compare, shadow, scored, list(rows))
-        future.add_done_callback(self._finished)
+        try:
+            other = self._models.submit(shadow, rows, _CALLER)
+        except TrimtabError as error:
+            self._busy.release()
+            _log.warning("shadow failed", error=str(error))
+            return
+        other.add_done_callback(lambda ended: self._finished(shadow, scored, ended))
 
-    def _compare(self, shadow: str, scored: Scored, rows: Sequence[ScoreRow]) -> None:
-        other = self._models.score(shadow, rows)
-        differences = [
-            second - first
-            for first, second in zip(_values(scored.outcomes), _values(other.outcomes), strict=True)
-            if first is not None and second is not None
-        ]
-        for difference in differences:
-            DIFFERENCE.labels(scored.name, shadow).observe(difference)
-        COMPARED.labels(scored.name, shadow).inc(len(rows))
-        _log.info(
-            "shadow compared",
-            model=scored.name,
-            shadow=shadow,
-            rows=len(rows),
-            mean_difference=sum(differences) / len(differences) if differences else None,
-        )
-
-    def _finished(self, future: Future[None]) -> None:
+    def _finished(self, shadow: str, scored: Scored, ended: Future[Scored]) -> None:
         self._busy.release()
-        error = None if future.cancelled() else future.exception()
+        error = None if ended.cancelled() else ended.exception()
         if error is not None:
             _log.warning("shadow failed", error=str(error))
+        elif not ended.cancelled():
+            _compare(shadow, scored, ended.result())
+
+
+def _compare(shadow: str, scored: Scored, other: Scored) -> None:
+    differences = [
+        second - first
+        for first, second in zip(_values(scored.outcomes), _values(other.outcomes), strict=True)
+        if first is not None and second is not None
+    ]
+    for difference in differences:
+        DIFFERENCE.labels(scored.name, shadow).observe(difference)
+    COMPARED.labels(scored.name, shadow).inc(len(scored.outcomes))
+    _log.info(
+        "shadow compared",
+        model=scored.name,
+        shadow=shadow,
+        rows=len(scored.outcomes),
+        mean_difference=sum(differences) / len(differences) if differences else None,
+    )
 
 
 def _values(outcomes: Sequence[ScoreOutcome]) -> list[float | None]:

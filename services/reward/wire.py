@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from services.common.arrays import to_vector
 from services.common.errors import InvalidInput, Mismatch
 from services.models.wire import model_info
-from services.reward.rewards.base import ScoreOutcome, ScoreRow
+from services.reward.rewards.base import ScoreOutcome, ScoreRow, TokenIds
 from services.reward.scoring import Scored, Slot
 from trimtab.common.v1 import common_pb2 as common
 from trimtab.reward.v1 import reward_pb2 as reward
@@ -29,8 +30,11 @@ def conversation(messages: Iterable[common.ChatMessage], text: str) -> tuple[tup
     return pairs or ((("user", text),) if text else ())
 
 
-def decode_row(row: reward.ScoreInput) -> ScoreRow:
-    """What is to be scored. Raises Mismatch for ids alone, InvalidInput for nothing or a wrong end."""
+def decode_row(row: reward.ScoreInput, fingerprint: str = "") -> ScoreRow:
+    """What is to be scored; ids, where there is no text, are of the tokenizer `fingerprint`.
+
+    Raises InvalidInput for nothing, for a wrong end, and for ids that cannot be read.
+    """
     columns: Mapping[str, str] = dict(row.columns)
     if row.messages:
         *before, answer = row.messages
@@ -39,11 +43,22 @@ def decode_row(row: reward.ScoreInput) -> ScoreRow:
         if row.completion:
             raise InvalidInput("completion and messages are both given; messages hold the answer already")
         return ScoreRow(messages=conversation(before, ""), completion=answer.content, columns=columns)
-    if not row.prompt and not row.completion:
-        if row.completion_ids.data or row.prompt_ids.data:
-            raise Mismatch("the input has token ids only, but the model reads text")
-        raise InvalidInput("the input is empty; expected messages, or prompt and completion")
-    return ScoreRow(messages=conversation((), row.prompt), completion=row.completion, columns=columns)
+    if row.prompt or row.completion:
+        return ScoreRow(messages=conversation((), row.prompt), completion=row.completion, columns=columns)
+    if not row.HasField("completion_ids") and not row.HasField("prompt_ids"):
+        raise InvalidInput("the input is empty; expected messages, or prompt and completion, or token ids")
+    if not fingerprint:
+        raise Mismatch("token ids need tokenizer_fingerprint, so that they mean the same here")
+    ids = TokenIds(
+        prompt=_ids(row.prompt_ids, "prompt_ids") if row.HasField("prompt_ids") else (),
+        completion=_ids(row.completion_ids, "completion_ids"),
+        fingerprint=fingerprint,
+    )
+    return ScoreRow(messages=(), completion="", columns=columns, ids=ids)
+
+
+def _ids(tensor: common.Tensor, field: str) -> tuple[int, ...]:
+    return tuple(to_vector(tensor, "int32", field=field).tolist())
 
 
 def encode_score(outcome: ScoreOutcome, scored: Scored, *, origin: str) -> common.Score:
@@ -53,6 +68,8 @@ def encode_score(outcome: ScoreOutcome, scored: Scored, *, origin: str) -> commo
     )
     if outcome.value is not None:
         score.value = outcome.value
+        score.components.update(outcome.components)
+        score.steps.extend(outcome.steps)
     elif outcome.error is not None:
         score.error.code = outcome.error.status
         score.error.message = str(outcome.error)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from services.common.errors import InvalidInput
 from services.common.worker import Outcome, error_info
-from services.reward.rewards.base import ScoreRow
+from services.reward.rewards.base import Caller, ScoreRow
 from services.reward.scoring import RewardModels
 from services.reward.shadow import ShadowRunner
 from services.reward.wire import conversation, encode_score
@@ -20,6 +20,7 @@ from trimtab.rollout.v1 import rollout_pb2 as rollout
 
 # Rows between two looks at `stopping`: a drain has 10 seconds.
 _SLICE_ROWS = 64
+_CALLER = Caller(client="stage")
 
 
 class RewardProcessor:
@@ -49,7 +50,7 @@ class RewardProcessor:
     def _score(self, groups: Sequence[rollout.RolloutGroup]) -> list[Outcome]:
         rows = [row for group in groups for row in _rows(group)]
         started = time.perf_counter()
-        scored = self._models.score(self._model, rows)
+        scored = self._models.score(self._model, rows, _CALLER)
         seconds = time.perf_counter() - started
         self._shadows.offer(scored, rows)
         scores = iter([encode_score(outcome, scored, origin=self._stage) for outcome in scored.outcomes])

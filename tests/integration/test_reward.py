@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from services.common.server import serving
-from services.models.reward_model import ScoreText, load_reward_model
+from services.models.reward_model import load_reward_model
+from services.models.scorer import ScoreText
 from services.reward.application import RewardApplication
 from services.reward.config import RewardConfig
 from services.reward.scoring import RewardModels
@@ -124,7 +125,7 @@ async def test_unreadable_rows_have_errors_in_their_place() -> None:
     ]
     async with client_of(config_for(("mood", "rule:sentiment"))) as client:
         scores = await client.score(inputs)
-        with pytest.raises(FailedPreconditionError, match="token ids only, but the model reads text"):
+        with pytest.raises(FailedPreconditionError, match="token ids need tokenizer_fingerprint"):
             await client.score([inputs[2]])
     assert [score.HasField("value") for score in scores] == [True, False, False, False, True]
     assert [score.error.code for score in scores] == [
@@ -165,7 +166,7 @@ async def test_mistakes_have_their_codes(folders: dict[str, Path], tmp_path: Pat
             await client.load_model("a", "rule:length")
         with pytest.raises(NotFoundError, match="no such folder"):
             await client.load_model("c", str(tmp_path / "nowhere"))
-        with pytest.raises(NotFoundError, match="not a reward model folder"):
+        with pytest.raises(InvalidArgumentError, match="without a scalar head"):
             await client.load_model("c", str(folders["causal"]))
         with pytest.raises(InvalidArgumentError, match="only safetensors are accepted"):
             await client.load_model("c", str(unsafe))

@@ -22,7 +22,8 @@ import torch
 from services.common.errors import InvalidInput
 from services.models.master_weights import MasterWeights, ParameterGroup
 from services.models.packing import micro_batches
-from services.models.reward_model import RewardModel, ScoreText, new_reward_model
+from services.models.reward_model import RewardModel, new_reward_model
+from services.models.scorer import ScoreText
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +176,7 @@ def _update(
         (model.encode(ScoreText(p.messages, p.chosen)), model.encode(ScoreText(p.messages, p.rejected)))
         for p in batch
     ]
-    lengths = [max(len(one[0]), len(two[0])) for one, two in encoded]
+    lengths = [max(len(one.ids), len(two.ids)) for one, two in encoded]
     total = 0.0
     for micro in micro_batches(lengths, options.micro_batch_tokens // 2):
         outputs = model.head_outputs([side for index in micro for side in encoded[index]])

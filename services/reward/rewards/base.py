@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
-from services.common.errors import Corrupted, TrimtabError
+from services.common.errors import Corrupted, TrimtabError, Unavailable
 from services.models.facts import ModelFacts
 
 InputKind = Literal["text", "messages", "token_ids"]
+SourceKind = Literal["model", "process", "rule", "function", "composite", "remote", "judge"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenIds:
+    """A row as a tokenizer's ids; `fingerprint` says whose."""
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRow:
-    """One answer to be scored: the conversation before it as (role, content) pairs, and the answer."""
+    """One answer to be scored: the conversation before it as (role, content) pairs, and the answer.
+
+    A row that came as token ids has them in `ids`, and no text.
+    """
 
     messages: tuple[tuple[str, str], ...]
     completion: str
     columns: Mapping[str, str] = field(default_factory=dict)
+    ids: TokenIds | None = None
 
     @property
     def prompt(self) -> str:
@@ -28,12 +43,30 @@ class ScoreRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """For whom a batch is scored.
+
+    client: whose turn it is when several wait; fair between these names. deadline: of time.monotonic; what
+    is not begun by then is dropped.
+    """
+
+    client: str = ""
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreOutcome:
-    """A value, or why there is none; never both, never NaN."""
+    """A value, or why there is none; never both, never NaN.
+
+    components: the unweighted value of each part of a composite. steps: one value for each step of the
+    completion, from a process reward model.
+    """
 
     value: float | None = None
     error: TrimtabError | None = None
     truncated_tokens: int = 0
+    components: Mapping[str, float] = field(default_factory=dict)
+    steps: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +82,10 @@ class SourceDescription:
 
 
 class RewardSource(Protocol):
-    """A reward model or a rule. Called by one thread at a time."""
+    """Anything that scores. Safe to call from several threads."""
 
     @property
-    def kind(self) -> Literal["model", "rule"]:
+    def kind(self) -> SourceKind:
         """What it is."""
         ...
 
@@ -65,9 +98,35 @@ class RewardSource(Protocol):
         """What ListModels answers."""
         ...
 
-    def score(self, rows: Sequence[ScoreRow]) -> list[ScoreOutcome]:
-        """One outcome for each row, in order. A row that cannot be scored has an error; nothing is raised."""
+    def submit(self, rows: Sequence[ScoreRow], caller: Caller) -> Future[list[ScoreOutcome]]:
+        """One outcome for each row, in order. A row that cannot be scored has an error in its place.
+
+        Returns at once. Overloaded is raised where there is no room, SourceClosed after close(). Expired ends
+        the future where the caller's deadline passed first. Cancelling the future drops what has not begun.
+        """
         ...
+
+    def close(self) -> None:
+        """Finish what was submitted, then let go of threads, processes and connections. May block."""
+        ...
+
+
+@runtime_checkable
+class ComposedSource(Protocol):
+    """A source made of others by name. The table makes it anew whenever one of them changes."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of its components."""
+        ...
+
+    def with_components(self, components: Mapping[str, RewardSource]) -> RewardSource:
+        """The same composition of these sources."""
+        ...
+
+
+class SourceClosed(Unavailable):
+    """This source has been taken away between being looked up and being asked."""
 
 
 def outcome_of(value: float, *, truncated_tokens: int = 0) -> ScoreOutcome:

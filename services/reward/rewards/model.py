@@ -1,86 +1,167 @@
-"""A trained reward model as a RewardSource. Owns what happens to rows that a model cannot score."""
+"""A reward model as a RewardSource: tokenising aside, a batch in front, and what happens to rows that fail.
+
+submit ──▶ tokenise (threads, off the event loop) ──▶ Batcher ──▶ forward pass (the model's own thread)
+"""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from dataclasses import replace
+from concurrent.futures import Executor, Future
 from pathlib import Path
-from typing import Any, Literal
 
 import structlog
 
-from services.common.errors import InvalidInput, NotFound, ServiceError
-from services.models.reward_model import RewardModel, ScoreText, load_reward_model
-from services.reward.rewards.base import InputKind, ScoreOutcome, ScoreRow, SourceDescription, outcome_of
+from services.common.errors import InvalidInput, Mismatch, NotFound, ServiceError, TrimtabError
+from services.models.classifiers import Readout, load_classifier
+from services.models.reward_model import SETTINGS_FILE, load_reward_model
+from services.models.scorer import Encoded, Reading, Scorer, ScoreText
+from services.reward.batching import Batcher, BatchFacts, Limits
+from services.reward.futures import chained, flattened
+from services.reward.observing import SILENT, Observer
+from services.reward.rewards.base import (
+    Caller,
+    ScoreOutcome,
+    ScoreRow,
+    SourceDescription,
+    SourceKind,
+    outcome_of,
+)
 
 _log = structlog.get_logger(__name__)
-_NO_LIMIT = 2**31 - 1
+_Read = Reading | TrimtabError
 
 
 class ModelReward:
-    """Scores by a reward model; its own gain and bias are applied, nothing else."""
+    """Scores by a model; the model's own gain and bias are applied, nothing else."""
 
-    kind: Literal["model"] = "model"
+    def __init__(
+        self, scorer: Scorer, *, limits: Limits, tokenisers: Executor, observer: Observer = SILENT
+    ) -> None:
+        self._scorer = scorer
+        self._about = scorer.about()
+        self._tokenisers = tokenisers
+        self._observer = observer
+        self._batcher: Batcher[Encoded, _Read] = Batcher(
+            scorer.name,
+            self._read,
+            size=lambda row: len(row.ids),
+            key=lambda row: (row.ids, row.start, row.steps),
+            limits=limits,
+            observe=self._ran,
+        )
 
-    def __init__(self, model: RewardModel, *, token_budget: int) -> None:
-        self._model = model
-        self._token_budget = token_budget
-        self._facts = model.facts()
-        # The same model with no limit: it only encodes, to tell how much the limit cuts off.
-        self._unlimited: Any = copy.copy(model)
-        self._unlimited.settings = replace(model.settings, max_tokens=_NO_LIMIT)
+    @property
+    def kind(self) -> SourceKind:
+        """model, or process: a process reward model."""
+        return self._about.kind
 
     @property
     def digest(self) -> str:
         """BLAKE3 over weights, head, gain and bias, hex."""
-        return self._facts.model_digest
+        return self._about.facts.model_digest
+
+    @property
+    def queued(self) -> tuple[int, int]:
+        """Rows and tokens that wait."""
+        return self._batcher.queued
 
     def describe(self) -> SourceDescription:
-        """Reads text; a causal model with a chat template reads messages. The oldest tokens are cut."""
-        settings = self._model.settings
-        chat = settings.pooling == "last" and bool(self._facts.chat_template_digest)
-        kind: InputKind = "messages" if chat else "text"
+        """Reads text; a model with a chat template reads messages. The oldest tokens are cut."""
+        about = self._about
         return SourceDescription(
-            facts=self._facts,
-            input_kind=kind,
+            facts=about.facts,
+            input_kind="messages" if about.chat else "text",
             truncates="left",
-            max_tokens=settings.max_tokens,
-            gain=settings.gain,
-            bias=settings.bias,
+            max_tokens=about.max_tokens,
+            gain=about.gain,
+            bias=about.bias,
         )
 
-    def score(self, rows: Sequence[ScoreRow]) -> list[ScoreOutcome]:
-        """See RewardSource.score. A batch that fails is scored row by row, so that one row fails alone."""
-        texts = [ScoreText(row.messages, row.completion) for row in rows]
-        try:
-            values = self._model.score(texts, token_budget=self._token_budget)
-        except Exception:  # whatever tokenizer or model raise on a strange row
-            if len(texts) == 1:
-                _log.exception("a row could not be scored", model=self._model.name)
-                return [ScoreOutcome(error=ServiceError("the reward model failed on this row"))]
-            return [outcome for row in rows for outcome in self.score([row])]
-        return [
-            outcome_of(value, truncated_tokens=self._overflow(text))
-            for value, text in zip(values, texts, strict=True)
-        ]
+    def submit(self, rows: Sequence[ScoreRow], caller: Caller) -> Future[list[ScoreOutcome]]:
+        """See RewardSource.submit."""
+        # Before the work of tokenising: a flood must be refused for the price of a comparison.
+        self._batcher.check_room(len(rows))
+        encoding = self._tokenisers.submit(lambda: [self._encode(row) for row in rows])
+        return flattened(chained(encoding, lambda encoded: self._enqueue(encoded, caller)))
 
-    def _overflow(self, text: ScoreText) -> int:
-        ids, _ = self._unlimited.encode(text)
-        return max(0, len(ids) - self._model.settings.max_tokens)
+    def close(self) -> None:
+        """See RewardSource.close."""
+        self._batcher.close()
+
+    def warm_up(self) -> None:
+        """One pass before anybody waits: kernels are chosen and memory is taken on the first one."""
+        self.submit([ScoreRow(messages=(("user", "Hello"),), completion="Hello!")], Caller()).result()
+
+    def _encode(self, row: ScoreRow) -> Encoded | TrimtabError:
+        try:
+            if row.ids is None:
+                return self._scorer.encode(ScoreText(row.messages, row.completion))
+            if row.ids.fingerprint != self._about.facts.tokenizer_fingerprint:
+                return Mismatch("token ids need the fingerprint of this model's tokenizer")
+            return self._scorer.encode_ids(row.ids.prompt, row.ids.completion)
+        except TrimtabError as error:
+            return error
+        except Exception:  # whatever a tokenizer raises on a strange text
+            _log.exception("a row could not be tokenised", model=self._scorer.name)
+            return ServiceError("the tokenizer failed on this row")
+
+    def _enqueue(
+        self, encoded: Sequence[Encoded | TrimtabError], caller: Caller
+    ) -> Future[list[ScoreOutcome]]:
+        good = [row for row in encoded if isinstance(row, Encoded)]
+
+        def merge(read: list[_Read]) -> list[ScoreOutcome]:
+            readings = iter(read)
+            return [
+                _outcome(next(readings), row.cut) if isinstance(row, Encoded) else ScoreOutcome(error=row)
+                for row in encoded
+            ]
+
+        return chained(self._batcher.submit(good, caller), merge)
+
+    def _read(self, rows: Sequence[Encoded]) -> list[_Read]:
+        """A batch that fails is read again row by row, so that one strange row fails alone."""
+        try:
+            return list(self._scorer.read(rows))
+        except Exception:  # whatever the model raises on a strange row
+            if len(rows) == 1:
+                _log.exception("a row could not be scored", model=self._scorer.name)
+                return [ServiceError("the reward model failed on this row")]
+            return [reading for row in rows for reading in self._read([row])]
+
+    def _ran(self, facts: BatchFacts) -> None:
+        self._observer.batch(self._scorer.name, facts)
 
 
 def open_model(
-    path: str, *, dtype: str, device: str, threads: int, token_budget: int, name: str
-) -> ModelReward:
+    path: str,
+    *,
+    dtype: str,
+    device: str,
+    threads: int,
+    name: str,
+    readout: Readout,
+) -> Scorer:
     """A reward model from a local folder of safetensors; anything else could run code and is refused."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise NotFound(f"reward model {path}: no such folder")
-    if not any(folder.glob("*.safetensors")):
+    if not list(folder.glob("*.safetensors")):
         raise InvalidInput(
             f"reward model {path}: only safetensors are accepted, and the folder has none",
             {"path": "a folder with safetensors"},
         )
-    model = load_reward_model(path, dtype=dtype, threads=threads, device=device, name=name)
-    return ModelReward(model, token_budget=token_budget)
+    if (folder / SETTINGS_FILE).is_file():
+        model = load_reward_model(path, dtype=dtype, threads=threads, device=device, name=name)
+        model.pack()
+        return model
+    return load_classifier(folder, dtype=dtype, threads=threads, device=device, name=name, readout=readout)
+
+
+def _outcome(read: _Read, cut: int) -> ScoreOutcome:
+    if isinstance(read, TrimtabError):
+        return ScoreOutcome(error=read)
+    outcome = outcome_of(read.value, truncated_tokens=cut)
+    if outcome.value is None or not read.steps:
+        return outcome
+    return ScoreOutcome(value=outcome.value, truncated_tokens=cut, steps=read.steps)

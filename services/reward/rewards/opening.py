@@ -1,29 +1,73 @@
-"""From what a user wrote to a RewardSource: a folder, or rule:<rule>. Heavy imports only for models."""
+"""From a definition to a RewardSource. Heavy imports only for what is asked for."""
 
 from __future__ import annotations
 
+from concurrent.futures import Executor, ThreadPoolExecutor
+
 from services.common.rules import make_rule
-from services.reward.config import RewardConfig
+from services.reward.batching import Limits
+from services.reward.config import RewardConfig, SourceSpec
+from services.reward.observing import SILENT, Observer
 from services.reward.rewards.base import RewardSource
 from services.reward.rewards.rule import RuleReward
 
-RULE_PREFIX = "rule:"
 
+class SourceOpener:
+    """Opens sources with this configuration's settings. Tokenising of all models shares a few threads."""
 
-def open_source(location: str, config: RewardConfig, *, name: str) -> RewardSource:
-    """The source at `location`. Takes seconds for a model; call it off the event loop.
+    def __init__(self, config: RewardConfig, observer: Observer = SILENT) -> None:
+        self._config = config
+        self._observer = observer
+        self._tokenisers: Executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="reward-tokenise")
 
-    Raises NotFound or InvalidInput for what is not there or cannot be read.
-    """
-    if location.startswith(RULE_PREFIX):
-        return RuleReward(make_rule(location.removeprefix(RULE_PREFIX)))
-    from services.reward.rewards.model import open_model
+    def __call__(self, definition: SourceSpec, name: str) -> RewardSource:
+        """The source, ready to score. Takes seconds for a model; call it off the event loop.
 
-    return open_model(
-        location,
-        dtype=config.dtype,
-        device=config.device,
-        threads=config.threads,
-        token_budget=config.token_budget,
-        name=name,
-    )
+        Raises NotFound or InvalidInput for what is not there or cannot be read.
+        """
+        if definition.rule:
+            return RuleReward(make_rule(definition.rule), max_queued_rows=self._config.max_queued_rows)
+        if definition.function is not None:
+            from services.reward.rewards.function import FunctionReward
+
+            return FunctionReward(definition.function, name=name)
+        if definition.composite is not None:
+            from services.reward.rewards.composite import CompositeReward
+
+            return CompositeReward(definition.composite, {})
+        if definition.remote is not None:
+            from services.reward.rewards.remote import RemoteReward
+
+            return RemoteReward(definition.remote)
+        if definition.judge is not None:
+            from services.reward.rewards.judge import JudgeReward
+
+            return JudgeReward(definition.judge)
+        return self._model(definition, name)
+
+    def _model(self, definition: SourceSpec, name: str) -> RewardSource:
+        from services.models.classifiers import Readout
+        from services.reward.rewards.model import ModelReward, open_model
+
+        config = self._config
+        scorer = open_model(
+            definition.path,
+            dtype=definition.dtype or config.dtype,
+            device=definition.device or config.device,
+            threads=config.threads,
+            name=name,
+            readout=Readout(
+                label=definition.label,
+                step_separator=definition.step_separator,
+                step_reduction=definition.step_reduction,
+                max_tokens=definition.max_tokens,
+            ),
+        )
+        limits = Limits(
+            batch_tokens=config.token_budget,
+            queued_rows=config.max_queued_rows,
+            queued_tokens=config.max_queued_tokens,
+        )
+        source = ModelReward(scorer, limits=limits, tokenisers=self._tokenisers, observer=self._observer)
+        source.warm_up()
+        return source

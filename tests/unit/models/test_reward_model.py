@@ -38,9 +38,14 @@ def load(folder: Path) -> RewardModel:
     return load_reward_model(str(folder), dtype="float32", threads=1, device="cpu")
 
 
+def encoded(model: RewardModel, row: ScoreText) -> tuple[list[int], int]:
+    found = model.encode(row)
+    return list(found.ids), found.start
+
+
 def text_of(model: RewardModel, row: ScoreText) -> tuple[str, str]:
     """What stands before and from the completion's start on, special tokens included."""
-    ids, start = model.encode(row)
+    ids, start = encoded(model, row)
     return str(model.tokenizer.decode(ids[:start])), str(model.tokenizer.decode(ids[start:]))
 
 
@@ -87,7 +92,7 @@ def test_the_mean_over_the_answer_of_an_encoder_decides(tmp_path: Path) -> None:
     """The mean of the answer's states (its closing mark included), which have seen the question."""
     model = load(make_tiny_reward_model(tmp_path / "m", pooling="mean"))
     assert text_of(model, ROWS[0]) == ("[CLS]hi[SEP]", "hello[SEP]")
-    ids, start = model.encode(ROWS[0])
+    ids, start = encoded(model, ROWS[0])
     kinds = torch.tensor([[0] * start + [1] * (len(ids) - start)])
     with torch.inference_mode():
         states = model.backbone(input_ids=torch.tensor([ids]), token_type_ids=kinds).last_hidden_state[0]
@@ -108,9 +113,9 @@ def test_a_causal_model_loses_the_oldest_tokens(tmp_path: Path) -> None:
     assert answer == row.completion + "<|end|>"
     assert before.endswith("<|end|><|assistant|>")
     assert not before.startswith("<|user|>")
-    ids, start = model.encode(row)
+    ids, start = encoded(model, row)
     assert (len(ids), start) == (96, 75)
-    ids, start = model.encode(long_row(20, 200))
+    ids, start = encoded(model, long_row(20, 200))
     assert (len(ids), start) == (96, 0)
     assert model.tokenizer.decode(ids) == long_row(20, 200).completion[-95:] + "<|end|>"
 
@@ -123,7 +128,7 @@ def test_an_encoder_loses_the_oldest_tokens_and_keeps_its_marks(tmp_path: Path) 
     assert (before, answer) == (f"[CLS]{row.messages[0][1][-73:]}[SEP]", f"{row.completion}[SEP]")
     row = long_row(20, 200)
     assert text_of(model, row) == ("[CLS][SEP]", f"{row.completion[-93:]}[SEP]")
-    assert len(model.encode(row)[0]) == 96
+    assert len(model.encode(row).ids) == 96
 
 
 def test_gain_and_bias_bring_mean_0_and_deviation_1(tmp_path: Path) -> None:
@@ -213,3 +218,25 @@ def test_settings_are_plain_json(tmp_path: Path) -> None:
     folder = make_tiny_reward_model(tmp_path / "m", max_tokens=64)
     settings = json.loads((folder / SETTINGS_FILE).read_text())
     assert settings == {"pooling": "last", "max_tokens": 64, "gain": 1.0, "bias": 0.0}
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_without_padding_it_scores_the_same(tmp_path: Path, pooling: str) -> None:
+    """Rows side by side in one sequence score as each alone: no row sees its neighbour."""
+    folder = make_tiny_reward_model(tmp_path / "m", pooling=pooling)
+    expected = [load(folder).score([row])[0] for row in ROWS]
+    packed = load(folder)
+    packed.pack()
+    assert packed.packed
+    np.testing.assert_allclose(packed.score(ROWS), expected, atol=1e-5)
+
+
+def test_ids_of_its_own_tokenizer_score_as_their_text(tmp_path: Path) -> None:
+    """Prompt and completion as ids give the score of the text that they are of; an unknown id is refused."""
+    model = load(make_tiny_reward_model(tmp_path / "m"))
+    ids, start = encoded(model, ROWS[0])
+    [reading] = model.read([model.encode_ids(ids[:start], ids[start:])])
+    assert reading.value == pytest.approx(model.score([ROWS[0]])[0], abs=1e-6)
+    for wrong in (-1, 10_000):
+        with pytest.raises(InvalidInput, match=f"token id {wrong} is not in the vocabulary"):
+            model.encode_ids(ids[:start], [wrong])

@@ -307,6 +307,7 @@ class Score(google.protobuf.message.Message):
     MODEL_FIELD_NUMBER: builtins.int
     MODEL_DIGEST_FIELD_NUMBER: builtins.int
     TRUNCATED_TOKENS_FIELD_NUMBER: builtins.int
+    STEPS_FIELD_NUMBER: builtins.int
     value: builtins.float
     model: builtins.str
     """The model or rule that scored, and its digest."""
@@ -319,6 +320,10 @@ class Score(google.protobuf.message.Message):
 
     @property
     def error(self) -> global___ErrorInfo: ...
+    @property
+    def steps(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """One for each step of the completion, from a process reward model."""
+
     def __init__(
         self,
         *,
@@ -328,9 +333,10 @@ class Score(google.protobuf.message.Message):
         model: builtins.str = ...,
         model_digest: builtins.str = ...,
         truncated_tokens: builtins.int = ...,
+        steps: collections.abc.Iterable[builtins.float] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_value", b"_value", "error", b"error", "value", b"value"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_value", b"_value", "components", b"components", "error", b"error", "model", b"model", "model_digest", b"model_digest", "truncated_tokens", b"truncated_tokens", "value", b"value"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_value", b"_value", "components", b"components", "error", b"error", "model", b"model", "model_digest", b"model_digest", "steps", b"steps", "truncated_tokens", b"truncated_tokens", "value", b"value"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_value", b"_value"]) -> typing.Literal["value"] | None: ...
 
 global___Score = Score

@@ -74,7 +74,7 @@ class RewardModelInfo(google.protobuf.message.Message):
     BIAS_FIELD_NUMBER: builtins.int
     name: builtins.str
     kind: builtins.str
-    """"model" or "rule"."""
+    """"model", "process", "rule", "function", "composite", "remote" or "judge"."""
     input: global___InputKind.ValueType
     truncation: global___TruncationSide.ValueType
     max_tokens: builtins.int
@@ -232,16 +232,22 @@ class LoadModelRequest(google.protobuf.message.Message):
 
     NAME_FIELD_NUMBER: builtins.int
     PATH_FIELD_NUMBER: builtins.int
+    DEFINITION_FIELD_NUMBER: builtins.int
     name: builtins.str
     path: builtins.str
-    """A local folder in safetensors form."""
+    """A local folder in safetensors form, or rule:<rule>."""
+    definition: builtins.str
+    """Instead of a path: the fields of a [[models]] table of the service's
+    configuration, without its name, as a JSON object.
+    """
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         path: builtins.str = ...,
+        definition: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["name", b"name", "path", b"path"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["definition", b"definition", "name", b"name", "path", b"path"]) -> None: ...
 
 global___LoadModelRequest = LoadModelRequest
 
@@ -293,15 +299,19 @@ class SwapModelRequest(google.protobuf.message.Message):
 
     NAME_FIELD_NUMBER: builtins.int
     PATH_FIELD_NUMBER: builtins.int
+    DEFINITION_FIELD_NUMBER: builtins.int
     name: builtins.str
     path: builtins.str
+    definition: builtins.str
+    """As in LoadModelRequest."""
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         path: builtins.str = ...,
+        definition: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["name", b"name", "path", b"path"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["definition", b"definition", "name", b"name", "path", b"path"]) -> None: ...
 
 global___SwapModelRequest = SwapModelRequest
 

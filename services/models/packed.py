@@ -1,0 +1,136 @@
+"""Padding-free forward passes: rows side by side in one sequence, attention kept within each. Knows no head.
+
+    rows        [a a a] [b] [c c]              every linear layer sees 6 tokens and no padding
+    one pass    [a a a b c c]   positions 0 1 2 0 0 1
+    attention    a→a     b→b c→c               one call for each row
+
+Works for models that take their attention from transformers' registry. `packing_holds` tries it against the
+padded pass: a model that does more with positions or masks than meets the eye fails there, not in a score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+ATTENTION = "trimtab_packed"
+_log = structlog.get_logger(__name__)
+
+
+def packed_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float | None = None,
+    packed_lengths: Sequence[int] = (),
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of transformers' registry, row by row.
+
+    query [1, heads, tokens, width], key and value [1, key heads, tokens, width]; packed_lengths: tokens of each
+    row, in order, together `tokens`. Gives [1, tokens, heads, width].
+    """
+    if attention_mask is not None:
+        raise ValueError("packed rows take no mask")
+    causal = bool(getattr(module, "is_causal", True))
+    grouped = query.shape[1] != key.shape[1]
+    out = torch.empty(
+        (1, query.shape[2], query.shape[1], value.shape[3]), dtype=query.dtype, device=query.device
+    )
+    start = 0
+    for length in packed_lengths or (query.shape[2],):
+        row = slice(start, start + length)
+        start += length
+        attended = scaled_dot_product_attention(
+            query[:, :, row],
+            key[:, :, row],
+            value[:, :, row],
+            is_causal=causal and length > 1,
+            scale=scaling,
+            enable_gqa=grouped,
+        )
+        out[:, row] = attended.transpose(1, 2)
+    return out, None
+
+
+def packed_states(
+    backbone: Any, rows: Sequence[Sequence[int]], token_types: Sequence[Sequence[int]] | None = None
+) -> torch.Tensor:
+    """Last hidden states of all tokens, row after row: [tokens, width]."""
+    lengths = [len(row) for row in rows]
+    device = backbone.device
+    options: dict[str, Any] = {}
+    if token_types is not None:
+        options["token_type_ids"] = _one_row(token_types, device)
+    if not getattr(backbone.config, "is_encoder_decoder", False):
+        options["position_ids"] = _one_row([range(length) for length in lengths], device)
+    return backbone(
+        input_ids=_one_row(rows, device), packed_lengths=lengths, use_cache=False, **options
+    ).last_hidden_state[0]
+
+
+def enable_packing(backbone: Any) -> bool:
+    """Switch a backbone to packed passes; false, and unchanged, for one that packing does not suit."""
+    if not getattr(backbone, "_supports_attention_backend", False) or _windowed(backbone.config):
+        return False
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(ATTENTION, packed_attention)
+    before = backbone.config._attn_implementation
+    try:
+        expected = _padded_probe(backbone)
+        backbone.set_attn_implementation(ATTENTION)
+        if _agrees(expected, _packed_probe(backbone)):
+            return True
+    except Exception as error:  # whatever a model raises that knows no such positions or arguments
+        _log.info("packing does not suit this model", model=type(backbone).__name__, reason=str(error))
+    backbone.set_attn_implementation(before)
+    return False
+
+
+def _windowed(config: Any) -> bool:
+    """Whether some layer sees less than the whole row before it, or bends its attention scores."""
+    kinds = set(getattr(config, "layer_types", None) or ())
+    capped = getattr(config, "attn_logit_softcapping", None)
+    return bool(kinds - {"full_attention"}) or bool(capped) or bool(getattr(config, "sliding_window", None))
+
+
+def _one_row(rows: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+    return torch.tensor([[each for row in rows for each in row]], dtype=torch.long, device=device)
+
+
+def _probe(backbone: Any) -> list[list[int]]:
+    size = int(backbone.get_input_embeddings().weight.shape[0])
+    return [[(7 * at + 11 * row) % size for at in range(length)] for row, length in enumerate((9, 1, 5))]
+
+
+def _padded_probe(backbone: Any) -> torch.Tensor:
+    rows = _probe(backbone)
+    width = max(map(len, rows))
+    ids = torch.zeros((len(rows), width), dtype=torch.long, device=backbone.device)
+    mask = torch.zeros_like(ids)
+    for at, row in enumerate(rows):
+        ids[at, : len(row)] = torch.tensor(row)
+        mask[at, : len(row)] = 1
+    with torch.inference_mode():
+        states = backbone(input_ids=ids, attention_mask=mask).last_hidden_state
+    return torch.cat([states[at, : len(row)] for at, row in enumerate(rows)])
+
+
+def _packed_probe(backbone: Any) -> torch.Tensor:
+    with torch.inference_mode():
+        return packed_states(backbone, _probe(backbone))
+
+
+def _agrees(expected: torch.Tensor, found: torch.Tensor) -> bool:
+    """Within the rounding of the dtype: relative to how far the states spread."""
+    tolerance = 1e-3 if expected.dtype == torch.float32 else 5e-2
+    spread = float(expected.float().std()) or 1.0
+    return float((expected.float() - found.float()).abs().mean()) <= tolerance * spread
