@@ -61,3 +61,12 @@ def test_adaptive_controller_goes_on_from_where_it_is() -> None:
 def test_fixed_controller_stays() -> None:
     """A fixed coefficient is the same whatever the KL."""
     assert KlController.start(KlSpec(coefficient=0.3)).updated(1000, 1000).coefficient == 0.3
+
+
+def test_adaptive_controller_stops_at_its_lowest() -> None:
+    """Below the target the coefficient falls by at most 20 % of n / horizon a step, and never below `lowest`."""
+    spec = KlSpec(kind="adaptive", coefficient=0.1, target=6.0, horizon=64, lowest=0.085)
+    once = KlController.start(spec).updated(0.0, 32)
+    assert once.coefficient == pytest.approx(0.09)
+    assert once.updated(0.0, 32).coefficient == 0.085
+    assert once.updated(0.0, 32).updated(12.0, 32).coefficient == pytest.approx(0.0935)

@@ -38,6 +38,9 @@ class KlSpec(Spec):
         6.0, gt=0, description="Adaptive: target of the sequence KL, nats. arXiv 1909.08593."
     )
     horizon: float = Field(10_000, gt=0, description="Adaptive: episodes. arXiv 1909.08593.")
+    lowest: float = Field(
+        0.0, ge=0, description="Adaptive: beta never falls below this, however far the KL is from its target."
+    )
 
 
 class PpoSpec(Spec):

@@ -44,9 +44,11 @@ class KlController:
     def updated(self, sequence_kl: float, episodes: int) -> KlController:
         """Adaptive: e = clip(KL / target - 1, -0.2, 0.2); beta *= 1 + e * n / horizon (arXiv 1909.08593, 2.2).
 
-        sequence_kl: mean over episodes of the KL summed over the sequence, nats. Fixed: unchanged.
+        sequence_kl: mean over episodes of the KL summed over the sequence, nats. Fixed: unchanged. `lowest` bounds
+        beta from below: a run begins at KL 0, far below any target, and would give its penalty away meanwhile.
         """
         if self.spec.kind == "fixed":
             return self
         error = min(max(sequence_kl / self.spec.target - 1, -0.2), 0.2)
-        return KlController(self.spec, self.coefficient * (1 + error * episodes / self.spec.horizon))
+        coefficient = self.coefficient * (1 + error * episodes / self.spec.horizon)
+        return KlController(self.spec, max(coefficient, self.spec.lowest))
