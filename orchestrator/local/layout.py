@@ -48,7 +48,7 @@ class RunLayout:
             raise UserError("--resume and --overwrite exclude each other")
         if root.exists() and not root.is_dir():
             raise UserError(f"{root} is not a folder")
-        used = root.is_dir() and any(root.iterdir())
+        used = root.is_dir() and bool(list(root.iterdir()))
         pid = layout.supervisor_pid() if used else None
         if pid is not None:
             raise AlreadyExists(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.planning.actions import Action
 from orchestrator.planning.observed import Memory
-from orchestrator.planning.sizing import Candidate, Flow
+from orchestrator.planning.sizing import Flow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,9 +31,10 @@ class RoleDecision:
     """Of one replica."""
     load: float | None = None
     """Replicas that would be busy all the time."""
-    cheapest: int | None = None
-    """The number of the least cost, before bounds and hold."""
-    candidates: tuple[Candidate, ...] = ()
+    least: int | None = None
+    """Replicas that must be there now, before bounds and hold."""
+    enough: int | None = None
+    """Replicas that last; between the two nothing is done."""
     hold_left_seconds: float | None = None
     """Until fewer replicas are believed; None: nothing is held."""
     startup_seconds: float = 0.0

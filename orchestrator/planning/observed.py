@@ -100,6 +100,8 @@ class Memory:
     """Seconds of the learner's last steps of its present speed, oldest first."""
     discarded: tuple[float, float] = (0.0, 0.0)
     """Fading counts of groups discarded and trained."""
+    stock: float | None = None
+    """Groups ready for the learner, evened out over the last scrapes."""
     seen_at: float | None = None
     """`Observed.at` of the last scrape that was learned from: none is counted twice."""
 

@@ -1,9 +1,9 @@
 """Decides the replica counts that keep the learner fed at the least cost. Knows no cluster, clock or chance.
 
     Observed ──▶ learn ──▶ flow ──────────▶ per role ───────────────▶ list[Action]
-                 rates     learner's         cheapest number,
-                 step      appetite, bounded   with the estimate's error as its dead band,
-                 discards  by window, pools    clamped, held, drained
+                 rates     learner's           least and enough (sizing.py): between them
+                 step      appetite, bounded   nothing is done, outside `enough` is wanted;
+                 stock     by window, pools    clamped, held, drained
 
 More replicas are ordered at once; what is coming up counts as there. Fewer are believed only after the role has
 had too many for as long as a new one would take to start: keeping it that long costs what starting it again
@@ -19,11 +19,22 @@ from orchestrator.planning.actions import Action, Drain, Remember, Scale, Undrai
 from orchestrator.planning.decision import Decision, RoleDecision
 from orchestrator.planning.observed import Memory, Observed, Replica, ReplicaState, RoleMemory, RoleObserved
 from orchestrator.planning.rates import Estimate, learn_role, learn_steps, step_estimate, work_estimate
-from orchestrator.planning.sizing import Flow, candidate, cheapest, shared_rate, slack_of, staleness_rate
+from orchestrator.planning.sizing import (
+    RESERVE,
+    Flow,
+    Numbers,
+    alternating,
+    numbers,
+    shared_rate,
+    slack_of,
+    staleness_rate,
+)
 from orchestrator.planning.spec import Auto, External, PipelineSpec, RoleSpec, Static
 
 DISCARD_FADE = 0.98
 """Per scrape: discards of about the last 50 scrapes count."""
+STOCK_NEW = 0.25
+"""Weight of a new scrape in the stock: a batch that comes and goes is evened out over about four."""
 LEAVING = (ReplicaState.DRAINING, ReplicaState.RECLAIMED)
 
 
@@ -65,14 +76,16 @@ def learn(spec: PipelineSpec, observed: Observed) -> Memory:
         seen = observed.roles.get(role.name)
         if seen is not None and seen.metrics is not None:
             roles[role.name] = learn_role(roles.get(role.name, RoleMemory()), seen.metrics)
-    steps, discarded = memory.steps, memory.discarded
+    steps, discarded, stock = memory.steps, memory.discarded, memory.stock
     if observed.learner is not None:
         steps = learn_steps(steps, observed.learner)
         discarded = (
             discarded[0] * DISCARD_FADE + observed.learner.discarded_groups,
             discarded[1] * DISCARD_FADE + observed.learner.trained_groups,
         )
-    return Memory(roles=roles, steps=steps, discarded=discarded, seen_at=observed.at)
+        ready = float(observed.learner.ready_groups)
+        stock = ready if stock is None else stock + STOCK_NEW * (ready - stock)
+    return Memory(roles=roles, steps=steps, discarded=discarded, stock=stock, seen_at=observed.at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +150,15 @@ def _flow(
         if limit is not None and work is not None and limit * role.slots / work.mean < rate:
             rate, bound = limit * role.slots / work.mean, told
     rate, pool = shared_rate(rate, spec.pools, lambda rate: _pool_counts(spec, works, rate))
+    slack = slack_of(spec, rate, step.mean, latency)
     return Flow(
         learner=appetite,
         staleness=window,
         planned=rate,
-        slack_groups=slack_of(spec, rate, step.mean, latency),
-        latency_seconds=latency,
         bound=f"pool {pool} has room for {spec.pools[pool]}" if pool else bound,
+        latency_seconds=latency,
+        slack_groups=slack,
+        stock_groups=RESERVE * slack if memory.stock is None else min(memory.stock, slack),
     )
 
 
@@ -223,9 +238,8 @@ def _auto(picture: _Picture, role: RoleSpec, bounds: Auto, seen: RoleObserved, m
         first = max(current, bounds.minimum, 1)
         told = replace(base, wanted=first, reason="its speed is not known yet")
         return _Part(told, _actions(role, seen, first, told.reason), memory)
-    numbers = _numbers(picture.spec, role, work, flow, picture.works)
-    low, best, high = _band(picture.spec, role, bounds, work, flow, numbers)
-    target = current if low <= current <= high else (low if current < low else high)
+    counts = _numbers(picture, role, bounds, work, flow, startup)
+    target = current if counts.least <= current <= counts.enough else counts.enough
     target, limits = _clamp(picture.spec, role, bounds, target, flow)
     memory, wanted, left = _hold(memory, current, target, startup, picture.now)
     counted = replace(
@@ -235,46 +249,33 @@ def _auto(picture: _Picture, role: RoleSpec, bounds: Auto, seen: RoleObserved, m
         seconds_per_group=work.mean,
         error=work.error,
         groups_per_second=role.slots / work.mean,
-        load=numbers.load,
-        cheapest=best,
-        candidates=tuple(
-            candidate(numbers.load, n, role.price, numbers.waiting_price, flow.slack_groups)
-            for n in sorted({max(1, best - 1), best, best + 1, max(1, current)})
-        ),
+        load=counts.load,
+        least=counts.least,
+        enough=counts.enough,
         hold_left_seconds=left,
-        reason=_why(current, wanted, target, best, left),
+        reason=_why(current, wanted, target, counts, left),
     )
     return _Part(counted, _actions(role, seen, wanted, counted.reason), memory)
 
 
-@dataclass(frozen=True, slots=True)
-class _Numbers:
-    load: float
-    waiting_price: float
-
-
 def _numbers(
-    spec: PipelineSpec, role: RoleSpec, work: Estimate, flow: Flow, works: dict[str, Estimate | None]
-) -> _Numbers:
+    picture: _Picture, role: RoleSpec, bounds: Auto, work: Estimate, flow: Flow, startup: float
+) -> Numbers:
+    if picture.spec.max_staleness > 0 or flow.planned <= 0:
+        return numbers(flow, role.slots / work.mean, startup)
+    # Prices decide here: a faster stage shortens the learner's wait, which costs what everybody else costs.
     loads = {
         one.name: flow.planned * known.mean / one.slots
-        for one in spec.roles
-        if (known := works[one.name]) is not None
+        for one in picture.spec.roles
+        if (known := picture.works[one.name]) is not None
     }
-    whole = spec.learner_price + sum(one.price * loads.get(one.name, 0.0) for one in spec.roles)
-    return _Numbers(load=loads[role.name], waiting_price=whole)
-
-
-def _band(
-    spec: PipelineSpec, role: RoleSpec, bounds: Auto, work: Estimate, flow: Flow, numbers: _Numbers
-) -> tuple[int, int, int]:
-    """The cheapest number if the load is one standard error less, as it is, and one more."""
-    most = min(bounds.maximum, spec.pools.get(role.pool or role.name, bounds.maximum))
-    low, best, high = (
-        cheapest(numbers.load * factor, role.price, numbers.waiting_price, flow.slack_groups, most)
-        for factor in (1 - work.error, 1.0, 1 + work.error)
+    others = picture.spec.learner_price + sum(
+        one.price * loads.get(one.name, 0.0) for one in picture.spec.roles if one.name != role.name
     )
-    return low, best, high
+    batch = picture.spec.batch_groups * work.mean / role.slots
+    rest = picture.spec.batch_groups / flow.planned
+    best = alternating(batch, role.price, others, rest, bounds.maximum)
+    return Numbers(loads[role.name], best, best)
 
 
 def _clamp(
@@ -311,14 +312,14 @@ def _hold(
     return replace(memory, surplus_since=None, surplus_keep=0), keep, None
 
 
-def _why(current: int, wanted: int, target: int, best: int, left: float | None) -> str:
+def _why(current: int, wanted: int, target: int, counts: Numbers, left: float | None) -> str:
     if wanted > current:
-        return f"{wanted - current} more: {best} cost least"
+        return f"{wanted - current} more: {counts.least} must be there"
     if wanted < current:
-        return f"{current - wanted} fewer: {best} cost least for as long as a start takes"
+        return f"{current - wanted} fewer: {wanted} did for as long as a start takes"
     if left is not None:
         return f"{target} would do; held for {left:.0f} s more"
-    return "as it should be" if best == current else f"{best} cost least, within the error of what was measured"
+    return f"{counts.least} must be there, {counts.enough} last" if counts.least < counts.enough else "as it should be"
 
 
 def _actions(role: RoleSpec, seen: RoleObserved, wanted: int, reason: str) -> list[Action]:

@@ -1,14 +1,26 @@
-"""The arithmetic of a pipeline: from rates to replica counts at the least cost. Knows no replica and no history.
+"""The arithmetic of a pipeline: from rates and stock to replica counts at the least cost. Knows no replica, no history.
 
     feed     groups/s that the learner can take: batch / step, more if some are discarded,
              and no more than the staleness window lets through: (window - batch / 2) / (step + latency)
     load     replicas that a role keeps busy: feed * slot-seconds per group / slots
     slack    groups of the window beyond those that are in training, being worked on, or gathering into the next
-             batch: what is left to absorb long answers and uneven arrivals
-    starved  share of the time for which the learner waits for a role of n replicas: with r = load / n it is that
-             of a buffer of `slack` groups between two random flows, (1 - r) r^K / (1 - r^(K + 1)) (M/M/1/K)
-    cost     price * n + starved * (what all roles and the learner cost together): an hour in which the learner
-             waits is paid in full; the number of the least cost is wanted
+             batch: the most that can be in stock, made and not yet trained
+    stock    groups that are ready for the learner now; it outlasts a lost node, a burst, a long answer, and it turns
+             whole replicas into fractions: a little under the load while it is high, a little over while it is low
+    reserve  the part of the slack that is never planned away
+
+A group made ahead is not lost, so stock costs nothing but the start of a replica now and then. Hence two numbers,
+with S the start-up of the role and all counts rounded up:
+
+    least    what must be there now: feed - (stock - reserve) / (2 S): a replica ordered when the stock would
+             reach the reserve in two start-ups serves before it does
+    enough   what lasts: feed - (stock - reserve) / (8 S): one replica fewer is worth it if it is not missed for so
+             long that its start is small beside it
+
+Below the reserve both are feed + (reserve - stock) / (3 S). The stock never pays for more than one replica, so a step
+change in load is answered in full at once. Without staleness there is no stock, and stages and step alternate: then
+the cost of a step, (others' price + price * n) * (rest of the cycle + batch * seconds / (n * slots)), is least at
+n = sqrt(others' price * batch * seconds / slots / (price * rest of the cycle)).
 """
 
 from __future__ import annotations
@@ -19,21 +31,17 @@ from dataclasses import dataclass
 
 from orchestrator.planning.spec import PipelineSpec
 
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """What a number of replicas would come to."""
-
-    replicas: int
-    utilisation: float
-    starved: float
-    cost: float
-    """Per hour, the waiting learner's share included."""
+RESERVE = 0.35
+"""Of the slack."""
+ORDER_AHEAD = 2.0
+WORTH_A_START = 8.0
+REFILL = 3.0
+"""In start-ups of the role."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flow:
-    """The pipeline's throughput, groups/s, and what bounds it."""
+    """The pipeline's throughput, groups/s, what bounds it, and its stock."""
 
     learner: float
     """What the learner can take."""
@@ -41,11 +49,26 @@ class Flow:
     """What the staleness window lets through."""
     planned: float
     """What the replicas are counted for."""
-    slack_groups: float
-    latency_seconds: float
-    """Of one group through all roles, without waiting."""
     bound: str
     """What bounds `planned`: learner, staleness, or a role or pool with its limit."""
+    latency_seconds: float
+    """Of one group through all roles, without waiting."""
+    slack_groups: float
+    stock_groups: float
+
+    @property
+    def reserve_groups(self) -> float:
+        """Stock that is not planned away."""
+        return RESERVE * self.slack_groups
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Of one role: replicas that are busy all the time, that must be there, that last."""
+
+    load: float
+    least: int
+    enough: int
 
 
 def staleness_rate(spec: PipelineSpec, step_seconds: float, latency_seconds: float) -> float:
@@ -62,41 +85,42 @@ def slack_of(spec: PipelineSpec, rate: float, step_seconds: float, latency_secon
     return max(0.0, spec.window_groups - busy)
 
 
-def starved_share(load: float, replicas: int, slack_groups: float) -> float:
-    """Share of time for which the learner waits for this role; 1 without a replica."""
-    if load <= 0:
-        return 0.0
-    if replicas <= 0:
-        return 1.0
-    ratio = load / replicas
-    if abs(ratio - 1) < 1e-6:
-        return 1 / (slack_groups + 1)
-    if ratio > 1:
-        # The same formula, divided through by r^(K + 1) so that nothing overflows.
-        inverse = ratio ** -(slack_groups + 1)
-        return (1 - 1 / ratio) / (1 - inverse)
-    power = ratio**slack_groups
-    return (1 - ratio) * power / (1 - power * ratio)
+def numbers(flow: Flow, each: float, startup_seconds: float) -> Numbers:
+    """For a role of which one replica does `each` groups/s."""
+    if flow.planned <= 0:
+        return Numbers(0.0, 0, 0)
+    load = flow.planned / each
+    least = load + _correction(flow, ORDER_AHEAD * startup_seconds, startup_seconds) / each
+    enough = load + _correction(flow, WORTH_A_START * startup_seconds, startup_seconds) / each
+    bottom = max(1.0, load - 1)
+    return Numbers(load, _up(max(bottom, least)), _up(max(bottom, enough)))
 
 
-def candidate(load: float, replicas: int, price: float, waiting_price: float, slack: float) -> Candidate:
-    """What `replicas` would come to at `load`. `waiting_price`: of an hour in which the learner waits."""
-    starved = starved_share(load, replicas, slack)
-    utilisation = min(1.0, load / replicas) if replicas else 0.0
-    return Candidate(replicas, utilisation, starved, price * replicas + waiting_price * starved)
+def _correction(flow: Flow, lasting_seconds: float, startup_seconds: float) -> float:
+    """Groups/s more (stock below the reserve) or fewer (above it)."""
+    above = flow.stock_groups - flow.reserve_groups
+    seconds = lasting_seconds if above > 0 else REFILL * startup_seconds
+    return -above / max(1.0, seconds)
 
 
-def cheapest(load: float, price: float, waiting_price: float, slack: float, most: int) -> int:
-    """The number of the least cost, at most `most`. 0 only without load."""
-    if load <= 0:
-        return 0
-    # The cost is that of the waiting learner below the load and that of the replicas above it: no need to look
-    # further than twice the load.
-    low, high = max(1, math.floor(load * 0.8)), max(2, math.ceil(2 * load) + 1)
-    if low >= most:
-        return max(1, most)
-    counts = range(low, min(high, most) + 1)
-    return min(counts, key=lambda n: (candidate(load, n, price, waiting_price, slack).cost, n))
+def _up(count: float) -> int:
+    return math.ceil(count - 1e-9)
+
+
+def alternating(
+    load_seconds: float, price: float, others_price: float, rest_seconds: float, most: int
+) -> int:
+    """The number of the least cost per step where stages and step alternate, from 1 to `most`.
+
+    `load_seconds`: a batch on one replica; `others_price`: learner and other roles, per hour; `rest_seconds`: of the
+    cycle without this role.
+    """
+    best = math.sqrt(others_price * load_seconds / (max(price, 1e-9) * max(rest_seconds, 1e-9)))
+    low = max(1, min(most, math.floor(min(best, most))))
+    return min(
+        (low, min(low + 1, most)),
+        key=lambda n: (others_price + price * n) * (rest_seconds + load_seconds / n),
+    )
 
 
 def shared_rate(

@@ -13,16 +13,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from orchestrator.simulation.scenario import Reclaim, RoleModel, Scenario, Timeline
+from orchestrator.simulation.scenario import Reclaim, RoleModel, Scenario, Timeline, value_at
 
-HOURS = 3.0
 RECLAIM_EVERY_SECONDS = 5400.0
 """Mean time between reclaims on a pool."""
 RECLAIM_SHARE = 0.12
 """Of a pool's nodes that a usual reclaim takes."""
 
 
-def steady(seed: int, seconds: float = HOURS * 3600) -> Scenario:
+def steady(seed: int, seconds: float) -> Scenario:
     """The same load all the time."""
     draw = np.random.default_rng((seed, 10))
     step = float(draw.uniform(45, 75))
@@ -42,7 +41,7 @@ def steady(seed: int, seconds: float = HOURS * 3600) -> Scenario:
     return _warm(base)
 
 
-def step(seed: int, seconds: float = HOURS * 3600) -> Scenario:
+def step(seed: int, seconds: float) -> Scenario:
     """The learner gets faster for good (more nodes), and an hour later slower than at first."""
     draw = np.random.default_rng((seed, 11))
     first, second = float(draw.uniform(0.25, 0.35)), float(draw.uniform(0.6, 0.7))
@@ -50,7 +49,7 @@ def step(seed: int, seconds: float = HOURS * 3600) -> Scenario:
     return _paced("step", seed, seconds, ((0.0, 1.0), (first, up), (second, down)))
 
 
-def bursts(seed: int, seconds: float = HOURS * 3600) -> Scenario:
+def bursts(seed: int, seconds: float) -> Scenario:
     """Now and then the learner is up to 2.2 times as fast, for 15 to 30 minutes."""
     draw = np.random.default_rng((seed, 12))
     pace: list[tuple[float, float]] = [(0.0, 1.0)]
@@ -62,7 +61,7 @@ def bursts(seed: int, seconds: float = HOURS * 3600) -> Scenario:
     return _paced("bursts", seed, seconds, tuple(pace))
 
 
-def diurnal(seed: int, seconds: float = HOURS * 3600) -> Scenario:
+def diurnal(seed: int, seconds: float) -> Scenario:
     """A day's wave of the learner's speed (its own spot nodes come and go), squeezed into the run."""
     draw = np.random.default_rng((seed, 13))
     height, phase = float(draw.uniform(0.3, 0.5)), float(draw.uniform(0, 2 * math.pi))
@@ -73,7 +72,7 @@ def diurnal(seed: int, seconds: float = HOURS * 3600) -> Scenario:
     return _paced("diurnal", seed, seconds, pace)
 
 
-def long_tail(seed: int, seconds: float = HOURS * 3600) -> Scenario:
+def long_tail(seed: int, seconds: float) -> Scenario:
     """Lengths with a heavy tail, that grow by a quarter as training goes on (as reasoning runs do)."""
     base = steady(seed, seconds)
     growth = tuple((seconds * index / 12, 1 + index / 48) for index in range(13))
@@ -81,14 +80,14 @@ def long_tail(seed: int, seconds: float = HOURS * 3600) -> Scenario:
     return replace(base, name="long_tail", roles=roles, length_sigma=0.9, length_most=3.0)
 
 
-def reclaims(seed: int, seconds: float = HOURS * 3600) -> Scenario:
+def reclaims(seed: int, seconds: float) -> Scenario:
     """Spot capacity gets scarce: a third of a pool goes at once, several times."""
     base = steady(seed, seconds)
     more = _reclaims(seed + 10_000, seconds, base.roles, 2400.0, 0.35)
     return replace(base, name="reclaims", reclaims=more)
 
 
-def model_swap(seed: int, seconds: float = HOURS * 3600) -> Scenario:
+def model_swap(seed: int, seconds: float) -> Scenario:
     """The reward model is swapped for a slower one, later the policy's engine for a faster one, unannounced."""
     draw = np.random.default_rng((seed, 14))
     base = steady(seed, seconds)
@@ -101,7 +100,33 @@ def model_swap(seed: int, seconds: float = HOURS * 3600) -> Scenario:
     return replace(base, name="model_swap", roles=roles)
 
 
-SHAPES: dict[str, Callable[[int], Scenario]] = {
+def day(seed: int, seconds: float) -> Scenario:
+    """Everything at once: a day's wave, bursts on top, long answers, scarce spot nodes, slow nodes, a model swap."""
+    draw = np.random.default_rng((seed, 16))
+    wave, burst = diurnal(seed, seconds), bursts(seed, seconds)
+    usual = steady(seed, seconds).step_seconds[0][1]
+    moments = sorted({at for at, _ in wave.step_seconds} | {at for at, _ in burst.step_seconds})
+    steps = tuple(
+        (at, value_at(wave.step_seconds, at) * value_at(burst.step_seconds, at) / usual) for at in moments
+    )
+    swap = (seconds * float(draw.uniform(0.4, 0.6)), float(draw.uniform(1.4, 1.8)))
+    roles = tuple(
+        replace(role, factor=((0.0, 1.0), swap)) if role.name == "reward" else role for role in wave.roles
+    )
+    scenario = replace(
+        wave,
+        name="day",
+        roles=roles,
+        step_seconds=steps,
+        length_sigma=0.8,
+        length_most=3.0,
+        slow_share=0.05,
+        reclaims=_reclaims(seed, seconds, roles, 3600.0, 0.25),
+    )
+    return _warm(scenario)
+
+
+SHAPES: dict[str, Callable[[int, float], Scenario]] = {
     "steady": steady,
     "step": step,
     "bursts": bursts,

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 
 from services.common.errors import TrimtabError
+from services.common.timing import record_timings
 from services.common.validation import token_ids
 from services.common.worker import Outcome, error_info
 from services.models.wire import version_of
@@ -81,22 +82,13 @@ class PolicyProcessor:
         started = time.perf_counter()
         drafts = iter(self._policy.generate(requests, stopping))
         seconds = time.perf_counter() - started
-        version, made = self._policy.version, 0
-        new: list[int] = []
+        version = self._policy.version
+        work: list[tuple[rollout.RolloutGroup, int]] = []
         for job in jobs:
-            tokens = 0
+            new = 0
             for completion, request in zip(job.group.completions, job.requests, strict=True):
                 draft = next(drafts)
-                tokens += len(draft.token_ids) - len(request.draft.token_ids)
+                new += len(draft.token_ids) - len(request.draft.token_ids)
                 write_draft(completion, draft, self._policy.engine.decode(draft.token_ids), version)
-            new.append(tokens)
-            made += tokens
-        for job, tokens in zip(jobs, new, strict=True):
-            job.group.timings.append(
-                rollout.StageTiming(
-                    stage=self._stage,
-                    replica=self._replica,
-                    model_seconds=seconds * tokens / max(1, made),
-                    tokens=tokens,
-                )
-            )
+            work.append((job.group, new))
+        record_timings(work, stage=self._stage, replica=self._replica, seconds=seconds)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from services.common.arrays import set_array
 from services.common.errors import TrimtabError
+from services.common.timing import record_timings
 from services.common.validation import token_ids
 from services.common.worker import Outcome, error_info
 from services.reference.logprobs import IdPair, ReferenceModel
@@ -72,19 +73,12 @@ class ReferenceProcessor:
             [pair for job in jobs for pair in job.pairs], jobs[0].group.sampling.temperature
         )
         seconds = time.perf_counter() - started
-        total = sum(job.tokens for job in jobs)
         values = iter(results)
         for job in jobs:
             for completion in job.group.completions:
                 set_array(completion.reference_logprobs, next(values))
-            job.group.timings.append(
-                rollout.StageTiming(
-                    stage=self._stage,
-                    replica=self._replica,
-                    model_seconds=seconds * job.tokens / total,
-                    tokens=job.tokens,
-                )
-            )
+        work = [(job.group, job.tokens) for job in jobs]
+        record_timings(work, stage=self._stage, replica=self._replica, seconds=seconds)
 
 
 def _slices(jobs: Sequence[_Job]) -> Iterator[list[_Job]]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from services.common.errors import InvalidInput
+from services.common.timing import record_timings
 from services.common.worker import Outcome, error_info
 from services.reward.rewards.base import Caller, ScoreRow
 from services.reward.scoring import RewardModels
@@ -54,19 +55,9 @@ class RewardProcessor:
         seconds = time.perf_counter() - started
         self._shadows.offer(scored, rows)
         scores = iter([encode_score(outcome, scored, origin=self._stage) for outcome in scored.outcomes])
-        total = sum(_tokens(group) for group in groups)
-        outcomes = []
-        for group in groups:
-            outcomes.append(self._write(group, [next(scores) for _ in group.completions]))
-            share = _tokens(group) / total if total else 1 / len(groups)
-            group.timings.append(
-                rollout.StageTiming(
-                    stage=self._stage,
-                    replica=self._replica,
-                    model_seconds=seconds * share,
-                    tokens=_tokens(group),
-                )
-            )
+        outcomes = [self._write(group, [next(scores) for _ in group.completions]) for group in groups]
+        work = [(group, _tokens(group)) for group in groups]
+        record_timings(work, stage=self._stage, replica=self._replica, seconds=seconds)
         return outcomes
 
     def _write(self, group: rollout.RolloutGroup, scores: Sequence[common.Score]) -> Outcome:

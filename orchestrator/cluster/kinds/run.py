@@ -1,0 +1,275 @@
+"""TrainingRun: one run of RLHF. Its sections are the models that every service validates with."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from orchestrator.cluster.kinds.base import API_VERSION, Name, ObjectMeta, SecretKey, immutable, map_of, rules
+from orchestrator.cluster.kinds.pods import LearnerRole, PodSettings, ServiceRole
+from orchestrator.cluster.kinds.reward_model import NAMED_WELL, Digest
+from orchestrator.cluster.kinds.status import TrainingRunStatus
+from orchestrator.cluster.kinds.storage import ModelCacheSpec, RedisSpec, StorageSpec, one_of
+from services.common.spec.base import Spec
+from services.common.spec.run import (
+    CheckpointSpec,
+    DataSpec,
+    OptimiserSpec,
+    PpoSpec,
+    RolloutSpec,
+    RunSpec,
+    SamplingSpec,
+)
+from services.common.spec.service import ModelSpec
+
+STAGE_PATTERN = r"^(policy|reference|reward(/[a-z0-9]([-a-z0-9]{0,14}[a-z0-9])?)?)$"
+"""A stage on Kubernetes: Services are named after it."""
+MOST_REWARDS = 16
+KUEUE_REWARDS = 5
+"""Kueue's Workload has at most 8 sets of pods: policy, reference, learner, and these."""
+
+
+class RewardModelRef(Spec):
+    """A RewardModel that serves several runs; a small bridge worker of the run's own calls it."""
+
+    name: Name = Field(description="The RewardModel.")
+    namespace: Name | None = Field(None, description="Left out: the run's own.")
+    digest: Digest | None = Field(
+        None, description="The run stops rather than take scores of another model; left out: what serves at the start."
+    )
+    key_secret: SecretKey | None = Field(None, description="API key, where the RewardModel asks for one.")
+
+
+class RewardStage(Spec):
+    """One scoring stage of the run, and where its scores come from."""
+
+    model_config = ConfigDict(
+        json_schema_extra=one_of(
+            "a reward takes exactly one of path, rule, rewardModelRef", "path", "rule", "rewardModelRef"
+        )
+    )
+
+    stage: Annotated[str, StringConstraints(max_length=23, pattern=STAGE_PATTERN)] = Field(
+        description="Word of rollout.slip: reward, or reward/<name>."
+    )
+    path: str | None = Field(None, min_length=1, max_length=1024, description="Folder of a reward model.")
+    rule: str | None = Field(None, min_length=1, max_length=1024, description="sentiment, length:target=40, …")
+    reward_model_ref: RewardModelRef | None = None
+    role: ServiceRole | None = Field(None, description="Its pods; left out: as roles.reward.")
+
+    @model_validator(mode="after")
+    def _one(self) -> RewardStage:
+        if sum(part is not None for part in (self.path, self.rule, self.reward_model_ref)) != 1:
+            raise ValueError("expected exactly one of path, rule, rewardModelRef")
+        return self
+
+
+class Roles(Spec):
+    """Pods of each role."""
+
+    policy: ServiceRole = Field(ServiceRole(), description="Generates completions.")
+    reference: ServiceRole = Field(ServiceRole(), description="Log-probs of the frozen reference model.")
+    reward: ServiceRole = Field(ServiceRole(), description="Scores; each stage reward/<name> has its own pods.")
+    learner: LearnerRole = Field(LearnerRole(), description="Trains.")
+
+
+class JobStage(PodSettings):
+    """A job that runs to its end before the next stage begins, with one GPU or none."""
+
+    data: str = Field(min_length=1, max_length=1024, description="What it trains on, JSONL.")
+    model: str = Field("", max_length=1024, description="Where it begins; empty: spec.model.path.")
+    arguments: tuple[Annotated[str, StringConstraints(max_length=1024)], ...] = Field(
+        (),
+        max_length=64,
+        description="More flags of `python -m services.learner.jobs`.",
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
+    )
+    retries: int = Field(2, ge=0, le=100)
+
+
+class RlStage(Spec):
+    """Reinforcement learning: the sections algorithm, sampling, rollout."""
+
+    enabled: bool = Field(True, description="False: only the jobs before it.")
+
+
+class IterateStage(Spec):
+    """Going round again with fresh comparisons on the new policy."""
+
+    rounds: int = Field(1, ge=1, le=1000, description="1: once, without fresh comparisons.")
+    preference_url: str = Field(
+        "", max_length=512, pattern=r"^([^\s/@]+:[0-9]+)?$", description="host:port of the preference service."
+    )
+
+
+class Stages(Spec):
+    """What the run consists of, always in this order. Left out: RL alone."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!has(self.iterate) || self.iterate.rounds == 1 || "
+                "(has(self.iterate.preferenceUrl) && self.iterate.preferenceUrl != '')",
+                "stages.iterate: more than one round needs preferenceUrl, where the comparisons come from",
+            )
+        )
+    )
+
+    sft: JobStage | None = Field(None, description="Supervised fine-tuning of the starting model.")
+    reward_model: JobStage | None = Field(None, description="Training of the reward model.")
+    rl: RlStage = RlStage()
+    iterate: IterateStage | None = None
+
+
+class QueueingSpec(Spec):
+    """Kueue: the run is admitted as one Workload, all roles together or none."""
+
+    queue_name: Name = Field(description="LocalQueue in the run's namespace.")
+    priority_class: Name | None = Field(None, description="WorkloadPriorityClass.")
+
+
+class NetworkSpec(Spec):
+    """What the NetworkPolicies let out beside the picture."""
+
+    policies: bool = Field(True, description="False: none are made.")
+    internet: bool | None = Field(
+        None, description="Port 443 of public addresses; left out: where a model comes from a hub or a store is used."
+    )
+    egress_cidrs: tuple[Annotated[str, StringConstraints(max_length=64, pattern=r"^[0-9a-fA-F.:]+/[0-9]{1,3}$")], ...] = (
+        Field((), max_length=16, description="More that all roles may reach.", json_schema_extra={
+            "x-kubernetes-list-type": "set"
+        })
+    )
+
+
+_SAME = {
+    "self.algorithm.kind == oldSelf.algorithm.kind": (
+        "algorithm.kind cannot change once the run exists: make another run"
+    ),
+    "!has(oldSelf.redis) || has(self.redis) && has(self.redis.url) == has(oldSelf.redis.url) && "
+    "has(self.redis.urlSecret) == has(oldSelf.redis.urlSecret)": (
+        "redis cannot move to another server once the run exists: its rollouts are in the one it has"
+    ),
+    "has(self.queueing) == has(oldSelf.queueing) || oldSelf.suspend": "queueing can change only while suspended",
+}
+_TOGETHER = (
+    (
+        "self.rollout.slip.exists(stage, stage == 'reward' || stage.startsWith('reward/'))",
+        "rollout.slip needs at least one stage named reward or reward/<name>",
+    ),
+    (
+        f"self.rollout.slip.all(stage, stage.matches('{STAGE_PATTERN}'))",
+        "rollout.slip: stages are policy, reference, reward, reward/<name of at most 16 of a-z, 0-9 and ->",
+    ),
+    (
+        "(has(self.rewardModel) && self.rewardModel != '') || "
+        "self.rollout.slip.all(stage, !stage.startsWith('reward') || "
+        "self.rewards.exists(reward, reward.stage == stage))",
+        "every reward stage of rollout.slip needs an entry in rewards, or rewardModel for all of them",
+    ),
+    (
+        "!has(self.queueing) || self.rollout.slip.filter(stage, stage.startsWith('reward')).size() "
+        f"<= {KUEUE_REWARDS}",
+        f"queueing: Kueue admits at most {KUEUE_REWARDS} reward stages together with the other roles",
+    ),
+)
+
+
+class TrainingRunSpec(Spec):
+    """What is wanted of a run."""
+
+    model_config = ConfigDict(json_schema_extra=rules(*_TOGETHER, *_SAME.items()))
+
+    model: ModelSpec = Field(
+        description="The model that is trained, and the reference.",
+        json_schema_extra=rules(immutable("model")),
+    )
+    data: DataSpec = Field(
+        description="Prompts.", json_schema_extra=rules(immutable("data"))
+    )
+    seed: int = Field(
+        1, ge=0, lt=2**31, description="Of data order and sampling.", json_schema_extra=rules(immutable("seed"))
+    )
+    steps: int = Field(32, ge=1, description="More of them continue a finished run.")
+    sampling: SamplingSpec = SamplingSpec()
+    algorithm: PpoSpec = PpoSpec()
+    optimiser: OptimiserSpec = OptimiserSpec()
+    rollout: RolloutSpec = RolloutSpec()
+    checkpoint: CheckpointSpec = Field(CheckpointSpec(), description="When it is written, how many are kept.")
+    reward_model: str = Field("", max_length=1024, description="Folder of the reward model, or rule:<name>.")
+    rewards: tuple[RewardStage, ...] = Field(
+        (),
+        max_length=MOST_REWARDS,
+        description="Sources of scores, one for each stage that needs its own.",
+        json_schema_extra=map_of("stage"),
+    )
+    stages: Stages = Field(Stages(), description="Jobs before RL, and rounds.")
+    roles: Roles = Field(Roles(), description="Pods of each role.")
+    storage: StorageSpec = Field(
+        description="Where checkpoints go.", json_schema_extra=rules(immutable("storage"))
+    )
+    redis: RedisSpec = Field(RedisSpec(), description="The server of the run's queue.")
+    model_cache: ModelCacheSpec = Field(ModelCacheSpec(), description="Where models of a hub are kept.")
+    suspend: bool = Field(False, description="True: checkpoint, then no pods; false again: continue from there.")
+    ttl_after_finished: int | None = Field(
+        None, ge=0, description="Seconds after which a finished run is deleted; left out: never."
+    )
+    queueing: QueueingSpec | None = None
+    network: NetworkSpec = Field(NetworkSpec(), description="What pods may reach.")
+    service_account_name: Name | None = Field(
+        None, description="For an identity at the object store; its token is never mounted. Left out: one of its own."
+    )
+    restart_limit: int = Field(
+        10, ge=0, le=1000, description="Failures of the learner in a row, without a new checkpoint, before the run fails."
+    )
+    max_staleness_seconds: int = Field(
+        120, ge=10, le=3600, description="Metrics older than this are lost: the scaler stands still."
+    )
+
+    def run_spec(self, name: str) -> RunSpec:
+        """The run as the services know it. Raises ValueError where its sections do not fit together."""
+        shared = {field: getattr(self, field) for field in RunSpec.model_fields if field != "name"}
+        return RunSpec(name=name, **shared)
+
+    def reward_stages(self) -> tuple[str, ...]:
+        """The scoring stages of the slip, in order."""
+        return tuple(stage for stage in self.rollout.slip if stage.partition("/")[0] == "reward")
+
+    def reward_of(self, stage: str) -> RewardStage:
+        """Where a stage's scores come from: its entry, else rewardModel."""
+        for entry in self.rewards:
+            if entry.stage == stage:
+                return entry
+        if self.reward_model.startswith("rule:"):
+            return RewardStage(stage=stage, rule=self.reward_model.removeprefix("rule:"))
+        return RewardStage(stage=stage, path=self.reward_model)
+
+    @model_validator(mode="after")
+    def _fits(self) -> TrainingRunSpec:
+        import re
+
+        wrong = [stage for stage in self.rollout.slip if not re.match(STAGE_PATTERN, stage)]
+        if wrong:
+            raise ValueError(f"rollout.slip: {wrong[0]} is no stage: policy, reference, reward, reward/<name>")
+        if not self.reward_stages():
+            raise ValueError("rollout.slip needs at least one stage named reward or reward/<name>")
+        named = {entry.stage for entry in self.rewards}
+        missing = [stage for stage in self.reward_stages() if stage not in named]
+        if missing and not self.reward_model:
+            raise ValueError(f"{missing[0]} needs an entry in rewards, or rewardModel")
+        if self.queueing is not None and len(self.reward_stages()) > KUEUE_REWARDS:
+            raise ValueError(f"queueing: at most {KUEUE_REWARDS} reward stages")
+        return self
+
+
+class TrainingRun(BaseModel):
+    """One run of RLHF: its model, data and algorithm, and the pods of every role."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, json_schema_extra=NAMED_WELL)
+
+    api_version: Literal["trimtab.dev/v1alpha1"] = Field(API_VERSION, alias="apiVersion")
+    kind: Literal["TrainingRun"] = "TrainingRun"
+    metadata: ObjectMeta
+    spec: TrainingRunSpec
+    status: TrainingRunStatus = TrainingRunStatus()

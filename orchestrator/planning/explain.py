@@ -1,0 +1,94 @@
+"""A decision in words: rows and sentences for a person, plain values for a program. Knows no terminal."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from orchestrator.planning.actions import Action, Drain, Remember, Scale, Undrain
+from orchestrator.planning.decision import Decision, RoleDecision
+from orchestrator.planning.spec import PipelineSpec
+
+COLUMNS = ("role", "now", "want", "s/group", "±", "groups/s each", "load", "least", "enough", "backlog", "start", "why")
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """The parts of a page: the verdict, sums worked out line by line, the table, what is done."""
+
+    verdict: str
+    sums: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    actions: tuple[str, ...]
+
+
+def explain(spec: PipelineSpec, decision: Decision) -> Explained:
+    """`decision` for a person."""
+    return Explained(
+        verdict=decision.verdict,
+        sums=tuple(_sums(spec, decision)),
+        rows=tuple(_row(role) for role in decision.roles),
+        actions=tuple(in_words(action) for action in decision.actions if not isinstance(action, Remember)),
+    )
+
+
+def as_values(decision: Decision) -> dict[str, object]:
+    """`decision` for a program: nested dictionaries of JSON's types."""
+    actions = [
+        {"kind": type(action).__name__} | asdict(action)
+        for action in decision.actions
+        if not isinstance(action, Remember)
+    ]
+    return asdict(decision) | {"actions": actions}
+
+
+def in_words(action: Action) -> str:
+    """One action, one line."""
+    if isinstance(action, Scale):
+        gone = f", without {', '.join(action.remove)}" if action.remove else ""
+        return f"scale {action.role} to {action.replicas}{gone} ({action.reason})"
+    if isinstance(action, Drain):
+        return f"drain {action.replica} ({action.reason})"
+    if isinstance(action, Undrain):
+        return f"take {action.replica} back from draining ({action.reason})"
+    return "remember what was learned"
+
+
+def _sums(spec: PipelineSpec, decision: Decision) -> list[str]:
+    flow, step = decision.flow, decision.step_seconds
+    if flow is None or step is None:
+        return []
+    batch, window = spec.batch_groups, spec.window_groups
+    again = f" * {1 + decision.discarded_share:.3f} (discards)" if decision.discarded_share else ""
+    if spec.max_staleness:
+        through = f"({window} - {batch} / 2) / ({step:.4g} s + {flow.latency_seconds:.4g} s)"
+    else:
+        through = f"{batch} / ({step:.4g} s + {flow.latency_seconds:.4g} s)"
+    return [
+        f"learner    {batch} groups / {step:.4g} s{again} = {flow.learner:.4g} groups/s",
+        f"staleness  {through} = {flow.staleness:.4g} groups/s",
+        f"planned    {flow.planned:.4g} groups/s, bounded by: {flow.bound}",
+        f"stock      {flow.stock_groups:.0f} groups ready, of at most {flow.slack_groups:.0f}; "
+        f"{flow.reserve_groups:.0f} of them are the reserve",
+    ]
+
+
+def _row(role: RoleDecision) -> tuple[str, ...]:
+    why = "; ".join((role.reason, *role.limits))
+    return (
+        f"{role.role} ({role.mode})",
+        str(role.current),
+        str(role.wanted),
+        _number(role.seconds_per_group),
+        f"{role.error:.0%}" if role.seconds_per_group is not None else "-",
+        _number(role.groups_per_second),
+        _number(role.load),
+        _number(role.least),
+        _number(role.enough),
+        _number(role.backlog_groups),
+        f"{role.startup_seconds:.0f} s",
+        why,
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,96 @@
+"""`trimtab plan` and `trimtab simulate` as a person meets them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from orchestrator.cli import app
+from services.common.errors import ConfigError
+
+RUN = """
+apiVersion: trimtab.dev/v1alpha1
+kind: TrainingRun
+metadata: {name: hh}
+spec:
+  rollout: {batchGroups: 60, maxStaleness: 6}
+  pools: {a100: 9}
+  roles:
+    policy: {pool: a100, price: 2, slots: 4, startupSeconds: 200, scaling: {mode: Auto, min: 1, max: 20}}
+    reference: {slots: 4, secondsPerGroup: 8, scaling: {mode: Static, replicas: 2}}
+    reward: {price: 0.5, slots: 4, scaling: {mode: External}}
+    learner: {price: 8}
+"""
+OBSERVED = {
+    "at": 1000.0,
+    "roles": {
+        "policy": {
+            "desired": 3,
+            "replicas": [{"name": "policy-0", "state": "ready", "held_groups": 4}],
+            "metrics": {"busy_seconds": 640.0, "completed_groups": 32, "backlog_groups": 80},
+        },
+        "reference": {"desired": 2},
+        "reward": {"desired": 4},
+    },
+    "learner": {"step_seconds": [30.0]},
+}
+
+
+def invoke(folder: Path, *more: str, run: str = RUN, observed: object = OBSERVED) -> str:
+    (folder / "run.yaml").write_text(run)
+    (folder / "obs.json").write_text(json.dumps(observed))
+    result = CliRunner().invoke(
+        app,
+        ["plan", "-f", str(folder / "run.yaml"), "--observed", str(folder / "obs.json"), *more],
+        catch_exceptions=False,
+    )
+    assert result.exit_code == 0
+    return result.stdout
+
+
+def test_plan_prints_the_arithmetic(tmp_path: Path) -> None:
+    """60 groups in 30 s are 2 groups/s; the static reference lets 1 through: five policy replicas of 20 s."""
+    page = json.loads(invoke(tmp_path, "-o", "json"))
+    assert page["flow"]["learner"] == pytest.approx(2.0)
+    assert page["flow"]["planned"] == pytest.approx(1.0)
+    assert page["flow"]["bound"] == "reference is held at 2"
+    (action,) = page["actions"]
+    assert (action["kind"], action["role"], action["replicas"]) == ("Scale", "policy", 5)
+    text = invoke(tmp_path)
+    assert "60 groups / 30 s = 2 groups/s" in text
+    assert "scale policy to 5" in text
+
+
+@pytest.mark.parametrize(
+    ("run", "observed", "told"),
+    [
+        ("roles: {policy: {scaling: {mode: Auto, min: 3, max: 2}}}", OBSERVED, "0 <= min <= max"),
+        ("roles: {policy: {scaling: {mode: Sometimes}}}", OBSERVED, "Sometimes"),
+        ("a: [", OBSERVED, "is not YAML"),
+        ("- 1", OBSERVED, "expected a TrainingRun"),
+        (RUN, {"roles": {}}, "at: Field required"),
+    ],
+)
+def test_what_a_person_writes_wrong_is_one_line(
+    tmp_path: Path, run: str, observed: object, told: str
+) -> None:
+    """File, field and what was expected; no stack trace (ConfigError ends with one line and status 2)."""
+    with pytest.raises(ConfigError, match=told) as caught:
+        invoke(tmp_path, run=run, observed=observed)
+    assert "\n" not in str(caught.value)
+
+
+def test_simulate_writes_its_report(tmp_path: Path) -> None:
+    """Auto beside the three others, as JSON, and the page."""
+    out = tmp_path / "page.html"
+    result = CliRunner().invoke(
+        app,
+        ["simulate", "--hours", "1", "--shape", "steady", "--out", str(out), "-o", "json"],
+        catch_exceptions=False,
+    )
+    assert result.exit_code == 0
+    told = json.loads(result.stdout)
+    assert [one["scaler"] for one in told["scalers"]][0] == "auto"
+    assert len(told["scalers"]) == 4
+    assert out.read_text().startswith("<!doctype html>")
