@@ -86,6 +86,9 @@ class Classifier:
         """Token ids of a row; for a process reward model with the ends of its steps."""
         if self._process:
             return self._with_steps(row)
+        if row.rendered and self._facts.architecture != "encoder":
+            ids = self._tokens(_plain(row) + row.completion)
+            return cut_left(ids, len(ids), self._readout.max_tokens)
         if getattr(self._tokenizer, "chat_template", None):
             messages = [*row.messages, ("assistant", row.completion)]
             ids = self._tokens(self._rendered(messages, generate=False))
@@ -162,7 +165,9 @@ class Classifier:
 
     def _with_steps(self, row: ScoreText) -> Encoded:
         """Prompt, then each step and its separator; a step's score stands at the separator's last token."""
-        if getattr(self._tokenizer, "chat_template", None):
+        if row.rendered:
+            ids = self._tokens(_plain(row))
+        elif getattr(self._tokenizer, "chat_template", None):
             ids = self._tokens(self._rendered(row.messages, generate=True))
         else:
             ids = self._tokens(_plain(row) + "\n")

@@ -229,6 +229,9 @@ class RewardModel(torch.nn.Module):
                 tokenize(prompt, add_special_tokens=False)["input_ids"],
                 tokenize(row.completion or " ", add_special_tokens=False)["input_ids"],
             )
+        if row.rendered:
+            text = "".join(content for _, content in row.messages) + row.completion
+            return [], tokenize(text, add_special_tokens=False)["input_ids"]
         if getattr(tokenize, "chat_template", None):
             messages = [{"role": role, "content": content} for role, content in row.messages]
             prompt = tokenize.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

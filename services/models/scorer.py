@@ -11,10 +11,14 @@ from services.models.facts import ModelFacts
 
 @dataclass(frozen=True, slots=True)
 class ScoreText:
-    """What is scored: a conversation as (role, content) pairs, and the answer to it."""
+    """What is scored: a conversation as (role, content) pairs, and the answer to it.
+
+    rendered: a chat template is around it already; a causal model reads prompt and completion as they stand.
+    """
 
     messages: tuple[tuple[str, str], ...]
     completion: str
+    rendered: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
