@@ -160,7 +160,7 @@ def test_a_process_reward_model_scores_every_step(tmp_path: Path, reduction: Any
     pieces = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in parts]
     ends = [sum(map(len, pieces[: at + 1])) - 1 for at in (2, 4, 6)]
     with torch.inference_mode():
-        logits = plain(input_ids=torch.tensor([sum(pieces, [])])).logits[0]
+        logits = plain(input_ids=torch.tensor([[token for piece in pieces for token in piece]])).logits[0]
     expected = torch.softmax(logits[ends], dim=1)[:, 1].tolist()
     assert reading.steps == pytest.approx(expected, abs=1e-5)
     assert reading.value == pytest.approx(reduce(expected), abs=1e-5)
