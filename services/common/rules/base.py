@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from services.common.errors import InvalidInput
 
@@ -49,3 +50,31 @@ def check_length(completion: str, most: int = MAX_CHARACTERS) -> None:
             f"a completion of {len(completion)} characters is too long here; expected at most {most}",
             {"completion": f"at most {most} characters"},
         )
+
+
+def column_of(columns: Mapping[str, str], name: str, most: int = MAX_CHARACTERS) -> str:
+    """The row's data-set column. Raises InvalidInput where it is missing or longer than `most` characters."""
+    if name not in columns:
+        there = ", ".join(sorted(columns)[:8]) or "none"
+        raise InvalidInput(
+            f"column {name} is missing; the row's columns: {there}", {f"columns[{name}]": "a value"}
+        )
+    if len(columns[name]) > most:
+        raise InvalidInput(
+            f"column {name} has {len(columns[name])} characters; expected at most {most}",
+            {f"columns[{name}]": f"at most {most} characters"},
+        )
+    return columns[name]
+
+
+def package_of(rule: str, module: str, distribution: str) -> Any:
+    """The module that a rule needs and that not every service installs. InvalidInput says how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module + ".").startswith(error.name + "."):
+            raise
+        raise InvalidInput(
+            f"rule {rule} needs the package {distribution}: pip install 'trimtab-platform[reward]'",
+            {"rule": f"{distribution} is installed"},
+        ) from None

@@ -64,7 +64,7 @@ def test_values(spec: str, text: str, expected: float) -> None:
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ("lenght", "there are length, regex, repetition, sentiment"),
+        ("lenght", "there are bleu, exact, json, length, numeric, regex, repetition, rouge, sentiment"),
         ("length:target=0", "whole number from 1"),
         ("length:target=four", "whole number from 1"),
         ("length:goal=4", "no option 'goal'"),
@@ -73,6 +73,13 @@ def test_values(spec: str, text: str, expected: float) -> None:
         ("regex", "regex:pattern="),
         ("regex:pattern=(", "no regular expression"),
         ("regex:mode=find,pattern=a", "search, fullmatch, count"),
+        ("rouge:variant=3", "expected one of L, 1, 2"),
+        ("bleu:metric=ter", "expected one of bleu, chrf"),
+        ("bleu:column=", "name of a column"),
+        ("exact:normalise=all", "expected one of text, squad, none"),
+        ("numeric:tolerance=-1", "a number from 0 on"),
+        ("numeric:tolerance=nan", "a number from 0 on"),
+        ("json:schema=nowhere.json", "nowhere.json is no JSON schema: No such file"),
     ],
 )
 def test_a_wrong_specification_is_one_clear_line(spec: str, says: str) -> None:
@@ -92,6 +99,15 @@ def test_names_make_the_same_rule_again_and_digests_tell_rules_apart() -> None:
         "regex:pattern=a,b",
         "regex:mode=count,pattern=a",
         "repetition",
+        "rouge",
+        "rouge:variant=2,column=gold",
+        "bleu",
+        "bleu:metric=chrf",
+        "exact",
+        "exact:normalise=squad",
+        "numeric",
+        "numeric:tolerance=0.01",
+        "json",
     ]
     rules = [make_rule(spec) for spec in specs]
     assert [make_rule(rule.name).digest for rule in rules] == [rule.digest for rule in rules]
