@@ -56,11 +56,12 @@ class FunctionSpec(Spec):
 class RemoteSpec(Spec):
     """Another reward service, forwarded to."""
 
-    url: str = Field(min_length=1, description="grpc://host:port, http(s)://host:port[/v1/score].")
+    url: str = Field(min_length=1, description="grpc(s)://host:port, http(s)://host:port[/v1/score].")
     model: str = Field("", description="Its name over there.")
     key: SecretStr | None = Field(None, description="API key for the other service.")
     key_file: Path | None = Field(None, description="File with the key; read anew when it changes.")
     ca_file: Path | None = Field(None, description="Certificates to trust; grpc:// then speaks TLS.")
+    allow_plaintext: bool = Field(False, description="Send the key without TLS beyond this machine.")
     timeout_seconds: float = Field(30.0, gt=0)
     attempts: int = Field(3, ge=1, le=10)
     breaker_failures: int = Field(5, ge=1, description="Failures in a row that open the circuit.")
@@ -75,6 +76,7 @@ class JudgeSpec(Spec):
     model: str = Field(min_length=1)
     key: SecretStr | None = None
     key_file: Path | None = None
+    allow_plaintext: bool = Field(False, description="Send the key without TLS beyond this machine.")
     prompt: str = Field(
         "Rate the answer to the question below from 0 (useless) to 10 (excellent).\n\n"
         "Question:\n{prompt}\n\nAnswer:\n{completion}\n\nWrite the rating as a number, nothing else.",

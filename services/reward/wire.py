@@ -64,7 +64,9 @@ def _ids(tensor: common.Tensor, field: str) -> tuple[int, ...]:
 def encode_score(outcome: ScoreOutcome, scored: Scored, *, origin: str) -> common.Score:
     """The Score message: a value or an error, and whose it is."""
     score = common.Score(
-        model=scored.name, model_digest=scored.digest, truncated_tokens=outcome.truncated_tokens
+        model=scored.name,
+        model_digest=outcome.digest or scored.digest,
+        truncated_tokens=outcome.truncated_tokens,
     )
     if outcome.value is not None:
         score.value = outcome.value

@@ -28,13 +28,15 @@ class TokenIds:
 class ScoreRow:
     """One answer to be scored: the conversation before it as (role, content) pairs, and the answer.
 
-    A row that came as token ids has them in `ids`, and no text.
+    A row that came as token ids has them in `ids`, and no text. `rendered`: somebody has put a chat template around
+    it already, so a model reads prompt and completion as they stand, one after the other.
     """
 
     messages: tuple[tuple[str, str], ...]
     completion: str
     columns: Mapping[str, str] = field(default_factory=dict)
     ids: TokenIds | None = None
+    rendered: bool = False
 
     @property
     def prompt(self) -> str:
@@ -59,7 +61,8 @@ class ScoreOutcome:
     """A value, or why there is none; never both, never NaN.
 
     components: the unweighted value of each part of a composite. steps: one value for each step of the
-    completion, from a process reward model.
+    completion, from a process reward model. digest: of what scored this row, where that is not the source's
+    own of the moment it was asked; empty: it is.
     """
 
     value: float | None = None
@@ -67,6 +70,7 @@ class ScoreOutcome:
     truncated_tokens: int = 0
     components: Mapping[str, float] = field(default_factory=dict)
     steps: tuple[float, ...] = ()
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
