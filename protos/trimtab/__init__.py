@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trimtab.clients.batching import AsyncBatchingRewardClient, BatchingRewardClient
     from trimtab.clients.errors import TrimtabClientError
     from trimtab.clients.learner import AsyncLearnerClient, LearnerClient
     from trimtab.clients.policy import AsyncPolicyClient, PolicyClient
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from trimtab.clients.reward import AsyncRewardClient, RewardClient
 
 _HOME = {
+    "AsyncBatchingRewardClient": "batching",
+    "BatchingRewardClient": "batching",
     "TrimtabClientError": "errors",
     "AsyncLearnerClient": "learner",
     "LearnerClient": "learner",
@@ -31,11 +34,13 @@ _HOME = {
 }
 
 __all__ = [
+    "AsyncBatchingRewardClient",
     "AsyncLearnerClient",
     "AsyncPolicyClient",
     "AsyncPreferenceClient",
     "AsyncReferenceClient",
     "AsyncRewardClient",
+    "BatchingRewardClient",
     "LearnerClient",
     "PolicyClient",
     "PreferenceClient",

@@ -6,11 +6,17 @@ with RewardClient("127.0.0.1:50053") as client:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+import grpc
+
 from trimtab.clients.base import AsyncClient, SyncClient
+from trimtab.clients.errors import DataLossError
 from trimtab.clients.inputs import chat_messages
+from trimtab.clients.tensors import ids_tensor
 from trimtab.common.v1 import common_pb2 as common
 from trimtab.reward.v1 import reward_pb2 as wire
 from trimtab.reward.v1 import reward_pb2_grpc as wire_grpc
@@ -49,12 +55,42 @@ def conversation_inputs(conversations: Sequence[Conversation]) -> list[wire.Scor
     return [wire.ScoreInput(messages=chat_messages(each)) for each in conversations]
 
 
+def token_inputs(pairs: Sequence[tuple[Iterable[int], Iterable[int]]]) -> list[wire.ScoreInput]:
+    """Inputs from (prompt ids, completion ids); `score` then needs the fingerprint of their tokenizer."""
+    return [
+        wire.ScoreInput(prompt_ids=ids_tensor(prompt), completion_ids=ids_tensor(completion))
+        for prompt, completion in pairs
+    ]
+
+
+def error_of(score: common.Score) -> common.ErrorInfo | None:
+    """Why a score has no value; None where it has one. NaN and infinity, which no service sends, are none."""
+    if not score.HasField("value"):
+        return score.error
+    if not math.isfinite(score.value):
+        return common.ErrorInfo(code="DATA_LOSS", message=f"the score is {score.value}", origin="client")
+    return None
+
+
 def values_or_raise(scores: Sequence[common.Score]) -> list[float]:
     """The scores' values. RowError for the first row that has none."""
     for index, score in enumerate(scores):
-        if not score.HasField("value"):
-            raise RowError(index, score.error)
+        error = error_of(score)
+        if error is not None:
+            raise RowError(index, error)
     return [score.value for score in scores]
+
+
+def _scores_of(response: wire.ScoreResponse, count: int) -> list[common.Score]:
+    if len(response.scores) != count:
+        raise DataLossError(
+            grpc.StatusCode.DATA_LOSS, f"expected {count} scores, the service sent {len(response.scores)}"
+        )
+    return list(response.scores)
+
+
+def _definition(definition: Mapping[str, Any] | None) -> str:
+    return "" if definition is None else json.dumps(definition)
 
 
 class RewardClient(SyncClient):
@@ -70,11 +106,16 @@ class RewardClient(SyncClient):
         return list(self._call(self._stub.ListModels, wire.ListModelsRequest(), timeout_seconds).models)
 
     def score(
-        self, inputs: Sequence[wire.ScoreInput], *, model: str = "", timeout_seconds: float | None = None
+        self,
+        inputs: Sequence[wire.ScoreInput],
+        *,
+        model: str = "",
+        tokenizer_fingerprint: str = "",
+        timeout_seconds: float | None = None,
     ) -> list[common.Score]:
         """One score for each input, in order; a row that cannot be scored has an error and no value."""
-        request = wire.ScoreRequest(model=model, inputs=inputs)
-        return list(self._call(self._stub.Score, request, timeout_seconds).scores)
+        request = wire.ScoreRequest(model=model, inputs=inputs, tokenizer_fingerprint=tokenizer_fingerprint)
+        return _scores_of(self._call(self._stub.Score, request, timeout_seconds), len(inputs))
 
     def values(
         self,
@@ -90,10 +131,15 @@ class RewardClient(SyncClient):
         return values_or_raise(self.score(inputs, model=model, timeout_seconds=timeout_seconds))
 
     def load_model(
-        self, name: str, path: str, *, timeout_seconds: float | None = None
+        self,
+        name: str,
+        path: str = "",
+        *,
+        definition: Mapping[str, Any] | None = None,
+        timeout_seconds: float | None = None,
     ) -> wire.RewardModelInfo:
-        """Load a folder, or rule:<rule>, behind a new name."""
-        request = wire.LoadModelRequest(name=name, path=path)
+        """Load a folder, or rule:<rule>, or what a [[models]] table would define, behind a new name."""
+        request = wire.LoadModelRequest(name=name, path=path, definition=_definition(definition))
         return self._call(self._admin.LoadModel, request, timeout_seconds).model
 
     def unload_model(self, name: str, *, timeout_seconds: float | None = None) -> None:
@@ -101,10 +147,16 @@ class RewardClient(SyncClient):
         self._call(self._admin.UnloadModel, wire.UnloadModelRequest(name=name), timeout_seconds)
 
     def swap_model(
-        self, name: str, path: str, *, timeout_seconds: float | None = None
+        self,
+        name: str,
+        path: str = "",
+        *,
+        definition: Mapping[str, Any] | None = None,
+        timeout_seconds: float | None = None,
     ) -> wire.SwapModelResponse:
-        """Put another model behind a name."""
-        return self._call(self._admin.SwapModel, wire.SwapModelRequest(name=name, path=path), timeout_seconds)
+        """Put another model behind a name; see load_model."""
+        request = wire.SwapModelRequest(name=name, path=path, definition=_definition(definition))
+        return self._call(self._admin.SwapModel, request, timeout_seconds)
 
     def set_shadow(self, name: str, shadow: str, *, timeout_seconds: float | None = None) -> None:
         """Let `shadow` score the same rows for comparison; "" ends that."""
@@ -125,11 +177,16 @@ class AsyncRewardClient(AsyncClient):
         return list(answer.models)
 
     async def score(
-        self, inputs: Sequence[wire.ScoreInput], *, model: str = "", timeout_seconds: float | None = None
+        self,
+        inputs: Sequence[wire.ScoreInput],
+        *,
+        model: str = "",
+        tokenizer_fingerprint: str = "",
+        timeout_seconds: float | None = None,
     ) -> list[common.Score]:
         """One score for each input, in order; a row that cannot be scored has an error and no value."""
-        request = wire.ScoreRequest(model=model, inputs=inputs)
-        return list((await self._call(self._stub.Score, request, timeout_seconds)).scores)
+        request = wire.ScoreRequest(model=model, inputs=inputs, tokenizer_fingerprint=tokenizer_fingerprint)
+        return _scores_of(await self._call(self._stub.Score, request, timeout_seconds), len(inputs))
 
     async def values(
         self,
@@ -145,10 +202,15 @@ class AsyncRewardClient(AsyncClient):
         return values_or_raise(await self.score(inputs, model=model, timeout_seconds=timeout_seconds))
 
     async def load_model(
-        self, name: str, path: str, *, timeout_seconds: float | None = None
+        self,
+        name: str,
+        path: str = "",
+        *,
+        definition: Mapping[str, Any] | None = None,
+        timeout_seconds: float | None = None,
     ) -> wire.RewardModelInfo:
-        """Load a folder, or rule:<rule>, behind a new name."""
-        request = wire.LoadModelRequest(name=name, path=path)
+        """Load a folder, or rule:<rule>, or what a [[models]] table would define, behind a new name."""
+        request = wire.LoadModelRequest(name=name, path=path, definition=_definition(definition))
         return (await self._call(self._admin.LoadModel, request, timeout_seconds)).model
 
     async def unload_model(self, name: str, *, timeout_seconds: float | None = None) -> None:
@@ -156,10 +218,15 @@ class AsyncRewardClient(AsyncClient):
         await self._call(self._admin.UnloadModel, wire.UnloadModelRequest(name=name), timeout_seconds)
 
     async def swap_model(
-        self, name: str, path: str, *, timeout_seconds: float | None = None
+        self,
+        name: str,
+        path: str = "",
+        *,
+        definition: Mapping[str, Any] | None = None,
+        timeout_seconds: float | None = None,
     ) -> wire.SwapModelResponse:
-        """Put another model behind a name."""
-        request = wire.SwapModelRequest(name=name, path=path)
+        """Put another model behind a name; see load_model."""
+        request = wire.SwapModelRequest(name=name, path=path, definition=_definition(definition))
         return await self._call(self._admin.SwapModel, request, timeout_seconds)
 
     async def set_shadow(self, name: str, shadow: str, *, timeout_seconds: float | None = None) -> None:

@@ -1,0 +1,130 @@
+"""The contracts of verl's and OpenRLHF's reward functions."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from typing import Any
+
+import pytest
+
+from trimtab import openrlhf, verl
+from trimtab.clients.reward import RowError
+
+ROW = {"data_source": "gsm8k", "solution_str": "four", "ground_truth": 4}
+
+
+def test_verl_scores_a_row(fake: Any) -> None:
+    """One row as verl hands it over: the prompt is found in extra_info, the rest travels as columns."""
+    info = {"question": "2 + 2?", "index": 7, "num_turns": None}
+    assert verl.compute_score(**ROW, extra_info=info, target=fake.target, model="hh") == 4.0
+    [request] = fake.requests
+    [row] = request.inputs
+    assert (request.model, row.prompt, row.completion) == ("hh", "2 + 2?", "four")
+    assert dict(row.columns) == {"data_source": "gsm8k", "ground_truth": "4", "index": "7"}
+    assert info["question"] == "2 + 2?"
+
+
+def test_verl_is_told_by_the_environment(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TRIMTAB_TARGET and TRIMTAB_MODEL name the service; verl's own further arguments are let pass."""
+    monkeypatch.setenv("TRIMTAB_TARGET", fake.target)
+    monkeypatch.setenv("TRIMTAB_MODEL", "hh")
+    info = {"prompt": [{"role": "user", "content": "2 + 2?"}]}
+    assert verl.compute_score("gsm8k", "four", None, info, reward_router_address="a:1") == 4.0
+    assert fake.requests[0].model == "hh"
+    assert fake.requests[0].inputs[0].messages[0].content == "2 + 2?"
+
+
+def test_verl_misses_the_prompt(fake: Any) -> None:
+    """Without a prompt there is no score, unless the caller says that none is needed."""
+    with pytest.raises(ValueError, match="no prompt under prompt or question"):
+        verl.compute_score(**ROW, extra_info={}, target=fake.target)
+    with pytest.raises(ValueError, match="no prompt under problem"):
+        verl.compute_score(**ROW, extra_info={"prompt": "2 + 2?"}, target=fake.target, prompt_key="problem")
+    assert verl.compute_score(**ROW, target=fake.target, prompt_key="") == 4.0
+
+
+def test_verl_scores_a_batch(fake: Any) -> None:
+    """verl's batch manager gets one score for each row from one call; details bring the components."""
+    got = verl.compute_score_batch(
+        data_sources=["a", "b"],
+        solution_strs=["one", "three"],
+        ground_truths=[None, None],
+        extra_infos=[{"prompt": "p"}, {"prompt": "q"}],
+        target=fake.target,
+        details=True,
+    )
+    assert got == [{"score": 3.0, "length": 3.0}, {"score": 5.0, "length": 5.0}]
+    assert len(fake.requests) == 1
+
+
+def test_verl_awaits(fake: Any) -> None:
+    """The coroutine is known as one, and rows that wait at once share a call."""
+    assert inspect.iscoroutinefunction(verl.compute_score_async)
+
+    async def many() -> list[Any]:
+        infos = [{"prompt": "p"}] * 30
+        return await asyncio.gather(
+            *(
+                verl.compute_score_async("a", "x" * (n + 1), None, info, target=fake.target)
+                for n, info in enumerate(infos)
+            )
+        )
+
+    assert asyncio.run(many()) == [float(n) for n in range(1, 31)]
+    assert len(fake.requests) == 1
+
+
+def test_verl_gets_no_number_for_an_error(fake: Any) -> None:
+    """A row that cannot be scored raises: neither 0 nor None stands for it."""
+    with pytest.raises(RowError, match="a bad answer"):
+        verl.compute_score("a", "bad", None, {"prompt": "p"}, target=fake.target)
+
+
+@pytest.mark.parametrize(
+    ("query", "answer"),
+    [
+        ("Q: 2 + 2? A: four", " four"),
+        ("<s>Q: 2 + 2? A: four", " four"),
+        ("Q: 2 + 2? A: four<|im_end|>", " four"),
+        ("Q: 2 + 2? A:", ""),
+    ],
+)
+def test_openrlhf_answer_in_a_query(query: str, answer: str) -> None:
+    """The answer is what follows the prompt, without an end token."""
+    assert openrlhf.answer_in(query, "Q: 2 + 2? A:", ["<|im_end|>", "</s>"]) == answer
+
+
+def test_openrlhf_query_without_its_prompt() -> None:
+    """A query that is not of its prompt is an error: its answer is unknown."""
+    with pytest.raises(ValueError, match="does not contain its prompt"):
+        openrlhf.answer_in("something else", "Q: 2 + 2? A:")
+
+
+def test_openrlhf_error_is_logged(fake: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """OpenRLHF swallows what is raised; so the log says it, as an error, before it is raised."""
+    settings = {"target": fake.target}
+    with pytest.raises(RowError):
+        openrlhf._scores(["pbad"], ["p"], [None], (), settings)
+    [record] = caplog.records
+    assert record.levelname == "ERROR"
+    assert "a bad answer" in record.getMessage()
+
+
+def test_openrlhf_threads_share_calls(fake: Any) -> None:
+    """Rows that many threads ask for one by one all have their own score; the label travels."""
+    got: dict[int, float] = {}
+
+    def ask(size: int) -> None:
+        [score] = openrlhf._scores(["p" + "x" * size], ["p"], [size], (), {"target": fake.target})
+        got[size] = score.value
+
+    threads = [threading.Thread(target=ask, args=(size,)) for size in range(1, 33)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert got == {size: float(size) for size in range(1, 33)}
+    rows = [row for request in fake.requests for row in request.inputs]
+    assert all(row.columns["label"] == str(len(row.completion)) for row in rows)
