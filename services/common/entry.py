@@ -62,10 +62,11 @@ def _serve(name: str, spec: ServiceSpec, build: str) -> int:
     import structlog
 
     from services.common import telemetry
+    from services.common.access.safety import check_access
     from services.common.errors import TrimtabError
-    from services.common.server import check_access, run_service
+    from services.common.server import run_service
 
-    check_access(spec.server)
+    check_access(spec)
     telemetry.configure_logging(spec.log, name, telemetry.replica_name(spec))
     runner = asyncio.Runner()
     try:

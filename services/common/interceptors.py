@@ -1,6 +1,7 @@
-"""What happens around every call: admission, deadline, errors to statuses, metrics, ids in the logs.
+"""What happens around every call: who calls, admission, deadline, errors to statuses, metrics, ids in the logs.
 
-Knows no service's messages. Health and reflection pass untouched: a full service must still say it lives.
+Knows no service's messages. Health passes untouched: a full service must still say it lives. Reflection does
+where access control is off; where it is on, any known caller may ask.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ import grpc
 import structlog
 
 from services.common import telemetry
+from services.common.access.credentials import key_in_metadata, name_in_auth_context
+from services.common.access.gate import OPEN, Gate, Permit
+from services.common.access.permit import entered
+from services.common.access.scopes import scope_of
 from services.common.errors import Expired, InvalidInput, Overloaded, Unavailable
 from services.common.spec.service import ServerSpec
 from services.common.status import wire_status
@@ -22,15 +27,12 @@ from services.common.status import wire_status
 # Callers name the run and rollout in these; log lines of the call carry them.
 RUN_KEY = "trimtab-run"
 ROLLOUT_KEY = "trimtab-rollout"
-_EXEMPT = ("/grpc.health.", "/grpc.reflection.")
+_HEALTH = "/grpc.health."
+_REFLECTION = "/grpc.reflection."
 
 Handler = grpc.RpcMethodHandler
 Context = grpc.aio.ServicerContext
 _log = structlog.get_logger(__name__)
-
-
-class Undecodable:
-    """Stands for a request whose bytes are no message of the method's type."""
 
 
 class Admission:
@@ -58,9 +60,10 @@ class CallGuard(grpc.aio.ServerInterceptor):
     Long-lived streams (a watcher of versions) have places of their own: they must not keep questions out.
     """
 
-    def __init__(self, spec: ServerSpec, service: str) -> None:
+    def __init__(self, spec: ServerSpec, service: str, gate: Gate) -> None:
         self._deadline_seconds = spec.default_deadline_seconds
         self._service = service
+        self._gate = gate
         self._calls = Admission(spec.max_queued_calls)
         self._streams = Admission(spec.max_queued_calls)
         self.ready = False
@@ -73,7 +76,9 @@ class CallGuard(grpc.aio.ServerInterceptor):
         """The method's handler, guarded; None (unknown method) and exempt services as they are."""
         handler = await continuation(handler_call_details)
         method = str(handler_call_details.method)
-        if handler is None or method.startswith(_EXEMPT):
+        if handler is None or method.startswith(_HEALTH):
+            return handler
+        if method.startswith(_REFLECTION) and not self._gate.on:
             return handler
         return self._guarded(handler, method.lstrip("/"))
 
@@ -82,14 +87,18 @@ class CallGuard(grpc.aio.ServerInterceptor):
             handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
         )
         admission = self._streams if handler.response_streaming else self._calls
+        # A single request is decoded behind the gate: strangers cost no parsing.
+        late = None if handler.request_streaming else handler.request_deserializer
 
         async def unary(request: Any, context: Context[Any, Any]) -> Any:
             return await self._around(
-                method, admission, context, lambda: _answer(behaviour, request, context)
+                method, admission, context, lambda: behaviour(_decoded(request, late), context)
             )
 
         async def stream(request: Any, context: Context[Any, Any]) -> None:
-            await self._around(method, admission, context, lambda: _write_all(behaviour, request, context))
+            await self._around(
+                method, admission, context, lambda: _write_all(behaviour, _decoded(request, late), context)
+            )
 
         make = {
             (False, False): grpc.unary_unary_rpc_method_handler,
@@ -99,7 +108,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         }[handler.request_streaming, handler.response_streaming]
         return make(
             stream if handler.response_streaming else unary,
-            request_deserializer=_tolerant(handler.request_deserializer),
+            request_deserializer=handler.request_deserializer if handler.request_streaming else None,
             response_serializer=handler.response_serializer,
         )
 
@@ -114,7 +123,12 @@ class CallGuard(grpc.aio.ServerInterceptor):
         code = grpc.StatusCode.OK.name
         telemetry.CALLS_IN_FLIGHT.labels(method).inc()
         try:
-            with telemetry.bound(**_ids(context)), admission.place():
+            # Who calls is asked first: strangers take no places.
+            with (
+                telemetry.bound(**self._ids(context)),
+                entered(self._permit(method, context)),
+                admission.place(),
+            ):
                 self._check_ready()
                 return await self._within_deadline(context, work)
         except asyncio.CancelledError:
@@ -133,6 +147,20 @@ class CallGuard(grpc.aio.ServerInterceptor):
             telemetry.CALLS.labels(method, code).inc()
             telemetry.CALL_SECONDS.labels(method).observe(time.perf_counter() - started)
 
+    def _permit(self, method: str, context: Context[Any, Any]) -> Permit:
+        if not self._gate.on:
+            return OPEN
+        return self._gate.permit(
+            key_in_metadata(context.invocation_metadata()),
+            name_in_auth_context(context.auth_context()),
+            scope_of(method),
+        )
+
+    def _ids(self, context: Context[Any, Any]) -> dict[str, str]:
+        ids = _ids(context)
+        # Where strangers may come, the log says from where.
+        return {**ids, "peer": context.peer()} if self._gate.on else ids
+
     def _check_ready(self) -> None:
         if not self.ready:
             raise Unavailable(f"{self._service} is starting")
@@ -150,13 +178,9 @@ class CallGuard(grpc.aio.ServerInterceptor):
             raise
 
 
-async def _answer(behaviour: Any, request: Any, context: Context[Any, Any]) -> Any:
-    return await behaviour(_decoded(request), context)
-
-
 async def _write_all(behaviour: Any, request: Any, context: Context[Any, Any]) -> None:
     """Run a streaming method, whether it is a generator or writes to the context by itself."""
-    produced = behaviour(_decoded(request), context)
+    produced = behaviour(request, context)
     if isinstance(produced, AsyncIterable):
         async for message in produced:
             await context.write(message)
@@ -164,24 +188,14 @@ async def _write_all(behaviour: Any, request: Any, context: Context[Any, Any]) -
         await produced
 
 
-def _decoded(request: Any) -> Any:
-    if isinstance(request, Undecodable):
-        raise InvalidInput("the request's bytes are no message of this method's type")
-    return request
-
-
-def _tolerant(deserialise: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-    """gRPC answers bytes that cannot be decoded with UNKNOWN; they are the caller's mistake."""
+def _decoded(request: Any, deserialise: Callable[[bytes], Any] | None) -> Any:
+    """gRPC itself would answer bytes that cannot be decoded with UNKNOWN; they are the caller's mistake."""
     if deserialise is None:
-        return None
-
-    def decode(data: bytes) -> Any:
-        try:
-            return deserialise(data)
-        except Exception:  # whatever the protobuf runtime in use raises
-            return Undecodable()
-
-    return decode
+        return request
+    try:
+        return deserialise(request)
+    except Exception:  # whatever the protobuf runtime in use raises
+        raise InvalidInput("the request's bytes are no message of this method's type") from None
 
 
 def _ids(context: Context[Any, Any]) -> dict[str, str]:

@@ -6,14 +6,14 @@
 
 Decision: SO_REUSEPORT is off. With it on, a second process on the same port would silently share the calls.
 Decision: the admission limit is our own (interceptors.py): gRPC's maximum_concurrent_rpcs refuses health too.
-Decision: health listens on a plaintext port of its own as well, since Kubernetes' probes speak no TLS.
+Decision: health listens on a plaintext port of its own as well, since Kubernetes' probes speak no TLS. On the
+main port it needs no key, for balancing clients; reflection does, where access control is on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import json
 import os
 import signal
@@ -30,6 +30,9 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from services.common.access.opening import open_gate
+from services.common.access.safety import check_access
+from services.common.access.tls import TlsFiles
 from services.common.errors import ConfigError
 from services.common.interceptors import CallGuard
 from services.common.spec.service import ServerSpec, ServiceSpec
@@ -79,13 +82,18 @@ class Endpoints:
 
 
 class ServiceServer:
-    """The listening side of a service: two gRPC servers, the metrics page, the health state."""
+    """The listening side of a service: two gRPC servers, the metrics page, the health state.
+
+    gate, tls: who may call and with which certificates, the same for HTTP beside it.
+    """
 
     def __init__(self, spec: ServiceSpec, application: Application) -> None:
-        check_access(spec.server)
+        check_access(spec)
         self._spec = spec
         self._application = application
-        self._guard = CallGuard(spec.server, application.name)
+        self.gate = open_gate(spec)
+        self.tls = None if spec.tls is None else TlsFiles(spec.tls)
+        self._guard = CallGuard(spec.server, application.name, self.gate)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(interceptors=[self._guard], options=server_options(spec.server))
         self._health_server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
@@ -104,7 +112,7 @@ class ServiceServer:
         )
         await self._set_health(_NOT_SERVING)
         where = self._spec.server
-        grpc_port = _listen(self._server, where.host, where.port)
+        grpc_port = _listen(self._server, where.host, where.port, self.tls)
         health_port = _listen(self._health_server, where.host, where.health_port)
         check_port(where.host, where.metrics_port)
         self._metrics = MetricsServer(where.host, where.metrics_port)
@@ -221,23 +229,6 @@ def server_options(spec: ServerSpec) -> list[tuple[str, int]]:
     ]
 
 
-def check_access(spec: ServerSpec) -> None:
-    """ConfigError where the service would be open to others without anybody having asked for that."""
-    if not (spec.allow_unauthenticated or is_loopback(spec.host)):
-        raise ConfigError(
-            f"host {spec.host} listens beyond loopback without access control; "
-            "set server.allow_unauthenticated = true to accept that"
-        )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a listener on `host`."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def join_address(host: str, port: int) -> str:
     """host:port, with brackets around an IPv6 host."""
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
@@ -261,10 +252,13 @@ def check_port(host: str, port: int) -> None:
         raise ConfigError(f"cannot listen on {join_address(host, port)}: {error.strerror}") from error
 
 
-def _listen(server: grpc.aio.Server, host: str, port: int) -> int:
+def _listen(server: grpc.aio.Server, host: str, port: int, tls: TlsFiles | None = None) -> int:
     check_port(host, port)
+    address = join_address(host, port)
     try:
-        return server.add_insecure_port(join_address(host, port))
+        if tls is not None:
+            return server.add_secure_port(address, tls.grpc_credentials())
+        return server.add_insecure_port(address)
     except RuntimeError as error:
         raise ConfigError(f"cannot listen on {join_address(host, port)}") from error
 

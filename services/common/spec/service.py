@@ -29,6 +29,23 @@ class ServerSpec(Spec):
     allow_unauthenticated: bool = Field(False, description="Listen beyond loopback without access control.")
 
 
+class TlsSpec(Spec):
+    """[tls]: certificates of the main port and of HTTP, in PEM; read anew when the files change."""
+
+    certificate: Path = Field(description="The server's certificate, and those between it and its authority.")
+    private_key: Path = Field(description="Its key, without a password, for the owner's eyes alone.")
+    client_ca: Path | None = Field(None, description="Authorities of clients: every client then needs one.")
+
+
+class AccessSpec(Spec):
+    """[access]: who may call. See services/common/access/README.md."""
+
+    keys_file: Path | None = Field(None, description="API keys, hashed; read anew when the file changes.")
+    allow_plaintext: bool = Field(
+        False, description="Take keys beyond loopback without TLS: something else encrypts."
+    )
+
+
 class QueueSpec(Spec):
     """The stage queue that a worker reads. Without it a service answers gRPC alone."""
 
@@ -63,6 +80,8 @@ class ServiceSpec(Spec):
 
     name: str = Field("", description="This replica's name; empty: host name and process id.")
     server: ServerSpec = ServerSpec()
+    tls: TlsSpec | None = None
+    access: AccessSpec = AccessSpec()
     queue: QueueSpec | None = None
     log: LogSpec = LogSpec()
     endpoints_file: Path | None = Field(None, description="Where the chosen ports are written, as JSON.")
