@@ -10,13 +10,17 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 import grpc.aio
 
-from trimtab.clients.channel import DEFAULT_MAX_MESSAGE_MIB, make_async_channel, make_sync_channel
+from trimtab.clients.access import Access, AccessOptions, Metadata, access_of
+from trimtab.clients.channel import DEFAULT_MAX_MESSAGE_MIB, open_async_channel, open_sync_channel
 from trimtab.clients.errors import OverloadedError, TrimtabClientError, UnavailableError, client_error
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 DEFAULT_TIMEOUT_SECONDS = 60.0
 DEFAULT_ATTEMPTS = 4
@@ -48,16 +52,26 @@ def pause_before_retry(
 
 
 class _Settings:
-    def __init__(self, timeout_seconds: float, attempts: int, metadata: tuple[tuple[str, str], ...]) -> None:
+    def __init__(self, timeout_seconds: float, attempts: int, metadata: Metadata, access: Access) -> None:
         if timeout_seconds <= 0 or attempts < 1:
             raise ValueError("timeout_seconds must be above 0 and attempts at least 1")
         self.timeout_seconds = timeout_seconds
         self.attempts = attempts
-        self.metadata = metadata
+        self._metadata = metadata
+        self._access = access
+
+    @property
+    def metadata(self) -> Metadata:
+        """What goes along with a call that begins now."""
+        return self._metadata + self._access.metadata()
 
 
 class SyncClient:
-    """Base of the blocking clients. `target` is host:port, a gRPC target, or a channel of your own."""
+    """Base of the blocking clients. `target` is host:port, a gRPC target, or a channel of your own.
+
+    access: key, certificates and what else says who calls, see AccessOptions; the channel of your own keeps
+    its credentials, whether it may carry a key is for you to know.
+    """
 
     def __init__(
         self,
@@ -67,12 +81,14 @@ class SyncClient:
         attempts: int = DEFAULT_ATTEMPTS,
         max_message_mib: int = DEFAULT_MAX_MESSAGE_MIB,
         credentials: grpc.ChannelCredentials | None = None,
-        metadata: tuple[tuple[str, str], ...] = (),
+        metadata: Metadata = (),
+        **access: Unpack[AccessOptions],
     ) -> None:
-        self._settings = _Settings(timeout_seconds, attempts, metadata)
+        allowed = access_of(target, access)
+        self._settings = _Settings(timeout_seconds, attempts, metadata, allowed)
         self._owned = isinstance(target, str)
         self._channel: grpc.Channel = (
-            make_sync_channel(target, max_message_mib=max_message_mib, retries=False, credentials=credentials)
+            open_sync_channel(target, allowed, max_message_mib=max_message_mib, credentials=credentials)
             if isinstance(target, str)
             else target
         )
@@ -133,7 +149,7 @@ class SyncClient:
 
 
 class AsyncClient:
-    """Base of the asyncio clients. Make it inside the loop that uses it."""
+    """Base of the asyncio clients, otherwise the same. Make it inside the loop that uses it."""
 
     def __init__(
         self,
@@ -143,14 +159,14 @@ class AsyncClient:
         attempts: int = DEFAULT_ATTEMPTS,
         max_message_mib: int = DEFAULT_MAX_MESSAGE_MIB,
         credentials: grpc.ChannelCredentials | None = None,
-        metadata: tuple[tuple[str, str], ...] = (),
+        metadata: Metadata = (),
+        **access: Unpack[AccessOptions],
     ) -> None:
-        self._settings = _Settings(timeout_seconds, attempts, metadata)
+        allowed = access_of(target, access)
+        self._settings = _Settings(timeout_seconds, attempts, metadata, allowed)
         self._owned = isinstance(target, str)
         self._channel: grpc.aio.Channel = (
-            make_async_channel(
-                target, max_message_mib=max_message_mib, retries=False, credentials=credentials
-            )
+            open_async_channel(target, allowed, max_message_mib=max_message_mib, credentials=credentials)
             if isinstance(target, str)
             else target
         )

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from typing import cast
 
 import grpc
 import grpc.aio
+
+from trimtab.clients.access import Access
+from trimtab.clients.renewing import AsyncRenewingChannel, RenewingChannel
 
 DEFAULT_MAX_MESSAGE_MIB = 64
 
@@ -79,3 +84,54 @@ def make_async_channel(
     if credentials is None:
         return grpc.aio.insecure_channel(address, options=options)
     return grpc.aio.secure_channel(address, credentials, options=options)
+
+
+def open_sync_channel(
+    target: str,
+    access: Access,
+    *,
+    max_message_mib: int = DEFAULT_MAX_MESSAGE_MIB,
+    credentials: grpc.ChannelCredentials | None = None,
+) -> grpc.Channel:
+    """A client's own channel, without retries of its own, rebuilt when certificate files change.
+
+    ValueError where `credentials` are given beside files, or a key would travel in the clear.
+    """
+    _check(target, access, credentials)
+    make = partial(_sync_channel, target, max_message_mib)
+    if access.tls.files:
+        return cast("grpc.Channel", RenewingChannel(access.tls, make))
+    return make(access.tls.credentials() if access.tls.wanted else credentials)
+
+
+def open_async_channel(
+    target: str,
+    access: Access,
+    *,
+    max_message_mib: int = DEFAULT_MAX_MESSAGE_MIB,
+    credentials: grpc.ChannelCredentials | None = None,
+) -> grpc.aio.Channel:
+    """The same for asyncio."""
+    _check(target, access, credentials)
+    make = partial(_async_channel, target, max_message_mib)
+    if access.tls.files:
+        return cast("grpc.aio.Channel", AsyncRenewingChannel(access.tls, make))
+    return make(access.tls.credentials() if access.tls.wanted else credentials)
+
+
+def _check(target: str, access: Access, credentials: grpc.ChannelCredentials | None) -> None:
+    if credentials is not None and access.tls.wanted:
+        raise ValueError("credentials exclude tls, ca_file and certificate_file")
+    access.check_target(target, secure=access.tls.wanted or credentials is not None)
+
+
+def _sync_channel(
+    target: str, max_message_mib: int, credentials: grpc.ChannelCredentials | None
+) -> grpc.Channel:
+    return make_sync_channel(target, max_message_mib=max_message_mib, retries=False, credentials=credentials)
+
+
+def _async_channel(
+    target: str, max_message_mib: int, credentials: grpc.ChannelCredentials | None
+) -> grpc.aio.Channel:
+    return make_async_channel(target, max_message_mib=max_message_mib, retries=False, credentials=credentials)
