@@ -27,7 +27,7 @@ test: .venv/.ready ## the tests
 .venv-oldest/.ready: protos/pyproject.toml
 	test -x .venv-oldest/bin/python || python3 -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install -q --disable-pip-version-check -e protos "grpcio==1.62.3" "protobuf==4.25.8" \
-		"googleapis-common-protos==1.62.0" pytest
+		"googleapis-common-protos==1.62.0" pytest trustme
 	touch $@
 
 test-oldest: .venv-oldest/.ready ## the contract on its oldest runtimes
