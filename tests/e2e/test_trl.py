@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,23 +64,35 @@ class Training:
                 env={**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
             )
 
+    def __enter__(self) -> Training:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
     def said(self, field: str) -> list[Any]:
         """Every value of a field that the script has written."""
-        lines = [line for line in self._out.read_text().splitlines() if line.startswith("{")]
+        whole, _, _ = self._out.read_text().rpartition("\n")
+        # The trainer's own prints stand between ours, as Python writes dictionaries.
+        lines = [line for line in whole.splitlines() if line.startswith('{"')]
         return [entry[field] for line in lines if field in (entry := json.loads(line))]
 
     def errors(self) -> str:
         """What it wrote to stderr."""
         return self._err.read_text()
 
-    def until(self, what: str, *, seconds: float = 300, field: str = "", error: str = "") -> None:
-        """Wait until a value of a field, or a text on stderr, is there."""
+    def until(self, condition: Callable[[], object], what: str) -> None:
+        """Wait for a condition. AssertionError with what the script wrote where it ended before."""
 
-        def there() -> bool:
-            assert self.process.poll() in (None, 0), self.errors()[-3000:]
-            return bool(self.said(field)) if field else error in self.errors()
+        def holds() -> bool:
+            ended = self.process.poll() is not None
+            if condition():
+                return True
+            assert not ended, self.errors()[-3000:]
+            return False
 
-        until(there, seconds=seconds, what=what)
+        until(holds, seconds=400, what=what)
 
     def go_on(self) -> None:
         """Let it pass its pause."""
@@ -94,18 +106,15 @@ def test_grpo_trains_through_a_killed_service(
     way: str, names: list[str], tmp_path: Path, service: RewardProcess
 ) -> None:
     """Five steps, the service killed after two and away when the third asks: a retry, and every reward a number."""
-    training = Training(tmp_path, way, service)
-    until(
-        lambda: 2 in training.said("step") or training.process.poll() is not None, seconds=400, what="step 2"
-    )
-    assert training.process.poll() is None, training.errors()[-3000:]
-    service.kill()
-    training.go_on()
-    training.until("the outage", error="does not answer")
-    assert training.said("step") == [1, 2]
-    service.start()
-    training.until("the end", field="ended")
-    assert training.process.wait(60) == 0
+    with Training(tmp_path, way, service) as training:
+        training.until(lambda: 2 in training.said("step"), "step 2")
+        service.kill()
+        training.go_on()
+        training.until(lambda: "does not answer" in training.errors(), "the outage")
+        assert training.said("step") == [1, 2]
+        service.start()
+        training.until(lambda: training.said("ended"), "the end")
+        assert training.process.wait(60) == 0
     assert training.said("steps") == [5]
     assert training.said("moved")[0] > 0
     assert training.said("names")[-1] == names
