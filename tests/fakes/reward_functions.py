@@ -126,9 +126,11 @@ def leave_children(folder: Path) -> None:
         subprocess.Popen([sys.executable, "-c", script, str(folder / "orphan")])
         os._exit(0)
     os.wait()
-    (folder / "worker").write_text(str(os.getpid()))
     while not all((folder / name).exists() and (folder / name).read_text() for name in ("child", "orphan")):
         time.sleep(0.01)
+    # Last and at once: who sees this one sees all of them.
+    (folder / "worker.part").write_text(str(os.getpid()))
+    (folder / "worker.part").rename(folder / "worker")
 
 
 def slow_to_raise(completions: list[str], **_: Any) -> list[float]:
