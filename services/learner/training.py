@@ -190,6 +190,8 @@ class Trainer:
         """The batch as [rows, time] matrices on the CPU, and the scores as they came."""
         raw = torch.tensor([sample.score for sample in samples])
         scores = self.scores.update_and_apply(raw)
+        if self.spec.algorithm.clip_scores is not None:
+            scores = scores.clamp(*self.spec.algorithm.clip_scores)
         penalty = self.spec.algorithm.missing_end_penalty
         if penalty:
             scores = scores - penalty * torch.tensor([not sample.ended for sample in samples]).float()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from services.common.spec.base import Spec
 from services.common.spec.service import ModelSpec
@@ -61,6 +61,16 @@ class PpoSpec(Spec):
         0.0, ge=0, description="Subtracted from the score without an end token."
     )
     normalise_scores: bool = Field(False, description="Running mean and deviation, kept in the checkpoint.")
+    clip_scores: tuple[float, float] | None = Field(
+        None, description="Bounds of a score, after normalisation: no gain from what a reward model overrates."
+    )
+
+    @field_validator("clip_scores")
+    @classmethod
+    def _clip_in_order(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not value[0] < value[1]:
+            raise ValueError("expected [low, high] with low below high")
+        return value
 
 
 class OptimiserSpec(Spec):
