@@ -12,11 +12,13 @@ the same groups, start-ups, slow nodes and reclaims (common random numbers), and
 
 The optimum (orchestrator/simulation/optimum.py) knows everything beforehand and trains as many groups as Auto did.
 
-The best other is chosen apart for each load shape, after the fact, out of a grid of 70 configurations of HPA on CPU, HPA on
-backlog and KEDA on stream length (orchestrator/simulation/contenders.py): the cheapest whose idle share, averaged
-over the seeds, is at most Auto's. Where none is, the one with the least idle share stands in, marked with *. To save
-time the grid is run on the first seeds alone; the cheapest of each family that are eligible there, or nearly, go on
-to all seeds, together with the three documented defaults and the one with the least idle share.
+The best other is chosen apart for each load shape, after the fact, out of a grid of 73 configurations of HPA on CPU,
+HPA on backlog and KEDA on stream length (orchestrator/simulation/contenders.py): the cheapest whose idle share,
+averaged over the seeds, is at most Auto's. Where none is, the one with the least idle share stands in, marked with *.
+To save time the grid is run on the first seeds alone; the cheapest of each family that are eligible there, or nearly,
+go on to all seeds, together with the three documented defaults and the one with the least idle share. For those who find
+the last tenth of a percent of idleness too dear, `auto_vs_best_other_one_point_more_idle` lets the others wait one
+percentage point more than Auto.
 
 `--first-seed N` takes other seeds; `--shapes a,b` fewer shapes (the figures then are over those).
 """
@@ -43,6 +45,7 @@ QUICK_GRID = 3
 """A quick run tries every so-manieth configuration of the grid."""
 FINALISTS = 2
 """Of each family, that go on from the screening to all seeds."""
+LAX = 0.01
 NEARLY = 1.25
 NEARLY_PLUS = 0.003
 """Idle share in the screening, over Auto's there, up to which a configuration may still go on."""
@@ -86,6 +89,8 @@ def finalists(screened: dict[Configuration, Runs], idle: float) -> list[Configur
     for family in ("hpa-cpu", "hpa-backlog", "keda"):
         ours = [one for one in screened if one.family == family]
         near = [one for one in ours if screened[one].idle <= idle * NEARLY + NEARLY_PLUS]
+        lax = [one for one in ours if screened[one].idle <= idle + LAX + NEARLY_PLUS]
+        chosen += sorted(lax, key=lambda one: screened[one].cost)[:FINALISTS]
         chosen += sorted(near, key=lambda one: screened[one].cost)[: FINALISTS + 1]
         surely = [one for one in ours if screened[one].idle <= idle]
         chosen += sorted(surely, key=lambda one: screened[one].cost)[:FINALISTS]
@@ -103,11 +108,21 @@ class Shape:
     defaults: list[Runs]
     best: Runs
     reached: bool
+    lax: Runs
+    """The best other that may wait `LAX` more than Auto."""
 
     @property
     def vs_best(self) -> list[float]:
         """Auto's cost over the best other's, by seed."""
-        pairs = zip(self.auto.results, self.best.results, strict=True)
+        return self._over(self.best)
+
+    @property
+    def vs_lax(self) -> list[float]:
+        """The same with the laxer bound on idleness."""
+        return self._over(self.lax)
+
+    def _over(self, other: Runs) -> list[float]:
+        pairs = zip(self.auto.results, other.results, strict=True)
         return [ours.cost_per_thousand / theirs.cost_per_thousand for ours, theirs in pairs]
 
     @property
@@ -131,11 +146,10 @@ def measure_shape(name: str, seeds: list[int], screen: int, tried: list[Configur
         Runs(one.name, screened[one].results + simulate(one.name, one.scaler, scenarios[screen:]).results)
         for one in finalists(screened, first.idle)
     ]
-    defaults = [
-        simulate(f"{family} default", one.scaler, scenarios) for family, one in DEFAULTS.items()
-    ]
+    defaults = [simulate(f"{family} default", one.scaler, scenarios) for family, one in DEFAULTS.items()]
     best, reached = best_other([*final, *defaults], ours.idle)
-    return Shape(name, ours, ratios, defaults, best, reached)
+    lax, _ = best_other([*final, *defaults], ours.idle + LAX)
+    return Shape(name, ours, ratios, defaults, best, reached, lax)
 
 
 def measure(quick: bool, *, first_seed: int = 1, names: Iterable[str] = tuple(SHAPES)) -> dict[str, float]:
@@ -143,7 +157,9 @@ def measure(quick: bool, *, first_seed: int = 1, names: Iterable[str] = tuple(SH
     seeds = list(range(first_seed, first_seed + (QUICK_SEEDS if quick else SEEDS)))
     screen = QUICK_SCREEN_SEEDS if quick else SCREEN_SEEDS
     tried = grid()[:: QUICK_GRID if quick else 1]
-    harness.say(f"{len(seeds)} seeds from {first_seed}, {len(tried)} configurations; cost per 1,000 groups, idle share")
+    harness.say(
+        f"{len(seeds)} seeds from {first_seed}, {len(tried)} configurations; cost per 1,000 groups, idle share"
+    )
     shapes = []
     for name in names:
         shape = measure_shape(name, seeds, screen, tried)
@@ -171,6 +187,9 @@ def figures(shapes: list[Shape]) -> dict[str, float]:
         if name in by_name:
             found[figure] = fmean(by_name[name].vs_optimum)
     found["auto_vs_best_other"] = fmean(ratio for shape in shapes for ratio in shape.vs_best)
+    found["auto_vs_best_other_one_point_more_idle"] = fmean(
+        ratio for shape in shapes for ratio in shape.vs_lax
+    )
     found["auto_vs_best_other_with_learner"] = fmean(
         ratio for shape in shapes for ratio in shape.vs_best_with_learner
     )

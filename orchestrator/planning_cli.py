@@ -24,8 +24,12 @@ def register(app: typer.Typer) -> None:
 
 
 def plan(
-    run_file: Annotated[Path, typer.Option("-f", "--file", metavar="RUN.YAML", help="The run.", show_default=False)],
-    observed: Annotated[Path, typer.Option(metavar="OBS.JSON", help="What was seen of it.", show_default=False)],
+    run_file: Annotated[
+        Path, typer.Option("-f", "--file", metavar="RUN.YAML", help="The run.", show_default=False)
+    ],
+    observed: Annotated[
+        Path, typer.Option(metavar="OBS.JSON", help="What was seen of it.", show_default=False)
+    ],
     now: Annotated[
         float | None, typer.Option(help="Seconds, in the file's clock.", show_default="when it was observed")
     ] = None,

@@ -8,7 +8,20 @@ from orchestrator.planning.actions import Action, Drain, Remember, Scale, Undrai
 from orchestrator.planning.decision import Decision, RoleDecision
 from orchestrator.planning.spec import PipelineSpec
 
-COLUMNS = ("role", "now", "want", "s/group", "±", "groups/s each", "load", "least", "enough", "backlog", "start", "why")
+COLUMNS = (
+    "role",
+    "now",
+    "want",
+    "s/group",
+    "±",
+    "groups/s each",
+    "load",
+    "least",
+    "enough",
+    "backlog",
+    "start",
+    "why",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +80,7 @@ def _sums(spec: PipelineSpec, decision: Decision) -> list[str]:
         f"learner    {batch} groups / {step:.4g} s{again} = {flow.learner:.4g} groups/s",
         f"staleness  {through} = {flow.staleness:.4g} groups/s",
         f"planned    {flow.planned:.4g} groups/s, bounded by: {flow.bound}",
-        f"stock      {flow.stock_groups:.0f} groups ready, of at most {flow.slack_groups:.0f}; "
-        f"{flow.reserve_groups:.0f} of them are the reserve",
+        f"stock      {flow.stock_groups:.0f} groups of {flow.slack_groups:.0f}, reserve {flow.reserve_groups:.0f}",
     ]
 
 

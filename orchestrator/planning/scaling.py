@@ -283,7 +283,9 @@ def _clamp(
 ) -> tuple[int, tuple[str, ...]]:
     limits = []
     if flow.bound != "learner":
-        limits.append("the pipeline is bounded by the staleness window" if flow.bound == "staleness" else flow.bound)
+        limits.append(
+            "the pipeline is bounded by the staleness window" if flow.bound == "staleness" else flow.bound
+        )
     if target < bounds.minimum:
         target = bounds.minimum
         limits.append(f"min {bounds.minimum}")
@@ -319,7 +321,11 @@ def _why(current: int, wanted: int, target: int, counts: Numbers, left: float | 
         return f"{current - wanted} fewer: {wanted} did for as long as a start takes"
     if left is not None:
         return f"{target} would do; held for {left:.0f} s more"
-    return f"{counts.least} must be there, {counts.enough} last" if counts.least < counts.enough else "as it should be"
+    return (
+        f"{counts.least} must be there, {counts.enough} last"
+        if counts.least < counts.enough
+        else "as it should be"
+    )
 
 
 def _actions(role: RoleSpec, seen: RoleObserved, wanted: int, reason: str) -> list[Action]:
@@ -345,7 +351,8 @@ def _actions(role: RoleSpec, seen: RoleObserved, wanted: int, reason: str) -> li
     number = seen.desired + difference - len(leave)
     if number != seen.desired:
         gone = tuple(sorted(replica.name for replica in leave))
-        actions.append(Scale(role.name, number, reason if difference or not gone else "drained", gone))
+        only_drained = difference == 0 and set(gone) <= {replica.name for replica in draining}
+        actions.append(Scale(role.name, number, "drained" if only_drained else reason, gone))
     return actions
 
 
@@ -370,4 +377,7 @@ def _verdict(spec: PipelineSpec, blind: str, flow: Flow | None, actions: int) ->
     if flow is None or blind:
         return f"stands still: {blind}"
     done = "nothing to do" if actions == 0 else f"{actions} action{'s' if actions > 1 else ''}"
-    return f"{flow.planned:.4g} groups/s, bounded by the {flow.bound}" .replace("by the pool", "by pool") + f": {done}"
+    return (
+        f"{flow.planned:.4g} groups/s, bounded by the {flow.bound}".replace("by the pool", "by pool")
+        + f": {done}"
+    )

@@ -5,8 +5,8 @@
     load     replicas that a role keeps busy: feed * slot-seconds per group / slots
     slack    groups of the window beyond those that are in training, being worked on, or gathering into the next
              batch: the most that can be in stock, made and not yet trained
-    stock    groups that are ready for the learner now; it outlasts a lost node, a burst, a long answer, and it turns
-             whole replicas into fractions: a little under the load while it is high, a little over while it is low
+    stock    groups that are ready for the learner now; it outlasts a lost node, a burst, a long answer, and it
+             turns whole replicas into fractions: a little under the load while it is high, over it while it is low
     reserve  the part of the slack that is never planned away
 
 A group made ahead is not lost, so stock costs nothing but the start of a replica now and then. Hence two numbers,
@@ -31,8 +31,8 @@ from dataclasses import dataclass
 
 from orchestrator.planning.spec import PipelineSpec
 
-RESERVE = 0.35
-"""Of the slack."""
+RESERVE = 0.7
+"""Of the slack. Long answers that the staleness rule waits for need most of it (see README.md)."""
 ORDER_AHEAD = 2.0
 WORTH_A_START = 8.0
 REFILL = 3.0

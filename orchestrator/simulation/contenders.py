@@ -69,7 +69,7 @@ DEFAULTS: dict[str, Configuration] = {
 
 
 def grid() -> list[Configuration]:
-    """All that is tried for the best other. 70 configurations."""
+    """All that is tried for the best other. 73 configurations."""
     cpu = [
         Configuration("hpa-cpu", "cpu", policy, other, window)
         for policy, other, window in product((0.6, 0.75, 0.85, 0.9), (0.6, 0.75, 0.9), (120.0, 300.0))
@@ -84,7 +84,7 @@ def grid() -> list[Configuration]:
     ]
     keda = [
         Configuration("keda", "stream", policy, other, 300.0)
-        for policy, other in product((1.1, 1.25, 1.4, 1.6), (1.0, 1.25, 1.5))
+        for policy, other in product((1.1, 1.25, 1.4, 1.6, 2.0), (1.0, 1.25, 1.5))
     ]
     slow = [Configuration("keda", "stream", target, target, 600.0) for target in (1.1, 1.25, 1.4, 1.6)]
     return cpu + waiting + backlog + keda + slow

@@ -285,7 +285,9 @@ class Simulation:
             return
         for _ in range(scenario.batch_groups):
             heapq.heappop(self._ready)
-        seconds = value_at(scenario.step_seconds, now) * self._step_factors[self._steps % len(self._step_factors)]
+        seconds = (
+            value_at(scenario.step_seconds, now) * self._step_factors[self._steps % len(self._step_factors)]
+        )
         self._count_wait(now)
         self._training = True
         self._push(now + seconds, _STEP, 0, seconds)

@@ -63,7 +63,9 @@ class _Hpa:
         if settings.metric == "cpu":
             proposed = cpu_replicas(scrape.utilisation[name], settings, current, pool.ready())
         else:
-            level = scrape.waiting[name] if settings.metric == "waiting" else scrape.roles[name].backlog_groups
+            level = (
+                scrape.waiting[name] if settings.metric == "waiting" else scrape.roles[name].backlog_groups
+            )
             proposed = per_pod_replicas(level, settings, current)
         stabilised = self._stabilised(proposed, current, now)
         return self._limited(stabilised, current, pool.model.most, now)
@@ -155,5 +157,3 @@ class HpaScaler:
             if number != pool.desired:
                 orders.append(Scale(role, number, self.name))
         return orders
-
-

@@ -10,8 +10,9 @@ start. A lower bound, computed by an exact dynamic programme on a relaxed model;
   the batch that gathers, as if every other role needed no more than its service time;
 - it starts with any number of replicas and a full stock, whatever that cost before; what of the stock is gone at the
   end counts as not trained, since the next hour would have to make it up;
-- it orders replicas so that they serve exactly when wanted. As in the simulator, a node is billed while image and model load; the wait
-  for the node is free. Reclaims take the replicas that the simulator would have taken, and the next start is billed.
+- it orders replicas so that they serve exactly when wanted. As in the simulator, a node is billed while image and
+  model load; the wait for the node is free. Reclaims take the replicas that the simulator would have taken, and the
+  next start is billed.
 
 Per role, with n replicas and a stock of b groups, in bins of `BIN` seconds:
 
@@ -24,6 +25,7 @@ stock is a grid of `LEVELS` with linear interpolation in between (the one approx
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -35,7 +37,8 @@ from orchestrator.simulation.scenario import RoleModel, Scenario, mean_over
 
 BIN = 60.0
 LEVELS = 17
-MULTIPLIERS = 24
+MULTIPLIERS = (0.0, *(1 + 0.05 * index for index in range(10)), *(1.6 * 1.3**index for index in range(13)))
+"""Tried values of mu, in replica seconds that a group takes. A gap between them only weakens the bound."""
 
 Floats = NDArray[np.float64]
 
@@ -57,7 +60,7 @@ def clairvoyant(scenario: Scenario, result: Result) -> Optimum:
     """The optimum for the groups that `result` trained in `scenario`."""
     edges = np.arange(scenario.warm_seconds, scenario.seconds + 1e-9, BIN)
     wanted = np.array(
-        [_groups_wanted(scenario, start, end) for start, end in zip(edges[:-1], edges[1:], strict=True)]
+        [_groups_wanted(scenario, start, end) for start, end in itertools.pairwise(edges.tolist())]
     )
     # What is in training at either end belongs to one side or the other: a batch of grace.
     unmet = max(0.0, float(wanted.sum()) - result.trained_groups)
@@ -79,19 +82,17 @@ def _stock(scenario: Scenario, wanted: Floats) -> float:
     return max(1.0, window - scenario.batch_groups / 2 - scenario.batch_groups - rate * work)
 
 
-def _role_seconds(
-    scenario: Scenario, role: RoleModel, edges: Floats, wanted: Floats, unmet: float
-) -> float:
+def _role_seconds(scenario: Scenario, role: RoleModel, edges: Floats, wanted: Floats, unmet: float) -> float:
     """Replica seconds of one role, a lower bound."""
     rates = np.array(
         [
             role.slots / (role.service_seconds * mean_over(role.factor, start, end))
-            for start, end in zip(edges[:-1], edges[1:], strict=True)
+            for start, end in itertools.pairwise(edges.tolist())
         ]
     )
     most = min(role.most, math.ceil(float((wanted / BIN / rates).max())) + 2)
     kept = _kept(scenario, role, edges, most)
-    multipliers = np.concatenate(([0.0], np.geomspace(0.05, 50.0, MULTIPLIERS - 1) / float(rates.mean())))
+    multipliers = np.array(MULTIPLIERS) / float(rates.mean())
     load_seconds = sum(role.load) / 2
     values = _backwards(rates, wanted, kept, most, multipliers, load_seconds, _stock(scenario, wanted))
     first = values[:, :, -1].min(axis=1)
@@ -143,5 +144,6 @@ def _choose(run: Floats, kept: NDArray[np.int64], load_seconds: float) -> Floats
     fewer = np.minimum.accumulate(run, axis=1)
     ordered = run + load_seconds * counts[None, :, None]
     more = np.minimum.accumulate(ordered[:, ::-1], axis=1)[:, ::-1] - load_seconds * counts[None, :, None]
-    best = np.minimum(fewer, more)
-    return best[:, kept, :]
+    best: Floats = np.minimum(fewer, more)
+    chosen: Floats = best[:, kept, :]
+    return chosen

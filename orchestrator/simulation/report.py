@@ -98,9 +98,7 @@ def cards(scenario: Scenario, results: Sequence[Result]) -> list[Card]:
 def _card(
     title: str, note: str, unit: str, curves: Sequence[tuple[str, Sequence[float], Sequence[float]]]
 ) -> Card:
-    series = [
-        Series(label, thinned(xs, ys), tone % 8) for tone, (label, xs, ys) in enumerate(curves)
-    ]
+    series = [Series(label, thinned(xs, ys), tone % 8) for tone, (label, xs, ys) in enumerate(curves)]
     plot = Plot(title, series, unit=unit, x_label="hour", include=(0.0,), width=WIDE[0], height=WIDE[1])
     return Card(title, note, [(one.label, one.tone) for one in series], line_chart(plot))
 
@@ -109,5 +107,6 @@ def thinned(xs: Sequence[float], ys: Sequence[float]) -> list[Point]:
     """At most about `POINTS` points, each the mean of its neighbours."""
     size = max(1, len(xs) // POINTS)
     return [
-        (fmean(xs[start : start + size]), fmean(ys[start : start + size])) for start in range(0, len(xs), size)
+        (fmean(xs[start : start + size]), fmean(ys[start : start + size]))
+        for start in range(0, len(xs), size)
     ]

@@ -84,7 +84,7 @@ class Scenario:
     warm_seconds: float = 1200.0
     roles: tuple[RoleModel, ...]
     batch_groups: int = 64
-    max_staleness: int = 6
+    max_staleness: int = 8
     learner_price: float = 8.0
     step_seconds: Timeline = ((0.0, 60.0),)
     step_noise: float = 0.03

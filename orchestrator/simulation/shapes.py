@@ -67,7 +67,8 @@ def diurnal(seed: int, seconds: float) -> Scenario:
     height, phase = float(draw.uniform(0.3, 0.5)), float(draw.uniform(0, 2 * math.pi))
     pieces = 96
     pace = tuple(
-        (index / pieces, 1 + height * math.sin(phase + 2 * math.pi * index / pieces)) for index in range(pieces)
+        (index / pieces, 1 + height * math.sin(phase + 2 * math.pi * index / pieces))
+        for index in range(pieces)
     )
     return _paced("diurnal", seed, seconds, pace)
 

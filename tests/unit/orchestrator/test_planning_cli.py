@@ -33,7 +33,7 @@ OBSERVED = {
         "reference": {"desired": 2},
         "reward": {"desired": 4},
     },
-    "learner": {"step_seconds": [30.0]},
+    "learner": {"step_seconds": [30.0], "ready_groups": 300},
 }
 
 
@@ -91,6 +91,6 @@ def test_simulate_writes_its_report(tmp_path: Path) -> None:
     )
     assert result.exit_code == 0
     told = json.loads(result.stdout)
-    assert [one["scaler"] for one in told["scalers"]][0] == "auto"
+    assert told["scalers"][0]["scaler"] == "auto"
     assert len(told["scalers"]) == 4
     assert out.read_text().startswith("<!doctype html>")

@@ -6,7 +6,9 @@ from orchestrator.planning.observed import LearnerObserved, RoleMemory, RoleMetr
 from orchestrator.planning.rates import learn_role, learn_steps, step_estimate, work_estimate
 
 
-def scrapes(memory: RoleMemory, work: float, count: int, *, groups: int = 16, revision: str = "") -> RoleMemory:
+def scrapes(
+    memory: RoleMemory, work: float, count: int, *, groups: int = 16, revision: str = ""
+) -> RoleMemory:
     for index in range(count):
         wobble = 1 + 0.05 * (-1) ** index
         metrics = RoleMetrics(
@@ -26,9 +28,7 @@ def test_the_ratio_of_sums_is_learned() -> None:
 
 def test_few_completions_wait_for_a_full_block() -> None:
     """A scrape with three completions alone says nothing yet; together with the next it does."""
-    memory = learn_role(
-        RoleMemory(), RoleMetrics(busy_seconds=30, completed_groups=3, backlog_groups=0)
-    )
+    memory = learn_role(RoleMemory(), RoleMetrics(busy_seconds=30, completed_groups=3, backlog_groups=0))
     assert work_estimate(memory, None) is None
     assert work_estimate(memory, 7.0).mean == 7.0  # type: ignore[union-attr]
     memory = learn_role(memory, RoleMetrics(busy_seconds=130, completed_groups=13, backlog_groups=0))

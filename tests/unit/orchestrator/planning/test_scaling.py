@@ -41,7 +41,9 @@ def seen(
     groups: int = 32,
     more: tuple[Replica, ...] = (),
 ) -> RoleObserved:
-    replicas = tuple(Replica(f"policy-{index}", READY, held, age_seconds=1000 - index) for index in range(count))
+    replicas = tuple(
+        Replica(f"policy-{index}", READY, held, age_seconds=1000 - index) for index in range(count)
+    )
     return RoleObserved(
         desired=count + len(more) if desired is None else desired,
         replicas=(*replicas, *more),
@@ -57,7 +59,7 @@ class Run:
 
     def tick(self, **roles: RoleObserved) -> list[Action]:
         self.now += 15
-        learner = LearnerObserved(step_seconds=(self.step,), trained_groups=60, ready_groups=110)
+        learner = LearnerObserved(step_seconds=(self.step,), trained_groups=60, ready_groups=240)
         observed = Observed(at=self.now, roles=roles, learner=learner, memory=self.memory)
         actions = plan(self.spec, observed, self.now)
         assert isinstance(actions[-1], Remember)
@@ -89,11 +91,11 @@ def test_a_step_change_in_load_scales_out_in_one_decision() -> None:
 
 def test_what_is_coming_up_counts() -> None:
     """Ordered replicas that are still starting are not ordered again."""
-    run = Run(pipeline()).settle(policy=seen(6))
+    run = Run(pipeline()).settle(policy=seen(5))
     run.step = 30.0
     starting = tuple(Replica(f"new-{index}", ReplicaState.STARTING) for index in range(5))
     for _ in range(5):
-        assert run.tick(policy=seen(6, more=starting)) == []
+        assert run.tick(policy=seen(5, more=starting)) == []
 
 
 def test_fewer_are_believed_only_after_a_start_and_no_change_flaps() -> None:
@@ -209,7 +211,7 @@ def test_clamps_are_recorded_and_the_others_are_sized_for_the_bottleneck() -> No
     observed = Observed(
         at=run.now,
         roles={"policy": seen(3), "reward": seen(3)},
-        learner=LearnerObserved(ready_groups=110),
+        learner=LearnerObserved(ready_groups=240),
         memory=run.memory,
     )
     decision = decide(spec, observed, run.now)
@@ -232,7 +234,7 @@ def test_a_minimum_and_a_pool_limit_are_recorded() -> None:
 def decide_after(spec: PipelineSpec, policy: RoleObserved):  # type: ignore[no-untyped-def]
     run = Run(spec).settle(policy=policy)
     observed = Observed(
-        at=run.now, roles={"policy": policy}, learner=LearnerObserved(ready_groups=110), memory=run.memory
+        at=run.now, roles={"policy": policy}, learner=LearnerObserved(ready_groups=240), memory=run.memory
     )
     return decide(spec, observed, run.now)
 
@@ -268,7 +270,7 @@ def test_the_same_picture_gives_the_same_plan_and_a_scrape_is_learned_once() -> 
     observed = Observed(
         at=run.now + 15,
         roles={"policy": seen(6)},
-        learner=LearnerObserved(step_seconds=(60.0,), ready_groups=110),
+        learner=LearnerObserved(step_seconds=(60.0,), ready_groups=240),
         memory=run.memory,
     )
     first = decide(run.spec, observed, run.now + 15)

@@ -22,7 +22,7 @@ def test_slack_is_what_the_window_leaves() -> None:
     assert slack_of(spec(staleness=0), 1.0, 60, 100) == 0
 
 
-def flow(stock: float, planned: float = 1.0, slack: float = 200.0) -> Flow:
+def flow(stock: float, planned: float = 1.0, slack: float = 100.0) -> Flow:
     return Flow(
         learner=planned,
         staleness=9.0,
@@ -35,7 +35,7 @@ def flow(stock: float, planned: float = 1.0, slack: float = 200.0) -> Flow:
 
 
 def test_at_the_reserve_the_load_is_rounded_up() -> None:
-    """1 group/s at 0.15 a replica is a load of 6.67; with 70 of 200 in stock, seven, no more and no fewer."""
+    """1 group/s at 0.15 a replica is a load of 6.67; with the reserve in stock, 70 of 100, just seven."""
     counts = numbers(flow(70), 0.15, 200)
     assert counts.load == pytest.approx(6.667, rel=1e-3)
     assert (counts.least, counts.enough) == (7, 7)

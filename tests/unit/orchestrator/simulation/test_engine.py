@@ -32,9 +32,7 @@ def plain(**more: object) -> Scenario:
         "seconds": 3600.0,
         "warm_seconds": 600.0,
         "roles": (
-            RoleModel(
-                name="policy", slots=4, service_seconds=20, price=2, provision=(60, 60), load=(90, 90)
-            ),
+            RoleModel(name="policy", slots=4, service_seconds=20, price=2, provision=(60, 60), load=(90, 90)),
         ),
         "batch_groups": 10,
         "max_staleness": 3,
@@ -76,12 +74,14 @@ def test_a_drained_replica_hands_back_and_nothing_is_lost() -> None:
         plain(length_sigma=0.8),
         reclaims=(Reclaim(1500.0, "policy", 0.5, (0.1, 0.9, 0.2)),),
     )
-    simulation = Simulation(scenario, Scripted((50, Drain("policy", "policy-1", "")), (90, Scale("policy", 1, ""))))
+    simulation = Simulation(
+        scenario, Scripted((50, Drain("policy", "policy-1", "")), (90, Scale("policy", 1, "")))
+    )
     simulation.run()
-    stage = simulation._stages[0]  # noqa: SLF001
+    stage = simulation._stages[0]
     window = 4 * 10
-    training = 10 if simulation._training else 0  # noqa: SLF001
-    assert len(stage.queue) + stage.working + len(simulation._ready) + training == window  # noqa: SLF001
+    training = 10 if simulation._training else 0
+    assert len(stage.queue) + stage.working + len(simulation._ready) + training == window
 
 
 def test_a_reclaimed_replica_is_replaced_by_the_replica_set() -> None:
@@ -94,9 +94,7 @@ def test_a_reclaimed_replica_is_replaced_by_the_replica_set() -> None:
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
     """Nothing but the seed decides."""
-    one, again, other = (
-        Simulation(SHAPES["bursts"](seed, 4000.0), Scripted()).run() for seed in (3, 3, 4)
-    )
+    one, again, other = (Simulation(SHAPES["bursts"](seed, 4000.0), Scripted()).run() for seed in (3, 3, 4))
     assert (one.trained_groups, one.roles_cost, one.waited_seconds) == (
         again.trained_groups,
         again.roles_cost,

@@ -1,7 +1,7 @@
 """The drawn page."""
 
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -20,7 +20,7 @@ def test_the_page_names_every_scaler_and_draws_every_curve(tmp_path: Path) -> No
     assert "<script" not in text
     assert "default-src 'none'" in text
     for piece in text.split("<svg ")[1:]:
-        ElementTree.fromstring("<svg " + piece.split("</svg>")[0] + "</svg>")  # noqa: S314
+        ET.fromstring("<svg " + piece.split("</svg>")[0] + "</svg>")  # noqa: S314
 
 
 def test_long_curves_are_averaged() -> None:
