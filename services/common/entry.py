@@ -61,13 +61,15 @@ def _serve(name: str, spec: ServiceSpec, build: str) -> int:
 
     import structlog
 
-    from services.common import telemetry
+    from services.common import telemetry, tracing
     from services.common.access.safety import check_access
     from services.common.errors import TrimtabError
     from services.common.server import run_service
 
     check_access(spec)
-    telemetry.configure_logging(spec.log, name, telemetry.replica_name(spec))
+    replica = telemetry.replica_name(spec)
+    telemetry.configure_logging(spec.log, name, replica)
+    tracing.configure(spec.tracing, name, replica)
     runner = asyncio.Runner()
     try:
         # Not closed: that would wait for threads that are inside a model. See _leave.
@@ -77,6 +79,8 @@ def _serve(name: str, spec: ServiceSpec, build: str) -> int:
     except Exception:
         structlog.get_logger(__name__).exception("the service ended by an error of its own")
         return 1
+    finally:
+        tracing.close()
 
 
 def _attribute(path: str) -> Any:

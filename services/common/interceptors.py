@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import structlog
 
-from services.common import telemetry
+from services.common import telemetry, tracing
 from services.common.access.credentials import key_in_metadata, name_in_auth_context
 from services.common.access.gate import OPEN, Gate, Permit
 from services.common.access.permit import entered
@@ -126,6 +126,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
             # Who calls is asked first: strangers take no places.
             with (
                 telemetry.bound(**self._ids(context)),
+                tracing.call(method, context.invocation_metadata() or ()),
                 entered(self._permit(method, context)),
                 admission.place(),
             ):

@@ -19,24 +19,29 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from services.common.access.gate import Gate
 from services.common.access.opening import open_gate
 from services.common.access.safety import check_access
 from services.common.access.tls import TlsFiles
 from services.common.errors import ConfigError
+from services.common.http_guard import AsgiApp, Stage
 from services.common.interceptors import CallGuard
 from services.common.spec.service import ServerSpec, ServiceSpec
 from services.common.telemetry import MetricsServer
+
+if TYPE_CHECKING:
+    from services.common.http_server import HttpServer
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -72,13 +77,32 @@ class AnswersEarly(Protocol):
     answers_while_starting: bool
 
 
+@runtime_checkable
+class AnswersHttp(Protocol):
+    """An application that answers HTTP too, on server.http_port."""
+
+    def http_app(self, gate: Gate, stage: Callable[[], Stage]) -> AsgiApp:
+        """What is served there, its guard included. Called once, before start()."""
+        ...
+
+
+@runtime_checkable
+class WritesLast(Protocol):
+    """An application that has something to write when the last call has ended."""
+
+    async def finish(self) -> None:
+        """Write it. Called once, after drain() and the calls in flight; seconds at most."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where a service listens, each as host:port."""
+    """Where a service listens, each as host:port; http is empty where it does not."""
 
     grpc: str
     health: str
     metrics: str
+    http: str = ""
 
 
 class ServiceServer:
@@ -98,6 +122,8 @@ class ServiceServer:
         self._server = grpc.aio.server(interceptors=[self._guard], options=server_options(spec.server))
         self._health_server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         self._metrics: MetricsServer | None = None
+        self._http: HttpServer | None = None
+        self._draining = False
         self._names: tuple[str, ...] = ()
         self.endpoints = Endpoints("", "", "")
 
@@ -119,11 +145,33 @@ class ServiceServer:
         await self._server.start()
         await self._health_server.start()
         self.endpoints = Endpoints(
-            *(join_address(where.host, port) for port in (grpc_port, health_port, self._metrics.port))
+            grpc=join_address(where.host, grpc_port),
+            health=join_address(where.host, health_port),
+            metrics=join_address(where.host, self._metrics.port),
+            http=await self._open_http(),
         )
         if self._spec.endpoints_file is not None:
             write_endpoints(self._spec.endpoints_file, self.endpoints)
         _log.info("listening", **asdict(self.endpoints))
+
+    async def _open_http(self) -> str:
+        where = self._spec.server
+        if where.http_port is None:
+            return ""
+        if not isinstance(self._application, AnswersHttp):
+            raise ConfigError(f"server.http_port: the {self._application.name} service has no HTTP")
+        from services.common.http_server import HttpServer
+
+        app = self._application.http_app(self.gate, self._stage)
+        tls = None if self.tls is None else self.tls.ssl_context()
+        self._http = HttpServer(app, where.host, where.http_port, tls=tls)
+        await self._http.open()
+        return join_address(where.host, self._http.port)
+
+    def _stage(self) -> Stage:
+        if self._draining:
+            return "draining"
+        return "serving" if self._guard.ready else "starting"
 
     async def start(self) -> None:
         """Let the application load; then say SERVING."""
@@ -135,6 +183,7 @@ class ServiceServer:
     async def drain(self) -> None:
         """NOT_SERVING, hand back, let calls end; all within spec.server.drain_seconds."""
         ends = time.monotonic() + self._spec.server.drain_seconds
+        self._draining = True
         await self._health.enter_graceful_shutdown()
         try:
             # A part is kept for the calls in flight.
@@ -143,12 +192,17 @@ class ServiceServer:
             _log.warning("drain was cut off", seconds=self._spec.server.drain_seconds)
         except Exception:
             _log.exception("drain failed")
-        await self._server.stop(max(ends - time.monotonic(), 0.1))
+        left = max(ends - time.monotonic(), 0.1)
+        await asyncio.gather(self._server.stop(left), *([self._http.drain(left)] if self._http else []))
+        if isinstance(self._application, WritesLast):
+            await self._application.finish()
 
     async def close(self) -> None:
         """Stop listening, at once."""
         await self._server.stop(None)
         await self._health_server.stop(None)
+        if self._http is not None:
+            await self._http.close()
         if self._metrics is not None:
             await asyncio.to_thread(self._metrics.close)
             self._metrics = None
@@ -267,7 +321,8 @@ def write_endpoints(path: Path, endpoints: Endpoints) -> None:
     """Write the endpoints as JSON; a reader sees the whole file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(asdict(endpoints)) + "\n", encoding="utf-8")
+    addresses = {kind: address for kind, address in asdict(endpoints).items() if address}
+    aside.write_text(json.dumps(addresses) + "\n", encoding="utf-8")
     aside.replace(path)
 
 

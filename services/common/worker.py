@@ -15,6 +15,7 @@ import asyncio
 import concurrent.futures
 import random
 import threading
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
@@ -22,6 +23,7 @@ from typing import Literal, Protocol, TypeVar
 import structlog
 from google.protobuf.message import DecodeError
 
+from services.common import tracing
 from services.common.errors import Corrupted, TrimtabError, Unavailable
 from services.common.stages.base import (
     ATTEMPT_LIMIT,
@@ -167,6 +169,7 @@ class StageWorker:
         if not pairs:
             return
         groups = [group for _, group in pairs]
+        began = time.monotonic()
         try:
             outcomes = self._processor.process(groups, self._stopping)
             if len(outcomes) != len(groups):
@@ -176,7 +179,12 @@ class StageWorker:
             if not isinstance(error, TrimtabError):
                 self._log.exception("processor raised", group_ids=[group.group_id for group in groups])
             outcomes = [Outcome("failed", self._info(error))] * len(groups)
+        ended = time.monotonic()
         for (job, group), outcome in zip(pairs, outcomes, strict=True):
+            code = outcome.error.code if outcome.error is not None else ""
+            tracing.stage(
+                f"stage {self._stage}", job.entry.traceparent, began, ended, error=code, groups=len(groups)
+            )
             self._conclude(job, group, outcome)
 
     def _parse(self, job: _Job) -> RolloutGroup | None:

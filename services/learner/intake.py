@@ -19,6 +19,7 @@ from typing import Any, Literal
 import structlog
 from google.protobuf.message import DecodeError
 
+from services.common import tracing
 from services.common.errors import InvalidInput, Mismatch, ServiceError, TrimtabError, Unavailable
 from services.common.spec.run import RunSpec
 from services.common.stages.base import LEARNER_STAGE, Entry, LearnerQueue, NewEntry
@@ -219,7 +220,10 @@ class Intake:
             )
             entries.append(
                 NewEntry(
-                    group_id=one.group_id, admission_number=one.number, payload=group.SerializeToString()
+                    group_id=one.group_id,
+                    admission_number=one.number,
+                    payload=group.SerializeToString(),
+                    traceparent=tracing.begun("admit", group=one.group_id),
                 )
             )
         await self._queue.admit(self._spec.rollout.slip[0], entries)

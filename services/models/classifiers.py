@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jinja2 import TemplateError
 from safetensors import SafetensorError, safe_open
 
 from services.common.errors import Corrupted, InvalidInput
+from services.models.chat import rendered
 from services.models.facts import ModelFacts, chat_template_digest, model_digest, tokenizer_fingerprint
 from services.models.loading import (
     load_tokenizer,
@@ -202,14 +202,7 @@ class Classifier:
         return ids[:at], rest[:to], rest[to + len(self._tokens("b")) :]
 
     def _rendered(self, messages: Sequence[tuple[str, str]], *, generate: bool) -> str:
-        turns = [{"role": role, "content": content} for role, content in messages]
-        try:
-            text: str = self._tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=generate
-            )
-        except TemplateError as error:
-            raise InvalidInput(f"the chat template refuses these messages: {error}") from error
-        return text
+        return rendered(self._tokenizer, messages, generate=generate)
 
     def _tokens(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])

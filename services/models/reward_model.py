@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from services.common.errors import Corrupted, InvalidInput, NotFound
+from services.models.chat import rendered
 from services.models.facts import ModelFacts, chat_template_digest, model_digest, tokenizer_fingerprint
 from services.models.loading import (
     load_tokenizer,
@@ -233,8 +234,7 @@ class RewardModel(torch.nn.Module):
             text = "".join(content for _, content in row.messages) + row.completion
             return [], tokenize(text, add_special_tokens=False)["input_ids"]
         if getattr(tokenize, "chat_template", None):
-            messages = [{"role": role, "content": content} for role, content in row.messages]
-            prompt = tokenize.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            prompt = rendered(tokenize, row.messages, generate=True)
         else:
             prompt = "\n".join(content for _, content in row.messages) + "\n"
         end = [] if tokenize.eos_token_id is None else [tokenize.eos_token_id]

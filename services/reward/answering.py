@@ -57,7 +57,11 @@ class Answering:
         readable = [row for row in checked if isinstance(row, ScoreRow)]
         if not readable:
             raise _first(checked)
-        scored = await self._scored(model, readable, caller)
+        try:
+            scored = await self._scored(model, readable, caller)
+        except BaseException as error:
+            self._observer.failed(model, len(readable), error)
+            raise
         self._shadows.offer(scored, readable)
         self._observer.answered(scored, readable, caller, time.perf_counter() - began)
         outcomes = iter(scored.outcomes)

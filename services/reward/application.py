@@ -7,13 +7,15 @@ model at all: calls then say so, and the stage is left alone until LoadModel bri
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import structlog
 
+from services.common.access.gate import Gate
 from services.common.errors import TrimtabError
+from services.common.http_guard import AsgiApp, Stage
 from services.common.queue_worker import QueueWorker
 from services.common.telemetry import replica_name
 from services.reward.administration import Administration
@@ -23,6 +25,7 @@ from services.reward.rewards.opening import SourceOpener
 from services.reward.scoring import RewardModels
 from services.reward.servicer import ADMIN_SERVICE_NAME, SERVICE_NAME, RewardAdminServicer, RewardServicer
 from services.reward.shadow import ShadowRunner
+from services.reward.watching import Watch
 from services.reward.worker import RewardProcessor
 from trimtab.reward.v1 import reward_pb2_grpc
 
@@ -38,12 +41,13 @@ class RewardApplication:
         self._config = config
         # Waits for scores on the stage's behalf; the models have threads of their own.
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reward-stage")
-        self._models = RewardModels()
+        self._watch = Watch(config.drift, config.request_log, limit_rows=config.max_queued_rows)
+        self._models = RewardModels(self._watch)
         self._shadows = ShadowRunner(self._models)
-        self._open = SourceOpener(config)
+        self._open = SourceOpener(config, self._watch)
         self._administration = Administration(self._models, self._open, self._start_worker)
         limits = CallLimits(rows=config.max_rows, characters=config.max_characters)
-        self._answering = Answering(self._models, self._shadows, limits)
+        self._answering = Answering(self._models, self._shadows, limits, observer=self._watch)
         self._worker: QueueWorker | None = None
 
     def register(self, server: grpc.aio.Server) -> Sequence[str]:
@@ -53,6 +57,20 @@ class RewardApplication:
         admin = RewardAdminServicer(self._administration)
         reward_pb2_grpc.add_RewardAdminServiceServicer_to_server(admin, server)
         return [SERVICE_NAME, ADMIN_SERVICE_NAME]
+
+    def http_app(self, gate: Gate, stage: Callable[[], Stage]) -> AsgiApp:
+        """The same answers over HTTP; see services/common/server.py AnswersHttp."""
+        from services.reward.http.app import http_application
+        from services.reward.http.calls import HttpSettings
+
+        return http_application(
+            self._models,
+            self._answering,
+            self._administration,
+            settings=HttpSettings.of(self._config, gate),
+            gate=gate,
+            stage=stage,
+        )
 
     async def start(self) -> None:
         """Load what the configuration names; begin to work the stage if its model is there."""
@@ -86,6 +104,10 @@ class RewardApplication:
         """Hand back what the worker holds. Calls in flight are the server's to finish."""
         if self._worker is not None:
             await self._worker.drain()
+
+    async def finish(self) -> None:
+        """Write what the request log still holds."""
+        await asyncio.to_thread(self._watch.close)
 
     async def wait(self) -> int:
         """Never returns by itself."""

@@ -239,6 +239,10 @@ class Batcher(Generic[Row, Result]):
             _log.exception("a batch failed", model=self._name)
             _fail(batch, error)
             return
+        ended = time.monotonic()
+        for call in {id(entry.call): entry.call for entry in batch}.values():
+            call.caller.trace.phase("queue", call.arrived, began)
+            call.caller.trace.phase("model", began, ended, rows=len(batch))
         for entry in batch:
             _give(entry.call, entry.index, scored[entry.key])
         self._observe(
@@ -247,7 +251,7 @@ class Batcher(Generic[Row, Result]):
                 distinct=len(distinct),
                 tokens=sum(self._size(row) for row in distinct.values()),
                 waited_seconds=began - min(entry.call.arrived for entry in batch),
-                run_seconds=time.monotonic() - began,
+                run_seconds=ended - began,
             )
         )
 

@@ -9,6 +9,8 @@ from pydantic import Field, SecretStr, model_validator
 
 from services.common.spec.base import Spec
 from services.common.spec.service import Dtype, ServiceSpec
+from services.reward.drift import DriftSpec
+from services.reward.request_log import RequestLogSpec
 
 NAME_PATTERN = r"^[A-Za-z0-9_.-]+$"
 _KINDS = ("path", "rule", "function", "composite", "remote", "judge")
@@ -128,7 +130,10 @@ class RewardEntry(SourceSpec):
 
 
 class RewardConfig(ServiceSpec):
-    """[server] [queue] [log], [[models]], and how models are run. Without models it waits for LoadModel."""
+    """[server] [tls] [access] [queue] [log] [tracing], [[models]], how they are run and watched.
+
+    Without models it waits for LoadModel.
+    """
 
     models: tuple[RewardEntry, ...] = ()
     queue_model: str = Field("", description="Model of the queue's stage; empty: the name in reward/<name>.")
@@ -140,6 +145,8 @@ class RewardConfig(ServiceSpec):
     max_characters: int = Field(1_000_000, ge=1, description="Of one input, all its text together.")
     max_queued_rows: int = Field(16384, ge=1, description="Rows that wait for one model; more are refused.")
     max_queued_tokens: int = Field(8_000_000, ge=1, description="Tokens that wait for one model.")
+    drift: DriftSpec = DriftSpec()
+    request_log: RequestLogSpec = RequestLogSpec()
 
     @model_validator(mode="after")
     def _names_differ(self) -> RewardConfig:

@@ -1,17 +1,35 @@
-"""The port of whoever watches scoring: metrics, drift, logs. Knows none of them."""
+"""The ports of whoever watches scoring: metrics, drift, logs. Knows none of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from services.reward.batching import BatchFacts
-from services.reward.rewards.base import Caller, ScoreRow
-from services.reward.scoring import Scored
+from services.reward.rewards.base import Caller, RewardSource, ScoreRow
+
+if TYPE_CHECKING:
+    from services.reward.scoring import Scored
 
 
-class Observer(Protocol):
-    """Hears of runs and of answers. Called on the model's and on the event loop's thread: must be quick."""
+class TableListener(Protocol):
+    """Hears of the table of models, under its lock and before a change takes hold: an error stops the change."""
+
+    def opened(self, model: str, source: RewardSource) -> None:
+        """A source stands behind the name now, for the first time or instead of another."""
+        ...
+
+    def closed(self, model: str) -> None:
+        """Nothing stands behind the name any more."""
+        ...
+
+
+class Observer(TableListener, Protocol):
+    """Hears of runs and of answers too. Called on the models' and the event loop's threads: must be quick."""
+
+    def tokenised(self, model: str, seconds: float) -> None:
+        """The rows of a call have become tokens."""
+        ...
 
     def batch(self, model: str, facts: BatchFacts) -> None:
         """A forward pass has ended."""
@@ -21,12 +39,30 @@ class Observer(Protocol):
         """A call or a batch of the stage has been answered."""
         ...
 
+    def failed(self, model: str, rows: int, error: BaseException) -> None:
+        """A call has failed as a whole: refused, expired, cancelled."""
+        ...
+
 
 class _Silent:
+    """Hears nothing."""
+
+    def opened(self, model: str, source: RewardSource) -> None:
+        """Nothing."""
+
+    def closed(self, model: str) -> None:
+        """Nothing."""
+
+    def tokenised(self, model: str, seconds: float) -> None:
+        """Nothing."""
+
     def batch(self, model: str, facts: BatchFacts) -> None:
         """Nothing."""
 
     def answered(self, scored: Scored, rows: Sequence[ScoreRow], caller: Caller, seconds: float) -> None:
+        """Nothing."""
+
+    def failed(self, model: str, rows: int, error: BaseException) -> None:
         """Nothing."""
 
 

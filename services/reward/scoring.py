@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from services.common.errors import AlreadyExists, InvalidInput, Mismatch, NotFound
 from services.reward.futures import chained
+from services.reward.observing import SILENT, TableListener
 from services.reward.rewards.base import (
     Caller,
     ComposedSource,
@@ -49,7 +50,8 @@ class Scored:
 class RewardModels:
     """The table of sources. Changed under a lock, read by any thread without one."""
 
-    def __init__(self) -> None:
+    def __init__(self, listener: TableListener = SILENT) -> None:
+        self._listener = listener
         self._slots: Slots = MappingProxyType({})
         self._held: frozenset[str] = frozenset()
         self._changing = threading.RLock()
@@ -101,6 +103,7 @@ class RewardModels:
                 raise Mismatch(f"reward model {slot.name} serves the queue; swap it instead")
             left = {key: value for key, value in self._slots.items() if key != slot.name}
             self._slots = MappingProxyType(left)
+            self._listener.closed(slot.name)
         return slot.source
 
     def set_shadow(self, name: str, shadow: str) -> None:
@@ -141,11 +144,13 @@ class RewardModels:
         slots = {**self._slots, slot.name: slot}
         sources = {name: each.source for name, each in slots.items()}
         for name, each in slots.items():
-            if isinstance(each.source, ComposedSource) and (
-                name == slot.name or slot.name in _needs(each.source)
-            ):
-                parts = {part: _component(name, part, sources) for part in each.source.needs}
-                slots[name] = replace(each, source=each.source.with_components(parts))
+            composed = each.source
+            if isinstance(composed, ComposedSource) and slot.name in {name, *composed.needs}:
+                parts = {part: _component(name, part, sources) for part in composed.needs}
+                slots[name] = replace(each, source=composed.with_components(parts))
+        for name, each in slots.items():
+            if name not in self._slots or self._slots[name].source is not each.source:
+                self._listener.opened(name, each.source)
         self._slots = MappingProxyType(slots)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from services.common.access import current
 from services.common.errors import Mismatch, UserError
 from services.reward.administration import Administration, parse_definition
 from services.reward.answering import Answering, Decoded
@@ -26,17 +27,19 @@ class RewardServicer(wire_grpc.RewardServiceServicer):
         self._answering = answering
 
     async def ListModels(self, request: wire.ListModelsRequest, context: Any) -> wire.ListModelsResponse:
-        """Every model and rule, by name."""
-        slots = [self._models.slot(name) for name in self._models.names()]
+        """Every model and rule that the caller may use, by name."""
+        permit = current()
+        slots = [self._models.slot(name) for name in self._models.names() if permit.may_use(name)]
         return wire.ListModelsResponse(models=[encode_info(slot) for slot in slots])
 
     async def Score(self, request: wire.ScoreRequest, context: Any) -> wire.ScoreResponse:
         """One score for each input, in order; an input that cannot be read has an error in its place."""
-        slot = self._models.slot(request.model)
+        slot, permit = self._models.slot(request.model), current()
         self._answering.check_count(len(request.inputs))
+        permit.check(model=slot.name, rows=len(request.inputs))
         self._check_fingerprint(request)
         rows = [_decoded(row, request.tokenizer_fingerprint) for row in request.inputs]
-        scored = await self._answering.answer(slot.name, rows, _caller(context))
+        scored = await self._answering.answer(slot.name, rows, _caller(context, permit.name))
         return wire.ScoreResponse(
             scores=[encode_score(outcome, scored, origin="reward") for outcome in scored.outcomes]
         )
@@ -88,7 +91,9 @@ def _decoded(row: wire.ScoreInput, fingerprint: str) -> Decoded:
         return error
 
 
-def _caller(context: Any) -> Caller:
-    """Who asks: turns are fair between peers; what begins after the caller's deadline is not begun."""
+def _caller(context: Any, name: str) -> Caller:
+    """Who asks, by its key's name or else its address; what has not begun by its deadline is dropped."""
     remaining = context.time_remaining()
-    return Caller(client=context.peer(), deadline=None if remaining is None else time.monotonic() + remaining)
+    return Caller(
+        client=name or context.peer(), deadline=None if remaining is None else time.monotonic() + remaining
+    )

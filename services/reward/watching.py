@@ -10,7 +10,7 @@ from services.common import tracing
 from services.reward.batching import BatchFacts
 from services.reward.drift import DriftSpec
 from services.reward.drift_monitor import DriftMonitor
-from services.reward.metrics import Phase, ScoringMetrics
+from services.reward.metrics import ScoringMetrics
 from services.reward.request_log import RequestLog, RequestLogSpec
 from services.reward.rewards.base import Caller, RewardSource, ScoreRow
 from services.reward.scoring import Scored
@@ -26,6 +26,16 @@ class HasQueue(Protocol):
         ...
 
 
+@runtime_checkable
+class HasFolder(Protocol):
+    """A source that was read from a folder."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder."""
+        ...
+
+
 class Watch:
     """See observing.py Observer; and what the table of models tells it."""
 
@@ -35,16 +45,13 @@ class Watch:
         self._log = RequestLog(request_log)
         self._limit_rows = limit_rows
 
-    def opened(self, model: str, source: RewardSource, folder: Path | None = None) -> None:
-        """A source stands behind the name now, for the first time or instead of another.
-
-        folder: of a model; may hold reference_scores.json.
-        """
+    def opened(self, model: str, source: RewardSource) -> None:
+        """See observing.py. A model's folder may hold reference_scores.json."""
+        self._drift.opened(model, source.digest, source.folder if isinstance(source, HasFolder) else None)
         queued = (lambda: source.queued) if isinstance(source, HasQueue) else None
         self._metrics.opened(
             model, kind=source.kind, digest=source.digest, queued=queued, limit_rows=self._limit_rows
         )
-        self._drift.opened(model, source.digest, folder)
 
     def closed(self, model: str) -> None:
         """Nothing stands behind the name any more."""
@@ -55,13 +62,9 @@ class Watch:
         """See Observer."""
         self._metrics.batch(model, facts)
 
-    def phase(self, model: str, phase: Phase, seconds: float) -> None:
-        """A phase of a call has ended."""
-        self._metrics.phase(model, phase, seconds)
-
-    def padded(self, model: str, tokens: int) -> None:
-        """A forward pass had this much padding."""
-        self._metrics.padded(model, tokens)
+    def tokenised(self, model: str, seconds: float) -> None:
+        """See Observer."""
+        self._metrics.phase(model, "tokenise", seconds)
 
     def answered(self, scored: Scored, rows: Sequence[ScoreRow], caller: Caller, seconds: float) -> None:
         """See Observer. On the caller's thread: its request id is still known there."""

@@ -44,7 +44,12 @@ def decode_row(row: reward.ScoreInput, fingerprint: str = "") -> ScoreRow:
             raise InvalidInput("completion and messages are both given; messages hold the answer already")
         return ScoreRow(messages=conversation(before, ""), completion=answer.content, columns=columns)
     if row.prompt or row.completion:
-        return ScoreRow(messages=conversation((), row.prompt), completion=row.completion, columns=columns)
+        return ScoreRow(
+            messages=conversation((), row.prompt),
+            completion=row.completion,
+            columns=columns,
+            rendered=row.rendered,
+        )
     if not row.HasField("completion_ids") and not row.HasField("prompt_ids"):
         raise InvalidInput("the input is empty; expected messages, or prompt and completion, or token ids")
     if not fingerprint:

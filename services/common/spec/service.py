@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, SecretStr
 
 from services.common.spec.base import Spec
+from services.common.spec.tracing import TracingSpec
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -19,6 +20,12 @@ class ServerSpec(Spec):
     port: int = Field(0, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
     health_port: int = Field(0, ge=0, le=65535, description="Plaintext gRPC health port; 0 takes a free one.")
     metrics_port: int = Field(0, ge=0, le=65535, description="Prometheus port; 0 takes a free one.")
+    http_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="HTTP port of services that have one; 0 takes a free one; absent: none.",
+    )
     max_message_mib: int = Field(64, ge=1, le=1024, description="Largest message accepted, MiB.")
     max_queued_calls: int = Field(
         256, ge=1, description="Calls waiting beyond this are refused with RetryInfo."
@@ -84,4 +91,5 @@ class ServiceSpec(Spec):
     access: AccessSpec = AccessSpec()
     queue: QueueSpec | None = None
     log: LogSpec = LogSpec()
+    tracing: TracingSpec = TracingSpec()
     endpoints_file: Path | None = Field(None, description="Where the chosen ports are written, as JSON.")

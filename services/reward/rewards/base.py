@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 from services.common.errors import Corrupted, TrimtabError, Unavailable
+from services.common.tracing import NO_TRACE, Trace
 from services.models.facts import ModelFacts
 
 InputKind = Literal["text", "messages", "token_ids"]
@@ -49,11 +50,12 @@ class Caller:
     """For whom a batch is scored.
 
     client: whose turn it is when several wait; fair between these names. deadline: of time.monotonic; what
-    is not begun by then is dropped.
+    is not begun by then is dropped. trace: told of the phases.
     """
 
     client: str = ""
     deadline: float | None = None
+    trace: Trace = NO_TRACE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

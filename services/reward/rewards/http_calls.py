@@ -64,7 +64,7 @@ class HttpCalls:
             headers={"accept-encoding": "identity", "user-agent": "trimtab"},
         )
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="reward-http", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="reward-http", daemon=True)
         self._thread.start()
 
     @property
@@ -89,10 +89,19 @@ class HttpCalls:
 
     def close(self) -> None:
         """Close all connections."""
-        asyncio.run_coroutine_threadsafe(self._client.aclose(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._loop.close()
+
+    def _run(self) -> None:
+        loop = self._loop
+        try:
+            loop.run_forever()
+        finally:
+            loop.run_until_complete(self._client.aclose())
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            # Transports that were closed just now let go of their sockets in the loop's next turn.
+            loop.run_until_complete(asyncio.sleep(0))
+            loop.close()
 
     async def _exchange(self, method: str, url: str, content: Any, ends: float) -> HttpAnswer:
         headers = dict(self._access.metadata())

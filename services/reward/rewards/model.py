@@ -5,8 +5,10 @@ submit ──▶ tokenise (threads, off the event loop) ──▶ Batcher ──
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, wait
 from pathlib import Path
 
 import structlog
@@ -22,6 +24,7 @@ from services.reward.rewards.base import (
     Caller,
     ScoreOutcome,
     ScoreRow,
+    SourceClosed,
     SourceDescription,
     SourceKind,
     outcome_of,
@@ -35,12 +38,22 @@ class ModelReward:
     """Scores by a model; the model's own gain and bias are applied, nothing else."""
 
     def __init__(
-        self, scorer: Scorer, *, limits: Limits, tokenisers: Executor, observer: Observer = SILENT
+        self,
+        scorer: Scorer,
+        folder: Path,
+        *,
+        limits: Limits,
+        tokenisers: Executor,
+        observer: Observer = SILENT,
     ) -> None:
+        self.folder = folder
         self._scorer = scorer
         self._about = scorer.about()
         self._tokenisers = tokenisers
         self._observer = observer
+        self._closing = threading.Lock()
+        self._closed = False
+        self._encoding: set[Future[Future[list[ScoreOutcome]]]] = set()
         self._batcher: Batcher[Encoded, _Read] = Batcher(
             scorer.name,
             self._read,
@@ -81,24 +94,43 @@ class ModelReward:
         """See RewardSource.submit."""
         # Before the work of tokenising: a flood must be refused for the price of a comparison.
         self._batcher.check_room(len(rows))
-        encoding = self._tokenisers.submit(lambda: [self._encode(row) for row in rows])
-        return flattened(chained(encoding, lambda encoded: self._enqueue(encoded, caller)))
+        with self._closing:
+            if self._closed:
+                raise SourceClosed(f"reward model {self._scorer.name} has been taken away")
+            encoding = self._tokenisers.submit(lambda: self._enqueue(self._encoded(rows, caller), caller))
+            self._encoding.add(encoding)
+        encoding.add_done_callback(self._encoding.discard)
+        return flattened(encoding)
 
     def close(self) -> None:
         """See RewardSource.close."""
+        with self._closing:
+            self._closed = True
+        # What was submitted before is to be scored, so it must have got as far as the batcher.
+        wait(list(self._encoding))
         self._batcher.close()
 
     def warm_up(self) -> None:
         """One pass before anybody waits: kernels are chosen and memory is taken on the first one."""
         self.submit([ScoreRow(messages=(("user", "Hello"),), completion="Hello!")], Caller()).result()
 
+    def _encoded(self, rows: Sequence[ScoreRow], caller: Caller) -> list[Encoded | TrimtabError]:
+        began = time.monotonic()
+        encoded = [self._encode(row) for row in rows]
+        ended = time.monotonic()
+        caller.trace.phase("tokenise", began, ended)
+        self._observer.tokenised(self._scorer.name, ended - began)
+        return encoded
+
     def _encode(self, row: ScoreRow) -> Encoded | TrimtabError:
         try:
             if row.ids is None:
-                return self._scorer.encode(ScoreText(row.messages, row.completion))
-            if row.ids.fingerprint != self._about.facts.tokenizer_fingerprint:
+                encoded = self._scorer.encode(ScoreText(row.messages, row.completion, row.rendered))
+            elif row.ids.fingerprint != self._about.facts.tokenizer_fingerprint:
                 return Mismatch("token ids need the fingerprint of this model's tokenizer")
-            return self._scorer.encode_ids(row.ids.prompt, row.ids.completion)
+            else:
+                encoded = self._scorer.encode_ids(row.ids.prompt, row.ids.completion)
+            return encoded if encoded.ids else InvalidInput("the input has no tokens")
         except TrimtabError as error:
             return error
         except Exception:  # whatever a tokenizer raises on a strange text
@@ -143,8 +175,13 @@ def open_model(
     readout: Readout,
 ) -> Scorer:
     """A reward model from a local folder of safetensors; anything else could run code and is refused."""
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
+    try:
+        folder = Path(path).expanduser()
+        there = folder.is_dir()
+    except (OSError, RuntimeError) as error:
+        # A name too long, a folder that may not be entered, the home of nobody.
+        raise NotFound(f"reward model {path[:200]}: {error}") from error
+    if not there:
         raise NotFound(f"reward model {path}: no such folder")
     if not list(folder.glob("*.safetensors")):
         raise InvalidInput(

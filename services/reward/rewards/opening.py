@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
 
 from services.common.rules import make_rule
 from services.reward.batching import Limits
@@ -68,6 +69,12 @@ class SourceOpener:
             queued_rows=config.max_queued_rows,
             queued_tokens=config.max_queued_tokens,
         )
-        source = ModelReward(scorer, limits=limits, tokenisers=self._tokenisers, observer=self._observer)
+        source = ModelReward(
+            scorer,
+            Path(definition.path).expanduser(),
+            limits=limits,
+            tokenisers=self._tokenisers,
+            observer=self._observer,
+        )
         source.warm_up()
         return source

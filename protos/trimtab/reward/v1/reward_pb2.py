@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 from trimtab.common.v1 import common_pb2 as trimtab_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etrimtab/reward/v1/reward.proto\x12\x11trimtab.reward.v1\x1a\x1etrimtab/common/v1/common.proto\"\xee\x01\n\x0fRewardModelInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12+\n\x05model\x18\x03 \x01(\x0b\x32\x1c.trimtab.common.v1.ModelInfo\x12+\n\x05input\x18\x04 \x01(\x0e\x32\x1c.trimtab.reward.v1.InputKind\x12\x35\n\ntruncation\x18\x05 \x01(\x0e\x32!.trimtab.reward.v1.TruncationSide\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x0c\n\x04gain\x18\x07 \x01(\x01\x12\x0c\n\x04\x62ias\x18\x08 \x01(\x01\"\x13\n\x11ListModelsRequest\"H\n\x12ListModelsResponse\x12\x32\n\x06models\x18\x01 \x03(\x0b\x32\".trimtab.reward.v1.RewardModelInfo\"\xb1\x02\n\nScoreInput\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x12\n\ncompletion\x18\x02 \x01(\t\x12\x30\n\x08messages\x18\x03 \x03(\x0b\x32\x1e.trimtab.common.v1.ChatMessage\x12-\n\nprompt_ids\x18\x04 \x01(\x0b\x32\x19.trimtab.common.v1.Tensor\x12\x31\n\x0e\x63ompletion_ids\x18\x05 \x01(\x0b\x32\x19.trimtab.common.v1.Tensor\x12;\n\x07\x63olumns\x18\x06 \x03(\x0b\x32*.trimtab.reward.v1.ScoreInput.ColumnsEntry\x1a.\n\x0c\x43olumnsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"k\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12-\n\x06inputs\x18\x02 \x03(\x0b\x32\x1d.trimtab.reward.v1.ScoreInput\x12\x1d\n\x15tokenizer_fingerprint\x18\x03 \x01(\t\"9\n\rScoreResponse\x12(\n\x06scores\x18\x01 \x03(\x0b\x32\x18.trimtab.common.v1.Score\"B\n\x10LoadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x12\n\ndefinition\x18\x03 \x01(\t\"F\n\x11LoadModelResponse\x12\x31\n\x05model\x18\x01 \x01(\x0b\x32\".trimtab.reward.v1.RewardModelInfo\"\"\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13UnloadModelResponse\"B\n\x10SwapModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x12\n\ndefinition\x18\x03 \x01(\t\"_\n\x11SwapModelResponse\x12\x31\n\x05model\x18\x01 \x01(\x0b\x32\".trimtab.reward.v1.RewardModelInfo\x12\x17\n\x0freplaced_digest\x18\x02 \x01(\t\"0\n\x10SetShadowRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06shadow\x18\x02 \x01(\t\"\x13\n\x11SetShadowResponse*o\n\tInputKind\x12\x1a\n\x16INPUT_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fINPUT_KIND_TEXT\x10\x01\x12\x17\n\x13INPUT_KIND_MESSAGES\x10\x02\x12\x18\n\x14INPUT_KIND_TOKEN_IDS\x10\x03*f\n\x0eTruncationSide\x12\x1f\n\x1bTRUNCATION_SIDE_UNSPECIFIED\x10\x00\x12\x18\n\x14TRUNCATION_SIDE_LEFT\x10\x01\x12\x19\n\x15TRUNCATION_SIDE_RIGHT\x10\x02\x32\xb6\x01\n\rRewardService\x12Y\n\nListModels\x12$.trimtab.reward.v1.ListModelsRequest\x1a%.trimtab.reward.v1.ListModelsResponse\x12J\n\x05Score\x12\x1f.trimtab.reward.v1.ScoreRequest\x1a .trimtab.reward.v1.ScoreResponse2\xfa\x02\n\x12RewardAdminService\x12V\n\tLoadModel\x12#.trimtab.reward.v1.LoadModelRequest\x1a$.trimtab.reward.v1.LoadModelResponse\x12\\\n\x0bUnloadModel\x12%.trimtab.reward.v1.UnloadModelRequest\x1a&.trimtab.reward.v1.UnloadModelResponse\x12V\n\tSwapModel\x12#.trimtab.reward.v1.SwapModelRequest\x1a$.trimtab.reward.v1.SwapModelResponse\x12V\n\tSetShadow\x12#.trimtab.reward.v1.SetShadowRequest\x1a$.trimtab.reward.v1.SetShadowResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etrimtab/reward/v1/reward.proto\x12\x11trimtab.reward.v1\x1a\x1etrimtab/common/v1/common.proto\"\xee\x01\n\x0fRewardModelInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12+\n\x05model\x18\x03 \x01(\x0b\x32\x1c.trimtab.common.v1.ModelInfo\x12+\n\x05input\x18\x04 \x01(\x0e\x32\x1c.trimtab.reward.v1.InputKind\x12\x35\n\ntruncation\x18\x05 \x01(\x0e\x32!.trimtab.reward.v1.TruncationSide\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x0c\n\x04gain\x18\x07 \x01(\x01\x12\x0c\n\x04\x62ias\x18\x08 \x01(\x01\"\x13\n\x11ListModelsRequest\"H\n\x12ListModelsResponse\x12\x32\n\x06models\x18\x01 \x03(\x0b\x32\".trimtab.reward.v1.RewardModelInfo\"\xc3\x02\n\nScoreInput\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x12\n\ncompletion\x18\x02 \x01(\t\x12\x30\n\x08messages\x18\x03 \x03(\x0b\x32\x1e.trimtab.common.v1.ChatMessage\x12-\n\nprompt_ids\x18\x04 \x01(\x0b\x32\x19.trimtab.common.v1.Tensor\x12\x31\n\x0e\x63ompletion_ids\x18\x05 \x01(\x0b\x32\x19.trimtab.common.v1.Tensor\x12;\n\x07\x63olumns\x18\x06 \x03(\x0b\x32*.trimtab.reward.v1.ScoreInput.ColumnsEntry\x12\x10\n\x08rendered\x18\x07 \x01(\x08\x1a.\n\x0c\x43olumnsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"k\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12-\n\x06inputs\x18\x02 \x03(\x0b\x32\x1d.trimtab.reward.v1.ScoreInput\x12\x1d\n\x15tokenizer_fingerprint\x18\x03 \x01(\t\"9\n\rScoreResponse\x12(\n\x06scores\x18\x01 \x03(\x0b\x32\x18.trimtab.common.v1.Score\"B\n\x10LoadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x12\n\ndefinition\x18\x03 \x01(\t\"F\n\x11LoadModelResponse\x12\x31\n\x05model\x18\x01 \x01(\x0b\x32\".trimtab.reward.v1.RewardModelInfo\"\"\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13UnloadModelResponse\"B\n\x10SwapModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x12\n\ndefinition\x18\x03 \x01(\t\"_\n\x11SwapModelResponse\x12\x31\n\x05model\x18\x01 \x01(\x0b\x32\".trimtab.reward.v1.RewardModelInfo\x12\x17\n\x0freplaced_digest\x18\x02 \x01(\t\"0\n\x10SetShadowRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06shadow\x18\x02 \x01(\t\"\x13\n\x11SetShadowResponse*o\n\tInputKind\x12\x1a\n\x16INPUT_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fINPUT_KIND_TEXT\x10\x01\x12\x17\n\x13INPUT_KIND_MESSAGES\x10\x02\x12\x18\n\x14INPUT_KIND_TOKEN_IDS\x10\x03*f\n\x0eTruncationSide\x12\x1f\n\x1bTRUNCATION_SIDE_UNSPECIFIED\x10\x00\x12\x18\n\x14TRUNCATION_SIDE_LEFT\x10\x01\x12\x19\n\x15TRUNCATION_SIDE_RIGHT\x10\x02\x32\xb6\x01\n\rRewardService\x12Y\n\nListModels\x12$.trimtab.reward.v1.ListModelsRequest\x1a%.trimtab.reward.v1.ListModelsResponse\x12J\n\x05Score\x12\x1f.trimtab.reward.v1.ScoreRequest\x1a .trimtab.reward.v1.ScoreResponse2\xfa\x02\n\x12RewardAdminService\x12V\n\tLoadModel\x12#.trimtab.reward.v1.LoadModelRequest\x1a$.trimtab.reward.v1.LoadModelResponse\x12\\\n\x0bUnloadModel\x12%.trimtab.reward.v1.UnloadModelRequest\x1a&.trimtab.reward.v1.UnloadModelResponse\x12V\n\tSwapModel\x12#.trimtab.reward.v1.SwapModelRequest\x1a$.trimtab.reward.v1.SwapModelResponse\x12V\n\tSetShadow\x12#.trimtab.reward.v1.SetShadowRequest\x1a$.trimtab.reward.v1.SetShadowResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -24,10 +24,10 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
   _globals['_SCOREINPUT_COLUMNSENTRY']._options = None
   _globals['_SCOREINPUT_COLUMNSENTRY']._serialized_options = b'8\001'
-  _globals['_INPUTKIND']._serialized_start=1332
-  _globals['_INPUTKIND']._serialized_end=1443
-  _globals['_TRUNCATIONSIDE']._serialized_start=1445
-  _globals['_TRUNCATIONSIDE']._serialized_end=1547
+  _globals['_INPUTKIND']._serialized_start=1350
+  _globals['_INPUTKIND']._serialized_end=1461
+  _globals['_TRUNCATIONSIDE']._serialized_start=1463
+  _globals['_TRUNCATIONSIDE']._serialized_end=1565
   _globals['_REWARDMODELINFO']._serialized_start=86
   _globals['_REWARDMODELINFO']._serialized_end=324
   _globals['_LISTMODELSREQUEST']._serialized_start=326
@@ -35,31 +35,31 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_LISTMODELSRESPONSE']._serialized_start=347
   _globals['_LISTMODELSRESPONSE']._serialized_end=419
   _globals['_SCOREINPUT']._serialized_start=422
-  _globals['_SCOREINPUT']._serialized_end=727
-  _globals['_SCOREINPUT_COLUMNSENTRY']._serialized_start=681
-  _globals['_SCOREINPUT_COLUMNSENTRY']._serialized_end=727
-  _globals['_SCOREREQUEST']._serialized_start=729
-  _globals['_SCOREREQUEST']._serialized_end=836
-  _globals['_SCORERESPONSE']._serialized_start=838
-  _globals['_SCORERESPONSE']._serialized_end=895
-  _globals['_LOADMODELREQUEST']._serialized_start=897
-  _globals['_LOADMODELREQUEST']._serialized_end=963
-  _globals['_LOADMODELRESPONSE']._serialized_start=965
-  _globals['_LOADMODELRESPONSE']._serialized_end=1035
-  _globals['_UNLOADMODELREQUEST']._serialized_start=1037
-  _globals['_UNLOADMODELREQUEST']._serialized_end=1071
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=1073
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=1094
-  _globals['_SWAPMODELREQUEST']._serialized_start=1096
-  _globals['_SWAPMODELREQUEST']._serialized_end=1162
-  _globals['_SWAPMODELRESPONSE']._serialized_start=1164
-  _globals['_SWAPMODELRESPONSE']._serialized_end=1259
-  _globals['_SETSHADOWREQUEST']._serialized_start=1261
-  _globals['_SETSHADOWREQUEST']._serialized_end=1309
-  _globals['_SETSHADOWRESPONSE']._serialized_start=1311
-  _globals['_SETSHADOWRESPONSE']._serialized_end=1330
-  _globals['_REWARDSERVICE']._serialized_start=1550
-  _globals['_REWARDSERVICE']._serialized_end=1732
-  _globals['_REWARDADMINSERVICE']._serialized_start=1735
-  _globals['_REWARDADMINSERVICE']._serialized_end=2113
+  _globals['_SCOREINPUT']._serialized_end=745
+  _globals['_SCOREINPUT_COLUMNSENTRY']._serialized_start=699
+  _globals['_SCOREINPUT_COLUMNSENTRY']._serialized_end=745
+  _globals['_SCOREREQUEST']._serialized_start=747
+  _globals['_SCOREREQUEST']._serialized_end=854
+  _globals['_SCORERESPONSE']._serialized_start=856
+  _globals['_SCORERESPONSE']._serialized_end=913
+  _globals['_LOADMODELREQUEST']._serialized_start=915
+  _globals['_LOADMODELREQUEST']._serialized_end=981
+  _globals['_LOADMODELRESPONSE']._serialized_start=983
+  _globals['_LOADMODELRESPONSE']._serialized_end=1053
+  _globals['_UNLOADMODELREQUEST']._serialized_start=1055
+  _globals['_UNLOADMODELREQUEST']._serialized_end=1089
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=1091
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=1112
+  _globals['_SWAPMODELREQUEST']._serialized_start=1114
+  _globals['_SWAPMODELREQUEST']._serialized_end=1180
+  _globals['_SWAPMODELRESPONSE']._serialized_start=1182
+  _globals['_SWAPMODELRESPONSE']._serialized_end=1277
+  _globals['_SETSHADOWREQUEST']._serialized_start=1279
+  _globals['_SETSHADOWREQUEST']._serialized_end=1327
+  _globals['_SETSHADOWRESPONSE']._serialized_start=1329
+  _globals['_SETSHADOWRESPONSE']._serialized_end=1348
+  _globals['_REWARDSERVICE']._serialized_start=1568
+  _globals['_REWARDSERVICE']._serialized_end=1750
+  _globals['_REWARDADMINSERVICE']._serialized_start=1753
+  _globals['_REWARDADMINSERVICE']._serialized_end=2131
 # @@protoc_insertion_point(module_scope)

@@ -156,8 +156,13 @@ class ScoreInput(google.protobuf.message.Message):
     PROMPT_IDS_FIELD_NUMBER: builtins.int
     COMPLETION_IDS_FIELD_NUMBER: builtins.int
     COLUMNS_FIELD_NUMBER: builtins.int
+    RENDERED_FIELD_NUMBER: builtins.int
     prompt: builtins.str
     completion: builtins.str
+    rendered: builtins.bool
+    """Prompt and completion are text that has a chat template around it already:
+    a model reads them as they stand.
+    """
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[trimtab.common.v1.common_pb2.ChatMessage]:
         """A whole conversation, the answer last."""
@@ -181,9 +186,10 @@ class ScoreInput(google.protobuf.message.Message):
         prompt_ids: trimtab.common.v1.common_pb2.Tensor | None = ...,
         completion_ids: trimtab.common.v1.common_pb2.Tensor | None = ...,
         columns: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        rendered: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["completion_ids", b"completion_ids", "prompt_ids", b"prompt_ids"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["columns", b"columns", "completion", b"completion", "completion_ids", b"completion_ids", "messages", b"messages", "prompt", b"prompt", "prompt_ids", b"prompt_ids"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["columns", b"columns", "completion", b"completion", "completion_ids", b"completion_ids", "messages", b"messages", "prompt", b"prompt", "prompt_ids", b"prompt_ids", "rendered", b"rendered"]) -> None: ...
 
 global___ScoreInput = ScoreInput
 
