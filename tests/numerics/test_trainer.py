@@ -223,6 +223,20 @@ def test_missing_end_is_penalised_and_the_coefficient_adapts(folder: Path, sampl
     assert trainer.kl.coefficient == pytest.approx(0.051)
 
 
+def test_scores_beyond_their_bounds_gain_nothing(folder: Path, samples: list[Sample]) -> None:
+    """The mean reward is that of the clipped scores; what is reported as the score stays as it came."""
+    low, high = -0.5, 0.5
+    spread = [
+        replace(sample, score=value)
+        for sample, value in zip(samples, (-3, -1, 0, 0.2, 0.4, 1, 9), strict=True)
+    ]
+    metrics, _ = stepped(folder, spread, algorithm={"epochs": 1, "clip_scores": [low, high]})
+    clipped = sum(min(max(sample.score, low), high) for sample in spread) / len(spread)
+    assert metrics["objective/scores"] == pytest.approx(sum(sample.score for sample in spread) / len(spread))
+    reward = metrics["objective/rlhf_reward"] - metrics["objective/non_score_reward"]
+    assert reward == pytest.approx(clipped, abs=1e-5)
+
+
 def test_a_toy_task_is_learnt(tmp_path: Path) -> None:
     """Paid for the share of one token, the policy draws it more and more: from 1 in 20 to nearly always."""
     trainer, loaded = trainer_on(
