@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -21,6 +22,9 @@ class FakeReward(reward_grpc.RewardServiceServicer):
         self.requests: list[reward.ScoreRequest] = []
         self.metadata: list[dict[str, str]] = []
         self.failures: list[grpc.StatusCode] = []
+        # Closed, it holds calls up.
+        self.gate = threading.Event()
+        self.gate.set()
         self._server: grpc.Server | None = None
         self.port = 0
 
@@ -42,6 +46,7 @@ class FakeReward(reward_grpc.RewardServiceServicer):
     def Score(self, request: reward.ScoreRequest, context: grpc.ServicerContext) -> reward.ScoreResponse:
         self.requests.append(request)
         self.metadata.append({key: str(value) for key, value in context.invocation_metadata()})
+        self.gate.wait(20)
         if self.failures:
             code = self.failures.pop(0)
             context.abort(code, code.name.lower())

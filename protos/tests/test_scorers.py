@@ -120,6 +120,25 @@ def test_a_service_that_dies_under_a_call(code: grpc.StatusCode, fake: Any) -> N
     assert len(fake.requests) == 4
 
 
+@twins
+def test_a_service_killed_under_a_call(
+    kind: type, fake: Any, until: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A call that was under way when its service went is made again, and its answer is whole."""
+    fake.gate.clear()
+
+    def away_and_back() -> None:
+        until(lambda: fake.requests)
+        fake.stop()
+        fake.gate.set()
+        until(lambda: "does not answer" in caplog.text)
+        fake.start()
+
+    with caplog.at_level(logging.WARNING, logger="trimtab"):
+        threading.Thread(target=away_and_back, daemon=True).start()
+        assert score(kind, fake.target, rows(3)) == [1.0, 2.0, 3.0]
+
+
 def test_a_pickled_scorer_scores(fake: Any) -> None:
     """A scorer that was used can be pickled; the copy has its settings and a channel of its own."""
     scorer = Scorer(fake.target, model="hh", patience_seconds=7, timeout_seconds=9)

@@ -107,6 +107,13 @@ def test_trl_awaits_the_async_one_only() -> None:
     assert not inspect.iscoroutinefunction(reward("a:1"))
 
 
+def test_rendered_prompts_say_so(fake: Any) -> None:
+    """Prompts with a chat template around them are marked, on request, so that the model puts no second one."""
+    call((reward, {"rendered": True}), fake.target, completions=["a", "b"])
+    call((reward, {}), fake.target, completions=["a", "b"])
+    assert [request.inputs[0].rendered for request in fake.requests] == [True, False]
+
+
 def test_wrong_use_is_told() -> None:
     """An unknown on_error, or lists of different lengths, is an error at once."""
     with pytest.raises(ValueError, match="on_error"):

@@ -83,30 +83,38 @@ def test_verl_gets_no_number_for_an_error(fake: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "answer"),
+    ("query", "prompt", "answer"),
     [
-        ("Q: 2 + 2? A: four", " four"),
-        ("<s>Q: 2 + 2? A: four", " four"),
-        ("Q: 2 + 2? A: four<|im_end|>", " four"),
-        ("Q: 2 + 2? A:", ""),
+        ("Q: 2 + 2? A: four", "Q: 2 + 2? A:", " four"),
+        ("<s>Q: 2 + 2? A: four", "<s>Q: 2 + 2? A:", " four"),
+        ("Q: 2 + 2? A: four<|im_end|>", "Q: 2 + 2? A:", " four"),
+        ("Q: 2 + 2? A:", "Q: 2 + 2? A:", ""),
     ],
 )
-def test_openrlhf_answer_in_a_query(query: str, answer: str) -> None:
-    """The answer is what follows the prompt, without an end token."""
-    assert openrlhf.answer_in(query, "Q: 2 + 2? A:", ["<|im_end|>", "</s>"]) == answer
+def test_openrlhf_query_in_two_parts(query: str, prompt: str, answer: str) -> None:
+    """The answer is what follows the prompt, without an end token; what precedes the prompt is of the prompt."""
+    assert openrlhf.parted(query, "Q: 2 + 2? A:", ["<|im_end|>", "</s>"]) == (prompt, answer)
 
 
 def test_openrlhf_query_without_its_prompt() -> None:
     """A query that is not of its prompt is an error: its answer is unknown."""
     with pytest.raises(ValueError, match="does not contain its prompt"):
-        openrlhf.answer_in("something else", "Q: 2 + 2? A:")
+        openrlhf.parted("something else", "Q: 2 + 2? A:")
+
+
+@pytest.mark.parametrize("rendered", [True, False])
+def test_openrlhf_says_whether_text_is_rendered(fake: Any, rendered: bool) -> None:
+    """Text with the policy's chat template around it says so, so that the model puts no second one."""
+    openrlhf._scores(["pfour"], ["p"], [None], {"target": fake.target}, rendered=rendered)
+    [row] = fake.requests[0].inputs
+    assert (row.prompt, row.completion, row.rendered) == ("p", "four", rendered)
 
 
 def test_openrlhf_error_is_logged(fake: Any, caplog: pytest.LogCaptureFixture) -> None:
     """OpenRLHF swallows what is raised; so the log says it, as an error, before it is raised."""
     settings = {"target": fake.target}
     with pytest.raises(RowError):
-        openrlhf._scores(["pbad"], ["p"], [None], (), settings)
+        openrlhf._scores(["pbad"], ["p"], [None], settings)
     [record] = caplog.records
     assert record.levelname == "ERROR"
     assert "a bad answer" in record.getMessage()
@@ -117,7 +125,7 @@ def test_openrlhf_threads_share_calls(fake: Any) -> None:
     got: dict[int, float] = {}
 
     def ask(size: int) -> None:
-        [score] = openrlhf._scores(["p" + "x" * size], ["p"], [size], (), {"target": fake.target})
+        [score] = openrlhf._scores(["p" + "x" * size], ["p"], [size], {"target": fake.target})
         got[size] = score.value
 
     threads = [threading.Thread(target=ask, args=(size,)) for size in range(1, 33)]

@@ -18,31 +18,36 @@ from trimtab.clients.reward import values_or_raise
 from trimtab.clients.rows import row_columns, score_input
 from trimtab.clients.scorers import shared_batcher, with_environment
 from trimtab.common.v1 import common_pb2 as common
-from trimtab.reward.v1 import reward_pb2 as wire
 
 _log = logging.getLogger("trimtab")
 
 
-def answer_in(query: str, prompt: str, end_tokens: Sequence[str] = ()) -> str:
-    """The answer in a query, which is prompt and answer as one text, without one of `end_tokens` at its end.
+def parted(query: str, prompt: str, end_tokens: Sequence[str] = ()) -> tuple[str, str]:
+    """A query, which is prompt and answer as one text, as both; the answer without one of `end_tokens` at its end.
 
-    The tokenizer may have put a token before the prompt. ValueError where the prompt is not in the query.
+    What the tokenizer put before the prompt stays with it. ValueError where the prompt is not in the query.
     """
-    _, found, answer = query.partition(prompt)
+    before, found, answer = query.partition(prompt)
     if not found:
         raise ValueError(f"the query does not contain its prompt; it begins with {query[:60]!r}")
-    for token in end_tokens:
-        if answer.endswith(token):
-            return answer[: -len(token)]
-    return answer
+    end = next((token for token in end_tokens if answer.endswith(token)), "")
+    return before + prompt, answer.removesuffix(end)
 
 
 def make_reward_func(
-    target: str = "", *, model: str = "", end_tokens: Sequence[str] = (), **options: Any
+    target: str = "",
+    *,
+    model: str = "",
+    end_tokens: Sequence[str] = (),
+    rendered: bool = True,
+    **options: Any,
 ) -> Callable[..., dict[str, Any]]:
     """A reward function for OpenRLHF.
 
-    end_tokens: special tokens that end an answer, such as "<|im_end|>"; OpenRLHF leaves them in the text.
+    end_tokens: special tokens to take off an answer's end, such as "<|im_end|>", for rules that compare; OpenRLHF
+    leaves them in the text, and a model that reads rendered text expects them.
+    rendered: OpenRLHF put the policy's chat template around the prompt (--data.apply_chat_template), and the
+    model is to read the text as it stands. False for plain prompts: the model's own template goes around them.
     options: patience_seconds (300), timeout_seconds (300), and RewardClient's.
     """
 
@@ -52,7 +57,8 @@ def make_reward_func(
         """`rewards` and `scores`: float tensors [rows]. `extra_logs`: the components of a composite, alike."""
         import torch
 
-        scores = _scores(queries, prompts, labels, end_tokens, {"target": target, "model": model, **options})
+        settings = {"target": target, "model": model, **options}
+        scores = _scores(queries, prompts, labels, settings, end_tokens=end_tokens, rendered=rendered)
         rewards = torch.tensor(values_or_raise(scores), dtype=torch.float32)
         logs = {
             name: torch.tensor([score.components[name] for score in scores], dtype=torch.float32)
@@ -70,13 +76,15 @@ def _scores(
     queries: Sequence[str],
     prompts: Sequence[str],
     labels: Sequence[Any],
-    end_tokens: Sequence[str],
     settings: Mapping[str, Any],
+    *,
+    end_tokens: Sequence[str] = (),
+    rendered: bool = True,
 ) -> list[common.Score]:
     """One score with a value for each query; `label` travels as a column."""
     try:
         rows = [
-            _row(query, prompt, label, end_tokens)
+            score_input(*parted(query, prompt, end_tokens), row_columns({"label": label}), rendered=rendered)
             for query, prompt, label in zip(queries, prompts, labels, strict=True)
         ]
         scores = shared_batcher(with_environment(settings)).score(rows)
@@ -85,7 +93,3 @@ def _scores(
         _log.error("no reward for OpenRLHF, which may go on without one: %s", error)
         raise
     return scores
-
-
-def _row(query: str, prompt: str, label: Any, end_tokens: Sequence[str]) -> wire.ScoreInput:
-    return score_input(prompt, answer_in(query, prompt, end_tokens), row_columns({"label": label}))

@@ -30,12 +30,15 @@ _log = logging.getLogger("trimtab")
 class _Rows:
     """TRL's arguments to rows, and scores to TRL's rewards. Can be pickled."""
 
-    def __init__(self, *, name: str, columns: Sequence[str] | None, on_error: OnError) -> None:
+    def __init__(
+        self, *, name: str, columns: Sequence[str] | None, on_error: OnError, rendered: bool
+    ) -> None:
         if on_error not in ("raise", "none"):
             raise ValueError(f'on_error must be "raise" or "none", got {on_error!r}')
         self.name = name
         self._columns = None if columns is None else tuple(columns)
         self._on_error = on_error
+        self._rendered = rendered
         self._unsendable: set[str] = set()
 
     def inputs(
@@ -50,6 +53,7 @@ class _Rows:
                 prompt,
                 completion,
                 {name: text for name, texts in columns.items() if (text := texts[index]) is not None},
+                rendered=self._rendered,
             )
             for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
         ]
@@ -149,6 +153,7 @@ def reward(
     name: str = "",
     columns: Sequence[str] | None = None,
     on_error: OnError = "raise",
+    rendered: bool = False,
     **settings: Any,
 ) -> Reward:
     """A reward function for TRL's trainers.
@@ -156,10 +161,11 @@ def reward(
     target: host:port or a gRPC target such as dns:///rewards:50053. model: which of the service's; "" where
     it has one only. name: in TRL's logs; the model's by default. columns: names of the data set's columns
     that travel, as text or JSON; None: all that JSON can say. on_error: "raise", or "none" for TRL's "does
-    not apply". settings: patience_seconds (300), timeout_seconds of a call (300), max_rows of a call (256),
-    calls_in_flight (4), and RewardClient's options.
+    not apply". rendered: for prompts of plain text that have a chat template around them already; without it
+    a chat model puts its own around a prompt. settings: patience_seconds (300), timeout_seconds of a call
+    (300), max_rows of a call (256), calls_in_flight (4), and RewardClient's options.
     """
-    return Reward(_rows(name, model, columns, on_error), Scorer(target, model=model, **settings))
+    return Reward(_rows(name, model, columns, on_error, rendered), Scorer(target, model=model, **settings))
 
 
 def async_reward(
@@ -169,11 +175,14 @@ def async_reward(
     name: str = "",
     columns: Sequence[str] | None = None,
     on_error: OnError = "raise",
+    rendered: bool = False,
     **settings: Any,
 ) -> AsyncReward:
     """The same as a coroutine function, for several rewards that TRL then asks for at once."""
-    return AsyncReward(_rows(name, model, columns, on_error), AsyncScorer(target, model=model, **settings))
+    return AsyncReward(
+        _rows(name, model, columns, on_error, rendered), AsyncScorer(target, model=model, **settings)
+    )
 
 
-def _rows(name: str, model: str, columns: Sequence[str] | None, on_error: OnError) -> _Rows:
-    return _Rows(name=name or model or "trimtab", columns=columns, on_error=on_error)
+def _rows(name: str, model: str, columns: Sequence[str] | None, on_error: OnError, rendered: bool) -> _Rows:
+    return _Rows(name=name or model or "trimtab", columns=columns, on_error=on_error, rendered=rendered)

@@ -15,10 +15,15 @@ from trimtab.reward.v1 import reward_pb2 as wire
 Item = TypeVar("Item")
 
 
-def score_input(prompt: Any, completion: Any, columns: Mapping[str, str] | None = None) -> wire.ScoreInput:
-    """One row. Text stays text; as soon as one side is messages the whole row is a conversation."""
+def score_input(
+    prompt: Any, completion: Any, columns: Mapping[str, str] | None = None, *, rendered: bool = False
+) -> wire.ScoreInput:
+    """One row. Text stays text; as soon as one side is messages the whole row is a conversation.
+
+    rendered: the text has a chat template around it already, so the model puts none.
+    """
     if isinstance(prompt, str) and isinstance(completion, str):
-        return wire.ScoreInput(prompt=prompt, completion=completion, columns=columns)
+        return wire.ScoreInput(prompt=prompt, completion=completion, columns=columns, rendered=rendered)
     before = _messages(prompt, "user") if len(prompt) else []
     return wire.ScoreInput(messages=[*before, *_messages(completion, "assistant")], columns=columns)
 
