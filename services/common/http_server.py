@@ -92,8 +92,10 @@ class HttpServer:
         self._server.leave()
         await asyncio.wait((self._serving,))
         state = self._server.server_state
+        for task in state.tasks:
+            task.cancel()
         if state.tasks:
-            # They have been cancelled; each still tells its caller.
+            # Each still tells its caller.
             await asyncio.wait(list(state.tasks), timeout=_LAST_WORDS_SECONDS)
         for connection in list(state.connections):
             connection.transport.abort()
@@ -102,7 +104,8 @@ class HttpServer:
 
     async def close(self) -> None:
         """Stop, at once."""
-        await self.drain(0)
+        self._server.force_exit = True
+        await self.drain(_LAST_WORDS_SECONDS)
 
     def _protocol(self, *args: Any, **kwargs: Any) -> asyncio.Protocol:
         return _Protocol(*args, header_seconds=self._header_seconds, **kwargs)
