@@ -22,7 +22,7 @@ from services.common.access.permit import entered
 from services.common.access.scopes import scope_of
 from services.common.errors import Expired, InvalidInput, Overloaded, Unavailable
 from services.common.spec.service import ServerSpec
-from services.common.status import wire_status
+from services.common.status import WireStatus, wire_status
 
 # Callers name the run and rollout in these; log lines of the call carry them.
 RUN_KEY = "trimtab-run"
@@ -142,7 +142,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
             status = wire_status(error)
             code = status.code.name
             _log_failure(method, status.code.name, status.message, status.incident, error)
-            await context.abort(status.code, status.message, status.trailing)
+            await _end(context, status)
         finally:
             telemetry.CALLS_IN_FLIGHT.labels(method).dec()
             telemetry.CALLS.labels(method, code).inc()
@@ -177,6 +177,19 @@ class CallGuard(grpc.aio.ServerInterceptor):
             if limit.expired():
                 raise Expired(f"no answer within the default deadline of {seconds:g} s") from None
             raise
+
+
+async def _end(context: Context[Any, Any], status: WireStatus) -> None:
+    """End the call with this status. A caller whose deadline has passed by then hears nothing: that is no alarm."""
+    try:
+        await context.abort(status.code, status.message, status.trailing)
+    except grpc.aio.AbortError:
+        raise
+    except Exception as error:
+        # gRPC core has ended the call meanwhile, and grpcio would log its own error with a trace.
+        if context.done():
+            raise asyncio.CancelledError from error
+        raise
 
 
 async def _write_all(behaviour: Any, request: Any, context: Context[Any, Any]) -> None:

@@ -70,7 +70,7 @@ class Classifier:
         # A linear map of single states: then only the backbone runs, packed where it can be. None: the whole model.
         self._head = head
         self._process = type(model).__name__.endswith("ForTokenClassification")
-        self._packed = head is not None and enable_packing(model.base_model)
+        self.packed = head is not None and enable_packing(model.base_model)
         self._facts = _facts(model, tokenizer, name, readout.max_tokens, head)
 
     def about(self) -> ScorerAbout:
@@ -133,7 +133,7 @@ class Classifier:
     def _states(self, rows: Sequence[Encoded]) -> list[torch.Tensor]:
         """Last hidden states of each row, [tokens, width]."""
         backbone = self._model.base_model
-        if self._packed:
+        if self.packed:
             return list(
                 packed_states(backbone, [row.ids for row in rows]).split([len(row.ids) for row in rows])
             )

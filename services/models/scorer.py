@@ -63,6 +63,11 @@ class Scorer(Protocol):
         """The name it was loaded under."""
         ...
 
+    @property
+    def packed(self) -> bool:
+        """Whether `read` lays rows side by side; else it fills them up to the longest with padding."""
+        ...
+
     def about(self) -> ScorerAbout:
         """Identity and limits; costs a pass over the weights the first time."""
         ...

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from services.common import tracing
 from services.common.errors import Expired, InvalidInput, UserError
 from services.common.validation import require
 from services.reward.observing import SILENT, Observer
@@ -53,7 +54,11 @@ class Answering:
         The call fails only when no row can be read. Cancelling it drops what has not begun.
         """
         began = time.perf_counter()
+        caller = replace(caller, trace=tracing.current())
         checked = [self._sized(row) for row in rows]
+        for row in checked:
+            if isinstance(row, UserError):
+                self._observer.failed(model, 1, row)
         readable = [row for row in checked if isinstance(row, ScoreRow)]
         if not readable:
             raise _first(checked)

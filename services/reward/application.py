@@ -95,7 +95,12 @@ class RewardApplication:
         self._models.hold(model)
         replica = replica_name(self._config)
         processor = RewardProcessor(
-            self._models, self._shadows, model=model, stage=self._config.stage, replica=replica
+            self._models,
+            self._shadows,
+            model=model,
+            stage=self._config.stage,
+            replica=replica,
+            observer=self._watch,
         )
         self._worker = QueueWorker(queue, self._config.stage, processor, self._executor, replica=replica)
         self._worker.start()

@@ -35,6 +35,10 @@ class Observer(TableListener, Protocol):
         """A forward pass has ended."""
         ...
 
+    def padded(self, model: str, tokens: int) -> None:
+        """A forward pass had this much padding. Packed models never say this."""
+        ...
+
     def answered(self, scored: Scored, rows: Sequence[ScoreRow], caller: Caller, seconds: float) -> None:
         """A call or a batch of the stage has been answered."""
         ...
@@ -57,6 +61,9 @@ class _Silent:
         """Nothing."""
 
     def batch(self, model: str, facts: BatchFacts) -> None:
+        """Nothing."""
+
+    def padded(self, model: str, tokens: int) -> None:
         """Nothing."""
 
     def answered(self, scored: Scored, rows: Sequence[ScoreRow], caller: Caller, seconds: float) -> None:

@@ -62,6 +62,10 @@ class Watch:
         """See Observer."""
         self._metrics.batch(model, facts)
 
+    def padded(self, model: str, tokens: int) -> None:
+        """See Observer."""
+        self._metrics.padded(model, tokens)
+
     def tokenised(self, model: str, seconds: float) -> None:
         """See Observer."""
         self._metrics.phase(model, "tokenise", seconds)

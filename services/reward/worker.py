@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from services.common.errors import InvalidInput
 from services.common.timing import record_timings
 from services.common.worker import Outcome, error_info
+from services.reward.observing import SILENT, Observer
 from services.reward.rewards.base import Caller, ScoreRow
 from services.reward.scoring import RewardModels
 from services.reward.shadow import ShadowRunner
@@ -31,13 +32,21 @@ class RewardProcessor:
     """
 
     def __init__(
-        self, models: RewardModels, shadows: ShadowRunner, *, model: str, stage: str, replica: str
+        self,
+        models: RewardModels,
+        shadows: ShadowRunner,
+        *,
+        model: str,
+        stage: str,
+        replica: str,
+        observer: Observer = SILENT,
     ) -> None:
         self._models = models
         self._shadows = shadows
         self._model = model
         self._stage = stage
         self._replica = replica
+        self._observer = observer
 
     def process(self, groups: list[rollout.RolloutGroup], stopping: threading.Event) -> list[Outcome]:
         """Append a StageScore to every completion; groups not reached are unfinished."""
@@ -51,8 +60,13 @@ class RewardProcessor:
     def _score(self, groups: Sequence[rollout.RolloutGroup]) -> list[Outcome]:
         rows = [row for group in groups for row in _rows(group)]
         started = time.perf_counter()
-        scored = self._models.score(self._model, rows, _CALLER)
+        try:
+            scored = self._models.score(self._model, rows, _CALLER)
+        except Exception as error:
+            self._observer.failed(self._model, len(rows), error)
+            raise
         seconds = time.perf_counter() - started
+        self._observer.answered(scored, rows, _CALLER, seconds)
         self._shadows.offer(scored, rows)
         scores = iter([encode_score(outcome, scored, origin=self._stage) for outcome in scored.outcomes])
         outcomes = [self._write(group, [next(scores) for _ in group.completions]) for group in groups]

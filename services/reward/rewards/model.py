@@ -154,7 +154,9 @@ class ModelReward:
     def _read(self, rows: Sequence[Encoded]) -> list[_Read]:
         """A batch that fails is read again row by row, so that one strange row fails alone."""
         try:
-            return list(self._scorer.read(rows))
+            readings = self._scorer.read(rows)
+            self._tell_padding(rows)
+            return list(readings)
         except Exception:  # whatever the model raises on a strange row
             if len(rows) == 1:
                 _log.exception("a row could not be scored", model=self._scorer.name)
@@ -163,6 +165,11 @@ class ModelReward:
 
     def _ran(self, facts: BatchFacts) -> None:
         self._observer.batch(self._scorer.name, facts)
+
+    def _tell_padding(self, rows: Sequence[Encoded]) -> None:
+        if not self._scorer.packed:
+            lengths = [len(row.ids) for row in rows]
+            self._observer.padded(self._scorer.name, len(rows) * max(lengths) - sum(lengths))
 
 
 def open_model(
