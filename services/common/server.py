@@ -43,6 +43,9 @@ from services.common.telemetry import MetricsServer
 if TYPE_CHECKING:
     from services.common.http_server import HttpServer
 
+LIVE = "live"
+"""Health service that says SERVING for as long as the process answers at all: for liveness probes, so that a replica
+which is not ready (loading, stale) is not killed for it."""
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _log = structlog.get_logger(__name__)
@@ -137,6 +140,7 @@ class ServiceServer:
             [*self._names[1:], health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
         )
         await self._set_health(_NOT_SERVING)
+        await self._health.set(LIVE, _SERVING)
         where = self._spec.server
         grpc_port = _listen(self._server, where.host, where.port, self.tls)
         health_port = _listen(self._health_server, where.host, where.health_port)

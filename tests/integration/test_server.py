@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from services.common import errors
-from services.common.server import Endpoints, ServiceServer, serving
+from services.common.server import LIVE, Endpoints, ServiceServer, serving
 from services.common.spec.service import ServerSpec, ServiceSpec
 from trimtab.reward.v1 import reward_pb2, reward_pb2_grpc
 from trimtab.weights.v1 import weights_pb2, weights_pb2_grpc
@@ -279,6 +279,8 @@ async def test_not_serving_until_started() -> None:
     try:
         starting = asyncio.ensure_future(server.start())
         assert await health_of(server.endpoints.health) == health_pb2.HealthCheckResponse.NOT_SERVING
+        # A liveness probe must not kill what is only not ready yet.
+        assert await health_of(server.endpoints.health, LIVE) == health_pb2.HealthCheckResponse.SERVING
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call(server.endpoints)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
