@@ -30,7 +30,12 @@ class Column:
     def manifest(self) -> dict[str, Any]:
         """As in a CRD."""
         words = {"description": self.description} if self.description else {}
-        return {"name": self.name, "type": self.type, "jsonPath": self.path, "priority": self.priority} | words
+        return {
+            "name": self.name,
+            "type": self.type,
+            "jsonPath": self.path,
+            "priority": self.priority,
+        } | words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +61,29 @@ DEFINITIONS = (
             Column(name="State", path=_CONDITION.format("Progressing", "reason")),
             Column(name="Step", path=".status.step", type="integer"),
             Column(name="Of", path=".status.steps", type="integer"),
-            Column(name="Reward", path=".status.reward", type="number", description="Mean score of the last step."),
-            Column(name="KL", path=".status.kl", type="number", description="Sequence KL to the reference, nats."),
+            Column(
+                name="Reward",
+                path=".status.reward",
+                type="number",
+                description="Mean score of the last step.",
+            ),
+            Column(
+                name="KL", path=".status.kl", type="number", description="Sequence KL to the reference, nats."
+            ),
             Column(name="Policy", path='.status.roles[?(@.name=="policy")].ready', type="integer"),
-            Column(name="Idle", path=".status.learnerIdleShare", type="number", description="Of the learner's time."),
+            Column(
+                name="Idle",
+                path=".status.learnerIdleShare",
+                type="number",
+                description="Of the learner's time.",
+            ),
             Column(name="Degraded", path=_CONDITION.format("Degraded", "status"), priority=1),
-            Column(name="Reference", path='.status.roles[?(@.name=="reference")].ready', type="integer", priority=1),
+            Column(
+                name="Reference",
+                path='.status.roles[?(@.name=="reference")].ready',
+                type="integer",
+                priority=1,
+            ),
             Column(name="Version", path=".status.version", priority=1),
             Column(name="Checkpoint", path=".status.lastCheckpoint.step", type="integer", priority=1),
             Column(name="Algorithm", path=".spec.algorithm.kind", priority=1),
@@ -110,6 +132,8 @@ def crd(definition: Definition) -> dict[str, Any]:
         "metadata": {
             "name": f"{definition.plural}.{GROUP}",
             "labels": {"app.kubernetes.io/part-of": "trimtab"},
+            # Deleting a CRD deletes every object of its kind: `helm uninstall` leaves it.
+            "annotations": {"helm.sh/resource-policy": "keep"},
         },
         "spec": {
             "group": GROUP,

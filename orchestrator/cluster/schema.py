@@ -209,7 +209,8 @@ def _common(parts: Sequence[Schema], path: str) -> Schema:
     common = {
         key: value
         for key, value in first.items()
-        if key in ("type", "properties", "items", "description") or all(other.get(key) == value for other in others)
+        if key in ("type", "properties", "items", "description")
+        or all(other.get(key) == value for other in others)
     }
     for key, most in (("maxLength", MOST_CHARACTERS), ("maxItems", MOST_ITEMS)):
         if key in first and key not in common:
@@ -217,7 +218,9 @@ def _common(parts: Sequence[Schema], path: str) -> Schema:
     if "properties" in first and any(other["properties"] != first["properties"] for other in others):
         names = dict.fromkeys(name for part in parts for name in part["properties"])
         common["properties"] = {
-            name: _common([part["properties"][name] for part in parts if name in part["properties"]], f"{path}.{name}")
+            name: _common(
+                [part["properties"][name] for part in parts if name in part["properties"]], f"{path}.{name}"
+            )
             for name in names
         }
     if "enum" in first and "enum" not in common:
@@ -252,7 +255,10 @@ def _number(node: Schema, _path: str) -> Schema:
         return {}
     integer = node.get("type") == "integer"
     schema: Schema = {"format": "int64"} if integer else {}
-    for exclusive, inclusive, step in (("exclusiveMinimum", "minimum", 1), ("exclusiveMaximum", "maximum", -1)):
+    for exclusive, inclusive, step in (
+        ("exclusiveMinimum", "minimum", 1),
+        ("exclusiveMaximum", "maximum", -1),
+    ):
         if exclusive not in node:
             continue
         bound = node[exclusive]
@@ -276,6 +282,9 @@ def _with_default(schema: Schema, node: Schema) -> Schema:
     default = json.loads(json.dumps(default))
     if schema["type"] == "object" and "properties" in schema:
         default = _shortest(schema, default)
+        if _RULES in schema:
+            # The server holds a default against the object's rules before it fills in what lies below.
+            default = with_defaults(schema, default)
     schema["default"] = default
     if not isinstance(default, list | dict) and default != "":
         said = json.dumps(default) if isinstance(default, bool) else f"{default}"

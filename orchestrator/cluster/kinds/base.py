@@ -62,7 +62,10 @@ class Condition(StatusModel):
     )
     status: Literal["True", "False", "Unknown"]
     reason: str = Field(
-        min_length=1, max_length=1024, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", description="One word."
+        min_length=1,
+        max_length=1024,
+        pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
+        description="One word.",
     )
     message: str = Field("", max_length=8192, description="For a person.")
     last_transition_time: str = Field(

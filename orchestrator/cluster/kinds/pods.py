@@ -15,7 +15,7 @@ QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?([eE][0-9]{1,3}|[numkKMGTPE]|[KMGTPE]i)?$
 
 
 def _as_text(value: object) -> object:
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 Quantity = Annotated[
@@ -87,7 +87,10 @@ class EnvSource(Spec):
 
     @model_validator(mode="after")
     def _one(self) -> EnvSource:
-        if sum(part is not None for part in (self.secret_key_ref, self.config_map_key_ref, self.field_ref)) != 1:
+        if (
+            sum(part is not None for part in (self.secret_key_ref, self.config_map_key_ref, self.field_ref))
+            != 1
+        ):
             raise ValueError("expected exactly one of secretKeyRef, configMapKeyRef, fieldRef")
         return self
 
@@ -115,7 +118,9 @@ class EnvVar(Spec):
 class PodSettings(Spec):
     """Image, size, place and environment of a role's pods."""
 
-    image: str = Field("", max_length=512, description="Container image; empty: the operator's for this role.")
+    image: str = Field(
+        "", max_length=512, description="Container image; empty: the operator's for this role."
+    )
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     image_pull_secrets: tuple[Name, ...] = Field(
         (), max_length=8, description="Names of Secrets.", json_schema_extra=ATOMIC
@@ -129,7 +134,8 @@ class PodSettings(Spec):
     runtime_class_name: Name | None = Field(None, description="For example nvidia.")
     priority_class_name: Name | None = None
     shm_size: Quantity | None = Field(
-        None, description="Size of /dev/shm, in memory that counts towards the pod's limit; left out: the node's 64 MiB."
+        None,
+        description="Size of /dev/shm, in memory that counts towards the pod's limit; left out: the node's 64 MiB.",
     )
     env: tuple[EnvVar, ...] = Field((), max_length=64, json_schema_extra=map_of("name"))
     labels: dict[LabelKey, LabelValue] = Field(
@@ -141,7 +147,10 @@ class PodSettings(Spec):
         description="Fields of the service's configuration, as with --set: max_rows: '128'.",
     )
     startup_timeout_seconds: int = Field(
-        3600, ge=10, le=86_400, description="From the container's start until it serves: load of the model included."
+        3600,
+        ge=10,
+        le=86_400,
+        description="From the container's start until it serves: load of the model included.",
     )
     drain_seconds: int = Field(
         10, ge=1, le=600, description="SIGTERM to exit, at most. Notices of spot nodes are short."
@@ -156,12 +165,18 @@ class PodSettings(Spec):
 class ServiceRole(PodSettings):
     """A role whose pods are all alike and take groups from a stage."""
 
-    replicas: int = Field(1, ge=0, le=MOST_REPLICAS, description="At creation; held there where scaling is Static.")
+    replicas: int = Field(
+        1, ge=0, le=MOST_REPLICAS, description="At creation; held there where scaling is Static."
+    )
     scaling: ScalingSpec = Field(ScalingSpec(), description="Who decides the number of replicas.")
     pool: str = Field(
-        "", max_length=63, description="Roles that name the same pool share its poolLimit; empty: a pool of its own."
+        "",
+        max_length=63,
+        description="Roles that name the same pool share its poolLimit; empty: a pool of its own.",
     )
-    price: float = Field(1.0, ge=0, description="Of one replica for an hour, in any unit that all roles share.")
+    price: float = Field(
+        1.0, ge=0, description="Of one replica for an hour, in any unit that all roles share."
+    )
     slots: int = Field(1, ge=1, le=4096, description="Groups that one replica works on at the same time.")
 
 
@@ -178,16 +193,22 @@ class LearnerRole(PodSettings):
                 "roles.learner: replicas times nprocPerNode is the number of processes, at most 4096",
             ),
             (
-                f"!has(self.resources.limits) || !('{GPU}' in self.resources.limits) || "
-                f"string(self.resources.limits['{GPU}']) == string(self.nprocPerNode)",
+                (
+                    f"!has(self.resources.limits) || !('{GPU}' in self.resources.limits) || "
+                    f"string(self.resources.limits['{GPU}']) == string(self.nprocPerNode)"
+                ),
                 f"roles.learner: nprocPerNode must equal the limit of {GPU}: one process per GPU",
             ),
         )
     )
 
     replicas: int = Field(1, ge=1, le=1024, description="Pods (nodes) of the learner.")
-    nproc_per_node: int = Field(1, ge=1, le=64, description="Processes in each pod, one per GPU; as torchrun's.")
-    price: float = Field(1.0, ge=0, description="Of the whole learner for an hour, in the unit of the roles' price.")
+    nproc_per_node: int = Field(
+        1, ge=1, le=64, description="Processes in each pod, one per GPU; as torchrun's."
+    )
+    price: float = Field(
+        1.0, ge=0, description="Of the whole learner for an hour, in the unit of the roles' price."
+    )
 
     @property
     def is_distributed(self) -> bool:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from orchestrator.cluster.kinds.base import API_VERSION, Name, ObjectMeta, SecretKey, rules
+from orchestrator.cluster.kinds.base import Name, ObjectMeta, SecretKey, rules
 from orchestrator.cluster.kinds.pods import ServiceRole
 from orchestrator.cluster.kinds.status import RewardModelStatus
 from orchestrator.cluster.kinds.storage import ModelCacheSpec, ObjectUrl, PvcSpec, one_of
@@ -31,7 +31,11 @@ class RewardSource(Spec):
 
     model_config = ConfigDict(
         json_schema_extra=one_of(
-            "a reward model's source takes exactly one of path, url, registry, rule", "path", "url", "registry", "rule"
+            "a reward model's source takes exactly one of path, url, registry, rule",
+            "path",
+            "url",
+            "registry",
+            "rule",
         )
     )
 
@@ -42,14 +46,18 @@ class RewardSource(Spec):
         pattern=r"^/",
         description="Folder of safetensors in the image or on the volume, which is mounted at /storage.",
     )
-    url: ObjectUrl | None = Field(None, description="Folder in an object store; fetched before the service starts.")
+    url: ObjectUrl | None = Field(
+        None, description="Folder in an object store; fetched before the service starts."
+    )
     registry: str | None = Field(
         None,
         max_length=512,
         pattern=r"^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+(@[A-Za-z0-9_.-]+)?$",
         description="Repository of the model hub, name/model@revision; fetched before the service starts.",
     )
-    rule: str | None = Field(None, min_length=1, max_length=1024, description="sentiment, length:target=40, …")
+    rule: str | None = Field(
+        None, min_length=1, max_length=1024, description="sentiment, length:target=40, …"
+    )
 
     @model_validator(mode="after")
     def _one(self) -> RewardSource:
@@ -105,17 +113,22 @@ class RewardModelSpec(ServiceRole):
     access_keys: AccessKeysSpec | None = None
     tls: TlsSecretSpec | None = None
     volume: PvcSpec | None = Field(None, description="Mounted read-only at /storage.")
-    credentials_secret: Name | None = Field(None, description="Secret whose keys become variables where it is fetched.")
+    credentials_secret: Name | None = Field(
+        None, description="Secret whose keys become variables where it is fetched."
+    )
     endpoint: str = Field("", max_length=512, description="Of an S3 that is not Amazon's.")
-    service_account_name: Name | None = Field(None, description="For an identity at the object store; never its token.")
+    service_account_name: Name | None = Field(
+        None, description="For an identity at the object store; never its token."
+    )
     model_cache: ModelCacheSpec = Field(ModelCacheSpec(), description="Where models of a hub are kept.")
     dtype: Dtype = Field("auto", description="auto: bfloat16 where the processor has it, else float32.")
     http: bool = Field(True, description="Answer HTTP beside gRPC.")
     token_budget: int = Field(4096, ge=16, description="Tokens in one forward pass.")
     allowed_namespaces: tuple[Name, ...] = Field(
-        (), max_length=32, description="Namespaces that may call it beside its own.", json_schema_extra={
-            "x-kubernetes-list-type": "set"
-        }
+        (),
+        max_length=32,
+        description="Namespaces that may call it beside its own.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
     )
 
     @model_validator(mode="after")
@@ -131,9 +144,11 @@ class RewardModelSpec(ServiceRole):
 class RewardModel(BaseModel):
     """Reward scoring as a service of its own, which any trainer may call and several runs may share."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, json_schema_extra=NAMED_WELL)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, json_schema_extra=NAMED_WELL
+    )
 
-    api_version: Literal["trimtab.dev/v1alpha1"] = Field(API_VERSION, alias="apiVersion")
+    api_version: Literal["trimtab.dev/v1alpha1"] = Field("trimtab.dev/v1alpha1", alias="apiVersion")
     kind: Literal["RewardModel"] = "RewardModel"
     metadata: ObjectMeta
     spec: RewardModelSpec

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from orchestrator.cluster.kinds.base import API_VERSION, Name, ObjectMeta, SecretKey, immutable, map_of, rules
+from orchestrator.cluster.kinds.base import Name, ObjectMeta, SecretKey, immutable, map_of, rules
 from orchestrator.cluster.kinds.pods import LearnerRole, PodSettings, ServiceRole
 from orchestrator.cluster.kinds.reward_model import NAMED_WELL, Digest
 from orchestrator.cluster.kinds.status import TrainingRunStatus
@@ -30,13 +30,18 @@ KUEUE_REWARDS = 5
 """Kueue's Workload has at most 8 sets of pods: policy, reference, learner, and these."""
 
 
+TRAINED = "this-run"
+"""Path of the reward model that the run itself trains, in stages.rewardModel."""
+
+
 class RewardModelRef(Spec):
     """A RewardModel that serves several runs; a small bridge worker of the run's own calls it."""
 
     name: Name = Field(description="The RewardModel.")
     namespace: Name | None = Field(None, description="Left out: the run's own.")
     digest: Digest | None = Field(
-        None, description="The run stops rather than take scores of another model; left out: what serves at the start."
+        None,
+        description="The run stops rather than take scores of another model; left out: what serves at the start.",
     )
     key_secret: SecretKey | None = Field(None, description="API key, where the RewardModel asks for one.")
 
@@ -54,7 +59,9 @@ class RewardStage(Spec):
         description="Word of rollout.slip: reward, or reward/<name>."
     )
     path: str | None = Field(None, min_length=1, max_length=1024, description="Folder of a reward model.")
-    rule: str | None = Field(None, min_length=1, max_length=1024, description="sentiment, length:target=40, …")
+    rule: str | None = Field(
+        None, min_length=1, max_length=1024, description="sentiment, length:target=40, …"
+    )
     reward_model_ref: RewardModelRef | None = None
     role: ServiceRole | None = Field(None, description="Its pods; left out: as roles.reward.")
 
@@ -70,7 +77,9 @@ class Roles(Spec):
 
     policy: ServiceRole = Field(ServiceRole(), description="Generates completions.")
     reference: ServiceRole = Field(ServiceRole(), description="Log-probs of the frozen reference model.")
-    reward: ServiceRole = Field(ServiceRole(), description="Scores; each stage reward/<name> has its own pods.")
+    reward: ServiceRole = Field(
+        ServiceRole(), description="Scores; each stage reward/<name> has its own pods."
+    )
     learner: LearnerRole = Field(LearnerRole(), description="Trains.")
 
 
@@ -99,8 +108,17 @@ class IterateStage(Spec):
 
     rounds: int = Field(1, ge=1, le=1000, description="1: once, without fresh comparisons.")
     preference_url: str = Field(
-        "", max_length=512, pattern=r"^([^\s/@]+:[0-9]+)?$", description="host:port of the preference service."
+        "",
+        max_length=512,
+        pattern=r"^([^\s/@]+:[0-9]+)?$",
+        description="host:port of the preference service.",
     )
+
+    @model_validator(mode="after")
+    def _comparisons(self) -> IterateStage:
+        if self.rounds > 1 and not self.preference_url:
+            raise ValueError("more than one round needs preferenceUrl, where the comparisons come from")
+        return self
 
 
 class Stages(Spec):
@@ -109,8 +127,10 @@ class Stages(Spec):
     model_config = ConfigDict(
         json_schema_extra=rules(
             (
-                "!has(self.iterate) || self.iterate.rounds == 1 || "
-                "(has(self.iterate.preferenceUrl) && self.iterate.preferenceUrl != '')",
+                (
+                    "!has(self.iterate) || self.iterate.rounds == 1 || "
+                    "(has(self.iterate.preferenceUrl) && self.iterate.preferenceUrl != '')"
+                ),
                 "stages.iterate: more than one round needs preferenceUrl, where the comparisons come from",
             )
         )
@@ -134,12 +154,16 @@ class NetworkSpec(Spec):
 
     policies: bool = Field(True, description="False: none are made.")
     internet: bool | None = Field(
-        None, description="Port 443 of public addresses; left out: where a model comes from a hub or a store is used."
+        None,
+        description="Port 443 of public addresses; left out: where a model comes from a hub or a store is used.",
     )
-    egress_cidrs: tuple[Annotated[str, StringConstraints(max_length=64, pattern=r"^[0-9a-fA-F.:]+/[0-9]{1,3}$")], ...] = (
-        Field((), max_length=16, description="More that all roles may reach.", json_schema_extra={
-            "x-kubernetes-list-type": "set"
-        })
+    egress_cidrs: tuple[
+        Annotated[str, StringConstraints(max_length=64, pattern=r"^[0-9a-fA-F.:]+/[0-9]{1,3}$")], ...
+    ] = Field(
+        (),
+        max_length=16,
+        description="More that all roles may reach.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
     )
 
 
@@ -163,14 +187,18 @@ _TOGETHER = (
         "rollout.slip: stages are policy, reference, reward, reward/<name of at most 16 of a-z, 0-9 and ->",
     ),
     (
-        "(has(self.rewardModel) && self.rewardModel != '') || "
-        "self.rollout.slip.all(stage, !stage.startsWith('reward') || "
-        "self.rewards.exists(reward, reward.stage == stage))",
-        "every reward stage of rollout.slip needs an entry in rewards, or rewardModel for all of them",
+        (
+            "(has(self.rewardModel) && self.rewardModel != '') || has(self.stages.rewardModel) || "
+            "self.rollout.slip.all(stage, !stage.startsWith('reward') || "
+            "self.rewards.exists(reward, reward.stage == stage))"
+        ),
+        "every reward stage of rollout.slip needs an entry in rewards, or rewardModel or stages.rewardModel for all",
     ),
     (
-        "!has(self.queueing) || self.rollout.slip.filter(stage, stage.startsWith('reward')).size() "
-        f"<= {KUEUE_REWARDS}",
+        (
+            "!has(self.queueing) || self.rollout.slip.filter(stage, stage.startsWith('reward')).size() "
+            f"<= {KUEUE_REWARDS}"
+        ),
         f"queueing: Kueue admits at most {KUEUE_REWARDS} reward stages together with the other roles",
     ),
 )
@@ -185,11 +213,13 @@ class TrainingRunSpec(Spec):
         description="The model that is trained, and the reference.",
         json_schema_extra=rules(immutable("model")),
     )
-    data: DataSpec = Field(
-        description="Prompts.", json_schema_extra=rules(immutable("data"))
-    )
+    data: DataSpec = Field(description="Prompts.", json_schema_extra=rules(immutable("data")))
     seed: int = Field(
-        1, ge=0, lt=2**31, description="Of data order and sampling.", json_schema_extra=rules(immutable("seed"))
+        1,
+        ge=0,
+        lt=2**31,
+        description="Of data order and sampling.",
+        json_schema_extra=rules(immutable("seed")),
     )
     steps: int = Field(32, ge=1, description="More of them continue a finished run.")
     sampling: SamplingSpec = SamplingSpec()
@@ -211,17 +241,23 @@ class TrainingRunSpec(Spec):
     )
     redis: RedisSpec = Field(RedisSpec(), description="The server of the run's queue.")
     model_cache: ModelCacheSpec = Field(ModelCacheSpec(), description="Where models of a hub are kept.")
-    suspend: bool = Field(False, description="True: checkpoint, then no pods; false again: continue from there.")
+    suspend: bool = Field(
+        False, description="True: checkpoint, then no pods; false again: continue from there."
+    )
     ttl_after_finished: int | None = Field(
         None, ge=0, description="Seconds after which a finished run is deleted; left out: never."
     )
     queueing: QueueingSpec | None = None
     network: NetworkSpec = Field(NetworkSpec(), description="What pods may reach.")
     service_account_name: Name | None = Field(
-        None, description="For an identity at the object store; its token is never mounted. Left out: one of its own."
+        None,
+        description="For an identity at the object store; its token is never mounted. Left out: one of its own.",
     )
     restart_limit: int = Field(
-        10, ge=0, le=1000, description="Failures of the learner in a row, without a new checkpoint, before the run fails."
+        10,
+        ge=0,
+        le=1000,
+        description="Failures of the learner in a row, without a new checkpoint, before the run fails.",
     )
     max_staleness_seconds: int = Field(
         120, ge=10, le=3600, description="Metrics older than this are lost: the scaler stands still."
@@ -237,13 +273,13 @@ class TrainingRunSpec(Spec):
         return tuple(stage for stage in self.rollout.slip if stage.partition("/")[0] == "reward")
 
     def reward_of(self, stage: str) -> RewardStage:
-        """Where a stage's scores come from: its entry, else rewardModel."""
+        """Where a stage's scores come from: its entry, else rewardModel, else the model that the run trains."""
         for entry in self.rewards:
             if entry.stage == stage:
                 return entry
         if self.reward_model.startswith("rule:"):
             return RewardStage(stage=stage, rule=self.reward_model.removeprefix("rule:"))
-        return RewardStage(stage=stage, path=self.reward_model)
+        return RewardStage(stage=stage, path=self.reward_model or TRAINED)
 
     @model_validator(mode="after")
     def _fits(self) -> TrainingRunSpec:
@@ -251,13 +287,15 @@ class TrainingRunSpec(Spec):
 
         wrong = [stage for stage in self.rollout.slip if not re.match(STAGE_PATTERN, stage)]
         if wrong:
-            raise ValueError(f"rollout.slip: {wrong[0]} is no stage: policy, reference, reward, reward/<name>")
+            raise ValueError(
+                f"rollout.slip: {wrong[0]} is no stage: policy, reference, reward, reward/<name>"
+            )
         if not self.reward_stages():
             raise ValueError("rollout.slip needs at least one stage named reward or reward/<name>")
         named = {entry.stage for entry in self.rewards}
         missing = [stage for stage in self.reward_stages() if stage not in named]
-        if missing and not self.reward_model:
-            raise ValueError(f"{missing[0]} needs an entry in rewards, or rewardModel")
+        if missing and not self.reward_model and self.stages.reward_model is None:
+            raise ValueError(f"{missing[0]} needs an entry in rewards, or rewardModel, or stages.rewardModel")
         if self.queueing is not None and len(self.reward_stages()) > KUEUE_REWARDS:
             raise ValueError(f"queueing: at most {KUEUE_REWARDS} reward stages")
         return self
@@ -266,9 +304,11 @@ class TrainingRunSpec(Spec):
 class TrainingRun(BaseModel):
     """One run of RLHF: its model, data and algorithm, and the pods of every role."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, json_schema_extra=NAMED_WELL)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, json_schema_extra=NAMED_WELL
+    )
 
-    api_version: Literal["trimtab.dev/v1alpha1"] = Field(API_VERSION, alias="apiVersion")
+    api_version: Literal["trimtab.dev/v1alpha1"] = Field("trimtab.dev/v1alpha1", alias="apiVersion")
     kind: Literal["TrainingRun"] = "TrainingRun"
     metadata: ObjectMeta
     spec: TrainingRunSpec

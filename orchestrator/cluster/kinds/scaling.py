@@ -17,7 +17,10 @@ class ScalingSpec(Spec):
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            ("!has(self.min) || !has(self.max) || self.min <= self.max", "scaling.min must not exceed scaling.max"),
+            (
+                "!has(self.min) || !has(self.max) || self.min <= self.max",
+                "scaling.min must not exceed scaling.max",
+            ),
             (
                 "!has(self.max) || !has(self.poolLimit) || self.max <= self.poolLimit",
                 "scaling.max must not exceed scaling.poolLimit, the replicas that the pool has room for",
@@ -38,9 +41,7 @@ class ScalingSpec(Spec):
     minimum: int | None = Field(
         None, alias="min", ge=0, le=MOST_REPLICAS, description="Auto: least replicas; left out: 1."
     )
-    maximum: int | None = Field(
-        None, alias="max", ge=1, le=MOST_REPLICAS, description="Auto: most replicas."
-    )
+    maximum: int | None = Field(None, alias="max", ge=1, le=MOST_REPLICAS, description="Auto: most replicas.")
     pool_limit: int | None = Field(
         None, ge=0, le=MOST_REPLICAS, description="Replicas that the pool of nodes has room for."
     )

@@ -23,8 +23,12 @@ def one_of(message: str, *fields: str) -> dict[str, Any]:
 class PvcSpec(Spec):
     """A volume that exists. The learner writes to it; others mount it read-only where their model lies on it."""
 
-    claim_name: Name = Field(description="The PersistentVolumeClaim; ReadWriteMany where other roles read from it.")
-    sub_path: str = Field("", max_length=512, pattern=r"^([^/.][^/]*(/[^/.][^/]*)*)?$", description="Folder in it.")
+    claim_name: Name = Field(
+        description="The PersistentVolumeClaim; ReadWriteMany where other roles read from it."
+    )
+    sub_path: str = Field(
+        "", max_length=512, pattern=r"^([^/.][^/]*(/[^/.][^/]*)*)?$", description="Folder in it."
+    )
 
 
 class ObjectStoreSpec(Spec):
@@ -32,10 +36,14 @@ class ObjectStoreSpec(Spec):
 
     url: ObjectUrl = Field(description="s3://bucket/prefix, gs://bucket/prefix, az://container/prefix.")
     endpoint: str = Field(
-        "", max_length=512, pattern=r"^(https?://[^\s,:]+(:[0-9]+)?/?)?$", description="Of an S3 that is not Amazon's."
+        "",
+        max_length=512,
+        pattern=r"^(https?://[^\s,:]+(:[0-9]+)?/?)?$",
+        description="Of an S3 that is not Amazon's.",
     )
     credentials_secret: Name | None = Field(
-        None, description="Secret whose keys become variables (AWS_ACCESS_KEY_ID, …); left out: the nodes' identity."
+        None,
+        description="Secret whose keys become variables (AWS_ACCESS_KEY_ID, …); left out: the nodes' identity.",
     )
     scratch: Quantity = Field("100Gi", description="Local disk of the learner for checkpoints on their way.")
 
@@ -86,9 +94,12 @@ class RedisSpec(Spec):
     url_secret: SecretKey | None = Field(
         None, description="Secret with the whole URL, redis://user:password@host:port/0."
     )
-    port: int = Field(6379, ge=1, le=65535, description="Of the server in urlSecret, for the NetworkPolicies.")
+    port: int = Field(
+        6379, ge=1, le=65535, description="Of the server in urlSecret, for the NetworkPolicies."
+    )
     acl: bool = Field(
-        True, description="Own server: the run uses an ACL user that reaches only its own keys; false: the default user."
+        True,
+        description="Own server: the run uses an ACL user that reaches only its own keys; false: the default user.",
     )
 
     @model_validator(mode="after")

@@ -1,0 +1,105 @@
+"""The TOML that each service of a run reads, without secrets: those come as variables. Makes no manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.cluster.kinds import TrainingRun
+from orchestrator.cluster.kinds.run import TRAINED, RewardStage
+from orchestrator.cluster.names import RunNames
+from orchestrator.cluster.render.options import PORTS
+from orchestrator.cluster.render.storage import reads_storage
+from orchestrator.local.toml import to_toml
+
+KEY_FILE = "/run/trimtab/key/key"
+"""API key of a reward model that the run refers to."""
+
+
+def server_table(role: str, drain_seconds: int, *, http: bool = False) -> dict[str, Any]:
+    """[server]: the fixed ports. Who may connect is the NetworkPolicies' matter, inside a run."""
+    ports = PORTS[role]
+    return {
+        "host": "0.0.0.0",  # noqa: S104 a pod has an address of its own
+        "port": ports.grpc,
+        "health_port": ports.health,
+        "metrics_port": ports.metrics,
+        **({"http_port": ports.http} if http and ports.http else {}),
+        "drain_seconds": drain_seconds,
+    }
+
+
+def service_toml(run: TrainingRun, names: RunNames, stage: str) -> str:
+    """The configuration of a stage's service. `stage`: policy, reference, reward, reward/<name>."""
+    role = stage.partition("/")[0]
+    settings = run.spec.reward_of(stage).role if role == "reward" else None
+    drain = (settings or getattr(run.spec.roles, role)).drain_seconds
+    own = {"policy": _policy, "reference": _reference}.get(role)
+    tables = _common(role, drain, names, stage)
+    tables |= own(run, names) if own is not None else _reward(run, names, stage)
+    return to_toml(tables)
+
+
+def learner_toml(run: TrainingRun, names: RunNames) -> str:
+    """The learner's: the run itself, and the folder that it writes."""
+    spec = run.spec.run_spec(names.run).model_dump(mode="json", exclude_none=True)
+    spec["model"]["path"] = starting_model(run, names)
+    tables = _common("learner", run.spec.roles.learner.drain_seconds, names, "learner")
+    return to_toml({**tables, "out": names.folder, "run": spec})
+
+
+def starting_model(run: TrainingRun, names: RunNames) -> str:
+    """What RL begins with: the model after SFT where there is such a stage."""
+    return f"{names.folder}/sft" if run.spec.stages.sft is not None else run.spec.model.path
+
+
+def reward_path(names: RunNames, entry: RewardStage) -> str:
+    """Folder of a stage's reward model: the one given, else the one that the run trains. Empty for others."""
+    if entry.rule is not None or entry.reward_model_ref is not None:
+        return ""
+    return f"{names.folder}/reward-model" if entry.path == TRAINED else entry.path or ""
+
+
+def paths_read(run: TrainingRun, names: RunNames, stage: str) -> tuple[str, ...]:
+    """What a stage's pods read of the run's storage."""
+    if stage.partition("/")[0] == "reward":
+        return reads_storage(reward_path(names, run.spec.reward_of(stage)))
+    return reads_storage(starting_model(run, names))
+
+
+def _common(role: str, drain: int, names: RunNames, stage: str) -> dict[str, Any]:
+    return {
+        "server": server_table(role, drain) | {"allow_unauthenticated": True},
+        "queue": {"run_uid": names.run_uid, "stage": stage},
+        "log": {"level": "info", "json_lines": True},
+    }
+
+
+def _model(run: TrainingRun, names: RunNames) -> dict[str, Any]:
+    return run.spec.model.model_dump(mode="json", exclude_none=True) | {"path": starting_model(run, names)}
+
+
+def _policy(run: TrainingRun, names: RunNames) -> dict[str, Any]:
+    learner = f"{names.host(names.weights)}:{PORTS['learner'].grpc}"
+    return {"model": _model(run, names), "weights": {"address": learner}}
+
+
+def _reference(run: TrainingRun, names: RunNames) -> dict[str, Any]:
+    return {"model": _model(run, names)}
+
+
+def _reward(run: TrainingRun, names: RunNames, stage: str) -> dict[str, Any]:
+    entry = run.spec.reward_of(stage)
+    name = stage.partition("/")[2] or "reward"
+    return {"queue_model": name, "models": [{"name": name, **_source(names, entry)}]}
+
+
+def _source(names: RunNames, entry: RewardStage) -> Mapping[str, Any]:
+    if entry.rule is not None:
+        return {"rule": entry.rule}
+    ref = entry.reward_model_ref
+    if ref is None:
+        return {"path": reward_path(names, entry)}
+    host = f"{ref.name}.{ref.namespace or names.namespace}.svc"
+    remote = {"url": f"grpc://{host}:{PORTS['reward'].grpc}", "model": ref.name}
+    return {"remote": remote | ({"key_file": KEY_FILE} if ref.key_secret else {})}

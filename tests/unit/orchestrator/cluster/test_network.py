@@ -1,0 +1,109 @@
+"""NetworkPolicies: exactly the picture, by their meaning and not by their form."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from orchestrator.cluster.kinds import TrainingRun, read_object
+from orchestrator.cluster.names import RunNames
+from orchestrator.cluster.render import render_reward_model, render_run
+from tests.unit.orchestrator.cluster.objects import FULL_RUN, changed, reward_model, run
+from tests.unit.orchestrator.cluster.reach import Address, Pod, may_reach
+
+NAMES = RunNames("helpful", "rlhf")
+PODS = {
+    "policy": Pod("rlhf", NAMES.labels("policy")),
+    "reference": Pod("rlhf", NAMES.labels("reference")),
+    "reward-hh": Pod("rlhf", NAMES.labels("reward-hh", "reward")),
+    "reward-rules": Pod("rlhf", NAMES.labels("reward-rules", "reward")),
+    "learner": Pod("rlhf", NAMES.labels("learner")),
+    "redis": Pod("rlhf", NAMES.labels("redis")),
+    "hh": Pod("rlhf", {"trimtab.dev/reward-model": "hh"}),
+    "stranger": Pod("rlhf", {"app": "x"}),
+    "far stranger": Pod("other", {"app": "x"}),
+    "operator": Pod("trimtab-system", {"app.kubernetes.io/name": "trimtab-operator"}),
+    "prometheus": Pod("monitoring", {"app": "prometheus"}),
+}
+PORTS = (6379, 29500, *(base + more for base in range(50051, 50055) for more in (0, 100, 200)))
+OURS = ("policy", "reference", "reward-hh", "reward-rules", "learner")
+
+
+def policies(spec: TrainingRun) -> list[dict[str, Any]]:
+    shared = render_reward_model(reward_model())
+    return [m for m in [*render_run(spec), *shared] if m["kind"] == "NetworkPolicy"]
+
+
+def picture() -> set[tuple[str, str, int]]:
+    """What the picture in DESIGN shows, and no more."""
+    allowed = {(pod, "redis", 6379) for pod in OURS}
+    allowed |= {("policy", "learner", 50054), ("reward-hh", "hh", 50053)}
+    allowed |= {("learner", "learner", port) for port in PORTS}
+    allowed |= {("operator", pod, port) for pod in (*OURS, "redis", "hh") for port in PORTS}
+    metrics = {
+        "policy": 50251,
+        "reference": 50252,
+        "reward-hh": 50253,
+        "reward-rules": 50253,
+        "learner": 50254,
+        "hh": 50253,
+    }
+    allowed |= {("prometheus", pod, port) for pod, port in metrics.items()}
+    # A reward model is there to be called by the pods of its namespace; those of a run reach it by the bridge alone.
+    allowed |= {("stranger", "hh", 50053)}
+    return allowed
+
+
+def test_exactly_the_picture() -> None:
+    """Of all pairs of pods and all ports, those of the picture are open and no others."""
+    spec = read_object(TrainingRun, changed(FULL_RUN, storage={"pvc": {"claimName": "runs"}}))
+    rules, theirs = policies(spec), ("stranger", "far stranger", "operator", "prometheus")
+    found = {
+        (source, target, port)
+        for source, target in itertools.product(PODS, PODS)
+        if target not in theirs or source not in theirs
+        for port in PORTS
+        if may_reach(rules, PODS[source], PODS[target], port)
+    }
+    assert found == picture()
+
+
+@pytest.mark.parametrize(
+    ("fields", "pod", "ip", "port", "open_"),
+    [
+        ({}, "policy", "140.82.112.3", 443, True),
+        ({}, "policy", "140.82.112.3", 80, False),
+        ({}, "policy", "10.1.2.3", 443, False),
+        ({}, "policy", "169.254.169.254", 80, False),
+        ({"model__path": "/storage/m"}, "policy", "140.82.112.3", 443, False),
+        ({"network": {"internet": False}}, "policy", "140.82.112.3", 443, False),
+        ({}, "reward", "140.82.112.3", 443, False),
+        ({"storage": {"objectStore": {"url": "s3://b/r"}}}, "learner", "140.82.112.3", 443, True),
+        ({"storage": {"objectStore": {"url": "s3://b/r"}}}, "learner", "169.254.169.254", 80, True),
+        (
+            {"storage": {"objectStore": {"url": "s3://b/r", "credentialsSecret": "s"}}},
+            "learner", "169.254.169.254", 80, False,
+        ),
+        ({"network": {"egressCidrs": ["10.9.0.0/16"]}}, "reference", "10.9.1.1", 8080, True),
+        ({"redis": {"url": "redis://queue.shared:6380/0"}}, "reference", "10.3.3.3", 6380, True),
+        ({"redis": {"url": "redis://queue.shared:6380/0"}}, "reference", "10.3.3.3", 6379, False),
+    ],
+)  # fmt: skip
+def test_the_world_outside(fields: dict[str, Any], pod: str, ip: str, port: int, open_: bool) -> None:
+    """Only what a run needs of the outside is open: a hub or store by 443, never a neighbour's address."""
+    source = Pod("rlhf", NAMES.labels(pod))
+    assert may_reach(policies(run(**fields)), source, Address(ip), port) is open_
+
+
+def test_every_pod_may_ask_for_names() -> None:
+    """DNS is open over UDP for each pod of the run."""
+    [common] = [p for p in policies(run()) if p["metadata"]["name"] == "helpful-common"]
+    assert {"port": 53, "protocol": "UDP"} in common["spec"]["egress"][0]["ports"]
+    assert common["spec"]["podSelector"]["matchLabels"] == {"trimtab.dev/run": "helpful"}
+
+
+def test_policies_can_be_left_out() -> None:
+    """A cluster with policies of its own gets none of ours."""
+    assert not [m for m in render_run(run(network={"policies": False})) if m["kind"] == "NetworkPolicy"]
