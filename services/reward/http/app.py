@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
+from starlette.routing import Match, Route
 
 from services.common.access.gate import Gate
 from services.common.errors import Unavailable
@@ -291,11 +292,20 @@ async def _refused(request: Request, error: Exception) -> Response:
     """What the router refuses: unknown paths and methods."""
     assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
     code = _CODES.get(error.status_code, "INTERNAL")
-    headers = tuple((name.lower(), value) for name, value in (error.headers or {}).items())
+    headers: tuple[tuple[str, str], ...] = ()
+    if error.status_code == 405:
+        # The router names the methods of the first route alone.
+        headers = (("allow", ", ".join(_methods(request))),)
     refusal = HttpRefusal(
         error.status_code, code, f"{request.method} {request.url.path[:200]}: {error.detail}", headers
     )
     return _response(answer_for(request.scope, refusal))
+
+
+def _methods(request: Request) -> list[str]:
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    here = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in here for method in route.methods or ()})
 
 
 def _response(answer: HttpAnswer) -> Response:

@@ -26,6 +26,7 @@ from services.common.access.permit import entered
 from services.common.access.safety import is_loopback
 from services.common.errors import InvalidInput, Mismatch, Unavailable
 from services.common.http_guard import BodyReader, ClientGone, HttpLimits, Stage, header
+from services.common.validation import require
 from services.reward.answering import Answering
 from services.reward.config import RewardConfig
 from services.reward.http.shapes import Query, Shape, parse
@@ -36,6 +37,8 @@ TIMEOUT_HEADER = "x-request-timeout"
 MODEL_HEADER = "x-trimtab-model"
 DIGEST_HEADER = "x-trimtab-model-digest"
 AccessScope = Literal["score", "admin"]
+# As the page says.
+_LONGEST = {"model": 63, "key": 63, "tokenizer_fingerprint": 128}
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -150,12 +153,13 @@ def _written(content: Any, headers: Mapping[str, str]) -> Response:
 def _query(request: Request) -> Query:
     given = request.query_params
     rendered = given.get("rendered", "")
-    if rendered and rendered not in _FLAGS:
-        raise InvalidInput("rendered: expected true or false", {"rendered": "true or false"})
+    require(not rendered or rendered in _FLAGS, "rendered", "expected true or false")
+    for name, most in _LONGEST.items():
+        require(len(given.get(name, "")) <= most, name, f"expected at most {most} characters")
     return Query(
         model=given.get("model", ""),
         rendered=_FLAGS.get(rendered),
-        key=given.get("key", "")[:63],
+        key=given.get("key", ""),
         tokenizer_fingerprint=given.get("tokenizer_fingerprint", ""),
     )
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from services.common.errors import Corrupted, InvalidInput, ServiceError, TrimtabError, UserError
+from services.common.errors import Corrupted, InvalidInput, ServiceError, TooLarge, TrimtabError, UserError
 from services.reward.answering import Decoded
 from services.reward.rewards.base import ScoreOutcome, ScoreRow
 from services.reward.scoring import Scored
@@ -24,6 +25,9 @@ Body = TypeVar("Body", bound=BaseModel)
 MAX_ROWS = 65536
 ROWS = Field(max_length=MAX_ROWS)
 _MAX_VIOLATIONS = 16
+# A JSON value takes up to 150 bytes once it is parsed, whatever it took as text: 64 MiB of "{}," would become 3 GiB.
+MAX_VALUES = 1 << 21
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 
 class Strict(BaseModel):
@@ -99,7 +103,11 @@ class ForeignShape(Generic[Body]):
 
 
 def parse(kind: type[Body], raw: bytes) -> Body:
-    """The body, checked. InvalidInput says which fields are wrong; what it quotes of the body is bounded."""
+    """The body, checked. InvalidInput says which fields are wrong; what it quotes of the body is bounded.
+
+    TooLarge for more than MAX_VALUES values, before anything is made of them.
+    """
+    _check_values(raw)
     try:
         return kind.model_validate_json(raw)
     except ValidationError as error:
@@ -172,6 +180,12 @@ def checked(outcome: ScoreOutcome) -> ScoreOutcome:
     if all(map(math.isfinite, (outcome.value, *outcome.components.values(), *outcome.steps))):
         return outcome
     return ScoreOutcome(error=Corrupted("the score is not a finite number"))
+
+
+def _check_values(raw: bytes) -> None:
+    # Commas within texts count only where there are suspiciously many in all.
+    if raw.count(b",") > MAX_VALUES and _STRING.sub(b"", raw).count(b",") > MAX_VALUES:
+        raise TooLarge(f"the body has more than {MAX_VALUES} values; send it in several requests")
 
 
 def _with_place(error: TrimtabError | None, place: str, count: int) -> TrimtabError:

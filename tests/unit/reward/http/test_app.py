@@ -51,6 +51,9 @@ async def test_errors_of_http_itself_have_the_same_form() -> None:
         error_of(response, 405, "UNIMPLEMENTED")
         assert response.headers["allow"] == "POST"
         error_of(await client.request("TRACE", "/healthz"), 405, "UNIMPLEMENTED")
+        response = await client.get("/v1/admin/models/hh")
+        error_of(response, 405, "UNIMPLEMENTED")
+        assert response.headers["allow"] == "DELETE, PUT"
         form = {"content-type": "application/x-www-form-urlencoded"}
         error_of(await client.post("/v1/score", content=b"{}", headers=form), 415, "INVALID_ARGUMENT")
         error_of(await client.post("/v1/score"), 415, "INVALID_ARGUMENT")

@@ -243,6 +243,8 @@ async def test_which_model(path: str, body: dict[str, Any]) -> None:
         assert (await around.client.post(f"{path}?model=b", json=body)).status_code == 200
         error_of(await around.client.post(path, json=body), 400, "INVALID_ARGUMENT")
         error_of(await around.client.post(f"{path}?model=c", json=body), 404, "NOT_FOUND")
+        too_long = await around.client.post(f"{path}?model={'c' * 64}", json=body)
+        error_of(too_long, 400, "INVALID_ARGUMENT")
     assert not first.rows and second.rows
 
 

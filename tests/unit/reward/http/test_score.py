@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from services.common.errors import Corrupted, InvalidInput, ServiceError
+from services.reward.http.shapes import MAX_VALUES
 from services.reward.rewards.base import ScoreOutcome, ScoreRow, TokenIds
 from tests.unit.reward.http.served import FINGERPRINT, Recorder, error_of, served
 
@@ -164,6 +165,18 @@ async def test_a_list_longer_than_any_limit_is_not_read_to_its_end() -> None:
         headers = {"content-type": "application/json"}
         response = await around.client.post("/v1/score", content=body, headers=headers)
     assert list(error_of(response, 400, "INVALID_ARGUMENT")["violations"]) == ["inputs"]
+
+
+async def test_a_body_of_millions_of_values_is_refused_unparsed() -> None:
+    """413 by the number of values; as many commas within a text are no values."""
+    texts = 'a,\\",\\\\' * 1_100_000
+    async with served({"hh": Recorder()}, characters=10**8) as around:
+        headers = {"content-type": "application/json"}
+        body = b'{"inputs": [{"completion_ids": [' + b"1," * MAX_VALUES + b"1,1]}]}"
+        response = await around.client.post("/v1/score", content=body, headers=headers)
+        assert "send it in several requests" in error_of(response, 413, "RESOURCE_EXHAUSTED")["message"]
+        response = await around.client.post("/v1/score", json={"inputs": [{"completion": texts}]})
+        assert response.json()["scores"][0]["value"] == len(texts)
 
 
 async def test_models_are_listed_for_us_and_for_openai_clients() -> None:
