@@ -15,10 +15,9 @@ The optimum (orchestrator/simulation/optimum.py) knows everything beforehand and
 The best other is chosen apart for each load shape, after the fact, out of a grid of 73 configurations of HPA on CPU,
 HPA on backlog and KEDA on stream length (orchestrator/simulation/contenders.py): the cheapest whose idle share,
 averaged over the seeds, is at most Auto's. Where none is, the one with the least idle share stands in, marked with *.
-To save time the grid is run on the first seeds alone; the cheapest of each family that are eligible there, or nearly,
-go on to all seeds, together with the three documented defaults and the one with the least idle share. For those who find
-the last tenth of a percent of idleness too dear, `auto_vs_best_other_one_point_more_idle` lets the others wait one
-percentage point more than Auto.
+The grid is run on the first seeds; then, cheapest first, on all seeds, until what follows costs more than one that is
+eligible (less 5 % for doubt). For those who find the last tenth of a percent of idleness too dear,
+`auto_vs_best_other_one_point_more_idle` lets the others wait one percentage point more than Auto.
 
 `--first-seed N` takes other seeds; `--shapes a,b` fewer shapes (the figures then are over those).
 """
@@ -26,6 +25,7 @@ percentage point more than Auto.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -43,12 +43,10 @@ SEEDS, QUICK_SEEDS = 10, 3
 SCREEN_SEEDS, QUICK_SCREEN_SEEDS = 2, 1
 QUICK_GRID = 3
 """A quick run tries every so-manieth configuration of the grid."""
-FINALISTS = 2
-"""Of each family, that go on from the screening to all seeds."""
 LAX = 0.01
-NEARLY = 1.25
-NEARLY_PLUS = 0.003
-"""Idle share in the screening, over Auto's there, up to which a configuration may still go on."""
+"""Idle share over Auto's that the laxer comparison allows the others."""
+DOUBT = 0.05
+"""Relative, of a cost that was measured on the screening's seeds alone."""
 
 
 @dataclass(slots=True)
@@ -83,19 +81,38 @@ def best_other(runs: Iterable[Runs], idle: float) -> tuple[Runs, bool]:
     return min(several, key=lambda one: one.idle), False
 
 
-def finalists(screened: dict[Configuration, Runs], idle: float) -> list[Configuration]:
-    """Of each family the cheapest that are eligible or nearly so, and the one that idles least."""
-    chosen: list[Configuration] = []
-    for family in ("hpa-cpu", "hpa-backlog", "keda"):
-        ours = [one for one in screened if one.family == family]
-        near = [one for one in ours if screened[one].idle <= idle * NEARLY + NEARLY_PLUS]
-        lax = [one for one in ours if screened[one].idle <= idle + LAX + NEARLY_PLUS]
-        chosen += sorted(lax, key=lambda one: screened[one].cost)[:FINALISTS]
-        chosen += sorted(near, key=lambda one: screened[one].cost)[: FINALISTS + 1]
-        surely = [one for one in ours if screened[one].idle <= idle]
-        chosen += sorted(surely, key=lambda one: screened[one].cost)[:FINALISTS]
-    chosen.append(min(screened, key=lambda one: screened[one].idle))
-    return list(dict.fromkeys(chosen))
+def search(
+    screened: dict[Configuration, Runs], scenarios: list[Scenario], idle: float, known: list[Runs]
+) -> list[Runs]:
+    """`known` and all configurations on all scenarios that can still be the best, cheapest in the screening first.
+
+    Left out are those whose idle shares on some scenarios alone exceed what the laxer bound allows on all of them,
+    and those that cost more in the screening, less `DOUBT`, than an eligible one does on all.
+    """
+    complete = list(known)
+    bound = min((one.cost for one in known if one.idle <= idle), default=math.inf)
+    for configuration in sorted(screened, key=lambda one: screened[one].cost):
+        if screened[configuration].cost * (1 - DOUBT) > bound:
+            break
+        runs = extended(configuration, screened[configuration], scenarios, (idle + LAX) * len(scenarios))
+        if runs is None:
+            continue
+        complete.append(runs)
+        if runs.idle <= idle:
+            bound = min(bound, runs.cost)
+    return complete
+
+
+def extended(
+    configuration: Configuration, screened: Runs, scenarios: list[Scenario], allowed: float
+) -> Runs | None:
+    """The screening's runs and the missing ones; None once their idle shares add up to more than `allowed`."""
+    results = list(screened.results)
+    for scenario in scenarios[len(results) :]:
+        if sum(result.idle_share for result in results) > allowed:
+            return None
+        results.append(Simulation(scenario, configuration.scaler(scenario)).run())
+    return Runs(screened.name, results)
 
 
 @dataclass(slots=True)
@@ -140,15 +157,11 @@ def measure_shape(name: str, seeds: list[int], screen: int, tried: list[Configur
         result.cost_per_thousand / clairvoyant(scenario, result).cost_per_thousand
         for scenario, result in zip(scenarios, ours.results, strict=True)
     ]
-    first = Runs("auto", ours.results[:screen])
     screened = {one: simulate(one.name, one.scaler, scenarios[:screen]) for one in tried}
-    final = [
-        Runs(one.name, screened[one].results + simulate(one.name, one.scaler, scenarios[screen:]).results)
-        for one in finalists(screened, first.idle)
-    ]
     defaults = [simulate(f"{family} default", one.scaler, scenarios) for family, one in DEFAULTS.items()]
-    best, reached = best_other([*final, *defaults], ours.idle)
-    lax, _ = best_other([*final, *defaults], ours.idle + LAX)
+    complete = search(screened, scenarios, ours.idle, defaults)
+    best, reached = best_other(complete, ours.idle)
+    lax, _ = best_other(complete, ours.idle + LAX)
     return Shape(name, ours, ratios, defaults, best, reached, lax)
 
 

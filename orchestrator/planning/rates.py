@@ -28,7 +28,7 @@ STEPS = 16
 FASTER = 0.85
 """A step this much shorter than usual is a faster learner: a stall can lengthen a step, nothing shortens it."""
 SLOWER = 1.15
-SLOWER_STEPS = 3
+SLOWER_STEPS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def _without_old_rate(blocks: tuple[tuple[float, int], ...]) -> tuple[tuple[floa
 
 
 def learn_steps(steps: tuple[float, ...], learner: LearnerObserved) -> tuple[float, ...]:
-    """The learner's last steps of its present speed: a faster one counts at once, slower ones after three."""
+    """The learner's last steps of its present speed: a faster one counts at once, slower ones after two."""
     for seconds in learner.step_seconds:
         if seconds <= 0:
             continue

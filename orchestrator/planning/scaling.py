@@ -33,6 +33,8 @@ from orchestrator.planning.spec import Auto, External, PipelineSpec, RoleSpec, S
 
 DISCARD_FADE = 0.98
 """Per scrape: discards of about the last 50 scrapes count."""
+HOLD_WITH_STOCK = 0.5
+"""Of the start-up, where the stock is above its reserve."""
 STOCK_NEW = 0.25
 """Weight of a new scrape in the stock: a batch that comes and goes is evened out over about four."""
 LEAVING = (ReplicaState.DRAINING, ReplicaState.RECLAIMED)
@@ -241,7 +243,9 @@ def _auto(picture: _Picture, role: RoleSpec, bounds: Auto, seen: RoleObserved, m
     counts = _numbers(picture, role, bounds, work, flow, startup)
     target = current if counts.least <= current <= counts.enough else counts.enough
     target, limits = _clamp(picture.spec, role, bounds, target, flow)
-    memory, wanted, left = _hold(memory, current, target, startup, picture.now)
+    # With stock to live on, a mistake is mended before anybody waits: half as long is enough to be sure.
+    hold = startup * (HOLD_WITH_STOCK if flow.stock_groups >= flow.reserve_groups else 1.0)
+    memory, wanted, left = _hold(memory, current, target, hold, picture.now)
     counted = replace(
         base,
         wanted=wanted,
@@ -300,15 +304,15 @@ def _clamp(
 
 
 def _hold(
-    memory: RoleMemory, current: int, target: int, startup: float, now: float
+    memory: RoleMemory, current: int, target: int, hold: float, now: float
 ) -> tuple[RoleMemory, int, float | None]:
-    """The number after the hold, and how long it lasts yet. More at once, fewer after `startup` seconds."""
+    """The number after the hold, and how long it lasts yet. More at once, fewer after `hold` seconds."""
     if target >= current:
         return replace(memory, surplus_since=None, surplus_keep=0), target, None
     if memory.surplus_since is None:
-        return replace(memory, surplus_since=now, surplus_keep=target), current, startup
+        return replace(memory, surplus_since=now, surplus_keep=target), current, hold
     keep = max(memory.surplus_keep, target)
-    left = memory.surplus_since + startup - now
+    left = memory.surplus_since + hold - now
     if left > 0:
         return replace(memory, surplus_keep=keep), current, left
     return replace(memory, surplus_since=None, surplus_keep=0), keep, None

@@ -1,6 +1,7 @@
 """The load shapes of the benchmark and of `trimtab simulate`: which run a name and a seed stand for.
 
 The base is a 7B-like pipeline: a policy on nodes of two GPUs, a reference on one, a reward model on a cheaper GPU.
+A start takes 3 to 8 minutes for the policy: a GPU node, an image of 10 to 20 GB, the model.
 Each seed draws its own speeds, step time, prices of start-up and moments of change from the ranges below, so that
 nothing can be fitted to one set of numbers. Reclaims of spot nodes, slow nodes and start-up lags are in every shape.
 """
@@ -26,9 +27,9 @@ def steady(seed: int, seconds: float) -> Scenario:
     draw = np.random.default_rng((seed, 10))
     step = float(draw.uniform(45, 75))
     roles = (
-        _role(draw, "policy", slots=6, service=(50, 80), fixed=0.0, price=2.0, load=(60, 180)),
-        _role(draw, "reference", slots=4, service=(12, 24), fixed=0.3, price=1.0, load=(40, 120)),
-        _role(draw, "reward", slots=4, service=(10, 20), fixed=0.3, price=0.5, load=(30, 90)),
+        _role(draw, "policy", slots=6, service=(50, 80), fixed=0.0, price=2.0, load=(90, 240)),
+        _role(draw, "reference", slots=4, service=(12, 24), fixed=0.3, price=1.0, load=(60, 180)),
+        _role(draw, "reward", slots=4, service=(10, 20), fixed=0.3, price=0.5, load=(45, 120)),
     )
     base = Scenario(
         name="steady",
@@ -154,7 +155,7 @@ def _role(
         service_seconds=float(draw.uniform(*service)),
         fixed_share=fixed,
         price=price,
-        provision=(60.0, 150.0),
+        provision=(90.0, 240.0),
         load=load,
     )
 

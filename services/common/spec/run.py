@@ -62,7 +62,8 @@ class PpoSpec(Spec):
     )
     normalise_scores: bool = Field(False, description="Running mean and deviation, kept in the checkpoint.")
     clip_scores: tuple[float, float] | None = Field(
-        None, description="Bounds of a score, after normalisation: no gain from what a reward model overrates."
+        None,
+        description="Bounds of a score, after normalisation: no gain from what a reward model overrates.",
     )
 
     @field_validator("clip_scores")

@@ -44,7 +44,7 @@ def test_a_dialogue_parts_at_its_last_answer(file: Path) -> None:
     """The prompt ends with the last "Assistant:", and the whole is what the service makes of both."""
     first = dialogues(file, 1, "<end>")[0]
     assert first.prompt.endswith("Because.\n\nAssistant:")
-    assert first.completion == " Number 0, then."
+    assert first.completion == "Number 0, then."
     assert first.whole == f"{first.prompt}\n{first.completion}<end>"
 
 

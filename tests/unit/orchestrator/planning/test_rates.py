@@ -68,7 +68,7 @@ def test_a_new_revision_forgets_at_once_and_keeps_the_old_rate_meanwhile() -> No
     assert learned.mean == pytest.approx(10.5, rel=0.06)
 
 
-def test_a_faster_learner_counts_at_once_and_a_slower_one_after_three_steps() -> None:
+def test_a_faster_learner_counts_at_once_and_a_slower_one_after_two_steps() -> None:
     """Nothing shortens a step by accident; a checkpoint may lengthen one."""
     steps = learn_steps((), LearnerObserved(step_seconds=(60.0,) * 10))
     assert step_estimate(learn_steps(steps, LearnerObserved(step_seconds=(30.0,))), None).mean == 30.0  # type: ignore[union-attr]
