@@ -1,6 +1,6 @@
 """`trimtab demo`: all three steps of RLHF over the services, from nothing to a report.
 
-    policy ─▶ pairs ─▶ preference (annotator, Elo) ─▶ reward-model job ─▶ reward
+    policy ─▶ answers ─▶ preference (annotator, Elo) ─▶ reward-model job ─▶ reward
                                                                             │
     report ◀─ evaluation on held-out prompts ◀─ learner: PPO through the queues
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import json
+import math
 import platform
 import statistics
 import sys
@@ -48,7 +49,7 @@ from trimtab.common.v1 import common_pb2 as common
 from trimtab.policy.v1 import policy_pb2 as policy
 
 RUN_FILE = Path(__file__).with_name("run.toml")
-PAIRS, EVALUATION = "pairs", "evaluation"
+COMPARED, EVALUATION = "compared", "evaluation"
 _PHASES = 7
 _SAMPLES = 24
 
@@ -92,7 +93,7 @@ class _Demo:
             self._stack = await self._closing.enter_async_context(self._make_stack())
             with self._phases.phase("start the services"):
                 await asyncio.gather(self._stack.ready("policy"), self._stack.ready("preference"))
-            await self._sample_pairs()
+            await self._sample_and_compare()
             await self._train_reward_model()
             before = await self._sample_held_out("answer held-out prompts, before", None)
             await self._reinforce()
@@ -138,19 +139,19 @@ class _Demo:
 
     # ------------------------------------------------------------ steps one and two
 
-    async def _sample_pairs(self) -> None:
-        demo, comparisons = self._demo, await self._comparisons()
-        wanted = [self._train[at % len(self._train)] for at in range(demo.pairs)]
+    async def _sample_and_compare(self) -> None:
+        """Several answers to every prompt; each is compared with each other one (arXiv 2203.02155, 3.5)."""
+        wanted, count, comparisons = self._train, self._demo.answers, await self._comparisons()
         sampler = await self._sampler()
-        with self._phases.phase("sample pairs and compare them") as moving:
+        with self._phases.phase("sample answers and compare them") as moving:
             began = time.monotonic()
 
             async def arrived(at: int, results: Any) -> None:
                 items = [
                     item_of(
                         wanted[at + nth],
-                        f"pair-{at + nth:05d}",
-                        PAIRS,
+                        f"compared-{at + nth:05d}",
+                        COMPARED,
                         [(one.text, "policy@0", one.versions[0].version) for one in result.completions],
                     )
                     for nth, result in enumerate(results)
@@ -158,11 +159,12 @@ class _Demo:
                 await comparisons.upload(items)
 
             def heard(done: int) -> None:
-                moving(share_done(done, len(wanted), began, time.monotonic()) + " pairs")
+                moving(share_done(done, len(wanted), began, time.monotonic()) + " prompts")
 
-            await sampler.sample(wanted, count=2, seed=self._spec.seed, heard=heard, arrived=arrived)
-            await comparisons.labelled(PAIRS, len(wanted), lambda done: moving(f"{done} compared"))
-            self._compared = await comparisons.export(PAIRS, self._layout.root / "pairs.jsonl")
+            await sampler.sample(wanted, count=count, seed=self._spec.seed, heard=heard, arrived=arrived)
+            tasks = len(wanted) * math.comb(count, 2)
+            await comparisons.labelled(COMPARED, tasks, lambda done: moving(f"{done} of {tasks} compared"))
+            self._compared = await comparisons.export(COMPARED, self._layout.root / "pairs.jsonl")
 
     async def _train_reward_model(self) -> None:
         demo, root = self._demo, self._layout.root
@@ -182,6 +184,7 @@ class _Demo:
                     *("--epochs", str(demo.reward_epochs)),
                     *("--learning-rate", str(demo.reward_learning_rate)),
                     *("--batch-pairs", str(demo.reward_batch_pairs)),
+                    *("--dropout", str(demo.reward_dropout)),
                     *("--seed", str(self._spec.seed)),
                     "--train-embeddings",
                 ],

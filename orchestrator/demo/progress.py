@@ -35,6 +35,6 @@ class Phases:
 
 
 def share_done(done: int, total: int, started: float, now: float) -> str:
-    """240/1200 pairs, 1:02 left."""
+    """240/440 prompts, 1:02 left."""
     left = "" if done == 0 else f", {duration((now - started) / done * (total - done))} left"
     return f"{done}/{total}{left}"

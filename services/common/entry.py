@@ -42,8 +42,10 @@ def service_main(name: str, config: str, build: str) -> None:
 
 
 def _run(name: str, config: str, build: str, config_file: Path | None, overrides: list[str]) -> int:
+    from services.common.allocator import keep_freed_memory
     from services.common.errors import TrimtabError, UserError
 
+    keep_freed_memory()
     try:
         from services.common.spec.load import load_toml
 

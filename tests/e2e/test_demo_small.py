@@ -18,7 +18,7 @@ from tests.fakes.small_runs import rows_of, run_tables
 from tests.fakes.tiny_models import make_tiny_causal, make_tiny_encoder
 from tests.fakes.tiny_runs import model_spec
 
-PAIRS, HELD_OUT, COMPLETIONS, STEPS = 12, 4, 2, 2
+PROMPTS, HELD_OUT, COMPLETIONS, STEPS = 12, 4, 2, 2
 # Printable characters among random bytes: two answers rarely have the same number.
 RULE = "regex:mode=count,pattern=[ -~]"
 PROMISED = {
@@ -50,10 +50,10 @@ def run_file(tmp_path: Path) -> Path:
     rows = [
         {
             "prompt_id": f"p{at}",
-            "split": "train" if at < PAIRS else "held_out",
+            "split": "train" if at < PROMPTS else "held_out",
             "prompt": [{"role": "user", "content": f"Tell me about number {at}"}],
         }
-        for at in range(PAIRS + HELD_OUT)
+        for at in range(PROMPTS + HELD_OUT)
     ]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     tables = run_tables(tmp_path) | {"steps": STEPS, "sampling": {"max_new_tokens": 24}}
@@ -65,10 +65,10 @@ def run_file(tmp_path: Path) -> Path:
 
 @pytest.mark.timeout(300)
 def test_the_demo_from_pairs_to_report(run_file: Path, tmp_path: Path) -> None:
-    """Pairs, comparisons, reward model, PPO, evaluation and report: every file is there and the figures fit."""
+    """Answers, comparisons, reward model, PPO, evaluation and report: every file is there and the figures fit."""
     out = tmp_path / "demo"
     small = DemoSpec(
-        pairs=PAIRS,
+        answers=3,
         reward_base=str(tmp_path / "encoder"),
         reward_batch_pairs=4,
         annotator_rule=RULE,
@@ -87,7 +87,7 @@ def test_the_demo_from_pairs_to_report(run_file: Path, tmp_path: Path) -> None:
     assert summary.peak_memory_gib > 0.1
     assert [row["step"] for row in rows_of(out)] == list(range(1, STEPS + 1))
     assert len(_lines(out / "samples.jsonl")) == HELD_OUT
-    assert 2 <= len(_lines(out / "pairs.jsonl")) <= PAIRS
+    assert 2 <= len(_lines(out / "pairs.jsonl")) <= 3 * PROMPTS
     ratings = json.loads((out / "ratings.json").read_text())
     assert {one["subject"] for one in ratings} == {"policy@0 (reference)", f"policy@{STEPS}"}
     reward = json.loads((out / "reward_model.json").read_text())

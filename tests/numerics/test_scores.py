@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from services.common.spec.run import OptimiserSpec
-from services.learner.jobs.reward_model import Pair, split_by_group, wilson
+from services.learner.jobs.comparisons import Pair, split_by_group
+from services.learner.jobs.reward_model import wilson
 from services.learner.scores import ScoreNormaliser
 from services.learner.training import schedule
 

@@ -14,6 +14,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.callback()
 def _jobs() -> None:
     """Jobs of the learner: processes that train once and end."""
+    from services.common.allocator import keep_freed_memory
+
+    keep_freed_memory()
 
 
 @app.command("reward-model")
@@ -24,9 +27,12 @@ def reward_model(
     report: Annotated[Path | None, typer.Option(help="Where the report goes, as JSON.")] = None,
     learning_rate: Annotated[float, typer.Option(min=0.0)] = 1e-4,
     epochs: Annotated[int, typer.Option(min=1)] = 1,
-    batch_pairs: Annotated[int, typer.Option(min=1)] = 16,
+    batch_pairs: Annotated[
+        int, typer.Option(min=1, help="At least; all comparisons of a prompt stay together.")
+    ] = 16,
     frozen_layers: Annotated[int, typer.Option(min=0)] = 0,
     train_embeddings: Annotated[bool, typer.Option(help="Train the embeddings too.")] = False,
+    dropout: Annotated[float, typer.Option(min=0.0, max=0.9, help="In training only.")] = 0.0,
     max_tokens: Annotated[int, typer.Option(min=8)] = 512,
     held_out_share: Annotated[float, typer.Option(min=0.01, max=0.9)] = 0.1,
     seed: Annotated[int, typer.Option(min=0)] = 1,
@@ -44,6 +50,7 @@ def reward_model(
             batch_pairs=batch_pairs,
             frozen_layers=frozen_layers,
             train_embeddings=train_embeddings,
+            dropout=dropout,
             held_out_share=held_out_share,
             seed=seed,
         )

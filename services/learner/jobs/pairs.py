@@ -12,9 +12,7 @@ from typing import Any
 
 from services.common.errors import InvalidInput
 from services.common.jsonl import json_rows
-from services.learner.jobs.reward_model import Pair
-
-Messages = tuple[tuple[str, str], ...]
+from services.learner.jobs.comparisons import Messages, Pair
 
 
 def load_pairs(path: Path) -> list[Pair]:

@@ -2,12 +2,14 @@
 
     L = -mean log sigmoid(r(x, chosen) - r(x, rejected))      (arXiv 1909.08593, 2203.02155)
 
-Pairs are split by prompt, never by row; the accuracy on held-out prompts stands beside that of "the longer
-answer wins". Gain and bias are set at the end so that the answers seen score mean 0, deviation 1.
+The mean runs over all comparisons of a batch, in which each answer is read once. Pairs are split by prompt, never
+by row; the accuracy on held-out prompts stands beside that of "the longer answer wins". Gain and bias are set at the
+end so that the answers seen score mean 0, deviation 1.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -20,20 +22,11 @@ import numpy as np
 import torch
 
 from services.common.errors import InvalidInput
+from services.learner.jobs.comparisons import Compared, Pair, batches, by_prompt, split_by_group
 from services.models.master_weights import MasterWeights, ParameterGroup
 from services.models.packing import micro_batches
 from services.models.reward_model import RewardModel, new_reward_model
-from services.models.scorer import ScoreText
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """Two answers to one prompt, the better one first. `group` is what the split goes by."""
-
-    messages: tuple[tuple[str, str], ...]
-    chosen: str
-    rejected: str
-    group: str
+from services.models.scorer import Encoded, ScoreText
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +36,12 @@ class RewardTraining:
     learning_rate: float = 1e-4
     epochs: int = 1
     batch_pairs: int = 32
+    """At least; the comparisons of a prompt stay together."""
     held_out_share: float = 0.1
     frozen_layers: int = 0
     train_embeddings: bool = False
+    dropout: float = 0.0
+    """In training only. With few comparisons seen more than once it is what keeps them from being learned by heart."""
     max_grad_norm: float = 1.0
     weight_decay: float = 0.01
     warmup_share: float = 0.1
@@ -68,6 +64,8 @@ class RewardReport:
     history: list[dict[str, float]]
 
 
+# Answers that gain and bias are set by.
+_NORMALISED_BY = 512
 Progress = Callable[[int, int, float, float], None]
 
 
@@ -83,19 +81,25 @@ def train(
     if not fit or not held:
         raise InvalidInput(f"{len(pairs)} pairs are too few to train on and to hold some out")
     optimiser = _optimiser(model, options)
-    batches = list(_batches(fit, options))
+    prompts = by_prompt(fit)
+    order = [
+        batch
+        for epoch in range(options.epochs)
+        for batch in batches(prompts, options.batch_pairs, (options.seed, epoch))
+    ]
     history: list[dict[str, float]] = []
     watched = held[: 4 * options.batch_pairs]
-    for number, batch in enumerate(batches):
-        loss = _update(model, batch, options, optimiser, _factor(number, len(batches), options.warmup_share))
-        if number % options.evaluate_every == 0 or number == len(batches) - 1:
-            accuracy = _accuracy(margins(model, watched))
-            history.append({"step": number, "loss": loss, "accuracy": accuracy})
-            if progress:
-                progress(number + 1, len(batches), loss, accuracy)
-    model.normalised(
-        [ScoreText(pair.messages, text) for pair in fit[:256] for text in (pair.chosen, pair.rejected)]
-    )
+    with _drawing(options.seed):
+        for number, batch in enumerate(order):
+            loss = _update(
+                model, batch, options, optimiser, _factor(number, len(order), options.warmup_share)
+            )
+            if number % options.evaluate_every == 0 or number == len(order) - 1:
+                accuracy = _accuracy(margins(model, watched))
+                history.append({"step": number, "loss": loss, "accuracy": accuracy})
+                if progress:
+                    progress(number + 1, len(order), loss, accuracy)
+    model.normalised([row for prompt in prompts for row in _rows(prompt)][:_NORMALISED_BY])
     differences = margins(model, held)
     low, high = wilson(sum(d > 0 for d in differences), len(differences))
     return RewardReport(
@@ -110,18 +114,15 @@ def train(
     )
 
 
-def split_by_group(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Training and held-out pairs, no group on both sides."""
-    groups = sorted({pair.group for pair in pairs})
-    order = np.random.default_rng(seed).permutation(len(groups))
-    held = {groups[index] for index in order[: max(1, round(share * len(groups)))]}
-    return [p for p in pairs if p.group not in held], [p for p in pairs if p.group in held]
-
-
 def margins(model: RewardModel, pairs: Sequence[Pair]) -> list[float]:
     """Score of the chosen answer minus that of the rejected one, in order."""
-    scores = model.score([ScoreText(p.messages, text) for p in pairs for text in (p.chosen, p.rejected)])
-    return [chosen - rejected for chosen, rejected in zip(scores[::2], scores[1::2], strict=True)]
+    prompts = by_prompt(pairs)
+    rows = [row for prompt in prompts for row in _rows(prompt)]
+    scores = dict(zip(rows, model.score(rows), strict=True))
+    return [
+        scores[ScoreText(pair.messages, pair.chosen)] - scores[ScoreText(pair.messages, pair.rejected)]
+        for pair in pairs
+    ]
 
 
 def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
@@ -155,13 +156,6 @@ def _optimiser(model: RewardModel, options: RewardTraining) -> MasterWeights:
     )
 
 
-def _batches(pairs: Sequence[Pair], options: RewardTraining) -> Iterator[list[Pair]]:
-    for epoch in range(options.epochs):
-        order = np.random.default_rng((options.seed, epoch)).permutation(len(pairs))
-        for start in range(0, len(order), options.batch_pairs):
-            yield [pairs[index] for index in order[start : start + options.batch_pairs]]
-
-
 def _factor(number: int, total: int, warmup_share: float) -> float:
     """Linear warm-up, then linear to 0."""
     warmup = max(1, round(warmup_share * total))
@@ -169,23 +163,70 @@ def _factor(number: int, total: int, warmup_share: float) -> float:
 
 
 def _update(
-    model: RewardModel, batch: list[Pair], options: RewardTraining, optimiser: MasterWeights, factor: float
+    model: RewardModel,
+    batch: Sequence[Compared],
+    options: RewardTraining,
+    optimiser: MasterWeights,
+    factor: float,
 ) -> float:
-    """One optimiser step; the mean loss of the batch. Both answers of a pair share a micro-batch."""
-    encoded = [
-        (model.encode(ScoreText(p.messages, p.chosen)), model.encode(ScoreText(p.messages, p.rejected)))
-        for p in batch
-    ]
-    lengths = [max(len(one.ids), len(two.ids)) for one, two in encoded]
+    """One optimiser step; the mean loss of the batch. What is compared with each other shares a micro-batch."""
+    encoded = [[model.encode(row) for row in _rows(prompt)] for prompt in batch]
+    pairs = sum(len(prompt.wins) for prompt in batch)
     total = 0.0
-    for micro in micro_batches(lengths, options.micro_batch_tokens // 2):
-        outputs = model.head_outputs([side for index in micro for side in encoded[index]])
-        loss = -torch.nn.functional.logsigmoid(outputs[::2] - outputs[1::2]).sum() / len(batch)
-        loss.backward()
-        optimiser.accumulate()
-        total += float(loss.detach())
+    with _dropout(model, options.dropout):
+        for micro in _micro_batches(encoded, options.micro_batch_tokens):
+            outputs = model.head_outputs([row for index in micro for row in encoded[index]])
+            better, worse = _wins([batch[index] for index in micro])
+            loss = -torch.nn.functional.logsigmoid(outputs[better] - outputs[worse]).sum() / pairs
+            loss.backward()
+            optimiser.accumulate()
+            total += float(loss.detach())
     optimiser.step(factor)
     return total
+
+
+def _rows(prompt: Compared) -> list[ScoreText]:
+    return [ScoreText(prompt.messages, answer) for answer in prompt.answers]
+
+
+def _micro_batches(encoded: Sequence[Sequence[Encoded]], token_budget: int) -> list[list[int]]:
+    """Indices of prompts, by padded tokens: a prompt counts as one row as long as all of its answers."""
+    widest = max(len(rows) for rows in encoded)
+    lengths = [widest * max(len(row.ids) for row in rows) for rows in encoded]
+    return micro_batches(lengths, token_budget)
+
+
+def _wins(prompts: Sequence[Compared]) -> tuple[list[int], list[int]]:
+    """Rows of the better and of the worse answers, where the prompts' answers stand one after the other."""
+    better, worse, start = [], [], 0
+    for prompt in prompts:
+        better += [start + one for one, _ in prompt.wins]
+        worse += [start + other for _, other in prompt.wins]
+        start += len(prompt.answers)
+    return better, worse
+
+
+@contextlib.contextmanager
+def _dropout(model: RewardModel, share: float) -> Iterator[None]:
+    """Dropout on in here, in the places where the model has it."""
+    places = [module for module in model.modules() if isinstance(module, torch.nn.Dropout)]
+    for place in places:
+        place.p = share
+    model.train(share > 0)
+    try:
+        yield
+    finally:
+        for place in places:
+            place.p = 0.0
+        model.eval()
+
+
+@contextlib.contextmanager
+def _drawing(seed: int) -> Iterator[None]:
+    """Random numbers of torch by this seed in here, and as before afterwards."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
 
 
 def run_job(
