@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.common.allocator import keep_freed_memory
+
 Figures = Mapping[str, float]
 
 
@@ -48,6 +50,7 @@ def run(name: str, measure: Callable[[bool], Figures], bars: Mapping[str, Bar] |
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}")
     parser.add_argument("--quick", action="store_true", help="a shorter run of the same measurement")
     arguments = parser.parse_args()
+    keep_freed_memory()  # as the services do: what is measured in this process stands on the same ground
     before = os.getloadavg()[0]
     began = time.monotonic()
     figures = dict(measure(arguments.quick))

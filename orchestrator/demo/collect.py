@@ -155,10 +155,17 @@ def item_of(
         campaign=campaign,
         prompt_id=prompt.prompt_id,
         candidates=[
-            preference.Candidate(candidate_id=f"{name}-{nth}", text=text, source=source, version=version)
+            preference.Candidate(
+                candidate_id=f"{name}-{nth}", text=_storable(text), source=source, version=version
+            )
             for nth, (text, source, version) in enumerate(texts)
         ],
     )
+
+
+def _storable(text: str) -> str:
+    """A model may write any character; databases keep no NUL, and nobody who compares would see one."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 class Comparisons:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-# Pages that the kernel had to bring in while a thread made and dropped four times 8 MiB a hundred times, after a first time.
+# Pages that the kernel brought in while a thread made and dropped four times 8 MiB a hundred times, after a first time.
 CHURN = """
 import resource, sys, threading
 if sys.argv[1] == "keep":

@@ -1,4 +1,4 @@
-"""What the demo does when a service refuses a call, or goes away in the middle of it."""
+"""What the demo does when a service refuses a call or goes away in the middle of it, and with odd answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 import grpc
 import pytest
 
-from orchestrator.demo.collect import persist
+from orchestrator.demo.collect import DemoPrompt, item_of, persist
 from services.common.errors import ServiceError, TrimtabError, UserError
 from trimtab.clients.errors import (
     DeadlineExceededError,
@@ -16,6 +16,7 @@ from trimtab.clients.errors import (
     TrimtabClientError,
     UnavailableError,
 )
+from trimtab.common.v1 import common_pb2 as common
 
 
 @pytest.mark.parametrize(
@@ -64,3 +65,10 @@ async def test_a_service_that_went_away_is_waited_for(monkeypatch: pytest.Monkey
     monkeypatch.setattr(asyncio, "sleep", pause)
     assert await persist(call, ready) == "answer"
     assert happened == ["call", "pause", "ready", "call"]
+
+
+def test_what_a_database_cannot_hold_is_replaced() -> None:
+    """A NUL that a model wrote becomes the replacement character; the rest of the answer stays."""
+    prompt = DemoPrompt("p1", (("user", "Hello?"),), "train")
+    item = item_of(prompt, "one", "compared", [("a\0b", "policy@0", common.WeightsVersion())])
+    assert [candidate.text for candidate in item.candidates] == ["a\ufffdb"]
