@@ -2,8 +2,8 @@
 
 glibc maps every block above 128 KiB for itself and unmaps it when it is freed; a model makes and drops such blocks
 thousands of times a second, and on a virtual machine each page then costs a fault. Measured, a 135M model on 2 cores:
-sampling 128 rows 7.1 s before, 5.3 to 6.1 s after; an update of 32 rows 2.6 to 3.4 s before, 2.6 s after. One arena for all
-threads (M_ARENA_MAX) would keep still more and was slower: 3.9 s, for threads then wait for each other.
+sampling 128 rows 6.6 to 7.1 s before, 5.7 s after; an update of 32 rows 2.6 to 3.4 s before, 2.6 s after. One arena
+for all threads (M_ARENA_MAX) keeps still more and was slower: 3.9 s, for threads then wait for each other.
 """
 
 from __future__ import annotations

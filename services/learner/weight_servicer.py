@@ -14,7 +14,8 @@ from trimtab.weights.v1 import weights_pb2 as wire
 from trimtab.weights.v1 import weights_pb2_grpc as wire_grpc
 
 SERVICE_NAME = wire.DESCRIPTOR.services_by_name["WeightService"].full_name
-CHUNK_BYTES = 4 * 2**20
+# 106 MB on loopback take 0.17 s in chunks of 1 MiB, 0.19 to 0.24 s of 4 MiB, 0.33 s of 16 MiB.
+CHUNK_BYTES = 2**20
 
 
 class WeightServicer(wire_grpc.WeightServiceServicer):
@@ -68,9 +69,12 @@ class WeightServicer(wire_grpc.WeightServiceServicer):
         if request.offset > total:
             raise InvalidInput(f"offset {request.offset} lies past the {total} bytes there are")
         for offset in range(request.offset, total, CHUNK_BYTES):
-            data = await asyncio.to_thread(chunk, snapshot, entries, offset, CHUNK_BYTES)
+            # Made on the event loop: copying 1 MiB takes less time than handing it to a thread.
             yield wire.FetchWeightsResponse(
-                encoding=wire.WEIGHT_ENCODING_FULL, total_bytes=total, offset=offset, data=data
+                encoding=wire.WEIGHT_ENCODING_FULL,
+                total_bytes=total,
+                offset=offset,
+                data=chunk(snapshot, entries, offset, CHUNK_BYTES),
             )
 
     def _newest(self) -> Version | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from services.common.errors import Mismatch, NotFound, Unavailable
-from services.models.manifest import Manifest, TensorEntry, Version, entries_of, tensor_bytes, whole_digest
+from services.models.manifest import Manifest, TensorEntry, Version, entry_of, tensor_bytes, whole_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +63,21 @@ class PublishedWeights:
         """
         before = next(reversed(self._snapshots.values()), None) if self._snapshots else None
         known = before.manifest.by_name() if before else {}
-        entries = entries_of(state, {name: known[name] for name in frozen if name in known})
-        digest = whole_digest(entries)
+        entries: list[TensorEntry] = []
+        tensors: dict[str, torch.Tensor] = {}
+        for name, tensor in state.items():
+            entry = known[name] if name in frozen and name in known else entry_of(name, tensor)
+            entries.append(entry)
+            # Copied right after it was hashed: it is still in the processor's cache then.
+            same = before is not None and known.get(name) == entry
+            tensors[name] = before.tensors[name] if before and same else tensor.detach().to("cpu", copy=True)
+        digest = whole_digest(tuple(entries))
         if before is not None:
             old = before.manifest.version
             if old.digest == digest and old.epoch == epoch:
                 return old, False
         version = Version(epoch, step, digest)
-        tensors = {
-            entry.name: before.tensors[entry.name]
-            if before is not None and known.get(entry.name) == entry
-            else state[entry.name].detach().to("cpu", copy=True)
-            for entry in entries
-        }
-        snapshot = Snapshot(Manifest(version, entries, self._fingerprint), tensors)
+        snapshot = Snapshot(Manifest(version, tuple(entries), self._fingerprint), tensors)
         with self._lock:
             self._snapshots[version] = snapshot
             while len(self._snapshots) > self._keep:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from blake3 import blake3
 
@@ -65,7 +66,7 @@ def entries_of(
 ) -> tuple[TensorEntry, ...]:
     """An entry for each tensor, in the mapping's order. `known` entries are taken over without hashing."""
     known = known or {}
-    return tuple(known.get(name) or _entry(name, tensor) for name, tensor in state.items())
+    return tuple(known.get(name) or entry_of(name, tensor) for name, tensor in state.items())
 
 
 def whole_digest(tensors: tuple[TensorEntry, ...], component: str = POLICY_COMPONENT) -> str:
@@ -79,15 +80,23 @@ def whole_digest(tensors: tuple[TensorEntry, ...], component: str = POLICY_COMPO
 
 def verified_tensor(entry: TensorEntry, data: bytes | bytearray | memoryview) -> torch.Tensor:
     """The tensor that these bytes are. Raises Corrupted when they are not what the manifest says."""
+    return verified_in_place(entry, np.frombuffer(data, dtype=np.uint8).copy())
+
+
+def verified_in_place(entry: TensorEntry, data: npt.NDArray[np.uint8]) -> torch.Tensor:
+    """The same without a copy: the tensor shares the buffer, which belongs to it from now on."""
     if len(data) != entry.size_bytes:
         raise Corrupted(f"{entry.name}: {len(data)} bytes came, {entry.size_bytes} were promised")
-    if blake3(data, max_threads=blake3.AUTO).digest() != entry.digest:
+    if blake3(data.data, max_threads=blake3.AUTO).digest() != entry.digest:
         raise Corrupted(f"{entry.name}: the digest of the bytes is not the manifest's")
-    flat = torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())
-    return flat.view(DTYPES[entry.dtype]).reshape(entry.shape)
+    dtype = DTYPES[entry.dtype]
+    if not len(data):  # torch views no empty tensor as another dtype
+        return torch.empty(entry.shape, dtype=dtype)
+    return torch.from_numpy(data).view(dtype).reshape(entry.shape)
 
 
-def _entry(name: str, tensor: torch.Tensor) -> TensorEntry:
+def entry_of(name: str, tensor: torch.Tensor) -> TensorEntry:
+    """The entry of one tensor. Raises Mismatch for a dtype that manifests have no word for."""
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype not in DTYPES:
         raise Mismatch(f"{name}: weights of dtype {dtype} cannot be published")
@@ -101,7 +110,9 @@ __all__ = [
     "TensorEntry",
     "Version",
     "entries_of",
+    "entry_of",
     "tensor_bytes",
+    "verified_in_place",
     "verified_tensor",
     "whole_digest",
 ]

@@ -11,12 +11,14 @@ import asyncio
 from typing import TYPE_CHECKING, cast
 
 import grpc
+import numpy as np
+import numpy.typing as npt
 import structlog
 import torch
 
 from services.common.channels import make_channel
 from services.common.errors import Corrupted, Mismatch, TrimtabError
-from services.models.manifest import Manifest, TensorEntry, Version, verified_tensor, whole_digest
+from services.models.manifest import Manifest, TensorEntry, Version, verified_in_place, whole_digest
 from services.models.wire import manifest_of, version_message, version_of
 from services.policy.config import WeightSourceSpec
 from services.policy.generation import Policy, Update
@@ -26,8 +28,10 @@ from trimtab.weights.v1 import weights_pb2_grpc as wire_grpc
 if TYPE_CHECKING:
     from trimtab.weights.v1.weights_pb2_grpc import WeightServiceAsyncStub
 
+Bytes = npt.NDArray[np.uint8]
 _MANIFEST_SECONDS = 30.0
 _FETCH_SECONDS = 600.0
+_VERIFIED_BYTES = 8 * 2**20
 _log = structlog.get_logger(__name__)
 
 
@@ -72,12 +76,10 @@ class WeightReader:
         self._check(manifest, version)
         own = self._policy.entries()
         lacking = [entry for entry in manifest.tensors if own.get(entry.name) != entry]
-        fetched = await self._fetch(stub, version, lacking) if lacking else b""
-        tensors = await asyncio.to_thread(_verified, lacking, fetched)
+        tensors = await self._fetch(stub, version, lacking) if lacking else {}
         self._policy.offer(Update(manifest, tensors))
-        _log.info(
-            "weights arrived", epoch=version.epoch, step=version.step, tensors=len(lacking), size=len(fetched)
-        )
+        size = sum(entry.size_bytes for entry in lacking)
+        _log.info("weights arrived", epoch=version.epoch, step=version.step, tensors=len(lacking), size=size)
 
     def _check(self, manifest: Manifest, version: Version) -> None:
         if whole_digest(manifest.tensors) != version.digest:
@@ -93,22 +95,18 @@ class WeightReader:
 
     async def _fetch(
         self, stub: WeightServiceAsyncStub, version: Version, lacking: list[TensorEntry]
-    ) -> bytearray:
-        """The bytes of the named tensors, in manifest order."""
+    ) -> dict[str, torch.Tensor]:
+        """The named tensors, in manifest order; verified while the next ones arrive."""
         request = wire.FetchWeightsRequest(
             run_uid=self._run_uid, want=version_message(version), tensors=[entry.name for entry in lacking]
         )
-        data = bytearray(sum(entry.size_bytes for entry in lacking))
-        arrived = 0
-        async for piece in stub.FetchWeights(request, timeout=_FETCH_SECONDS):
-            end = piece.offset + len(piece.data)
-            if piece.offset != arrived or end > len(data):
-                raise Corrupted(f"weights: bytes {piece.offset} to {end} came, {arrived} were expected")
-            data[piece.offset : end] = piece.data
-            arrived = end
-        if arrived != len(data):
-            raise Corrupted(f"weights: {arrived} bytes came, {len(data)} were promised")
-        return data
+        arriving = Arriving(lacking)
+        try:
+            async for piece in stub.FetchWeights(request, timeout=_FETCH_SECONDS):
+                arriving.take(piece.offset, piece.data)
+            return await arriving.whole()
+        finally:
+            arriving.drop()
 
     def _tell(self, why: str) -> None:
         if not self._told:
@@ -116,10 +114,65 @@ class WeightReader:
         self._told = True
 
 
-def _verified(entries: list[TensorEntry], data: bytes | bytearray) -> dict[str, torch.Tensor]:
-    tensors: dict[str, torch.Tensor] = {}
-    view, at = memoryview(data), 0
-    for entry in entries:
-        tensors[entry.name] = verified_tensor(entry, view[at : at + entry.size_bytes])
-        at += entry.size_bytes
-    return tensors
+class Arriving:
+    """Tensors whose bytes come one after the other. What is whole is verified in threads, some MiB at a time."""
+
+    def __init__(self, entries: list[TensorEntry]) -> None:
+        self._entries = entries
+        self._total = sum(entry.size_bytes for entry in entries)
+        self._arrived = 0
+        # The tensor that bytes go to now, and how many it has.
+        self._filling, self._filled = 0, 0
+        self._buffer = _buffer(entries[0])
+        self._whole: list[tuple[TensorEntry, Bytes]] = []
+        self._verifying: list[asyncio.Task[dict[str, torch.Tensor]]] = []
+
+    def take(self, offset: int, piece: bytes) -> None:
+        """Put a piece in its place. Raises Corrupted unless it is the next one."""
+        end = offset + len(piece)
+        if offset != self._arrived or end > self._total:
+            raise Corrupted(f"weights: bytes {offset} to {end} came, {self._arrived} were expected")
+        self._arrived = end
+        rest = np.frombuffer(piece, dtype=np.uint8)
+        while len(rest):
+            count = min(len(rest), len(self._buffer) - self._filled)
+            self._buffer[self._filled : self._filled + count] = rest[:count]
+            self._filled += count
+            rest = rest[count:]
+            if self._filled == len(self._buffer):
+                self._next_tensor()
+        if sum(len(data) for _, data in self._whole) >= _VERIFIED_BYTES:
+            self._verify()
+
+    async def whole(self) -> dict[str, torch.Tensor]:
+        """All tensors by name. Raises Corrupted where bytes are missing or wrong."""
+        if self._arrived != self._total:
+            raise Corrupted(f"weights: {self._arrived} bytes came, {self._total} were promised")
+        while self._filling < len(self._entries):  # of no bytes, for all have come
+            self._next_tensor()
+        self._verify()
+        parts = await asyncio.gather(*self._verifying)
+        return {name: tensor for part in parts for name, tensor in part.items()}
+
+    def drop(self) -> None:
+        """Nobody waits for the rest."""
+        for task in self._verifying:
+            task.cancel()
+
+    def _next_tensor(self) -> None:
+        self._whole.append((self._entries[self._filling], self._buffer))
+        self._filling, self._filled = self._filling + 1, 0
+        if self._filling < len(self._entries):
+            self._buffer = _buffer(self._entries[self._filling])
+
+    def _verify(self) -> None:
+        whole, self._whole = self._whole, []
+        self._verifying.append(asyncio.create_task(asyncio.to_thread(_verified, whole)))
+
+
+def _buffer(entry: TensorEntry) -> Bytes:
+    return np.empty(entry.size_bytes, dtype=np.uint8)
+
+
+def _verified(whole: list[tuple[TensorEntry, Bytes]]) -> dict[str, torch.Tensor]:
+    return {entry.name: verified_in_place(entry, data) for entry, data in whole}

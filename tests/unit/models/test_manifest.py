@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -17,6 +18,7 @@ from services.models.manifest import (
     TensorEntry,
     Version,
     entries_of,
+    verified_in_place,
     verified_tensor,
     whole_digest,
 )
@@ -150,3 +152,12 @@ def test_facts_on_the_wire() -> None:
     assert (info.tokenizer_fingerprint, info.chat_template_digest, info.model_digest) == ("t", "c", "d")
     assert (info.context_length, info.vocabulary_size, info.weights_version.step) == (9, 5, 2)
     assert not model_info(facts).HasField("weights_version")
+
+
+def test_in_place_the_tensor_is_the_buffer() -> None:
+    """Without a copy the tensor has the bytes it was given, of the dtype and shape of its entry."""
+    for entry in manifest().tensors:
+        data = np.frombuffer(bytearray(tensor_bytes(STATE[entry.name])), dtype=np.uint8)
+        tensor = verified_in_place(entry, data)
+        assert torch.equal(tensor, STATE[entry.name])
+        assert tensor.data_ptr() == data.ctypes.data
