@@ -1,0 +1,94 @@
+"""The operator has the rights to what it renders and does, and to nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from orchestrator.cluster.crds import crds
+from orchestrator.cluster.documents import read_objects
+from orchestrator.cluster.kinds import RewardModel
+from orchestrator.cluster.render import RunState, redis_secret, render_reward_model, render_run
+from orchestrator.cluster.names import RunNames
+from tests.integration.charts.rendering import ROOT, named, of_kind, render
+
+APPLY = {"get", "create", "patch", "delete"}
+"""Server-side apply of what is not there needs both patch and create."""
+KUEUE = {"operator": {"kueue": {"enabled": True}}}
+
+
+def rights() -> dict[tuple[str, str], set[str]]:
+    """(group, resource) to verbs, in a namespace of runs."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for rule in named(render(KUEUE), "Role", "trimtab-operator")["rules"]:
+        for group in rule["apiGroups"]:
+            for resource in rule["resources"]:
+                found.setdefault((group, resource), set()).update(rule["verbs"])
+    return found
+
+
+def rendered() -> set[tuple[str, str]]:
+    """(group, resource) of all that an object can stand for: the examples, each stage of each run."""
+    found = set()
+    for path in sorted((ROOT / "deploy" / "examples").glob("*/*.yaml")):
+        if "trimtab.dev" not in path.read_text(encoding="utf-8"):
+            continue
+        for item in read_objects_of(path):
+            if isinstance(item, RewardModel):
+                found |= {resource_of(one) for one in render_reward_model(item)}
+                continue
+            for stage in ("sft", "rewardModel", "rl"):
+                found |= {resource_of(one) for one in render_run(item, state=RunState(attempt=1, stage=stage))}
+            secret = redis_secret(item, RunNames.of(item), password="a", operator_password="b")  # noqa: S106
+            found.add(resource_of(secret))
+    return found
+
+
+def test_it_may_apply_and_remove_all_that_it_renders() -> None:
+    """Of each kind that a run or reward model stands for."""
+    missing = {resource: APPLY - rights().get(resource, set()) for resource in rendered()}
+    assert {resource: verbs for resource, verbs in missing.items() if verbs} == {}
+    assert len(missing) > 8
+
+
+def test_it_may_make_nothing_else() -> None:
+    """`create` is there for what it renders and for Events, no more."""
+    makes = {resource for resource, verbs in rights().items() if "create" in verbs}
+    assert makes == rendered() | {("", "events"), ("events.k8s.io", "events")}
+
+
+def test_it_never_makes_what_people_ask_for() -> None:
+    """Runs and reward models are made by people; the operator keeps their status, and removes what has outlived its time."""
+    for kind in crds():
+        plural = kind["spec"]["names"]["plural"]
+        assert rights()["trimtab.dev", plural] == {"get", "list", "watch", "patch", "delete"}
+        assert rights()["trimtab.dev", f"{plural}/status"] == {"get", "patch"}
+
+
+def test_it_scales_and_drains() -> None:
+    """The scaler writes /scale; pods are marked and removed by name, never several at once."""
+    assert rights()["apps", "deployments/scale"] == {"get", "patch"}
+    assert rights()["", "pods"] == {"get", "list", "watch", "patch", "delete"}
+    assert all("deletecollection" not in verbs for verbs in rights().values())
+
+
+def test_kueue_is_a_choice() -> None:
+    """Without it the operator has no right to Workloads."""
+    assert "kueue" not in str(named(render(), "Role", "trimtab-operator"))
+
+
+def test_the_lease_is_its_own() -> None:
+    """It may take and renew the one Lease that its configuration names."""
+    manifests = render({"operator": {"leaseName": "leader"}})
+    make, keep = named(manifests, "Role", "trimtab-operator-leader")["rules"]
+    assert make["verbs"] == ["create"]
+    assert keep["resourceNames"] == ["leader"]
+    assert 'name = "leader"' in named(manifests, "ConfigMap", "trimtab-operator")["data"]["operator.toml"]
+
+
+def read_objects_of(path):
+    return []
+
+
+def resource_of(manifest):
+    return ("", "")
