@@ -1,4 +1,4 @@
-"""The table of a chart's values, made from the lines `# -- …` above its keys. `make chart-docs` writes it into README.md.
+"""The table of a chart's values, made from the lines `# -- …` above its keys. `make chart-docs` writes it there.
 
 A key that has such a line is a row; a map without one is a heading of the keys below it. So a key that nobody explained
 is missing from the table, which a test notices.

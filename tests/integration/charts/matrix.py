@@ -19,7 +19,14 @@ EVERYTHING: Values = {
         "env": [{"name": "TZ", "value": "UTC"}],
     },
     "serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/trimtab"}},
-    "queue": {"valkey": {"enabled": True, "maxMemory": "6gb", "storageClassName": "fast", "allowedNamespaces": ["keda"]}},
+    "queue": {
+        "valkey": {
+            "enabled": True,
+            "maxMemory": "6gb",
+            "storageClassName": "fast",
+            "allowedNamespaces": ["keda"],
+        }
+    },
     "preference": {
         "enabled": True,
         "database": DATABASE | {"cidrs": ["10.1.0.0/16"]},
@@ -36,7 +43,12 @@ EVERYTHING: Values = {
         ],
     },
     "networkPolicies": {"apiServer": {"cidrs": ["10.0.0.1/32"]}},
-    "monitoring": {"podMonitors": True, "prometheusRules": True, "dashboards": True, "labels": {"release": "prometheus"}},
+    "monitoring": {
+        "podMonitors": True,
+        "prometheusRules": True,
+        "dashboards": True,
+        "labels": {"release": "prometheus"},
+    },
 }
 MATRIX: dict[str, Values] = {
     "defaults": {},

@@ -33,7 +33,9 @@ def binary(name: str, major: str = HELMS[0]) -> Path:
     return path
 
 
-def helm(*arguments: str, major: str = HELMS[0], values: Values | None = None) -> subprocess.CompletedProcess[str]:
+def helm(
+    *arguments: str, major: str = HELMS[0], values: Values | None = None
+) -> subprocess.CompletedProcess[str]:
     """One call of helm; `values` go in by stdin."""
     given = ["--values", "-"] if values else []
     return subprocess.run(

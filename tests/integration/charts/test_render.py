@@ -56,7 +56,10 @@ def _without_passwords(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_both_helms_render_the_same(name: str) -> None:
     """Helm 3 and 4 give the same objects, in whatever order."""
     by_helm = [
-        sorted(_without_passwords(render(MATRIX[name], major=major)), key=lambda item: (item["kind"], str(item["metadata"])))
+        sorted(
+            _without_passwords(render(MATRIX[name], major=major)),
+            key=lambda item: (item["kind"], str(item["metadata"])),
+        )
         for major in HELMS
     ]
     assert by_helm[0] == by_helm[1]
@@ -66,7 +69,9 @@ def test_both_helms_render_the_same(name: str) -> None:
 def test_nothing_is_made_twice_or_nowhere(name: str) -> None:
     """No two objects share kind, namespace and name, and all say which namespace they are in, if any has them."""
     everything = render(MATRIX[name])
-    seen = [(item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"]) for item in everything]
+    seen = [
+        (item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"]) for item in everything
+    ]
     assert len(set(seen)) == len(seen)
     for kind, namespace, _ in seen:
         assert (namespace is None) == kind.startswith("Cluster")
@@ -87,7 +92,9 @@ def test_images_of_runs_are_the_operators_own_defaults() -> None:
 
 def test_a_registry_goes_before_our_images_alone() -> None:
     """What has a tag or a digest of its own is taken as it stands."""
-    values = {"images": {"registry": "r.example.com:5000/x", "tag": "9", "learner": "other@sha256:" + "0" * 64}}
+    values = {
+        "images": {"registry": "r.example.com:5000/x", "tag": "9", "learner": "other@sha256:" + "0" * 64}
+    }
     images = _toml(values)["render"]["images"]
     assert images["policy"] == "r.example.com:5000/x/trimtab-policy:9"
     assert images["learner"] == "other@sha256:" + "0" * 64
@@ -96,7 +103,7 @@ def test_a_registry_goes_before_our_images_alone() -> None:
 
 @pytest.mark.parametrize("name", MATRIX)
 def test_runs_know_the_operator_by_labels_that_it_has(name: str) -> None:
-    """The labels by which NetworkPolicies of runs let the operator in are those of its pods, and no others have them."""
+    """NetworkPolicies of runs let the operator in by labels that its pods have, and no others."""
     manifests = render(MATRIX[name])
     wanted = _toml(MATRIX[name])["render"]["operator_labels"].items()
     for workload in of_kind(manifests, "Deployment", "StatefulSet"):
@@ -118,9 +125,13 @@ def test_the_preference_service_takes_its_configuration(name: str) -> None:
     manifests, stem = render(MATRIX[name]), MATRIX[name].get("fullnameOverride", "trimtab")
     text = named(manifests, "ConfigMap", f"{stem}-preference")["data"]["preference.toml"]
     config = PreferenceConfig.model_validate(tomllib.loads(text))
-    guarded = config.access.keys_file is not None or (config.tls is not None and config.tls.client_ca is not None)
+    guarded = config.access.keys_file is not None or (
+        config.tls is not None and config.tls.client_ca is not None
+    )
     assert config.server.allow_unauthenticated != guarded
-    ports = {port["name"]: port["containerPort"] for port in _container(manifests, f"{stem}-preference")["ports"]}
+    ports = {
+        port["name"]: port["containerPort"] for port in _container(manifests, f"{stem}-preference")["ports"]
+    }
     assert ports == {
         "grpc": config.server.port,
         "health": config.server.health_port,
@@ -146,14 +157,32 @@ def test_where_runs_are_there_is_the_queues_secret() -> None:
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"queue": {"externalUrl": "redis://a:1/0", "valkey": {"enabled": True}}}, "one of externalUrl and valkey"),
-        ({"queue": {"externalUrl": "redis://a:1/0", "existingSecret": "b"}}, "one of externalUrl and existingSecret"),
-        ({"operator": {"allNamespaces": True, "namespaces": ["a"]}}, "one of namespaces and allNamespaces"),
-        ({"operator": {"allNamespaces": True}, "queue": {"valkey": {"enabled": True}}}, "queue.existingSecret"),
-        ({"preference": {"enabled": True}}, "preference.database.existingSecret"),
-        ({"preference": {"enabled": True, "database": {"existingSecret": "x"}, "tls": {"enabled": True}}}, "secretName"),
         (
-            {"preference": {"enabled": True, "database": {"existingSecret": "x"}, "accessKeys": {"existingSecret": "k"}}},
+            {"queue": {"externalUrl": "redis://a:1/0", "valkey": {"enabled": True}}},
+            "one of externalUrl and valkey",
+        ),
+        (
+            {"queue": {"externalUrl": "redis://a:1/0", "existingSecret": "b"}},
+            "one of externalUrl and existingSecret",
+        ),
+        ({"operator": {"allNamespaces": True, "namespaces": ["a"]}}, "one of namespaces and allNamespaces"),
+        (
+            {"operator": {"allNamespaces": True}, "queue": {"valkey": {"enabled": True}}},
+            "queue.existingSecret",
+        ),
+        ({"preference": {"enabled": True}}, "preference.database.existingSecret"),
+        (
+            {"preference": {"enabled": True, "database": {"existingSecret": "x"}, "tls": {"enabled": True}}},
+            "secretName",
+        ),
+        (
+            {
+                "preference": {
+                    "enabled": True,
+                    "database": {"existingSecret": "x"},
+                    "accessKeys": {"existingSecret": "k"},
+                }
+            },
             "in the clear",
         ),
         ({"certManager": {"certificates": [{"name": "a"}]}}, "certManager.enabled"),

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-import yaml
+from functools import cache
 
 from orchestrator.cluster.crds import crds
-from orchestrator.cluster.documents import read_objects
-from orchestrator.cluster.kinds import RewardModel
-from orchestrator.cluster.render import RunState, redis_secret, render_reward_model, render_run
-from orchestrator.cluster.names import RunNames
-from tests.integration.charts.rendering import ROOT, named, of_kind, render
+from tests.integration.charts.examples import OBJECTS, manifests_of, resource_of
+from tests.integration.charts.rendering import named, render
 
 APPLY = {"get", "create", "patch", "delete"}
 """Server-side apply of what is not there needs both patch and create."""
@@ -27,21 +23,10 @@ def rights() -> dict[tuple[str, str], set[str]]:
     return found
 
 
-def rendered() -> set[tuple[str, str]]:
+@cache
+def rendered() -> frozenset[tuple[str, str]]:
     """(group, resource) of all that an object can stand for: the examples, each stage of each run."""
-    found = set()
-    for path in sorted((ROOT / "deploy" / "examples").glob("*/*.yaml")):
-        if "trimtab.dev" not in path.read_text(encoding="utf-8"):
-            continue
-        for item in read_objects_of(path):
-            if isinstance(item, RewardModel):
-                found |= {resource_of(one) for one in render_reward_model(item)}
-                continue
-            for stage in ("sft", "rewardModel", "rl"):
-                found |= {resource_of(one) for one in render_run(item, state=RunState(attempt=1, stage=stage))}
-            secret = redis_secret(item, RunNames.of(item), password="a", operator_password="b")  # noqa: S106
-            found.add(resource_of(secret))
-    return found
+    return frozenset(resource_of(item) for example in OBJECTS for item in manifests_of(example))
 
 
 def test_it_may_apply_and_remove_all_that_it_renders() -> None:
@@ -58,7 +43,7 @@ def test_it_may_make_nothing_else() -> None:
 
 
 def test_it_never_makes_what_people_ask_for() -> None:
-    """Runs and reward models are made by people; the operator keeps their status, and removes what has outlived its time."""
+    """People make runs and reward models; the operator keeps their status, and removes what has outlived its time."""
     for kind in crds():
         plural = kind["spec"]["names"]["plural"]
         assert rights()["trimtab.dev", plural] == {"get", "list", "watch", "patch", "delete"}
@@ -84,11 +69,3 @@ def test_the_lease_is_its_own() -> None:
     assert make["verbs"] == ["create"]
     assert keep["resourceNames"] == ["leader"]
     assert 'name = "leader"' in named(manifests, "ConfigMap", "trimtab-operator")["data"]["operator.toml"]
-
-
-def read_objects_of(path):
-    return []
-
-
-def resource_of(manifest):
-    return ("", "")

@@ -62,7 +62,9 @@ def test_memory_is_bounded_and_temporary_folders_too(name: str) -> None:
 def test_only_the_operator_may_speak_to_the_api_server(name: str) -> None:
     """No other pod has a token, nor does any service account hand one out by itself."""
     manifests = render(MATRIX[name])
-    with_token = [pod_name for pod_name, pod in pods(manifests) if pod["spec"]["automountServiceAccountToken"]]
+    with_token = [
+        pod_name for pod_name, pod in pods(manifests) if pod["spec"]["automountServiceAccountToken"]
+    ]
     assert all(pod_name.endswith("-operator") for pod_name in with_token)
     assert len(with_token) == 1
     for account in of_kind(manifests, "ServiceAccount"):
@@ -92,14 +94,19 @@ def test_every_pod_is_shut_first_and_opened_by_a_policy_of_its_own(name: str) ->
         shut = [one for one in about if not one["spec"].get("ingress") and not one["spec"].get("egress")]
         assert [one["spec"]["policyTypes"] for one in shut] == [["Ingress", "Egress"]], pod_name
         assert any(
-            one["spec"]["podSelector"]["matchLabels"].get("app.kubernetes.io/name") == labels["app.kubernetes.io/name"]
+            one["spec"]["podSelector"]["matchLabels"].get("app.kubernetes.io/name")
+            == labels["app.kubernetes.io/name"]
             for one in about
         ), pod_name
 
 
 def test_no_policy_of_the_chart_selects_a_run() -> None:
     """Not even where the release, or a run, is called like the other."""
-    run = {"app.kubernetes.io/instance": "trimtab", "app.kubernetes.io/part-of": "trimtab", "trimtab.dev/run": "trimtab"}
+    run = {
+        "app.kubernetes.io/instance": "trimtab",
+        "app.kubernetes.io/part-of": "trimtab",
+        "trimtab.dev/run": "trimtab",
+    }
     for policy in of_kind(render(EVERYTHING), "NetworkPolicy"):
         assert policy["spec"]["podSelector"], "an empty selector would be the whole namespace"
         assert not fits(policy["spec"]["podSelector"], run)
@@ -134,12 +141,20 @@ def test_rights_of_the_cluster_only_where_asked_for(name: str) -> None:
 def test_bindings_name_roles_and_accounts_that_there_are() -> None:
     """Each binding's role is rendered beside it, and its subject is the account of the operator's pods."""
     manifests = render(EVERYTHING)
-    account = named(manifests, "Deployment", "rlhf-operator")["spec"]["template"]["spec"]["serviceAccountName"]
+    account = named(manifests, "Deployment", "rlhf-operator")["spec"]["template"]["spec"][
+        "serviceAccountName"
+    ]
     for binding in of_kind(manifests, "RoleBinding"):
         space = binding["metadata"]["namespace"]
-        roles = [role["metadata"]["name"] for role in of_kind(manifests, "Role") if role["metadata"]["namespace"] == space]
+        roles = [
+            role["metadata"]["name"]
+            for role in of_kind(manifests, "Role")
+            if role["metadata"]["namespace"] == space
+        ]
         assert binding["roleRef"]["name"] in roles
-        assert binding["subjects"] == [{"kind": "ServiceAccount", "name": account, "namespace": "trimtab-system"}]
+        assert binding["subjects"] == [
+            {"kind": "ServiceAccount", "name": account, "namespace": "trimtab-system"}
+        ]
 
 
 @pytest.mark.parametrize("name", MATRIX)
@@ -155,7 +170,9 @@ def test_no_secret_stands_where_everybody_reads(name: str) -> None:
     for secret in secrets:
         assert secret not in str(readable)
     for item in of_kind(manifests, "ConfigMap"):
-        assert "password" not in " ".join(str(value) for key, value in item["data"].items() if key.endswith("toml"))
+        assert "password" not in " ".join(
+            str(value) for key, value in item["data"].items() if key.endswith("toml")
+        )
 
 
 @pytest.mark.parametrize("level", ["viewer", "editor", "admin"])
