@@ -37,8 +37,8 @@ demo: .venv/.ready ## all three steps of RLHF on a 135M model (SEED=1)
 test: .venv/.ready helm ## the tests
 	$(PY) -m pytest
 
-test-newcomer: .venv/.ready ## the reward service's README in an empty environment
-	$(PY) -m pytest -m newcomer tests/e2e/test_reward_newcomer.py
+test-newcomer: .venv/.ready ## a service's README, and each image's packages, in empty environments
+	$(PY) -m pytest -m newcomer tests/e2e/test_reward_newcomer.py tests/e2e/test_image_newcomer.py
 
 # The contract and its clients on the oldest runtimes that they support; `make test` runs them on the newest.
 .venv-oldest/.ready: protos/pyproject.toml
