@@ -10,7 +10,7 @@ EVERYTHING: Values = {
     "images": {"registry": "registry.example.com/trimtab/", "tag": "1.2.3", "pullSecrets": ["pull"]},
     "operator": {
         "namespaces": ["team-a", "team-b"],
-        "kueue": {"enabled": True},
+        "kueue": {"version": "v1beta2"},
         "nodeSelector": {"pool": "system"},
         "tolerations": [{"key": "system", "operator": "Exists"}],
         "priorityClassName": "system-cluster-critical",
@@ -53,6 +53,7 @@ EVERYTHING: Values = {
 MATRIX: dict[str, Values] = {
     "defaults": {},
     "namespaces": {"operator": {"namespaces": ["team-a", "team-b"]}},
+    "no kueue": {"operator": {"kueue": {"enabled": False}}},
     "all namespaces": {"operator": {"allNamespaces": True}},
     "no rights": {"rbac": {"create": False, "userRoles": False}, "serviceAccount": {"create": False}},
     "valkey": {"queue": {"valkey": {"enabled": True}}},

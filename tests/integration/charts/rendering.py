@@ -65,9 +65,13 @@ def of_kind(manifests: list[Manifest], *kinds: str) -> list[Manifest]:
     return [item for item in manifests if item["kind"] in kinds]
 
 
-def named(manifests: list[Manifest], kind: str, name: str) -> Manifest:
-    """The one of this kind and name."""
-    [found] = [item for item in of_kind(manifests, kind) if item["metadata"]["name"] == name]
+def named(manifests: list[Manifest], kind: str, name: str, namespace: str = "") -> Manifest:
+    """The one of this kind and name, and namespace where several have it."""
+    [found] = [
+        item
+        for item in of_kind(manifests, kind)
+        if item["metadata"]["name"] == name and namespace in ("", item["metadata"].get("namespace"))
+    ]
     return found
 
 

@@ -104,7 +104,10 @@ def test_queueing_has_its_rights() -> None:
     for path in OURS:
         for item in read_objects(path):
             if isinstance(item, TrainingRun) and item.spec.queueing is not None:
-                assert values_of(path.parent.name)["operator"]["kueue"]["enabled"], path
+                rights = named(
+                    render(values_of(path.parent.name)), "Role", "trimtab-operator", item.metadata.namespace
+                )
+                assert "kueue.x-k8s.io" in str(rights), path
 
 
 def test_keda_measures_the_stream_of_the_run() -> None:

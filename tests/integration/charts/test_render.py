@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cluster.render.options import IMAGES, RenderOptions
+from orchestrator.cluster.operator.config import OperatorConfig
+from orchestrator.cluster.render.options import IMAGES
 from services.preference.config import PreferenceConfig
 from tests.integration.charts.matrix import EVERYTHING, MATRIX
 from tests.integration.charts.rendering import (
@@ -113,10 +114,29 @@ def test_runs_know_the_operator_by_labels_that_it_has(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MATRIX)
-def test_render_options_are_fields_that_there_are(name: str) -> None:
-    """What the chart writes below [render] makes RenderOptions."""
-    render_table = _toml(MATRIX[name])["render"]
-    assert RenderOptions(**render_table).operator_namespace == "trimtab-system"
+def test_the_operator_takes_its_configuration(name: str) -> None:
+    """Its TOML is one that the operator validates, on the ports, with the Lease and the namespaces of the manifests."""
+    values, manifests = MATRIX[name], render(MATRIX[name])
+    stem = values.get("fullnameOverride", "trimtab")
+    config = OperatorConfig.model_validate(_toml(values))
+    ports = {
+        port["name"]: port["containerPort"] for port in _container(manifests, f"{stem}-operator")["ports"]
+    }
+    assert ports == {"metrics": config.metrics_port, "health": config.health_port}
+    assert (config.lease.name, config.home()) == (f"{stem}-operator", "trimtab-system")
+    bound = {
+        item["metadata"]["namespace"]
+        for item in of_kind(manifests, "Role")
+        if item["metadata"]["name"] == f"{stem}-operator"
+    }
+    assert set(config.namespaces) == bound or name == "no rights"
+    options = config.render.options(config.home())
+    assert options.monitoring_namespace == (
+        values.get("monitoring", {}).get("namespace", "monitoring") or None
+    )
+    assert options.operator_namespace == "trimtab-system"
+    pod = named(manifests, "Deployment", f"{stem}-operator")["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] > config.requests_seconds
 
 
 @pytest.mark.parametrize("name", [name for name, values in MATRIX.items() if "preference" in values])

@@ -14,16 +14,16 @@
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [apps]
   resources: [deployments/scale]
-  verbs: [get, patch]
-- apiGroups: [batch]
+  verbs: [patch]
+- apiGroups: [batch] # never changed: an attempt is a Job of its own
   resources: [jobs]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, delete]
 - apiGroups: [""]
   resources: [configmaps, serviceaccounts, services]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""] # never listed: it reads those that it made, and those that a run names
   resources: [secrets]
-  verbs: [get, create, patch, delete]
+  verbs: [get, create, delete]
 - apiGroups: [""] # patch: deletion cost, drain
   resources: [pods]
   verbs: [get, list, watch, patch, delete]
@@ -33,9 +33,9 @@
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
   verbs: [get, list, watch, create, patch, delete]
-- apiGroups: ["", events.k8s.io]
+- apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create]
 {{- if .Values.operator.kueue.enabled }}
 - apiGroups: [kueue.x-k8s.io]
   resources: [workloads]

@@ -2,6 +2,9 @@
 {{- define "trimtab.operatorToml" -}}
 namespaces = {{ include "trimtab.namespaces" . }}
 resync_seconds = {{ .Values.operator.resyncSeconds }}
+scaling_seconds = {{ .Values.operator.scalingSeconds }}
+checkpoint_seconds = {{ .Values.operator.checkpointSeconds }}
+requests_seconds = {{ .Values.operator.drainSeconds }}
 workers = {{ .Values.operator.workers }}
 metrics_port = 8080
 health_port = 8081
@@ -16,9 +19,7 @@ namespace = {{ .Release.Namespace | toJson }}
 
 [render]
 operator_namespace = {{ .Release.Namespace | toJson }}
-{{- with .Values.monitoring.namespace }}
-monitoring_namespace = {{ . | toJson }}
-{{- end }}
+monitoring_namespace = {{ .Values.monitoring.namespace | toJson }}
 listen_on_pod_ip = {{ .Values.operator.listenOnPodIp }}
 user = {{ .Values.userId }}
 kueue_version = {{ .Values.operator.kueue.version | toJson }}
