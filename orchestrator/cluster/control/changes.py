@@ -77,9 +77,7 @@ def _hash(manifest: Manifest) -> str:
 
 
 def _list_covers(there: Sequence[Any], wanted: Sequence[Any], name: str) -> bool:
-    key = next(
-        (key for key in _KEYS if wanted and all(isinstance(e, Mapping) and key in e for e in wanted)), ""
-    )
+    key = _key(wanted)
     if key:
         # Webhooks add containers and volumes of their own: only ours are looked at.
         by_key = {item.get(key): item for item in there if isinstance(item, Mapping)}
@@ -87,6 +85,15 @@ def _list_covers(there: Sequence[Any], wanted: Sequence[Any], name: str) -> bool
     if name in ("ownerReferences", "finalizers"):
         return all(any(covers(item, one) for item in there) for one in wanted)
     return len(there) == len(wanted) and all(map(covers, there, wanted))
+
+
+def _key(items: Sequence[Any]) -> str:
+    """The field that tells these entries apart; empty where none does (port 53 is open for two protocols)."""
+    for key in _KEYS:
+        values = [item.get(key) for item in items if isinstance(item, Mapping)]
+        if values and len(values) == len(items) and None not in values and len(set(map(str, values))) == len(values):
+            return key
+    return ""
 
 
 def _same_quantity(there: Any, wanted: Any) -> bool:
