@@ -158,7 +158,8 @@ def _claim(obj: Object, old: Object | None) -> Iterator[Cause]:
         {name: value for name, value in each["spec"].items() if name not in apart} for each in (old, obj)
     )
     if before != after:
-        why = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims"
+        open_fields = "resources.requests and volumeAttributesClassName for bound claims"
+        why = f"spec is immutable after creation except {open_fields}"
         yield forbidden_value("spec", why)
 
 

@@ -5,8 +5,6 @@ It knows who owns what from the store's events, and looks at an object again whe
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 from tests.fakes.kube.catalog import CRDS, Catalog
 from tests.fakes.kube.deletion import FOREGROUND, ORPHAN, DeleteOptions, delete
 from tests.fakes.kube.store import Event, Object, Store, Stored
+from tests.fakes.kube.worker import Worker
 from tests.fakes.kube.writes import Target, gone_after
 
 Key = tuple[str, str, str]
@@ -21,32 +20,14 @@ INSTANCES = "customresourcecleanup.apiextensions.k8s.io"
 
 
 class Collector:
-    """Runs until it is stopped."""
+    """Its worker is to be started and stopped."""
 
     def __init__(self, store: Store, catalog: Catalog, clock: Callable[[], str]) -> None:
         self.store, self.catalog, self.clock = store, catalog, clock
         self._present: dict[str, Key] = {}
         self._owned: dict[str, set[str]] = defaultdict(set)  # uid of an owner: uids of its dependents
-        self._work: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._open = 0
-        self._idle = threading.Condition(store.lock)
-        self._thread = threading.Thread(target=self._run, name="kube-collector", daemon=True)
+        self.worker = Worker(store, "kube-collector", self._look)
         store.listeners.append(self._seen)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End, and wait for it."""
-        self._work.put(None)
-        self._thread.join()
-
-    def settle(self, seconds: float = 10) -> None:
-        """Wait until nothing is left to do."""
-        with self._idle:
-            if not self._idle.wait_for(lambda: self._open == 0, seconds):
-                raise TimeoutError("the collector has not come to an end")
 
     def _seen(self, event: Event) -> None:
         """A write, with the lock held: keep the index, note what to look at."""
@@ -61,14 +42,14 @@ class Collector:
         if event.type == "DELETED":
             self._present.pop(uid, None)
             for each in [*self._owned.pop(uid, ()), *before]:
-                self._look_at(each)
+                self.worker.add(each)
             self._look_at_holders(event)
             return
         self._present[uid] = (event.storage, event.stored.namespace, event.stored.name)
         if after != before or meta.get("deletionTimestamp"):
-            self._look_at(uid)
+            self.worker.add(uid)
             for owner in after:
-                self._look_at(owner)
+                self.worker.add(owner)
 
     def _look_at_holders(self, event: Event) -> None:
         """A namespace or a CRD may have waited for the object to go."""
@@ -76,21 +57,13 @@ class Collector:
         crd = self.store.get(CRDS, "", event.storage)
         for holder in (space, crd):
             if holder and holder.obj["metadata"].get("deletionTimestamp"):
-                self._look_at(holder.obj["metadata"]["uid"])
+                self.worker.add(holder.obj["metadata"]["uid"])
 
-    def _look_at(self, uid: str) -> None:
-        self._open += 1
-        self._work.put(uid)
-
-    def _run(self) -> None:
-        while (uid := self._work.get()) is not None:
-            with self._idle:
-                key = self._present.get(uid)
-                stored = self.store.get(*key) if key else None
-                if stored is not None:
-                    self._settle_one(stored)
-                self._open -= 1
-                self._idle.notify_all()
+    def _look(self, uid: str) -> None:
+        key = self._present.get(uid)
+        stored = self.store.get(*key) if key else None
+        if stored is not None:
+            self._settle_one(stored)
 
     def _settle_one(self, stored: Stored) -> None:
         storage = self._present[stored.obj["metadata"]["uid"]][0]
@@ -134,7 +107,7 @@ class Collector:
             if not any(self._blocks(key, meta["uid"]) for key in dependents):
                 self._release(storage, stored, FOREGROUND)
             for key in dependents:
-                self._look_at(self.store.get(*key).obj["metadata"]["uid"])  # type: ignore[union-attr]
+                self.worker.add(self.store.get(*key).obj["metadata"]["uid"])  # type: ignore[union-attr]
         elif storage == "namespaces":
             self._empty_namespace(stored)
         elif storage == CRDS and INSTANCES in finalizers:

@@ -101,7 +101,8 @@ def violations(resource: Resource, obj: Object, old: Object | None) -> Iterator[
         new = sorted(set(meta.get("finalizers") or ()) - set(old["metadata"].get("finalizers") or ()))
         if new:
             listed = ", ".join(f'"{name}"' for name in new)
-            why = f"no new finalizers can be added if the object is being deleted, found new finalizers []string{{{listed}}}"
+            why = "no new finalizers can be added if the object is being deleted, "
+            why += f"found new finalizers []string{{{listed}}}"
             yield forbidden_value("metadata.finalizers", why)
     yield from _label_violations(meta.get("labels") or {}, "metadata.labels")
     for key in meta.get("annotations") or {}:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tests.fakes.kube.api import Api, utc_now
 from tests.fakes.kube.catalog import CRDS, Catalog
 from tests.fakes.kube.collector import Collector
+from tests.fakes.kube.controllers import Controllers
 from tests.fakes.kube.faults import Calls
 from tests.fakes.kube.resources import Resource
 from tests.fakes.kube.store import Event, Object, Store, Stored
@@ -41,6 +42,8 @@ class KubeServer:
         self.clock = clock
         self.api = Api(self.store, self.catalog, self.calls, clock, bookmark_seconds)
         self.collector = Collector(self.store, self.catalog, clock)
+        self.controllers = Controllers(self.store, self.api.writer, clock)
+        self.workloads = self.controllers.workloads
         self._http = Server(self.api.answer)
         self.store.listeners.append(self._define)
         for name in _NAMESPACES:
@@ -52,14 +55,16 @@ class KubeServer:
         return self._http.url
 
     def __enter__(self) -> KubeServer:
-        self.collector.start()
+        self.collector.worker.start()
+        self.controllers.worker.start()
         self._http.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.store.end_watches()
         self._http.stop()
-        self.collector.stop()
+        self.collector.worker.stop()
+        self.controllers.worker.stop()
 
     def client(self) -> ApiClient:
         """The official client, speaking to this server."""
@@ -120,8 +125,9 @@ class KubeServer:
             return self.api.writer.update(target, new, Options(manager="kube-controller-manager"))[0]
 
     def settle(self) -> None:
-        """Wait until the collector has nothing left to do."""
-        self.collector.settle()
+        """Wait until the collector and the controllers have nothing left to do."""
+        self.controllers.worker.settle()
+        self.collector.worker.settle()
 
     def compact(self) -> None:
         """Forget the history: watches and pages that begin before now are answered 410."""
