@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from tests.fakes.kube import openapi
 from tests.fakes.kube.resources import BUILTIN, Resource, custom_resources
 
 _VERBS = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
@@ -74,6 +75,10 @@ class Catalog:
                 return self._resources("", version)
             case ["apis", group, version]:
                 return self._resources(group, version)
+            case ["openapi", "v3"]:
+                return openapi.index(self._found.values())
+            case ["openapi", "v3", *root]:
+                return openapi.document(self._found.values(), "/".join(root))
         return None
 
     def _group(self, group: str) -> dict[str, Any]:

@@ -47,7 +47,10 @@ class Options:
 
 
 def parsed(body: bytes) -> Any:
-    """JSON or YAML."""
+    """JSON or YAML. ApiError 415 for protobuf, which some commands of kubectl send."""
+    if body.startswith(b"k8s\0"):
+        words = "the body of the request was in an unknown format - accepted media types include: application/json"
+        raise errors.ApiError(415, "UnsupportedMediaType", words)
     try:
         return json.loads(body)
     except ValueError:
