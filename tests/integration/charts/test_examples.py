@@ -132,7 +132,7 @@ def test_keda_measures_the_stream_of_the_run() -> None:
 
 
 def test_what_scales_is_left_to_its_scaler() -> None:
-    """The target of the ScaledObject and of the HPA is a role, or a model, whose mode is External."""
+    """A Deployment's scaler needs mode External; one of a RewardModel's own `replicas` needs Static, which holds it."""
     [run] = read_objects(EXAMPLES / "keda" / "run.yaml")
     scaled = documents(EXAMPLES / "keda" / "scaled-object.yaml")[1]
     assert isinstance(run, TrainingRun)
@@ -143,7 +143,8 @@ def test_what_scales_is_left_to_its_scaler() -> None:
     [model] = read_objects(EXAMPLES / "shared-reward-model" / "reward-model.yaml")
     [hpa] = documents(EXAMPLES / "shared-reward-model" / "hpa.yaml")
     assert not isinstance(model, TrainingRun)
-    assert model.spec.scaling.mode == "External"
+    assert model.spec.scaling.mode == "Static"
+    assert "replicas" not in documents(EXAMPLES / "shared-reward-model" / "reward-model.yaml")[0]["spec"]
     target = hpa["spec"]["scaleTargetRef"]
     assert (target["apiVersion"], target["kind"], target["name"]) == (
         model.api_version,
