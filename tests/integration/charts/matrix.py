@@ -53,6 +53,11 @@ EVERYTHING: Values = {
 MATRIX: dict[str, Values] = {
     "defaults": {},
     "namespaces": {"operator": {"namespaces": ["team-a", "team-b"]}},
+    "own addresses": {
+        "operator": {"listenOnPodIp": True},
+        "queue": {"valkey": {"enabled": True}},
+        "preference": {"enabled": True, "database": DATABASE},
+    },
     "no kueue": {"operator": {"kueue": {"enabled": False}}},
     "all namespaces": {"operator": {"allNamespaces": True}},
     "no rights": {"rbac": {"create": False, "userRoles": False}, "serviceAccount": {"create": False}},

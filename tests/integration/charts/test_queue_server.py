@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +19,6 @@ from services.common.stages.base import NewEntry
 from services.common.stages.redis_stages import RedisStages
 from tests.integration.charts.matrix import MATRIX
 from tests.integration.charts.rendering import named, render
-from tests.integration.cluster.harness import eventually
 
 
 class Server:
@@ -50,9 +51,9 @@ class Server:
         )
 
     def _moved(self, text: str, container: dict[str, list[dict[str, str]]], folders: dict[str, Path]) -> str:
-        for mount in sorted(container["volumeMounts"], key=lambda each: -len(each["mountPath"])):
-            text = text.replace(f" {mount['mountPath']}", f" {folders[mount['name']]}")
-        text = text.replace("$(cat /run/secrets/queue/", f"$(cat {folders['password']}/")
+        places = {mount["mountPath"]: str(folders[mount["name"]]) for mount in container["volumeMounts"]}
+        pattern = "|".join(sorted(places, key=len, reverse=True))
+        text = re.sub(rf"(?<= )(?:{pattern})\b", lambda found: places[found[0]], text)
         return text.replace("port 6379", f"port {self.port}").replace("bind * -::*", "bind 127.0.0.1")
 
     def here(self) -> str:
@@ -71,7 +72,10 @@ class Server:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     made = Server(tmp_path_factory.mktemp("valkey"))
     try:
-        eventually(made.answers)
+        for _ in range(200):
+            if made.answers():
+                break
+            time.sleep(0.05)
         yield made
     finally:
         made.process.terminate()

@@ -166,6 +166,16 @@ def test_the_queue_server_is_set_as_the_stages_ask() -> None:
     assert {"appendonly yes", "appendfsync everysec", "maxmemory-policy noeviction"} <= set(conf)
 
 
+def test_pods_that_share_an_address_space_listen_on_their_own() -> None:
+    """Where it is asked for, every program of the chart is told its pod's address; else none is."""
+    for name, wanted in (("own addresses", True), ("everything", False)):
+        for item in of_kind(render(MATRIX[name]), "Deployment", "StatefulSet"):
+            [container] = item["spec"]["template"]["spec"]["containers"]
+            told = "POD_IP" in " ".join([*container["command"], *container["args"]])
+            known = "POD_IP" in [variable["name"] for variable in container.get("env", ())]
+            assert (told, known) == (wanted, wanted), item["metadata"]["name"]
+
+
 def test_where_runs_are_there_is_the_queues_secret() -> None:
     """The same Secret, with the same URL, lies in the release's namespace and in each of the runs'."""
     secrets = of_kind(render(EVERYTHING), "Secret")

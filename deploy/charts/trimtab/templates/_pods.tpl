@@ -18,6 +18,14 @@ capabilities:
 readOnlyRootFilesystem: true
 {{- end -}}
 
+{{/* The pod's own address as a variable, where it listens on that alone. */}}
+{{- define "trimtab.podIp" -}}
+{{- if .Values.operator.listenOnPodIp }}
+- name: POD_IP
+  valueFrom: {fieldRef: {fieldPath: status.podIP}}
+{{- end }}
+{{- end -}}
+
 {{/* Where pods run. Takes (list $ part settings). Without an affinity, replicas prefer different nodes. */}}
 {{- define "trimtab.place" -}}
 {{- $root := index . 0 -}}
