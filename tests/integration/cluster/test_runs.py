@@ -97,7 +97,7 @@ def test_switching_modes_keeps_the_number(harness: Harness, mode: dict[str, Any]
 
 
 def test_suspend_writes_a_checkpoint_then_rests(harness: Harness) -> None:
-    """While the checkpoint is written policies go on; then the Job is gone, all is at zero, and comes back as it was."""
+    """The Job goes after its checkpoint, all is at zero, and comes back as it was."""
     start(harness, changed(RUN, roles__reward__scaling__mode="External"))
     harness.kubectl_scale("helpful-reward", 4)
     harness.add_pod(harness.get("Job", "helpful-learner-1"), "helpful-learner-1-0-abcde", running())
@@ -116,9 +116,27 @@ def test_suspend_writes_a_checkpoint_then_rests(harness: Harness) -> None:
     assert harness.status()["restarts"] == 0
 
 
+def test_policies_go_on_until_the_checkpoint_is_there(harness: Harness) -> None:
+    """Without them the learner would never come to the end of its step."""
+    start(harness)
+    harness.add_pod(harness.get("Job", "helpful-learner-1"), "helpful-learner-1-0-abcde", running())
+    harness.never_writes_checkpoints()
+    harness.change({"suspend": True})
+    assert harness.reconcile() == 2.0
+    assert "helpful-learner-1" in harness.names("Job")
+    assert harness.replicas("helpful-policy") == 1
+    harness.clock.advance(601)
+    harness.settle()
+    assert "helpful-learner-1" not in harness.names("Job")
+    assert harness.replicas("helpful-policy") == 0
+
+
 def test_a_run_that_is_made_suspended_starts_nothing(harness: Harness) -> None:
     """No Job, no replica; its numbers come with resume."""
-    start(harness, changed(RUN, suspend=True, roles__policy__replicas=2, roles__reward__scaling__mode="External"))
+    start(
+        harness,
+        changed(RUN, suspend=True, roles__policy__replicas=2, roles__reward__scaling__mode="External"),
+    )
     assert harness.names("Job") == set()
     assert harness.replicas("helpful-policy") == 0
     harness.change({"suspend": False})
