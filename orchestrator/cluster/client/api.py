@@ -20,7 +20,7 @@ from kubernetes.dynamic import DynamicClient
 
 from orchestrator.cluster.client.errors import error_of
 from orchestrator.cluster.control.resources import RESOURCES, Object, Ref, Resource
-from services.common.errors import Unavailable
+from services.common.errors import Forbidden, NotFound, Unavailable
 
 REQUEST_SECONDS = 4.0
 """Less than what lies between the end of our lease's renewals and its own end (election.Timing)."""
@@ -79,9 +79,7 @@ class Api:
         )
         try:
             found = self._ask("get", path, f"look for {kind}")
-        except Exception as error:
-            if isinstance(error, Unavailable):
-                raise
+        except (NotFound, Forbidden):
             return False
         return any(entry.get("kind") == kind for entry in found.get("resources", ()))
 

@@ -30,14 +30,15 @@ class RewardModelReconciler:
     def __init__(self, tools: Tools, probe: Probe) -> None:
         self._tools, self._probe = tools, probe
         self._status = StatusWriter(tools.api, tools.store, seconds=tools.status_seconds, clock=tools.clock)
-        # Pod to digest: a replica serves one model for its whole life.
-        self._digests: dict[str, str] = {}
+        # Per model, pod to digest: a replica serves one model for its whole life.
+        self._digests: dict[Ref, dict[str, str]] = {}
 
     def handle(self, ref: Ref) -> float | None:
         """One reconcile; seconds after which to look again."""
         item = self._tools.store.get(ref)
         if item is None:
             self._status.forget(ref)
+            self._digests.pop(ref, None)
             return None
         if item["metadata"].get("deletionTimestamp"):
             return self._tools.finaliser.end(item, self._tools.now())
@@ -111,10 +112,14 @@ class RewardModelReconciler:
     def _digest(self, model: RewardModel, view: View) -> tuple[str, bool]:
         """What the replicas serve (the first that differs from the pin, if any does); whether all have answered."""
         ready = [pod for of_service in view.pods.values() for pod in of_service if pod.ready and pod.address]
-        for pod in ready:
-            if not self._digests.get(pod.name):
-                self._digests[pod.name] = self._probe.served_digest(f"{pod.address}:{PORTS['reward'].grpc}")
-        known = [digest for pod in ready if (digest := self._digests[pod.name])]
+        ref = Ref("RewardModel", model.metadata.namespace, model.metadata.name)
+        before, port = self._digests.get(ref, {}), PORTS["reward"].grpc
+        said = {
+            pod.name: before.get(pod.name) or self._probe.served_digest(f"{pod.address}:{port}")
+            for pod in ready
+        }
+        self._digests[ref] = said
+        known = [digest for digest in said.values() if digest]
         wrong = next((digest for digest in known if model.spec.digest not in (None, digest)), "")
         return wrong or next(iter(known), model.status.digest), len(known) == len(ready)
 

@@ -29,6 +29,7 @@ from orchestrator.cluster.control.view import LEARNER, View, admitted, view_of
 from orchestrator.cluster.kinds import TrainingRun, TrainingRunStatus, read_object
 from orchestrator.cluster.names import RunNames, service_of
 from orchestrator.cluster.operator.checkpoints import Checkpoints
+from orchestrator.cluster.operator.flavors import Flavors
 from orchestrator.cluster.operator.secrets import QueueSecrets
 from orchestrator.cluster.operator.shared import Tools
 from orchestrator.cluster.operator.status_writer import StatusWriter
@@ -68,6 +69,7 @@ class RunReconciler:
 
     def __init__(self, tools: Tools, secrets: QueueSecrets, checkpoints: Checkpoints) -> None:
         self._tools, self._secrets, self._checkpoints = tools, secrets, checkpoints
+        self._flavors = Flavors(tools.api, tools.clock)
         self._status = StatusWriter(tools.api, tools.store, seconds=tools.status_seconds, clock=tools.clock)
 
     def handle(self, ref: Ref) -> float | None:
@@ -186,6 +188,7 @@ class RunReconciler:
             epoch=run.status.epoch,
             admitted=plan.is_admitted,
             stage=stage,
+            node_labels=self._flavors.node_labels(plan.view.workload),
         )
         return render_run(run, self._tools.options, state)
 

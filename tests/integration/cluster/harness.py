@@ -55,6 +55,7 @@ class Harness:
         self.api, self.namespace = Api(client), namespace
         self.probe, self.clock = FakeProbe(), FakeClock()
         self.wrote: list[tuple[str, str]] = []
+        self.kinds = WATCHED
         self.ahead = timedelta()
         """Of the operator's wall clock before ours."""
         self.restart()
@@ -91,7 +92,7 @@ class Harness:
 
     def look(self) -> None:
         """Fill the cache from fresh lists."""
-        for kind in WATCHED:
+        for kind in self.kinds:
             listing = self.api.list(kind, self.namespace)
             self.store.replace(kind, self.namespace, map(slim, listing.items), listing.version)
 

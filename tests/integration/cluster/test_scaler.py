@@ -29,6 +29,7 @@ def training(harness: Harness) -> Harness:
     harness.add_pod(harness.get("Job", "helpful-learner-1"), "helpful-learner-1-0-x", running("10.0.0.9"))
     for role in ("policy", "reference", "reward"):
         harness.add_pod(harness.get("Deployment", f"helpful-{role}"), f"{role}-0", running())
+    harness.add_pod(harness.get("StatefulSet", "helpful-redis"), "helpful-redis-0", running())
     return harness
 
 
