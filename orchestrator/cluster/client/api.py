@@ -69,7 +69,9 @@ class Api:
         """The last lines of a container."""
         # The client's own list of query parameters has none of a log's.
         query = urlencode({"container": container, "tailLines": lines})
-        return self._send("get", f"{_path(pod, 'log')}?{query}", f"log of {_named(pod)}").decode(errors="replace")
+        return self._send("get", f"{_path(pod, 'log')}?{query}", f"log of {_named(pod)}").decode(
+            errors="replace"
+        )
 
     def serves(self, kind: str) -> bool:
         """Whether the server has this kind at all."""
