@@ -3,7 +3,7 @@ PY := .venv/bin/python
 SEED ?= 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup helm chart-docs demo test test-newcomer test-oldest lint protos protos-check bench clean peer-trl peer-verl peer-openrlhf peer-node peer-mosec peer-litserve peer-vllm
+.PHONY: help setup helm chart-docs demo test test-cluster test-newcomer test-oldest lint protos protos-check bench clean peer-trl peer-verl peer-openrlhf peer-node peer-mosec peer-litserve peer-vllm
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
@@ -36,6 +36,11 @@ demo: .venv/.ready ## all three steps of RLHF on a 135M model (SEED=1)
 
 test: .venv/.ready helm ## the tests
 	$(PY) -m pytest
+
+# On a server that its owner does not mind: CRDs are applied, namespaces made and deleted.
+test-cluster: .venv/.ready ## the operator's tests on a real API server: make test-cluster KUBECONFIG=file
+	@test -f "$(KUBECONFIG)" || (echo "KUBECONFIG=$(KUBECONFIG): no such file" >&2; exit 2)
+	TRIMTAB_TEST_KUBECONFIG="$(abspath $(KUBECONFIG))" $(PY) -m pytest tests/integration/cluster
 
 test-newcomer: .venv/.ready ## a service's README, and each image's packages, in empty environments
 	$(PY) -m pytest -m newcomer tests/e2e/test_reward_newcomer.py tests/e2e/test_image_newcomer.py

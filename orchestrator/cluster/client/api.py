@@ -20,7 +20,7 @@ from kubernetes.dynamic import DynamicClient
 
 from orchestrator.cluster.client.errors import error_of
 from orchestrator.cluster.control.resources import RESOURCES, Object, Ref, Resource
-from services.common.errors import Unavailable
+from services.common.errors import Forbidden, NotFound, Unavailable
 
 REQUEST_SECONDS = 4.0
 """Less than what lies between the end of our lease's renewals and its own end (election.Timing)."""
@@ -69,7 +69,9 @@ class Api:
         """The last lines of a container."""
         # The client's own list of query parameters has none of a log's.
         query = urlencode({"container": container, "tailLines": lines})
-        return self._send("get", f"{_path(pod, 'log')}?{query}", f"log of {_named(pod)}").decode(errors="replace")
+        return self._send("get", f"{_path(pod, 'log')}?{query}", f"log of {_named(pod)}").decode(
+            errors="replace"
+        )
 
     def serves(self, kind: str) -> bool:
         """Whether the server has this kind at all."""
@@ -79,9 +81,7 @@ class Api:
         )
         try:
             found = self._ask("get", path, f"look for {kind}")
-        except Exception as error:
-            if isinstance(error, Unavailable):
-                raise
+        except (NotFound, Forbidden):
             return False
         return any(entry.get("kind") == kind for entry in found.get("resources", ()))
 

@@ -10,6 +10,7 @@ UserError                          ServiceError
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 
 from services.common.errors import (
     Forbidden,
@@ -47,6 +48,17 @@ _ERRORS: dict[int, type[TrimtabError]] = {
     410: Gone,
     422: Refused,
 }
+
+
+def first_refused(steps: Iterable[Callable[[], object]]) -> Exception | None:
+    """Do all steps; the first that the server refuses (the object, the right, the place), if any. Others are raised."""
+    first: Exception | None = None
+    for step in steps:
+        try:
+            step()
+        except (Refused, Forbidden, NotFound) as error:
+            first = first or error
+    return first
 
 
 def error_of(status: int, reason: str, body: str | bytes | None, what: str) -> TrimtabError:

@@ -14,9 +14,9 @@ BUSY, GROUPS, HELD, REVISION = (
     "trimtab_stage_busy_seconds_total",
     "trimtab_stage_groups_total",
     "trimtab_stage_held_groups",
-    "trimtab_model_info",
+    "trimtab_reward_model_info",
 )
-"""Metrics of a stage's worker. Slot-seconds spent, groups that left, groups in hand; the served model's digest."""
+"""Slot-seconds spent, groups done, groups in hand (services/common/stage_metrics.py); the scoring model's digest."""
 _LINE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?\s+(\S+)")
 _DIGEST = re.compile(r'digest="([^"]*)"')
 _STEP = re.compile(r"step-(\d+)/?$")
@@ -31,7 +31,7 @@ def pod_figures(page: str) -> PodFigures | None:
         if match is None:
             continue
         name, labels, value = match.groups()
-        if name in (BUSY, GROUPS, HELD):
+        if name in (BUSY, HELD) or (name == GROUPS and 'outcome="done"' in (labels or "")):
             sums[name] = sums.get(name, 0.0) + float(value)
         elif name == REVISION:
             found = _DIGEST.search(labels or "")

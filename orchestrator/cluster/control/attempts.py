@@ -156,7 +156,7 @@ def next_learner(
     if newest.state is JobState.COMPLETE or (terms.anew and newest.state is JobState.FAILED):
         return Learner(count=replace(count, counted=count.attempt, in_a_row=0), delete=live, force=stuck)
     older = tuple(name for name in live if name != newest.name)
-    lost = newest.state is JobState.RUNNING and bool(stuck)
+    lost = newest.state is JobState.RUNNING and any(pod.startswith(f"{newest.name}-") for pod in stuck)
     if newest.state is JobState.FAILED or lost:
         why = "the node of one of its pods is gone" if lost else newest.message or "a pod failed"
         return _failed(count, newest, why, live, stuck, terms)

@@ -91,7 +91,12 @@ def _key(items: Sequence[Any]) -> str:
     """The field that tells these entries apart; empty where none does (port 53 is open for two protocols)."""
     for key in _KEYS:
         values = [item.get(key) for item in items if isinstance(item, Mapping)]
-        if values and len(values) == len(items) and None not in values and len(set(map(str, values))) == len(values):
+        if (
+            values
+            and len(values) == len(items)
+            and None not in values
+            and len(set(map(str, values))) == len(values)
+        ):
             return key
     return ""
 

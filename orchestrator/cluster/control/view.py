@@ -70,6 +70,15 @@ def admitted(workload: Mapping[str, Any] | None) -> bool:
     return states.get("Admitted", False) and not states.get("Evicted", False)
 
 
+def assigned_flavors(workload: Mapping[str, Any] | None) -> dict[str, tuple[str, ...]]:
+    """The flavors that Kueue chose for each set of pods; a set is called as its service."""
+    admission = ((workload or {}).get("status") or {}).get("admission") or {}
+    return {
+        assignment["name"]: tuple(dict.fromkeys((assignment.get("flavors") or {}).values()))
+        for assignment in admission.get("podSetAssignments") or ()
+    }
+
+
 def _stage_jobs(names: RunNames | None) -> Mapping[str, str]:
     return {} if names is None else {stage: names.job(service) for stage, service in SERVICES.items()}
 

@@ -33,6 +33,10 @@ class Checkpoints:
         future, since = self._asked[job]
         return future.done() or self._clock() - since > self._timeout
 
+    def was_asked(self, job: str) -> bool:
+        """Whether a checkpoint was asked for."""
+        return job in self._asked
+
     def written(self, job: str) -> bool:
         """Whether it was written, of one that is settled."""
         asked = self._asked.get(job)

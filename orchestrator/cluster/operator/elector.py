@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from orchestrator.cluster.client.api import Api
+from orchestrator.cluster.client.api import REQUEST_SECONDS, Api
 from orchestrator.cluster.client.errors import Conflict
 from orchestrator.cluster.control.election import Election, LeaseRecord, Timing, Wish
 from orchestrator.cluster.control.resources import RESOURCES, Object, Ref
@@ -42,6 +42,7 @@ class Elector:
         self._election = Election(identity, timing)
         self._stopping = threading.Event()
         self._told = False
+        self._thread: threading.Thread | None = None
 
     def leads(self) -> bool:
         """Whether this replica may write now."""
@@ -54,17 +55,20 @@ class Elector:
 
     def start(self) -> threading.Thread:
         """On a thread of its own."""
-        thread = threading.Thread(target=self._run, name="election", daemon=True)
-        thread.start()
-        return thread
+        self._thread = threading.Thread(target=self._run, name="election", daemon=True)
+        self._thread.start()
+        return self._thread
 
     def stop(self) -> None:
         """Give the Lease back, so that the other replica need not wait for its end."""
         self._stopping.set()
-        held, self_led = self._election.seen, self.leads()
+        if self._thread is not None:
+            # A renewal under way would make our own last write a conflict.
+            self._thread.join(REQUEST_SECONDS)
+        held, led = self._election.seen, self.leads()
         self._election.lost()
         self._tell()
-        if not self_led or held is None:
+        if not led or held is None:
             return
         try:
             self._api.replace(self._item(held, holder="", duration=1), MANAGER)
@@ -116,12 +120,13 @@ class Elector:
         now = micro_time(datetime.now(UTC))
         same = before is not None and before.holder == holder
         spec: dict[str, Any] = {
-            "holderIdentity": holder,
             "leaseDurationSeconds": max(1, round(duration)),
             "renewTime": now,
             "acquireTime": before.acquired if before is not None and same and before.acquired else now,
             "leaseTransitions": 0 if before is None else before.transitions + (not same and bool(holder)),
         }
+        if holder:
+            spec["holderIdentity"] = holder
         metadata: dict[str, Any] = {"name": self._lease.name, "namespace": self._lease.namespace}
         if before is not None:
             metadata["resourceVersion"] = before.resource_version

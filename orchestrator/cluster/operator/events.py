@@ -15,8 +15,8 @@ from orchestrator.cluster.kinds import Condition
 from orchestrator.cluster.operator.elector import MANAGER, micro_time
 from services.common.errors import LostOwnership, TrimtabError
 
-NOTE_LIMIT = 1000
-"""Of characters: the API takes 1 KiB."""
+NOTE_BYTES = 1000
+"""The API takes 1 KiB."""
 _log = structlog.get_logger(__name__)
 
 
@@ -50,7 +50,7 @@ class Recorder:
             "action": action,
             "reason": reason,
             "regarding": regarding,
-            "note": " ".join(note.split())[:NOTE_LIMIT],
+            "note": " ".join(note.split()).encode()[:NOTE_BYTES].decode(errors="ignore"),
             "type": "Warning" if warning else "Normal",
         }
         try:

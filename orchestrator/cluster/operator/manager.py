@@ -63,7 +63,8 @@ class Operator:
         self.runs = self._controller("runs", RunReconciler(tools, secrets, checkpoints).handle)
         self.models = self._controller("models", RewardModelReconciler(tools, probe).handle)
         scaler = Scaler(tools, probe, secrets, interval_seconds=config.scaling_seconds, told=self.runs.add)
-        self.scaler = self._controller("scaler", scaler.handle)
+        # Its workers mostly wait for answers.
+        self.scaler = Controller("scaler", scaler.handle, leads=self.leads, workers=4 * config.workers)
 
     # ------------------------------------------------------------ life
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from orchestrator.cluster.client.errors import Refused
+from orchestrator.cluster.client.errors import first_refused
 from orchestrator.cluster.conditions import RewardModelFacts, reward_model_conditions
 from orchestrator.cluster.control.facts import replicas_of, role_facts
 from orchestrator.cluster.control.insight import RoleInsight
@@ -19,7 +21,7 @@ from orchestrator.cluster.operator.shared import Tools
 from orchestrator.cluster.operator.status_writer import StatusWriter
 from orchestrator.cluster.render import render_reward_model
 from orchestrator.cluster.render.options import PORTS
-from services.common.errors import Forbidden, InvalidInput, NotFound
+from services.common.errors import InvalidInput
 
 DIGEST_LOOK_SECONDS = 30.0
 
@@ -30,14 +32,15 @@ class RewardModelReconciler:
     def __init__(self, tools: Tools, probe: Probe) -> None:
         self._tools, self._probe = tools, probe
         self._status = StatusWriter(tools.api, tools.store, seconds=tools.status_seconds, clock=tools.clock)
-        # Pod to digest: a replica serves one model for its whole life.
-        self._digests: dict[str, str] = {}
+        # Per model, pod to digest: a replica serves one model for its whole life.
+        self._digests: dict[Ref, dict[str, str]] = {}
 
     def handle(self, ref: Ref) -> float | None:
         """One reconcile; seconds after which to look again."""
         item = self._tools.store.get(ref)
         if item is None:
             self._status.forget(ref)
+            self._digests.pop(ref, None)
             return None
         if item["metadata"].get("deletionTimestamp"):
             return self._tools.finaliser.end(item, self._tools.now())
@@ -57,24 +60,25 @@ class RewardModelReconciler:
             raise refused
         return wait
 
-    def _carry_out(self, item: Object, model: RewardModel) -> Refused | Forbidden | NotFound | None:
-        ref, name = Ref.of(item), model.metadata.name
-        place = Ref("Deployment", ref.namespace, name)
-        try:
-            creating = self._tools.store.get(place) is None
-            manifests = render_reward_model(model, self._tools.options, creating=creating)
-            self._tools.applier.ensure(manifests)
-            self._tools.applier.prune(self._tools.store.owned(ref), manifests, model.metadata.uid)
-            deployment = self._tools.store.get(place)
-            if deployment is not None:
-                number = number_for(deployment, model.spec, rest=False)
-                if number.replicas is not None:
-                    self._tools.applier.scale(deployment, number.replicas)
-                    note = f"{name} to {number.replicas}: {number.reason}"
-                    self._tools.recorder.tell(item, "Scale", "Scaled", note)
-        except (Refused, Forbidden, NotFound) as error:
-            return error
-        return None
+    def _carry_out(self, item: Object, model: RewardModel) -> Exception | None:
+        """The first thing that the server refuses, if any."""
+        ref, uid = Ref.of(item), model.metadata.uid
+        place = Ref("Deployment", ref.namespace, ref.name)
+        creating = self._tools.store.get(place) is None
+        manifests = render_reward_model(model, self._tools.options, creating=creating)
+        steps: list[Callable[[], object]] = [partial(self._tools.applier.ensure, [one]) for one in manifests]
+        steps.append(lambda: self._tools.applier.prune(self._tools.store.owned(ref), manifests, uid))
+        steps.append(lambda: self._set_number(item, model, place))
+        return first_refused(steps)
+
+    def _set_number(self, item: Object, model: RewardModel, place: Ref) -> None:
+        deployment = self._tools.store.get(place)
+        number = None if deployment is None else number_for(deployment, model.spec, rest=False)
+        if deployment is None or number is None or number.replicas is None:
+            return
+        self._tools.applier.scale(deployment, number.replicas)
+        note = f"{place.name} to {number.replicas}: {number.reason}"
+        self._tools.recorder.tell(item, "Scale", "Scaled", note)
 
     # ------------------------------------------------------------ what is told
 
@@ -111,10 +115,14 @@ class RewardModelReconciler:
     def _digest(self, model: RewardModel, view: View) -> tuple[str, bool]:
         """What the replicas serve (the first that differs from the pin, if any does); whether all have answered."""
         ready = [pod for of_service in view.pods.values() for pod in of_service if pod.ready and pod.address]
-        for pod in ready:
-            if not self._digests.get(pod.name):
-                self._digests[pod.name] = self._probe.served_digest(f"{pod.address}:{PORTS['reward'].grpc}")
-        known = [digest for pod in ready if (digest := self._digests[pod.name])]
+        ref = Ref("RewardModel", model.metadata.namespace, model.metadata.name)
+        before, port = self._digests.get(ref, {}), PORTS["reward"].grpc
+        said = {
+            pod.name: before.get(pod.name) or self._probe.served_digest(f"{pod.address}:{port}")
+            for pod in ready
+        }
+        self._digests[ref] = said
+        known = [digest for digest in said.values() if digest]
         wrong = next((digest for digest in known if model.spec.digest not in (None, digest)), "")
         return wrong or next(iter(known), model.status.digest), len(known) == len(ready)
 

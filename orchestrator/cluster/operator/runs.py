@@ -11,12 +11,13 @@ that is to go writes its checkpoint, its policies go on: without them it would n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
-from orchestrator.cluster.client.errors import Refused
+from orchestrator.cluster.client.errors import Refused, first_refused
 from orchestrator.cluster.conditions import RoleFacts, RunFacts, run_conditions
 from orchestrator.cluster.control.attempts import Count, JobState, Learner, Terms, next_learner
 from orchestrator.cluster.control.course import DONE, Course, course_of, stages_in_order
@@ -27,15 +28,16 @@ from orchestrator.cluster.control.resources import Object, Ref
 from orchestrator.cluster.control.status import RunPicture, as_written, run_status
 from orchestrator.cluster.control.view import LEARNER, View, admitted, view_of
 from orchestrator.cluster.kinds import TrainingRun, TrainingRunStatus, read_object
-from orchestrator.cluster.names import RunNames, service_of
+from orchestrator.cluster.names import MANAGER, RunNames, service_of
 from orchestrator.cluster.operator.checkpoints import Checkpoints
+from orchestrator.cluster.operator.flavors import Flavors
 from orchestrator.cluster.operator.secrets import QueueSecrets
 from orchestrator.cluster.operator.shared import Tools
 from orchestrator.cluster.operator.status_writer import StatusWriter
 from orchestrator.cluster.render import Manifest, RunState, render_run
 from orchestrator.cluster.render.options import PORTS
 from orchestrator.cluster.render.services import stage_role, stages_of
-from services.common.errors import Forbidden, InvalidInput, NotFound
+from services.common.errors import InvalidInput
 
 CHECKPOINT_LOOK_SECONDS = 2.0
 
@@ -68,6 +70,7 @@ class RunReconciler:
 
     def __init__(self, tools: Tools, secrets: QueueSecrets, checkpoints: Checkpoints) -> None:
         self._tools, self._secrets, self._checkpoints = tools, secrets, checkpoints
+        self._flavors = Flavors(tools.api, tools.clock)
         self._status = StatusWriter(tools.api, tools.store, seconds=tools.status_seconds, clock=tools.clock)
 
     def handle(self, ref: Ref) -> float | None:
@@ -105,9 +108,9 @@ class RunReconciler:
         # Numbers and Jobs have moved meanwhile: what is told is what is there now.
         view = view_of(self._tools.store.owned(Ref.of(item)), plan.names)
         waits = [self._tell(item, replace(plan, view=view), refused)]
+        self._remove_over(item, plan)
         if refused is not None:
             raise refused
-        self._remove_over(plan)
         waits += [plan.learner.wait_seconds, self._end_of_finished(item, run, plan.course)]
         if plan.waits_for_checkpoint:
             waits.append(CHECKPOINT_LOOK_SECONDS)
@@ -163,18 +166,29 @@ class RunReconciler:
 
     # ------------------------------------------------------------ what is written
 
-    def _carry_out(self, item: Object, plan: _Plan) -> Refused | Forbidden | NotFound | None:
-        """Apply, prune, scale, start. What the server refuses is told to the user, and tried again."""
-        try:
-            manifests = self._manifests(plan)
-            self._secrets.ensure(plan.run, plan.names)
-            self._tools.applier.ensure(one for one in manifests if one["kind"] != "Job")
-            self._tools.applier.prune(plan.view.owned, manifests, plan.run.metadata.uid)
-            self._set_numbers(item, plan)
-            self._start_jobs(item, plan, [one for one in manifests if one["kind"] == "Job"])
-        except (Refused, Forbidden, NotFound) as error:
-            return error
-        return None
+    def _carry_out(self, item: Object, plan: _Plan) -> Exception | None:
+        """Apply, prune, scale, start. The first thing that the server refuses: told to the user, and tried again.
+
+        What is refused holds nothing else up but new Jobs: a run over its quota can still be suspended.
+        """
+        manifests, uid = self._manifests(plan), plan.run.metadata.uid
+        jobs = [one for one in manifests if one["kind"] == "Job"]
+        steps: list[Callable[[], object]] = [lambda: self._secrets.ensure(plan.run, plan.names)]
+        steps += [partial(self._apply, plan, one) for one in manifests if one["kind"] != "Job"]
+        steps.append(lambda: self._tools.applier.prune(plan.view.owned, manifests, uid))
+        steps.append(lambda: self._set_numbers(item, plan))
+        refused = first_refused(steps)
+        return refused or first_refused([lambda: self._start_jobs(item, plan, jobs)])
+
+    def _apply(self, plan: _Plan, manifest: Manifest) -> None:
+        there = plan.view.workload
+        if manifest["kind"] == "Workload" and there is not None and plan.is_admitted:
+            # What Kueue has admitted it does not let anybody change; whether it is to be active, it does.
+            active = manifest["spec"]["active"]
+            if (there.get("spec") or {}).get("active", True) != active:
+                self._tools.api.merge(Ref.of(manifest), {"spec": {"active": active}}, MANAGER)
+            return
+        self._tools.applier.ensure([manifest])
 
     def _manifests(self, plan: _Plan) -> list[Manifest]:
         run, stage = plan.run, plan.course.stage
@@ -186,6 +200,7 @@ class RunReconciler:
             epoch=run.status.epoch,
             admitted=plan.is_admitted,
             stage=stage,
+            node_labels=self._flavors.node_labels(plan.view.workload),
         )
         return render_run(run, self._tools.options, state)
 
@@ -214,7 +229,7 @@ class RunReconciler:
                 name = job["metadata"]["name"]
                 self._tools.recorder.tell(item, "Start", "Started", f"Job {name} is made")
 
-    def _remove_over(self, plan: _Plan) -> None:
+    def _remove_over(self, item: Object, plan: _Plan) -> None:
         """Jobs that are over or not wanted, and pods that cannot end."""
         if plan.waits_for_checkpoint:
             return
@@ -222,6 +237,12 @@ class RunReconciler:
             there = plan.view.jobs.get(job)
             if there is not None:
                 self._tools.applier.delete(there)
+            if self._checkpoints.was_asked(job):
+                missed = not self._checkpoints.written(job)
+                note = f"Job {job} is removed " + (
+                    "without a new checkpoint" if missed else "after its checkpoint"
+                )
+                self._tools.recorder.tell(item, "Suspend", "Suspended", note, warning=missed)
             self._checkpoints.forget(job)
         for name in plan.learner.force:
             pod = plan.view.object_of("Pod", name)
@@ -253,7 +274,7 @@ class RunReconciler:
         facts = RunFacts(
             generation=run.metadata.generation,
             roles=tuple(roles),
-            suspended=run.spec.suspend and not plan.course.finished,
+            suspended=run.spec.suspend and not plan.course.finished and not plan.waits_for_checkpoint,
             admitted=plan.is_admitted,
             job="" if plan.course.stage in ("rl", DONE) else plan.course.stage,
             finished=plan.course.finished,
@@ -265,17 +286,16 @@ class RunReconciler:
         conditions = run_conditions(facts, run.status.conditions, now)
         picture = RunPicture(
             course=plan.course,
-            count=plan.learner.count,
+            count=_counted(plan),
             roles=roles,
             insight=insight,
             conditions=conditions,
             now=now,
         )
-        if plan.learner.failed_now:
-            attempt = plan.learner.count.counted
-            note = f"attempt {attempt} failed: {plan.learner.failed_now}"
-            self._tools.recorder.tell(item, "Restart", "LearnerFailed", note, warning=True)
         wait = self._status.write(item, run_status(run, picture), _as_before(run.status, item))
+        if plan.learner.failed_now:
+            note = f"attempt {plan.learner.count.counted} failed: {plan.learner.failed_now}"
+            self._tools.recorder.tell(item, "Restart", "LearnerFailed", note, warning=True)
         self._tools.recorder.transitions(item, run.status.conditions, conditions)
         return wait
 
@@ -297,11 +317,12 @@ class RunReconciler:
         status = TrainingRunStatus.model_validate(item.get("status") or {})
         facts = RunFacts(generation=item["metadata"].get("generation", 0), invalid=" ".join(error.split()))
         told = run_conditions(facts, status.conditions, self._tools.now())
+        if status.conditions:
+            told = tuple(one for one in told if one.type in ("Degraded", "Progressing"))
         said = {condition.type for condition in told}
         kept = tuple(condition for condition in status.conditions if condition.type not in said)
-        new = status.model_copy(
-            update={"conditions": (*told, *kept), "observed_generation": facts.generation}
-        )
+        update = {"conditions": (*told, *kept), "observed_generation": facts.generation}
+        new = status.model_copy(update=update)
         self._status.write(item, as_written(new), _as_before(status, item))
         self._tools.recorder.transitions(item, status.conditions, told)
 
@@ -312,6 +333,14 @@ class RunReconciler:
 
 def _wants_learner(run: TrainingRun, course: Course, *, is_admitted: bool) -> bool:
     return course.stage == "rl" and not course.finished and not run.spec.suspend and is_admitted
+
+
+def _counted(plan: _Plan) -> Count:
+    """What status is to say: an attempt whose Job could not be made is none."""
+    count, attempt = plan.learner.count, plan.learner.attempt
+    if attempt is None or plan.names.learner_job(attempt) in plan.view.jobs:
+        return count
+    return replace(count, attempt=min(count.attempt, max(plan.run.status.attempt, count.counted)))
 
 
 def _stage_jobs_to_go(plan: _Plan) -> list[str]:

@@ -93,7 +93,9 @@ class Scaler:
             for pod in role.pods
             if pod.ready and pod.address
         }
-        url = self._secrets.queue_url(run, names)
+        # Who asks a server that is not up yet waits for nothing.
+        asked = run.spec.redis.owned is None or any(pod.ready for pod in view.pods_of("redis"))
+        url = self._secrets.queue_url(run, names) if asked else ""
         backlog = self._probe.backlog(url, names.run_uid) if url else None
         learner = self._learner(view)
         for what, seen in (("backlog", backlog), ("learner", learner)):

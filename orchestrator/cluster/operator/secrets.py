@@ -59,6 +59,7 @@ class QueueSecrets:
 
     def remove(self, namespace: str, name: str, uid: str) -> None:
         """Delete it, if it is the one that was made for this run. Owner references would, later."""
+        self.forget(uid)
         ref = Ref("Secret", namespace, name)
         try:
             found = self._api.get(ref)

@@ -32,6 +32,13 @@ TESTER = "test"
 PATIENCE_SECONDS = 20.0
 
 
+class Never(Executor):
+    """Takes work and never does it."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return Future()
+
+
 class AtOnce(Executor):
     """Runs what it is given before it returns."""
 
@@ -48,6 +55,7 @@ class Harness:
         self.api, self.namespace = Api(client), namespace
         self.probe, self.clock = FakeProbe(), FakeClock()
         self.wrote: list[tuple[str, str]] = []
+        self.kinds = WATCHED
         self.ahead = timedelta()
         """Of the operator's wall clock before ours."""
         self.restart()
@@ -70,6 +78,11 @@ class Harness:
         self.models = RewardModelReconciler(self.tools, self.probe)
         self.scaler = Scaler(self.tools, self.probe, secrets)
 
+    def never_writes_checkpoints(self) -> None:
+        """The learner is asked for one and does not answer."""
+        checkpoints = Checkpoints(self.probe, Never(), clock=self.clock)
+        self.runs = RunReconciler(self.tools, QueueSecrets(self.tools.api), checkpoints)
+
     # ------------------------------------------------------------ acting
 
     def submit(self, item: Object) -> Object:
@@ -79,7 +92,7 @@ class Harness:
 
     def look(self) -> None:
         """Fill the cache from fresh lists."""
-        for kind in WATCHED:
+        for kind in self.kinds:
             listing = self.api.list(kind, self.namespace)
             self.store.replace(kind, self.namespace, map(slim, listing.items), listing.version)
 
@@ -131,7 +144,12 @@ class Harness:
         """Of everything that the operator makes, and of the runs."""
         return {
             (kind, item["metadata"]["name"]): item["metadata"]["resourceVersion"]
-            for kind in ("TrainingRun", "RewardModel", "Secret", *(one for one in PRUNED if one != "Workload"))
+            for kind in (
+                "TrainingRun",
+                "RewardModel",
+                "Secret",
+                *(one for one in PRUNED if one != "Workload"),
+            )
             for item in self.api.list(kind, self.namespace).items
             if item["metadata"]["name"] not in ("default", "kube-root-ca.crt")
         }
@@ -144,7 +162,10 @@ class Harness:
 
     def kubectl_scale(self, deployment: str, replicas: int) -> None:
         self.api.merge(
-            Ref("Deployment", self.namespace, deployment), {"spec": {"replicas": replicas}}, "kubectl", "scale"
+            Ref("Deployment", self.namespace, deployment),
+            {"spec": {"replicas": replicas}},
+            "kubectl",
+            "scale",
         )
 
     def end_job(self, name: str, how: str, message: str = "") -> None:
@@ -163,7 +184,14 @@ class Harness:
             for kind in (before, how)
         ]
         ended = {"completionTime": now, "succeeded": 1} if how == "Complete" else {"failed": 1}
-        status = {"conditions": conditions, "startTime": now, "active": 0, "ready": 0, "terminating": 0, **ended}
+        status = {
+            "conditions": conditions,
+            "startTime": now,
+            "active": 0,
+            "ready": 0,
+            "terminating": 0,
+            **ended,
+        }
         self.api.merge(Ref("Job", self.namespace, name), {"status": status}, TESTER, "status")
 
     def add_pod(self, owner: Object, name: str, status: dict[str, Any], **metadata: Any) -> Object:

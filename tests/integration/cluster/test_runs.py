@@ -10,7 +10,8 @@ import pytest
 from orchestrator.cluster.control.insight import Insight, LearnerFigures
 from orchestrator.cluster.control.resources import Ref
 from orchestrator.cluster.kinds.status import CheckpointStatus
-from services.common.errors import NotFound
+from services.common.errors import Forbidden, NotFound
+from tests.fakes.kube import KubeServer
 from tests.integration.cluster.harness import Harness, eventually, running
 from tests.unit.orchestrator.cluster.objects import RUN, changed
 
@@ -97,7 +98,7 @@ def test_switching_modes_keeps_the_number(harness: Harness, mode: dict[str, Any]
 
 
 def test_suspend_writes_a_checkpoint_then_rests(harness: Harness) -> None:
-    """While the checkpoint is written policies go on; then the Job is gone, all is at zero, and comes back as it was."""
+    """The Job goes after its checkpoint, all is at zero, and comes back as it was."""
     start(harness, changed(RUN, roles__reward__scaling__mode="External"))
     harness.kubectl_scale("helpful-reward", 4)
     harness.add_pod(harness.get("Job", "helpful-learner-1"), "helpful-learner-1-0-abcde", running())
@@ -116,9 +117,27 @@ def test_suspend_writes_a_checkpoint_then_rests(harness: Harness) -> None:
     assert harness.status()["restarts"] == 0
 
 
+def test_policies_go_on_until_the_checkpoint_is_there(harness: Harness) -> None:
+    """Without them the learner would never come to the end of its step."""
+    start(harness)
+    harness.add_pod(harness.get("Job", "helpful-learner-1"), "helpful-learner-1-0-abcde", running())
+    harness.never_writes_checkpoints()
+    harness.change({"suspend": True})
+    assert harness.reconcile() == 2.0
+    assert "helpful-learner-1" in harness.names("Job")
+    assert harness.replicas("helpful-policy") == 1
+    harness.clock.advance(601)
+    harness.settle()
+    assert "helpful-learner-1" not in harness.names("Job")
+    assert harness.replicas("helpful-policy") == 0
+
+
 def test_a_run_that_is_made_suspended_starts_nothing(harness: Harness) -> None:
     """No Job, no replica; its numbers come with resume."""
-    start(harness, changed(RUN, suspend=True, roles__policy__replicas=2, roles__reward__scaling__mode="External"))
+    start(
+        harness,
+        changed(RUN, suspend=True, roles__policy__replicas=2, roles__reward__scaling__mode="External"),
+    )
     assert harness.names("Job") == set()
     assert harness.replicas("helpful-policy") == 0
     harness.change({"suspend": False})
@@ -297,6 +316,34 @@ def test_an_invalid_spec_touches_nothing(harness: Harness) -> None:
     assert harness.conditions()["Degraded"] == FINE
     template = harness.get("Deployment", "helpful-policy")["spec"]["template"]
     assert template["spec"]["containers"][0]["image"] == "other:1"
+
+
+def test_a_mistake_in_the_spec_of_a_finished_run_does_not_begin_it_again(harness: Harness) -> None:
+    """What is over stays over, also once the mistake is mended."""
+    start(harness)
+    harness.end_job("helpful-learner-1", "Complete")
+    harness.settle()
+    for scores in ([2.0, 1.0], [-1.0, 1.0]):
+        harness.change({"algorithm": {"clipScores": scores}})
+        harness.settle()
+        assert harness.conditions()["Finished"] == ("True", "Succeeded")
+    assert harness.names("Job") == {"helpful-learner-1"}
+
+
+def test_what_the_server_refuses_holds_up_no_more_than_it_must(harness: Harness, faulty: KubeServer) -> None:
+    """The rest is applied, no attempt begins and none is counted; it is told, and mended by itself."""
+    harness.submit(RUN)
+    for _ in range(3):
+        faulty.calls.fail(1, 403, verb="patch", resource="services")
+        with pytest.raises(Forbidden):
+            harness.reconcile()
+    assert harness.names("Job") == set()
+    assert harness.names("Deployment") == ALL_SERVICES
+    assert harness.conditions()["Degraded"] == ("True", "Refused")
+    assert harness.status()["attempt"] == 0
+    harness.settle()
+    assert harness.names("Job") == {"helpful-learner-1"}
+    assert harness.conditions()["Degraded"] == FINE
 
 
 def test_delete_leaves_nothing_behind(harness: Harness) -> None:
