@@ -28,6 +28,8 @@ def connect(kubeconfig: Path | None = None, context: str | None = None) -> ApiCl
     settings.connection_pool_maxsize = CONNECTIONS
     # What was refused is decided anew by whoever asked; a second sending behind its back helps nobody.
     settings.retries = False
+    # A connection that a middlebox has forgotten must not hold a watch up for minutes.
+    settings.keep_alive = True
     return ApiClient(settings)
 
 

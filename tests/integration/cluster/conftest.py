@@ -73,14 +73,14 @@ def namespace(api_client: client.ApiClient) -> Iterator[str]:
 
 
 @pytest.fixture
-def harness(api_client: client.ApiClient, namespace: str) -> Harness:
+def harness(fake: KubeServer | None, api_client: client.ApiClient, namespace: str) -> Harness:
     """An operator taken apart."""
-    return Harness(api_client, namespace)
+    return Harness(api_client, namespace, real=fake is None)
 
 
 @pytest.fixture
 def faulty(fake: KubeServer | None) -> KubeServer:
-    """The server, for tests that let it fail on purpose: ours alone can."""
+    """The server, for tests that let it fail on purpose, or bring pods of their own: ours alone lets them."""
     if fake is None:
-        pytest.skip("a real server does not fail when told to")
+        pytest.skip("a real server does not fail when told to, and its controllers own the pods")
     return fake

@@ -51,8 +51,8 @@ class AtOnce(Executor):
 class Harness:
     """An operator taken apart: a look, then one reconcile, as often as the test says."""
 
-    def __init__(self, client: ApiClient, namespace: str) -> None:
-        self.api, self.namespace = Api(client), namespace
+    def __init__(self, client: ApiClient, namespace: str, *, real: bool = False) -> None:
+        self.api, self.namespace, self.real = Api(client), namespace, real
         self.probe, self.clock = FakeProbe(), FakeClock()
         self.wrote: list[tuple[str, str]] = []
         self.kinds = WATCHED
@@ -112,7 +112,32 @@ class Harness:
                 return self.wrote[before:]
         raise AssertionError(f"never at rest: {self.wrote[before:]}")
 
+    def bring(self, question: Callable[[], object], name: str = "helpful") -> None:
+        """Reconcile until it is so: where a cluster's controllers run, pods take their time to go."""
+
+        def asked() -> object:
+            self.reconcile(name)
+            return question()
+
+        eventually(asked)
+        self.settle(name)
+
+    def bring_job(self, job: str) -> None:
+        """Reconcile until this is the one Job that there is."""
+        self.bring(lambda: self.names("Job") == {job})
+
     # ------------------------------------------------------------ looking
+
+    def at_rest(self) -> dict[tuple[str, str], str]:
+        """The versions of everything, once they have not moved for a while."""
+        pause = 2.0 if self.real else 0.3
+        before: dict[tuple[str, str], str] = {}
+        ends = time.monotonic() + 3 * PATIENCE_SECONDS
+        while (now := self.versions()) != before:
+            assert time.monotonic() < ends, "never at rest"
+            before = now
+            time.sleep(pause)
+        return before
 
     def get(self, kind: str, name: str) -> Object:
         return self.api.get(Ref(kind, self.namespace, name))

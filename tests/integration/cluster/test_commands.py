@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from orchestrator.cli import app
 from orchestrator.cluster.control.resources import Ref
 from services.common.errors import ConfigError, InvalidInput, NotFound, Unavailable
+from tests.fakes.kube import KubeServer
 from tests.integration.cluster.harness import Harness, running
 from tests.unit.orchestrator.cluster.objects import RUN, changed
 
@@ -168,7 +169,9 @@ def test_delete(trimtab: Trimtab, harness: Harness) -> None:
     assert harness.get("TrainingRun", "helpful")["metadata"]["deletionTimestamp"]
 
 
-def test_logs_are_of_each_pod(trimtab: Trimtab, harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logs_are_of_each_pod(
+    trimtab: Trimtab, harness: Harness, faulty: KubeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run without pods says so; with one its last lines come with its name before them."""
     from orchestrator.cluster.client.api import Api
     from orchestrator.cluster.commands import Cluster

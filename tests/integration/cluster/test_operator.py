@@ -59,19 +59,6 @@ def lease(harness: Harness) -> dict[str, object]:
     return spec
 
 
-def at_rest(harness: Harness) -> dict[tuple[str, str], str]:
-    """The versions of everything, once nothing has moved for a while."""
-    before: dict[tuple[str, str], str] = {}
-    ends = time.monotonic() + 20
-    while time.monotonic() < ends:
-        now = harness.versions()
-        if now == before:
-            return now
-        before = now
-        time.sleep(0.5)
-    raise AssertionError("never at rest")
-
-
 def test_it_brings_up_what_is_submitted_and_takes_it_down(make: Make, harness: Harness) -> None:
     """From an applied run to its learner's Job, and after its deletion nothing is left."""
     make()
@@ -91,12 +78,12 @@ def test_a_restart_writes_nothing(make: Make, harness: Harness) -> None:
     first = make()
     harness.submit(RUN)
     eventually(lambda: "helpful-learner-1" in harness.names("Job"))
-    before = at_rest(harness)
+    before = harness.at_rest()
     first.stop()
     second = make("two")
     eventually(second.leads)
-    harness.clock.advance(1)
-    assert at_rest(harness) == before
+    time.sleep(0.5)
+    assert harness.at_rest() == before
 
 
 def test_the_second_replica_takes_over_at_once_when_the_first_leaves(make: Make, harness: Harness) -> None:
@@ -139,7 +126,7 @@ def test_a_watch_that_is_too_old_begins_anew(make: Make, harness: Harness, fault
     make()
     harness.submit(RUN)
     eventually(lambda: "helpful-learner-1" in harness.names("Job"))
-    at_rest(harness)
+    harness.at_rest()
     lists = faulty.calls.count("list", "trainingruns.trimtab.dev")
     faulty.calls.fail(1, 410, verb="watch", resource="trainingruns.trimtab.dev")
     faulty.drop_watches()
@@ -153,7 +140,7 @@ def test_a_dropped_watch_goes_on_from_where_it_was(make: Make, harness: Harness,
     make()
     harness.submit(RUN)
     eventually(lambda: "helpful-learner-1" in harness.names("Job"))
-    at_rest(harness)
+    harness.at_rest()
     lists = faulty.calls.count("list", "statefulsets.apps")
     faulty.drop_watches()
     harness.change({"roles": {"policy": {"replicas": 2}}})

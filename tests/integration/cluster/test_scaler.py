@@ -10,6 +10,7 @@ from orchestrator.cluster.control.insight import LearnerFigures
 from orchestrator.cluster.control.meter import PodFigures
 from orchestrator.cluster.control.resources import Ref
 from orchestrator.cluster.kinds.status import RolloutStatus
+from tests.fakes.kube import KubeServer
 from tests.integration.cluster.harness import Harness, running
 from tests.unit.orchestrator.cluster.objects import RUN, changed
 
@@ -22,7 +23,7 @@ EMPTY = {"policy": 0, "reference": 0, "reward": 0, "learner": 0}
 
 
 @pytest.fixture
-def training(harness: Harness) -> Harness:
+def training(harness: Harness, faulty: KubeServer) -> Harness:
     """A run that trains, one replica of each role."""
     harness.submit(AUTO)
     harness.settle()
