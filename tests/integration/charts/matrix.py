@@ -58,6 +58,7 @@ MATRIX: dict[str, Values] = {
         "queue": {"valkey": {"enabled": True}},
         "preference": {"enabled": True, "database": DATABASE},
     },
+    "flavors": {"operator": {"kueue": {"flavors": True}}},
     "no kueue": {"operator": {"kueue": {"enabled": False}}},
     "all namespaces": {"operator": {"allNamespaces": True}},
     "no rights": {"rbac": {"create": False, "userRoles": False}, "serviceAccount": {"create": False}},

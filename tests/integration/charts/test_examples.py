@@ -108,6 +108,7 @@ def test_queueing_has_its_rights() -> None:
                     render(values_of(path.parent.name)), "Role", "trimtab-operator", item.metadata.namespace
                 )
                 assert "kueue.x-k8s.io" in str(rights), path
+                assert values_of(path.parent.name)["operator"]["kueue"]["flavors"], path
 
 
 def test_keda_measures_the_stream_of_the_run() -> None:

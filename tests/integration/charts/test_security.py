@@ -135,7 +135,7 @@ def test_secrets_are_never_listed(name: str) -> None:
 def test_rights_of_the_cluster_only_where_asked_for(name: str) -> None:
     """By default the operator is bound in namespaces alone."""
     bindings = of_kind(render(MATRIX[name]), "ClusterRoleBinding")
-    assert bool(bindings) == (name == "all namespaces")
+    assert bool(bindings) == (name in ("all namespaces", "flavors"))
 
 
 def test_bindings_name_roles_and_accounts_that_there_are() -> None:
