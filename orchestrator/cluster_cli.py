@@ -1,4 +1,4 @@
-"""`trimtab crds` and `trimtab render`: what Kubernetes would be given, without a cluster. Flags only."""
+"""The commands about Kubernetes: offline (`crds`, `render`), over a cluster, and the operator itself. Flags only."""
 
 from __future__ import annotations
 
@@ -7,18 +7,32 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.local.options import Format
+
 File = Annotated[
     Path,
     typer.Option(
         "-f", "--file", metavar="FILE", help="TrainingRuns and RewardModels, YAML.", show_default=False
     ),
 ]
+Kubeconfig = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="How to reach the cluster.", show_default="KUBECONFIG, or the pod's own"
+    ),
+]
+Context = Annotated[str | None, typer.Option(help="Of the kubeconfig.", show_default="its current one")]
+Namespace = Annotated[
+    str | None, typer.Option("-n", "--namespace", help="Of the run.", show_default="the context's")
+]
+Output = Annotated[Format, typer.Option("-o", "--output", help="How to print.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A TrainingRun.", show_default=False)]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("crds")(crds)
-    app.command("render")(render)
+    for command in (crds, render, operator, submit, runs, suspend, resume, scale, delete):
+        app.command()(command)
 
 
 def crds(
@@ -54,3 +68,128 @@ def render(
     from orchestrator.cluster.documents import render_file
 
     typer.echo(render_file(file, namespace, attempt=attempt, update=update), nl=False)
+
+
+def operator(
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="TOML file.", show_default=False)
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="A.B=C", help="One field, for example resync_seconds=60."),
+    ] = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Look after the cluster's TrainingRuns and RewardModels until SIGTERM."""
+    from orchestrator.cluster.operator.main import run_operator
+
+    raise typer.Exit(run_operator(config, overrides or [], kubeconfig, context))
+
+
+def submit(
+    file: File,
+    namespace: Namespace = None,
+    output: Output = Format.TEXT,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Give the cluster what a file describes: it is checked first, then made, or changed if it is there."""
+    from orchestrator.cluster.commands import Cluster, as_json
+
+    made = Cluster(kubeconfig, context, namespace).submit(file)
+    if output is Format.JSON:
+        typer.echo(as_json(made))
+        return
+    for item in made:
+        metadata = item["metadata"]
+        typer.echo(f"{item['kind']} {metadata['name']} in {metadata['namespace']} is submitted")
+
+
+def runs(
+    name: Annotated[str | None, typer.Argument(help="One run, in full.", show_default="all")] = None,
+    namespace: Namespace = None,
+    everywhere: Annotated[bool, typer.Option("-A", "--all-namespaces", help="Of all namespaces.")] = False,
+    output: Output = Format.TEXT,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """The cluster's TrainingRuns: state, step, reward, replicas."""
+    from datetime import UTC, datetime
+
+    from orchestrator.cluster.commands import Cluster, as_json, described, table
+
+    cluster, now = Cluster(kubeconfig, context, namespace), datetime.now(UTC)
+    if name is not None:
+        run = cluster.run(name)
+        typer.echo(as_json(run) if output is Format.JSON else "\n".join(described(run, now)))
+        return
+    found = cluster.runs(everywhere=everywhere)
+    if output is Format.JSON:
+        typer.echo(as_json(found))
+    elif found:
+        typer.echo("\n".join(table(found, now, everywhere=everywhere)))
+    else:
+        typer.echo("there are no runs" if everywhere else f"there are no runs in {cluster.namespace}")
+
+
+def suspend(
+    name: RunName, namespace: Namespace = None, kubeconfig: Kubeconfig = None, context: Context = None
+) -> None:
+    """Let a run write a checkpoint, then give its pods back."""
+    from orchestrator.cluster.commands import Cluster
+
+    Cluster(kubeconfig, context, namespace).suspend(name, suspended=True)
+    typer.echo(f"{name} will be suspended after its checkpoint")
+
+
+def resume(
+    name: RunName, namespace: Namespace = None, kubeconfig: Kubeconfig = None, context: Context = None
+) -> None:
+    """Let a suspended run go on from its checkpoint."""
+    from orchestrator.cluster.commands import Cluster
+
+    Cluster(kubeconfig, context, namespace).suspend(name, suspended=False)
+    typer.echo(f"{name} goes on")
+
+
+def scale(
+    name: RunName,
+    counts: Annotated[
+        list[str], typer.Argument(metavar="ROLE=N...", help="policy=4 reward-hh=2", show_default=False)
+    ],
+    namespace: Namespace = None,
+    output: Output = Format.TEXT,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Set the replicas of roles that are not scaled by the planner."""
+    from orchestrator.cluster.commands import Cluster, as_json, read_counts
+
+    wanted = read_counts(counts)
+    lines = Cluster(kubeconfig, context, namespace).scale(name, wanted)
+    typer.echo(as_json({"run": name, "replicas": wanted}) if output is Format.JSON else "\n".join(lines))
+
+
+def delete(
+    name: RunName,
+    namespace: Namespace = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Until nothing is left of it.")] = False,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Delete a run: its pods drain, then everything that belongs to it goes. Its files stay."""
+    from orchestrator.cluster.commands import Cluster
+
+    Cluster(kubeconfig, context, namespace).delete(name, wait=wait)
+    typer.echo(f"{name} is gone" if wait else f"{name} is being deleted")
+
+
+def logs(run: str, service: str, lines: int, *, follow: bool) -> None:
+    """`trimtab logs --cluster RUN`: the last lines of its pods, in the kubeconfig's namespace."""
+    from orchestrator.cluster.commands import Cluster
+    from services.common.errors import InvalidInput
+
+    if follow:
+        raise InvalidInput(f"--follow is for runs here: kubectl logs -f -l trimtab.dev/run={run}")
+    Cluster(None, None, None).logs(run, service, lines, lambda pod, line: typer.echo(f"{pod}  {line}"))

@@ -54,6 +54,8 @@ class RunFacts:
     """About the end, in words."""
     invalid: str = ""
     """Why the spec cannot be carried out."""
+    refused: str = ""
+    """What the API server says of an object that it does not take: a quota, an admission webhook, a right."""
     scaling_blind: str = ""
     """Why the scaler stands still."""
     restarts: int = 0
@@ -72,6 +74,7 @@ class RewardModelFacts:
     """That its replicas say they serve; empty: not known yet."""
     pinned: str = ""
     invalid: str = ""
+    refused: str = ""
     scaling_blind: str = ""
 
 
@@ -110,6 +113,8 @@ def reward_model_conditions(
     """The conditions of a reward model. Another model than the pinned one is not Available."""
     role, wrong = facts.role, facts.pinned and facts.digest and facts.pinned != facts.digest
     troubles = _role_troubles(role, 60.0)
+    if facts.refused:
+        troubles.insert(0, _Trouble("Refused", facts.refused))
     if facts.invalid:
         troubles.insert(0, _Trouble("SpecInvalid", facts.invalid))
     if wrong:
@@ -219,6 +224,8 @@ def _run_troubles(facts: RunFacts) -> list[_Trouble]:
     if facts.finished == "Failed":
         return [_Trouble("RunFailed", facts.message)]
     troubles = [_Trouble("SpecInvalid", facts.invalid)] if facts.invalid else []
+    if facts.refused:
+        troubles.append(_Trouble("Refused", facts.refused))
     if facts.finished or facts.suspended:
         return troubles
     for role in facts.roles:

@@ -31,6 +31,11 @@ def crd_files() -> Mapping[str, str]:
 
 def read_objects(path: Path, namespace: str = "default") -> list[Object]:
     """The TrainingRuns and RewardModels of a YAML file. Raises ConfigError that names file, document and field."""
+    return [item for item, _ in read_documents(path, namespace)]
+
+
+def read_documents(path: Path, namespace: str = "default") -> list[tuple[Object, dict[str, Any]]]:
+    """The same, each with the document as it stands in the file: what a server is given has no defaults of ours."""
     try:
         documents = list(yaml.safe_load_all(read_text(path)))
     except yaml.YAMLError as error:
@@ -88,7 +93,7 @@ def _named(manifests: Iterable[Manifest]) -> frozenset[str]:
     return frozenset(item["metadata"]["name"] for item in manifests if item["kind"] == "Deployment")
 
 
-def _object(path: Path, number: int, document: Any, namespace: str) -> Object:
+def _object(path: Path, number: int, document: Any, namespace: str) -> tuple[Object, dict[str, Any]]:
     where = f"{path}: document {number}"
     if not isinstance(document, dict):
         raise ConfigError(f"{where}: expected an object with apiVersion, kind, metadata, spec")
@@ -100,6 +105,6 @@ def _object(path: Path, number: int, document: Any, namespace: str) -> Object:
     if isinstance(metadata, dict):
         document = document | {"metadata": {"namespace": namespace} | metadata}
     try:
-        return read_object(kind, document)
+        return read_object(kind, document), document
     except InvalidInput as error:
         raise ConfigError(f"{where}: {error}") from None

@@ -25,6 +25,7 @@ from google.protobuf.message import DecodeError
 
 from services.common import tracing
 from services.common.errors import Corrupted, TrimtabError, Unavailable
+from services.common.stage_metrics import StageMetrics
 from services.common.stages.base import (
     ATTEMPT_LIMIT,
     LEARNER_STAGE,
@@ -102,6 +103,7 @@ class StageWorker:
         self._stopped = asyncio.Event()
         self._ended = asyncio.Event()
         self._started = False
+        self._metrics = StageMetrics(stage)
         self._log = structlog.get_logger(__name__).bind(stage=stage, replica=replica or queue.consumer)
 
     async def run(self) -> None:
@@ -141,6 +143,15 @@ class StageWorker:
             await self._pause(_LONGEST_PAUSE_SECONDS)
 
     async def _work(self, jobs: list[_Job]) -> None:
+        self._metrics.took(len(jobs))
+        try:
+            await self._process_and_settle(jobs)
+        finally:
+            self._metrics.took(0)
+            for job in jobs:
+                self._metrics.left("lost" if job.lost or job.outcome is None else job.outcome.kind)
+
+    async def _process_and_settle(self, jobs: list[_Job]) -> None:
         if self._stopping.is_set():
             for job in jobs:
                 job.outcome, job.payload = Outcome("unfinished"), job.entry.payload
@@ -180,6 +191,7 @@ class StageWorker:
                 self._log.exception("processor raised", group_ids=[group.group_id for group in groups])
             outcomes = [Outcome("failed", self._info(error))] * len(groups)
         ended = time.monotonic()
+        self._metrics.worked(len(groups), ended - began)
         for (job, group), outcome in zip(pairs, outcomes, strict=True):
             code = outcome.error.code if outcome.error is not None else ""
             tracing.stage(

@@ -62,6 +62,9 @@ class TrainingRunStatus(StatusModel):
     start_time: str | None = Field(None, max_length=64, json_schema_extra={"format": "date-time"})
     completion_time: str | None = Field(None, max_length=64, json_schema_extra={"format": "date-time"})
     restarts: int = Field(0, ge=0, description="Learner attempts that ended by failure.")
+    failures: int = Field(0, ge=0, description="Those in a row, without a new checkpoint between them.")
+    failed_attempt: int = Field(0, ge=0, description="The last attempt that is counted in restarts.")
+    failed_step: int = Field(0, ge=0, description="Step of the last checkpoint when it failed.")
 
 
 class RewardModelStatus(StatusModel):

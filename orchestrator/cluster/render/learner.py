@@ -8,7 +8,7 @@ rendezvous of the first would wait for the last.
 from __future__ import annotations
 
 from orchestrator.cluster.kinds import TrainingRun
-from orchestrator.cluster.names import ATTEMPT, CONFIG_HASH, RunNames
+from orchestrator.cluster.names import ATTEMPT, CONFIG_HASH, EPOCH, STEPS, RunNames
 from orchestrator.cluster.render.config import learner_toml, starting_model
 from orchestrator.cluster.render.options import PORTS, RENDEZVOUS_PORT, RenderOptions, RunState
 from orchestrator.cluster.render.parts import (
@@ -81,7 +81,7 @@ def learner_job(
         names.learner_job(attempt),
         owner=Owner("TrainingRun", run.metadata),
         labels=names.labels("learner") | {ATTEMPT: str(attempt)},
-        annotations={f"{ATTEMPT.partition('/')[0]}/epoch": str(state.epoch)},
+        annotations={EPOCH: str(state.epoch), STEPS: str(run.spec.steps)},
         spec={
             "backoffLimit": 0,
             "completionMode": "Indexed",

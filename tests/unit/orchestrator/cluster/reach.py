@@ -51,9 +51,13 @@ def _allowed(
 
 def _rule(rule: dict[str, Any], peers: str, namespace: str, other: Peer, port: int) -> bool:
     ports = rule.get("ports")
-    if ports is not None and not any(part["protocol"] == "TCP" and part["port"] == port for part in ports):
+    if ports is not None and not any(_covers(part, port) for part in ports):
         return False
     return peers not in rule or any(_peer(peer, namespace, other) for peer in rule[peers])
+
+
+def _covers(part: dict[str, Any], port: int) -> bool:
+    return part["protocol"] == "TCP" and part["port"] <= port <= part.get("endPort", part["port"])
 
 
 def _peer(peer: dict[str, Any], namespace: str, other: Peer) -> bool:
@@ -76,10 +80,14 @@ def _peer(peer: dict[str, Any], namespace: str, other: Peer) -> bool:
 
 
 def fits(selector: dict[str, Any], labels: Mapping[str, str]) -> bool:
-    """Whether labels fit a selector of matchLabels, In and NotIn."""
+    """Whether labels fit a selector of matchLabels, Exists, In and NotIn."""
     if not selector.get("matchLabels", {}).items() <= dict(labels).items():
         return False
     for wanted in selector.get("matchExpressions", ()):
+        if wanted["operator"] == "Exists":
+            if wanted["key"] not in labels:
+                return False
+            continue
         inside = labels.get(wanted["key"]) in wanted["values"]
         if inside != (wanted["operator"] == "In"):
             return False

@@ -1,0 +1,36 @@
+{{/* The operator's configuration. JSON's strings and lists are TOML's. */}}
+{{- define "trimtab.operatorToml" -}}
+namespaces = {{ include "trimtab.namespaces" . }}
+resync_seconds = {{ .Values.operator.resyncSeconds }}
+scaling_seconds = {{ .Values.operator.scalingSeconds }}
+checkpoint_seconds = {{ .Values.operator.checkpointSeconds }}
+requests_seconds = {{ .Values.operator.drainSeconds }}
+workers = {{ .Values.operator.workers }}
+metrics_port = 8080
+health_port = 8081
+
+[log]
+level = {{ .Values.operator.logLevel | toJson }}
+json_lines = true
+
+[lease]
+name = {{ include "trimtab.leaseName" . | toJson }}
+namespace = {{ .Release.Namespace | toJson }}
+
+[render]
+operator_namespace = {{ .Release.Namespace | toJson }}
+monitoring_namespace = {{ .Values.monitoring.namespace | toJson }}
+listen_on_pod_ip = {{ .Values.operator.listenOnPodIp }}
+user = {{ .Values.userId }}
+kueue_version = {{ .Values.operator.kueue.version | toJson }}
+
+[render.operator_labels]
+{{- range $name, $value := include "trimtab.selector" (list . "operator") | fromYaml }}
+{{ $name | toJson }} = {{ $value | toJson }}
+{{- end }}
+
+[render.images]
+{{- range list "policy" "reference" "reward" "learner" "redis" "transfer" }}
+{{ . }} = {{ include "trimtab.image" (list $ .) | toJson }}
+{{- end }}
+{{- end -}}

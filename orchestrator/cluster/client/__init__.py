@@ -1,0 +1,1 @@
+"""The API server, through the official client: connecting, asking, watching. Knows no run."""

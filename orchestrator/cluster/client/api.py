@@ -1,0 +1,267 @@
+"""Requests to the API server: objects in and out as plain dictionaries. Knows no run.
+
+The official dynamic client sends them; its discovery is left out, since the kinds are known (control/resources.py):
+one request less for each at the start, and no right to discover is needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import urlencode
+
+import urllib3
+from kubernetes.client import ApiClient
+from kubernetes.client.exceptions import ApiException
+from kubernetes.dynamic import DynamicClient
+
+from orchestrator.cluster.client.errors import error_of
+from orchestrator.cluster.control.resources import RESOURCES, Object, Ref, Resource
+from services.common.errors import Forbidden, NotFound, Unavailable
+
+REQUEST_SECONDS = 4.0
+"""Less than what lies between the end of our lease's renewals and its own end (election.Timing)."""
+LIST_SECONDS = 60.0
+PAGE = 500
+MERGE, APPLY = "application/merge-patch+json", "application/apply-patch+yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A list, and the version to watch from."""
+
+    items: list[Object]
+    version: str
+
+
+class Api:
+    """The API server. `gate` is called before each write and may raise; `wrote` after each, with kind and verb."""
+
+    def __init__(
+        self,
+        client: ApiClient,
+        *,
+        gate: Callable[[], None] = lambda: None,
+        wrote: Callable[[str, str], None] = lambda _kind, _verb: None,
+    ) -> None:
+        self._client = client
+        self._dynamic = DynamicClient(client, discoverer=lambda _client, _cache: None)
+        self._gate, self._wrote = gate, wrote
+
+    def gated(self, gate: Callable[[], None], wrote: Callable[[str, str], None]) -> Api:
+        """The same server, with another gate."""
+        return Api(self._client, gate=gate, wrote=wrote)
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._client.rest_client.pool_manager.clear()
+
+    # ------------------------------------------------------------ reading
+
+    def get(self, ref: Ref) -> Object:
+        """One object. Raises NotFound."""
+        return self._ask("get", _path(ref), f"get {_named(ref)}")
+
+    def log(self, pod: Ref, container: str, lines: int) -> str:
+        """The last lines of a container."""
+        # The client's own list of query parameters has none of a log's.
+        query = urlencode({"container": container, "tailLines": lines})
+        return self._send("get", f"{_path(pod, 'log')}?{query}", f"log of {_named(pod)}").decode(
+            errors="replace"
+        )
+
+    def serves(self, kind: str) -> bool:
+        """Whether the server has this kind at all."""
+        resource = RESOURCES[kind]
+        path = (
+            f"/apis/{resource.api_version}" if "/" in resource.api_version else f"/api/{resource.api_version}"
+        )
+        try:
+            found = self._ask("get", path, f"look for {kind}")
+        except (NotFound, Forbidden):
+            return False
+        return any(entry.get("kind") == kind for entry in found.get("resources", ()))
+
+    def list(self, kind: str, namespace: str = "", selector: str = "") -> Listing:
+        """All objects of a kind, page by page."""
+        path, what = RESOURCES[kind].path(namespace), f"list {RESOURCES[kind].plural}"
+        items: list[Object] = []
+        more = ""
+        while True:
+            page = self._ask(
+                "get",
+                path,
+                what,
+                label_selector=selector or None,
+                limit=PAGE,
+                _continue=more or None,
+                _request_timeout=LIST_SECONDS,
+            )
+            items += [_whole(item, kind) for item in page.get("items") or ()]
+            more = page["metadata"].get("continue", "")
+            if not more:
+                return Listing(items, page["metadata"].get("resourceVersion", ""))
+
+    def watch(self, kind: str, namespace: str, selector: str, version: str, seconds: int) -> Watching:
+        """Changes since `version`, for at most `seconds`. Raises Gone where the server has forgotten them."""
+        response = self._raw(
+            "get",
+            RESOURCES[kind].path(namespace),
+            f"watch {RESOURCES[kind].plural}",
+            label_selector=selector or None,
+            resource_version=version,
+            watch="true",
+            allow_watch_bookmarks="true",
+            timeout_seconds=seconds,
+            _request_timeout=(5.0, seconds + 30.0),
+        )
+        return Watching(kind, response)
+
+    # ------------------------------------------------------------ writing
+
+    def create(self, item: Mapping[str, Any], manager: str) -> Object:
+        """Make it. Raises Conflict where it is there."""
+        ref = Ref.of(item)
+        path = _resource(item).path(ref.namespace)
+        return self._write("create", "post", path, ref, body=dict(item), field_manager=manager)
+
+    def apply(self, item: Mapping[str, Any], manager: str, subresource: str = "") -> Object:
+        """Server-side apply, by force: these fields are the manager's, others stay as they are."""
+        ref = Ref.of(item)
+        return self._write(
+            "apply",
+            "patch",
+            _resource(item).path(ref.namespace, ref.name, subresource),
+            ref,
+            body=dict(item),
+            content_type=APPLY,
+            field_manager=manager,
+            force_conflicts="true",
+        )
+
+    def merge(self, ref: Ref, patch: Mapping[str, Any], manager: str, subresource: str = "") -> Object:
+        """JSON merge patch: null removes."""
+        return self._write(
+            "scale" if subresource == "scale" else "patch",
+            "patch",
+            _path(ref, subresource),
+            ref,
+            body=dict(patch),
+            content_type=MERGE,
+            field_manager=manager,
+        )
+
+    def replace(self, item: Mapping[str, Any], manager: str) -> Object:
+        """Put, with the resourceVersion that it carries. Raises Conflict."""
+        ref = Ref.of(item)
+        return self._write("replace", "put", _path(ref), ref, body=dict(item), field_manager=manager)
+
+    def delete(self, ref: Ref, uid: str = "", *, grace_seconds: int | None = None) -> Object:
+        """Delete it and, in the background, what it owns. `uid`: only this one. Raises NotFound."""
+        body: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        if uid:
+            body["preconditions"] = {"uid": uid}
+        if grace_seconds is not None:
+            body["gracePeriodSeconds"] = grace_seconds
+        return self._write("delete", "delete", _path(ref), ref, body=body)
+
+    # ------------------------------------------------------------ sending
+
+    def _write(self, verb: str, method: str, path: str, ref: Ref, **options: Any) -> Object:
+        self._gate()
+        answer = self._ask(method, path, f"{verb} {_named(ref)}", **options)
+        self._wrote(ref.kind, verb)
+        return answer
+
+    def _ask(self, method: str, path: str, what: str, **options: Any) -> Object:
+        answer: Object = json.loads(self._send(method, path, what, **options))
+        return answer
+
+    def _send(self, method: str, path: str, what: str, **options: Any) -> bytes:
+        response = self._raw(method, path, what, **{"_request_timeout": REQUEST_SECONDS, **options})
+        with _explained(what):
+            data: bytes = response.data
+        return data
+
+    def _raw(self, method: str, path: str, what: str, **options: Any) -> Any:
+        with _explained(what):
+            return self._dynamic.request(
+                method, path, serialize=False, query_params=[], header_params={}, **options
+            )
+
+
+class Watching:
+    """A watch under way: an iterator of (type, object), which another thread may end."""
+
+    def __init__(self, kind: str, response: Any) -> None:
+        self._kind, self._response = kind, response
+
+    def __iter__(self) -> Iterator[tuple[str, Object]]:
+        """ADDED, MODIFIED, DELETED, BOOKMARK. Raises Gone, or Unavailable where the connection breaks."""
+        what = f"watch {RESOURCES[self._kind].plural}"
+        with _explained(what):
+            for line in _lines(self._response):
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    status = event["object"]
+                    code = int(status.get("code") or (410 if status.get("reason") == "Expired" else 500))
+                    raise error_of(code, status.get("reason", ""), json.dumps(status), what)
+                yield event["type"], _whole(event["object"], self._kind)
+
+    def stop(self) -> None:
+        """End it: the iteration stops."""
+        try:
+            self._response.shutdown()
+        except (AttributeError, RuntimeError, ValueError, OSError):
+            # It has ended already, or the client is too old to be interrupted: then it ends by its own bound.
+            return
+
+    def close(self) -> None:
+        """Give the connection up."""
+        self._response.close()
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    try:
+        yield
+    except ApiException as error:
+        raise error_of(int(error.status or 0), str(error.reason or ""), error.body, what) from None
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise Unavailable(f"{what}: the API server does not answer: {_brief(error)}") from None
+    except json.JSONDecodeError:
+        raise Unavailable(f"{what}: the API server's answer is no JSON") from None
+
+
+def _lines(response: Any) -> Iterator[bytes]:
+    left = b""
+    for chunk in response.stream(amt=None, decode_content=False):
+        *whole, left = (left + chunk).split(b"\n")
+        yield from (line for line in whole if line.strip())
+
+
+def _brief(error: BaseException) -> str:
+    reason = getattr(error, "reason", None)
+    return " ".join(str(reason if isinstance(reason, Exception) else error).split())[:200]
+
+
+def _resource(item: Mapping[str, Any]) -> Resource:
+    """Of the version that the object itself names: Kueue's may be another than ours."""
+    return replace(RESOURCES[item["kind"]], api_version=item["apiVersion"])
+
+
+def _path(ref: Ref, subresource: str = "") -> str:
+    return RESOURCES[ref.kind].path(ref.namespace, ref.name, subresource)
+
+
+def _named(ref: Ref) -> str:
+    where = f" in {ref.namespace}" if ref.namespace else ""
+    return f"{ref.kind} {ref.name}{where}"
+
+
+def _whole(item: Object, kind: str) -> Object:
+    """Items of lists come without kind and apiVersion."""
+    return {"apiVersion": RESOURCES[kind].api_version, **item, "kind": item.get("kind") or kind}

@@ -1,0 +1,77 @@
+"""From the answers of a run's services to figures: the learner's status, a worker's metrics page. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.cluster.control.insight import LearnerFigures
+from orchestrator.cluster.control.meter import PodFigures
+from orchestrator.cluster.kinds.status import CheckpointStatus, RolloutStatus
+
+BUSY, GROUPS, HELD, REVISION = (
+    "trimtab_stage_busy_seconds_total",
+    "trimtab_stage_groups_total",
+    "trimtab_stage_held_groups",
+    "trimtab_reward_model_info",
+)
+"""Slot-seconds spent, groups done, groups in hand (services/common/stage_metrics.py); the scoring model's digest."""
+_LINE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?\s+(\S+)")
+_DIGEST = re.compile(r'digest="([^"]*)"')
+_STEP = re.compile(r"step-(\d+)/?$")
+
+
+def pod_figures(page: str) -> PodFigures | None:
+    """Of a Prometheus page; None where it is not a stage worker's."""
+    sums: dict[str, float] = {}
+    revision = ""
+    for line in page.splitlines():
+        match = _LINE.match(line)
+        if match is None:
+            continue
+        name, labels, value = match.groups()
+        if name in (BUSY, HELD) or (name == GROUPS and 'outcome="done"' in (labels or "")):
+            sums[name] = sums.get(name, 0.0) + float(value)
+        elif name == REVISION:
+            found = _DIGEST.search(labels or "")
+            revision = found[1] if found else revision
+    if BUSY not in sums or GROUPS not in sums:
+        return None
+    return PodFigures(
+        busy_seconds=sums[BUSY], groups=int(sums[GROUPS]), held=int(sums.get(HELD, 0)), revision=revision
+    )
+
+
+def learner_figures(answer: Any, *, paused: bool) -> LearnerFigures:
+    """Of a GetRunStatusResponse."""
+    metrics: Mapping[str, float] = answer.metrics
+    wall = metrics.get("time/step")
+    work = metrics.get("time/update", 0.0) + metrics.get("time/publish", 0.0)
+    counts = answer.rollouts
+    version = f"{answer.version.epoch}.{answer.version.step}" if answer.HasField("version") else ""
+    return LearnerFigures(
+        step=answer.step,
+        steps=answer.total_steps,
+        epoch=answer.version.epoch,
+        version=version,
+        reward=metrics.get("objective/scores"),
+        kl=metrics.get("objective/kl"),
+        step_seconds=work or None,
+        idle_share=min(1.0, max(0.0, 1 - work / wall)) if wall else None,
+        rollouts=RolloutStatus(
+            admitted=counts.admitted,
+            trained=counts.trained,
+            stale=counts.stale,
+            failed=counts.failed,
+            in_flight=counts.in_flight,
+        ),
+        last_checkpoint=_checkpoint(answer.last_checkpoint, answer.version.epoch),
+        paused=paused,
+        warnings=tuple(answer.warnings),
+    )
+
+
+def _checkpoint(path: str, epoch: int) -> CheckpointStatus | None:
+    match = _STEP.search(path)
+    return None if match is None else CheckpointStatus(step=int(match[1]), epoch=epoch, path=path[-1024:])

@@ -1,0 +1,61 @@
+"""From Deployments, Jobs and pods to the facts that conditions are made of. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator.cluster.conditions import RoleFacts
+from orchestrator.cluster.control.insight import RoleInsight
+from orchestrator.cluster.control.pods import PodView
+
+
+def role_facts(
+    name: str, deployment: Mapping[str, Any] | None, pods: Sequence[PodView], insight: RoleInsight
+) -> RoleFacts:
+    """Of a stage's Deployment. What the Deployment's controller has not looked at yet is not up to date."""
+    if deployment is None:
+        return RoleFacts(name=name, desired=0)
+    status = deployment.get("status") or {}
+    seen = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
+    trouble = _trouble(pods)
+    return RoleFacts(
+        name=name,
+        desired=replicas_of(deployment),
+        ready=status.get("readyReplicas", 0),
+        updated=status.get("updatedReplicas", 0) if seen else 0,
+        unschedulable=trouble[0],
+        failing=trouble[1],
+        unserved_seconds=insight.unserved_seconds,
+    )
+
+
+def learner_facts(
+    replicas: int, job: Mapping[str, Any] | None, pods: Sequence[PodView], *, wanted: bool
+) -> RoleFacts:
+    """Of the learner's present attempt."""
+    status = (job or {}).get("status") or {}
+    ready = int(status.get("ready", 0) or 0)
+    trouble = _trouble(pods)
+    return RoleFacts(
+        name="learner",
+        desired=replicas if wanted else 0,
+        ready=min(ready, replicas) if wanted else 0,
+        updated=replicas if wanted and job is not None else 0,
+        unschedulable=trouble[0],
+        failing=trouble[1],
+    )
+
+
+def replicas_of(deployment: Mapping[str, Any]) -> int:
+    """The Deployment's number; Kubernetes' default where none is given."""
+    number = (deployment.get("spec") or {}).get("replicas")
+    return 1 if number is None else int(number)
+
+
+def _trouble(pods: Sequence[PodView]) -> tuple[str, str]:
+    """What keeps pods from a node, and what they end with; the first of each."""
+    present = [pod for pod in pods if pod.deleting is None]
+    unschedulable = next((pod.unschedulable for pod in present if pod.unschedulable), "")
+    failing = next((pod.failing for pod in present if pod.failing and not pod.ready), "")
+    return unschedulable, failing

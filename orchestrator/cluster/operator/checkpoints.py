@@ -1,0 +1,47 @@
+"""Asks learners for a checkpoint before they are taken away, in the background, each once. Knows no Job."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+
+from orchestrator.cluster.operator.probe import Probe
+
+
+class Checkpoints:
+    """Keyed by the Job that is to go. An operator that is restarted asks again, which does no harm."""
+
+    def __init__(
+        self,
+        probe: Probe,
+        executor: Executor,
+        *,
+        timeout_seconds: float = 600.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._probe, self._executor, self._timeout, self._clock = probe, executor, timeout_seconds, clock
+        self._asked: dict[str, tuple[Future[bool], float]] = {}
+
+    def settled(self, job: str, address: str) -> bool:
+        """Whether the checkpoint of this Job's learner is written, or waiting for it has no sense any more."""
+        if not address:
+            return True
+        if job not in self._asked:
+            future = self._executor.submit(self._probe.checkpoint, address, self._timeout)
+            self._asked[job] = (future, self._clock())
+        future, since = self._asked[job]
+        return future.done() or self._clock() - since > self._timeout
+
+    def was_asked(self, job: str) -> bool:
+        """Whether a checkpoint was asked for."""
+        return job in self._asked
+
+    def written(self, job: str) -> bool:
+        """Whether it was written, of one that is settled."""
+        asked = self._asked.get(job)
+        return asked is not None and asked[0].done() and asked[0].exception() is None and asked[0].result()
+
+    def forget(self, job: str) -> None:
+        """The Job is gone, or stays."""
+        self._asked.pop(job, None)

@@ -1,0 +1,95 @@
+"""Asks a run's services over the network: gRPC, the queue server, metrics pages. All is bounded, errors are None."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import structlog
+import urllib3
+
+from orchestrator import calls
+from orchestrator.cluster.control.answers import learner_figures, pod_figures
+from orchestrator.cluster.control.insight import LearnerFigures
+from orchestrator.cluster.control.meter import PodFigures
+from orchestrator.cluster.names import service_of
+from services.common.errors import TrimtabError
+from services.common.stages.tools import RedisTools
+from trimtab.learner.v1 import learner_pb2 as wire
+
+ANSWER_SECONDS = 3.0
+AT_ONCE = 16
+"""Pages that are read at the same time, over all runs."""
+_log = structlog.get_logger(__name__)
+
+
+class NetworkProbe:
+    """See probe.py."""
+
+    def __init__(self) -> None:
+        self._http = urllib3.PoolManager(maxsize=1, num_pools=4 * AT_ONCE, retries=False)
+        self._pool = ThreadPoolExecutor(max_workers=AT_ONCE, thread_name_prefix="probe")
+
+    def close(self) -> None:
+        """Let go of threads and connections."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._http.clear()
+
+    def learner(self, address: str) -> LearnerFigures | None:
+        """See Probe.learner."""
+        try:
+            answer = calls.run_status(address, timeout_seconds=ANSWER_SECONDS)
+        except TrimtabError:
+            return None
+        if answer.phase == wire.RUN_PHASE_LOADING:
+            return None
+        return learner_figures(answer, paused=answer.phase == wire.RUN_PHASE_PAUSED)
+
+    def checkpoint(self, address: str, timeout_seconds: float) -> bool:
+        """See Probe.checkpoint."""
+        try:
+            path = calls.checkpoint(address, timeout_seconds=timeout_seconds)
+        except TrimtabError as error:
+            _log.warning("no checkpoint", learner=address, error=str(error))
+            return False
+        _log.info("checkpoint written", learner=address, path=path)
+        return True
+
+    def backlog(self, queue_url: str, run_uid: str) -> Mapping[str, int] | None:
+        """See Probe.backlog."""
+        try:
+            return asyncio.run(_backlog(queue_url, run_uid))
+        except TrimtabError:
+            return None
+
+    def pods(self, pods: Mapping[str, tuple[str, int]]) -> Mapping[str, PodFigures]:
+        """See Probe.pods."""
+        asked = {name: self._pool.submit(self._pod, *place) for name, place in pods.items()}
+        answers = {name: future.result() for name, future in asked.items()}
+        return {name: figures for name, figures in answers.items() if figures is not None}
+
+    def served_digest(self, address: str) -> str:
+        """See Probe.served_digest."""
+        try:
+            models = calls.reward_models(address, timeout_seconds=ANSWER_SECONDS)
+        except TrimtabError:
+            return ""
+        return next((model.model.model_digest for model in models if model.model.model_digest), "")
+
+    def _pod(self, address: str, port: int) -> PodFigures | None:
+        host = f"[{address}]" if ":" in address else address
+        try:
+            answer = self._http.request("GET", f"http://{host}:{port}/metrics", timeout=ANSWER_SECONDS)
+        except (urllib3.exceptions.HTTPError, OSError):
+            return None
+        return pod_figures(answer.data.decode(errors="replace")) if answer.status == 200 else None
+
+
+async def _backlog(queue_url: str, run_uid: str) -> dict[str, int]:
+    tools = RedisTools(queue_url, run_uid, patience_seconds=ANSWER_SECONDS)
+    try:
+        scan = await tools.view()
+    finally:
+        await tools.close()
+    return {service_of(view.stage): view.length for view in scan.stages}

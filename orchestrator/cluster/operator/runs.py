@@ -1,0 +1,360 @@
+"""Reconciles a TrainingRun: one look at the cache, then only what differs is written.
+
+    guard ──▶ read spec ──▶ course, learner (control/) ──▶ Secret ──▶ apply, prune ──▶ numbers ──▶ Job of this
+    (finaliser)   │                                                                                stage or attempt
+                  └ invalid: status says so, nothing else is touched                                       │
+                                                    Jobs that are over go ◀── status, Events ◀─────────────┘
+
+The order matters twice. A failure stands in status before its Job is removed, so it is counted once. While a learner
+that is to go writes its checkpoint, its policies go on: without them it would never reach the end of the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from orchestrator.cluster.client.errors import Refused, first_refused
+from orchestrator.cluster.conditions import RoleFacts, RunFacts, run_conditions
+from orchestrator.cluster.control.attempts import Count, JobState, Learner, Terms, next_learner
+from orchestrator.cluster.control.course import DONE, Course, course_of, stages_in_order
+from orchestrator.cluster.control.facts import learner_facts, role_facts
+from orchestrator.cluster.control.pods import moment
+from orchestrator.cluster.control.replicas import RESUME, number_for, remembered
+from orchestrator.cluster.control.resources import Object, Ref
+from orchestrator.cluster.control.status import RunPicture, as_written, run_status
+from orchestrator.cluster.control.view import LEARNER, View, admitted, view_of
+from orchestrator.cluster.kinds import TrainingRun, TrainingRunStatus, read_object
+from orchestrator.cluster.names import MANAGER, RunNames, service_of
+from orchestrator.cluster.operator.checkpoints import Checkpoints
+from orchestrator.cluster.operator.flavors import Flavors
+from orchestrator.cluster.operator.secrets import QueueSecrets
+from orchestrator.cluster.operator.shared import Tools
+from orchestrator.cluster.operator.status_writer import StatusWriter
+from orchestrator.cluster.render import Manifest, RunState, render_run
+from orchestrator.cluster.render.options import PORTS
+from orchestrator.cluster.render.services import stage_role, stages_of
+from services.common.errors import InvalidInput
+
+CHECKPOINT_LOOK_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What is to be, decided from one look."""
+
+    run: TrainingRun
+    names: RunNames
+    view: View
+    course: Course
+    learner: Learner
+    is_admitted: bool
+    waits_for_checkpoint: bool
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a learner is to run now."""
+        return _wants_learner(self.run, self.course, is_admitted=self.is_admitted)
+
+    @property
+    def rest(self) -> bool:
+        """Whether nobody works now."""
+        return not self.wanted and not self.waits_for_checkpoint
+
+
+class RunReconciler:
+    """Brings runs to where their specs say."""
+
+    def __init__(self, tools: Tools, secrets: QueueSecrets, checkpoints: Checkpoints) -> None:
+        self._tools, self._secrets, self._checkpoints = tools, secrets, checkpoints
+        self._flavors = Flavors(tools.api, tools.clock)
+        self._status = StatusWriter(tools.api, tools.store, seconds=tools.status_seconds, clock=tools.clock)
+
+    def handle(self, ref: Ref) -> float | None:
+        """One reconcile; seconds after which to look again."""
+        item = self._tools.store.get(ref)
+        if item is None:
+            self._forget(ref)
+            return None
+        uid = item["metadata"].get("uid", "")
+        if item["metadata"].get("deletionTimestamp"):
+            secret = RunNames(ref.name, ref.namespace, uid).redis
+            return self._tools.finaliser.end(
+                item, self._tools.now(), lambda: self._secrets.remove(ref.namespace, secret, uid)
+            )
+        item = self._tools.finaliser.guard(item)
+        try:
+            run = read_object(TrainingRun, item)
+            run.spec.run_spec(ref.name)
+        except (InvalidInput, ValueError) as error:
+            self._tell_invalid(item, str(error))
+            return None
+        try:
+            return self._bring(item, run)
+        except Refused:
+            raise
+        except InvalidInput as error:
+            self._tell_invalid(item, str(error))
+            return None
+
+    # ------------------------------------------------------------ one run
+
+    def _bring(self, item: Object, run: TrainingRun) -> float | None:
+        plan = self._plan(run, Ref.of(item))
+        refused = self._carry_out(item, plan)
+        # Numbers and Jobs have moved meanwhile: what is told is what is there now.
+        view = view_of(self._tools.store.owned(Ref.of(item)), plan.names)
+        waits = [self._tell(item, replace(plan, view=view), refused)]
+        self._remove_over(item, plan)
+        if refused is not None:
+            raise refused
+        waits += [plan.learner.wait_seconds, self._end_of_finished(item, run, plan.course)]
+        if plan.waits_for_checkpoint:
+            waits.append(CHECKPOINT_LOOK_SECONDS)
+        return min((wait for wait in waits if wait is not None), default=None)
+
+    def _plan(self, run: TrainingRun, ref: Ref) -> _Plan:
+        names = RunNames.of(run)
+        view = view_of(self._tools.store.owned(ref), names)
+        course = course_of(run, view.before_rl or {})
+        is_admitted = run.spec.queueing is None or admitted(view.workload)
+        count = Count.of(run.status)
+        learner = next_learner(
+            replace(count, in_a_row=0) if course.anew else count,
+            view.learner,
+            view.pods_of(LEARNER),
+            wanted=_wants_learner(run, course, is_admitted=is_admitted),
+            terms=Terms(
+                steps=run.spec.steps,
+                restart_limit=run.spec.restart_limit,
+                checkpoint_step=self._checkpoint_step(run, ref),
+                anew=course.anew,
+            ),
+            now=self._tools.now(),
+        )
+        if learner.finished and not course.finished:
+            course = Course(stage=course.stage, finished=learner.finished, message=learner.message)
+        waits = False
+        if run.spec.suspend and not course.finished:
+            waits = not all(self._is_saved(view, job) for job in learner.delete)
+        return _Plan(
+            run=run,
+            names=names,
+            view=view,
+            course=course,
+            learner=learner,
+            is_admitted=is_admitted,
+            waits_for_checkpoint=waits,
+        )
+
+    def _checkpoint_step(self, run: TrainingRun, ref: Ref) -> int:
+        figures = self._tools.insights.get(ref).learner
+        last = (figures.last_checkpoint if figures is not None else None) or run.status.last_checkpoint
+        return 0 if last is None else last.step
+
+    def _is_saved(self, view: View, job: str) -> bool:
+        """Whether the learner of this Job may go."""
+        running = any(one.name == job and one.state is JobState.RUNNING for one in view.learner)
+        first = (pod for pod in view.pods_of(LEARNER) if pod.name.startswith(f"{job}-0"))
+        address = next((pod.address for pod in first if pod.ready and pod.address), "")
+        if not running or not address:
+            return True
+        return self._checkpoints.settled(job, f"{address}:{PORTS[LEARNER].grpc}")
+
+    # ------------------------------------------------------------ what is written
+
+    def _carry_out(self, item: Object, plan: _Plan) -> Exception | None:
+        """Apply, prune, scale, start. The first thing that the server refuses: told to the user, and tried again.
+
+        What is refused holds nothing else up but new Jobs: a run over its quota can still be suspended.
+        """
+        manifests, uid = self._manifests(plan), plan.run.metadata.uid
+        jobs = [one for one in manifests if one["kind"] == "Job"]
+        steps: list[Callable[[], object]] = [lambda: self._secrets.ensure(plan.run, plan.names)]
+        steps += [partial(self._apply, plan, one) for one in manifests if one["kind"] != "Job"]
+        steps.append(lambda: self._tools.applier.prune(plan.view.owned, manifests, uid))
+        steps.append(lambda: self._set_numbers(item, plan))
+        refused = first_refused(steps)
+        return refused or first_refused([lambda: self._start_jobs(item, plan, jobs)])
+
+    def _apply(self, plan: _Plan, manifest: Manifest) -> None:
+        there = plan.view.workload
+        if manifest["kind"] == "Workload" and there is not None and plan.is_admitted:
+            # What Kueue has admitted it does not let anybody change; whether it is to be active, it does.
+            active = manifest["spec"]["active"]
+            if (there.get("spec") or {}).get("active", True) != active:
+                self._tools.api.merge(Ref.of(manifest), {"spec": {"active": active}}, MANAGER)
+            return
+        self._tools.applier.ensure([manifest])
+
+    def _manifests(self, plan: _Plan) -> list[Manifest]:
+        run, stage = plan.run, plan.course.stage
+        if stage == DONE and "rl" in stages_in_order(run):
+            stage = "rl"
+        state = RunState(
+            existing=frozenset(plan.view.deployments),
+            attempt=plan.learner.attempt if plan.wanted else None,
+            epoch=run.status.epoch,
+            admitted=plan.is_admitted,
+            stage=stage,
+            node_labels=self._flavors.node_labels(plan.view.workload),
+        )
+        return render_run(run, self._tools.options, state)
+
+    def _set_numbers(self, item: Object, plan: _Plan) -> None:
+        for stage in stages_of(plan.run):
+            name = plan.names.service(service_of(stage))
+            deployment = self._tools.store.get(Ref("Deployment", plan.names.namespace, name))
+            if deployment is None:
+                continue
+            number = number_for(deployment, stage_role(plan.run, stage), rest=plan.rest)
+            # Remembered before it goes to zero, forgotten only once it is back.
+            if number.remember is not None and number.remember != remembered(deployment):
+                deployment = self._tools.applier.annotate(deployment, {RESUME: str(number.remember)})
+            if number.replicas is not None:
+                self._tools.applier.scale(deployment, number.replicas)
+                note = f"{name} to {number.replicas}: {number.reason}"
+                self._tools.recorder.tell(item, "Scale", "Scaled", note)
+            if number.remember is None and remembered(deployment) is not None:
+                self._tools.applier.annotate(deployment, {RESUME: None})
+
+    def _start_jobs(self, item: Object, plan: _Plan, jobs: Sequence[Manifest]) -> None:
+        if plan.course.finished:
+            return
+        for job in jobs:
+            if self._tools.applier.ensure([job]):
+                name = job["metadata"]["name"]
+                self._tools.recorder.tell(item, "Start", "Started", f"Job {name} is made")
+
+    def _remove_over(self, item: Object, plan: _Plan) -> None:
+        """Jobs that are over or not wanted, and pods that cannot end."""
+        if plan.waits_for_checkpoint:
+            return
+        for job in (*plan.learner.delete, *_stage_jobs_to_go(plan)):
+            there = plan.view.jobs.get(job)
+            if there is not None:
+                self._tools.applier.delete(there)
+            if self._checkpoints.was_asked(job):
+                missed = not self._checkpoints.written(job)
+                note = f"Job {job} is removed " + (
+                    "without a new checkpoint" if missed else "after its checkpoint"
+                )
+                self._tools.recorder.tell(item, "Suspend", "Suspended", note, warning=missed)
+            self._checkpoints.forget(job)
+        for name in plan.learner.force:
+            pod = plan.view.object_of("Pod", name)
+            if pod is not None:
+                self._tools.applier.delete(pod, force=True)
+
+    def _end_of_finished(self, item: Object, run: TrainingRun, course: Course) -> float | None:
+        """Delete what has been finished for long enough; seconds until then."""
+        seconds = run.spec.ttl_after_finished
+        ended = moment(run.status.completion_time)
+        if not course.finished or seconds is None:
+            return None
+        if ended is None:
+            return float(seconds)
+        left = (ended + timedelta(seconds=seconds) - self._tools.now()).total_seconds()
+        if left > 0:
+            return left
+        self._tools.recorder.tell(item, "Delete", "TtlAfterFinished", f"finished {seconds} s ago")
+        self._tools.applier.delete(item)
+        return None
+
+    # ------------------------------------------------------------ what is told
+
+    def _tell(self, item: Object, plan: _Plan, refused: Exception | None) -> float | None:
+        run, now = plan.run, self._tools.now()
+        insight = self._tools.insights.get(Ref.of(item))
+        roles = self._roles(plan)
+        working = plan.wanted or plan.waits_for_checkpoint
+        facts = RunFacts(
+            generation=run.metadata.generation,
+            roles=tuple(roles),
+            suspended=run.spec.suspend and not plan.course.finished and not plan.waits_for_checkpoint,
+            admitted=plan.is_admitted,
+            job="" if plan.course.stage in ("rl", DONE) else plan.course.stage,
+            finished=plan.course.finished,
+            message=plan.course.message,
+            refused=str(refused or ""),
+            scaling_blind=insight.blind if working else "",
+            restarts=plan.learner.count.since(self._checkpoint_step(run, Ref.of(item))),
+        )
+        conditions = run_conditions(facts, run.status.conditions, now)
+        picture = RunPicture(
+            course=plan.course,
+            count=_counted(plan),
+            roles=roles,
+            insight=insight,
+            conditions=conditions,
+            now=now,
+        )
+        wait = self._status.write(item, run_status(run, picture), _as_before(run.status, item))
+        if plan.learner.failed_now:
+            note = f"attempt {plan.learner.count.counted} failed: {plan.learner.failed_now}"
+            self._tools.recorder.tell(item, "Restart", "LearnerFailed", note, warning=True)
+        self._tools.recorder.transitions(item, run.status.conditions, conditions)
+        return wait
+
+    def _roles(self, plan: _Plan) -> list[RoleFacts]:
+        insight = self._tools.insights.get(Ref("TrainingRun", plan.names.namespace, plan.names.run))
+        if plan.course.stage not in ("rl", DONE):
+            return []
+        roles = []
+        for stage in stages_of(plan.run):
+            service = service_of(stage)
+            deployment = plan.view.deployments.get(plan.names.service(service))
+            roles.append(role_facts(service, deployment, plan.view.pods_of(service), insight.role(service)))
+        job = plan.view.jobs.get(plan.names.learner_job(plan.learner.attempt or 0))
+        replicas, wanted = plan.run.spec.roles.learner.replicas, plan.wanted
+        return [*roles, learner_facts(replicas, job, plan.view.pods_of(LEARNER), wanted=wanted)]
+
+    def _tell_invalid(self, item: Object, error: str) -> None:
+        """Say what is wrong. What is there already goes on as it is: half of a spec is worse than the old one."""
+        status = TrainingRunStatus.model_validate(item.get("status") or {})
+        facts = RunFacts(generation=item["metadata"].get("generation", 0), invalid=" ".join(error.split()))
+        told = run_conditions(facts, status.conditions, self._tools.now())
+        if status.conditions:
+            told = tuple(one for one in told if one.type in ("Degraded", "Progressing"))
+        said = {condition.type for condition in told}
+        kept = tuple(condition for condition in status.conditions if condition.type not in said)
+        update = {"conditions": (*told, *kept), "observed_generation": facts.generation}
+        new = status.model_copy(update=update)
+        self._status.write(item, as_written(new), _as_before(status, item))
+        self._tools.recorder.transitions(item, status.conditions, told)
+
+    def _forget(self, ref: Ref) -> None:
+        self._tools.insights.forget(ref)
+        self._status.forget(ref)
+
+
+def _wants_learner(run: TrainingRun, course: Course, *, is_admitted: bool) -> bool:
+    return course.stage == "rl" and not course.finished and not run.spec.suspend and is_admitted
+
+
+def _counted(plan: _Plan) -> Count:
+    """What status is to say: an attempt whose Job could not be made is none."""
+    count, attempt = plan.learner.count, plan.learner.attempt
+    if attempt is None or plan.names.learner_job(attempt) in plan.view.jobs:
+        return count
+    return replace(count, attempt=min(count.attempt, max(plan.run.status.attempt, count.counted)))
+
+
+def _stage_jobs_to_go(plan: _Plan) -> list[str]:
+    """Jobs before RL that are not to run now, or are to be run again."""
+    gone = []
+    for stage, job in (plan.view.before_rl or {}).items():
+        stopped = plan.run.spec.suspend or stage != plan.course.stage or not plan.is_admitted
+        if job.state is JobState.RUNNING and stopped:
+            gone.append(job.name)
+        if job.state is JobState.FAILED and plan.course.anew:
+            gone.append(job.name)
+    return gone
+
+
+def _as_before(status: TrainingRunStatus, item: Object) -> dict[str, Any]:
+    """What stands there now, in the words of this operator; empty where nothing does."""
+    return as_written(status) if item.get("status") else {}

@@ -1,0 +1,37 @@
+"""A run's services as the operator asks them, with answers that a test sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from orchestrator.cluster.control.insight import LearnerFigures
+from orchestrator.cluster.control.meter import PodFigures
+
+
+class FakeProbe:
+    """Answers at once; nothing where the test has said nothing."""
+
+    def __init__(self) -> None:
+        self.learners: dict[str, LearnerFigures] = {}
+        """By address; "": of any."""
+        self.stages: dict[str, int] | None = None
+        self.figures: dict[str, PodFigures] = {}
+        self.digest = ""
+        self.checkpoints: list[str] = []
+        self.writes_checkpoints = True
+
+    def learner(self, address: str) -> LearnerFigures | None:
+        return self.learners.get(address) or self.learners.get("")
+
+    def checkpoint(self, address: str, timeout_seconds: float) -> bool:
+        self.checkpoints.append(address)
+        return self.writes_checkpoints
+
+    def backlog(self, queue_url: str, run_uid: str) -> Mapping[str, int] | None:
+        return self.stages
+
+    def pods(self, pods: Mapping[str, tuple[str, int]]) -> Mapping[str, PodFigures]:
+        return {name: self.figures[name] for name in pods if name in self.figures}
+
+    def served_digest(self, address: str) -> str:
+        return self.digest

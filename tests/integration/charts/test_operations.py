@@ -1,0 +1,165 @@
+"""docs/operations.md says what is true: its commands exist, its arithmetic is right, every alarm has its line."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+import typer
+
+from orchestrator.cli import app
+from tests.integration.charts.rendering import ROOT, binary
+from tests.unit.deploy.monitoring import ALERTS, rules
+
+PAGE = ROOT / "docs" / "operations.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+PROGRAMS = ("trimtab", "kubectl", "helm", "docker", "python")
+
+
+def commands() -> Iterator[str]:
+    """Lines of code blocks, and code within lines, that call a program."""
+    for block in re.findall(r"^```\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE):
+        yield from (line for line in block.splitlines() if line.strip())
+    for inline in re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL)):
+        if inline.split()[0] in PROGRAMS and len(inline.split()) > 1:
+            yield inline
+
+
+def words(command: str) -> list[str]:
+    """As the shell splits it; no comment, nothing after a redirection."""
+    return shlex.split(command.partition(" > ")[0], comments=True)
+
+
+def flags(arguments: list[str]) -> set[str]:
+    """Options, without their values."""
+    return {word.partition("=")[0] for word in arguments if re.match(r"^--?[A-Za-z]", word)}
+
+
+COMMANDS = list(dict.fromkeys(commands()))
+
+
+def of(program: str) -> list[str]:
+    return [command for command in COMMANDS if words(command)[0] == program]
+
+
+def test_every_line_of_a_block_calls_a_program_that_is_checked() -> None:
+    """So that nothing on the page goes unseen."""
+    assert {words(command)[0] for command in COMMANDS} <= set(PROGRAMS)
+    assert len(COMMANDS) > 40
+
+
+@pytest.mark.parametrize("command", of("trimtab"))
+def test_our_commands_exist(command: str) -> None:
+    """Subcommand and every flag, in the CLI as it is."""
+    found: Any = typer.main.get_command(app)
+    rest = words(command)[1:]
+    while hasattr(found, "commands") and rest:
+        assert rest[0] in found.commands, command
+        found = found.commands[rest.pop(0)]
+    known = {name for option in found.params for name in (*option.opts, *option.secondary_opts)}
+    assert flags(rest) <= known, command
+
+
+@pytest.mark.parametrize("command", [*of("kubectl"), *of("helm")])
+def test_commands_of_others_exist(command: str) -> None:
+    """kubectl and helm know the subcommand and each flag of it."""
+    program, *rest = words(command)
+    nested = rest[0] in ("create", "rollout", "get") and program == "kubectl" and rest[0] != "get"
+    nested |= (program, rest[0]) == ("helm", "get")
+    told = _help(program, *rest[: 2 if nested else 1])
+    if program == "kubectl":
+        told += _help("kubectl", "options")
+    missing = {flag for flag in flags(rest) if not re.search(rf"(^|[\s,]){re.escape(flag)}\b", told)}
+    assert not missing, command
+
+
+@pytest.mark.parametrize("command", [*of("docker"), *of("python")])
+def test_files_and_modules_exist(command: str) -> None:
+    """Dockerfiles and modules that are named."""
+    arguments = words(command)
+    if arguments[0] == "docker":
+        assert (ROOT / arguments[arguments.index("-f") + 1]).is_file()
+    else:
+        assert importlib.util.find_spec(arguments[arguments.index("-m") + 1]) is not None
+
+
+def test_paths_and_links_lead_somewhere() -> None:
+    """Files of the repository in commands, links to files, links within the page."""
+    for path in re.findall(r"(?<![\w/.])(?:deploy|services|orchestrator)/[\w./-]+", "\n".join(COMMANDS)):
+        assert (ROOT / path).exists(), path
+    headings = {
+        re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+        for line in TEXT.splitlines()
+        if line.startswith("#")
+    }
+    for target in re.findall(r"\]\(([^)]+)\)", TEXT):
+        path, _, anchor = target.partition("#")
+        assert not path or (PAGE.parent / path).exists(), target
+        assert not anchor or path or anchor in headings, target
+
+
+def test_every_alarm_has_its_line_and_no_other() -> None:
+    """What to do stands there for each alert of deploy/charts/trimtab/alerts."""
+    there = {rule["alert"] for alerts in ALERTS.values() for rule in rules(alerts)}
+    lines = re.findall(r"^\| `(Trimtab\w+)` \| (.+?) \| (.+?) \|$", TEXT, re.MULTILINE)
+    assert sorted(name for name, _, _ in lines) == sorted(there)
+
+
+def sizing() -> dict[str, list[str]]:
+    """The table: row to the cells of 1B, 7B, 70B."""
+    [block] = re.findall(r"<!-- sizing -->\n(.*?)<!-- /sizing -->", TEXT, re.DOTALL)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
+    return {row[0]: row[1:] for row in rows}
+
+
+def _numbers(cell: str) -> list[float]:
+    return [float(number) for number in cell.split(" by ")]
+
+
+@pytest.mark.parametrize("column", range(3), ids=["1B", "7B", "70B"])
+def test_the_arithmetic_of_sizing_is_right(column: int) -> None:
+    """Each figure follows from parameters and shape by the formulas below the table."""
+    table = {row: cells[column] for row, cells in sizing().items()}
+    parameters = float(table["parameters, 10⁹"])
+    layers, width = _numbers(table["layers by width"])
+    heads, head_width = _numbers(table["key-value heads by their width"])
+    token = 2 * layers * heads * head_width * 2
+    weights, cache, state = 2 * parameters, 64 * 1024 * token / 1e9, 20 * parameters
+    gpus = math.ceil(state / (0.6 * 80))
+    expected = {
+        "weights, GB": f"{weights:.1f}",
+        "KV cache of a token, KiB": f"{token / 1024:.0f}",
+        "KV cache of 64 sequences of 1,024, GB": f"{cache:.1f}",
+        "replica of policy, GB": f"{weights + cache:.1f}",
+        "replica of reference or reward, GB": f"{weights:.1f}",
+        "learner's state, GB": f"{state:.1f}",
+        "activations of 4,096 tokens, GB": f"{34 * 4096 * width * layers / 1e9:.1f}",
+        "learner's GPUs of 80 GB": f"{gpus if gpus <= 8 else math.ceil(gpus / 8) * 8}",
+        "a checkpoint, GB": f"{14 * parameters:.1f}",
+        "volume for 3 of them and one being written, GB": f"{4 * 14 * parameters:.0f}",
+        "start of a replica at 0.5 GB/s, s": f"{weights / 0.5:.0f}",
+        "new weights to one replica at 10 Gbit/s, s": f"{weights / 1.25:.1f}",
+    }
+    assert {row: table[row] for row in expected} == expected
+
+
+def test_the_figures_in_the_text_are_right() -> None:
+    """The network of eight policies of 7B, and the queue of a large batch."""
+    per_second = 8 * 15.2 / 60
+    assert f"{per_second:.1f} GB/s = {per_second * 8:.0f} Gbit/s" in TEXT.replace("\n", " ")
+    assert f"{256 * 4 * 1024 * 16 * 3 / 1e6:.0f} MB" in TEXT
+
+
+@cache
+def _help(program: str, *subcommand: str) -> str:
+    arguments = ["options"] if subcommand == ("options",) else [*subcommand, "--help"]
+    ran = subprocess.run([binary(program), *arguments], capture_output=True, text=True, timeout=30)
+    assert ran.returncode == 0 and "unknown" not in ran.stdout.lower()[:80], ran.stderr
+    return ran.stdout

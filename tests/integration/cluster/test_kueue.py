@@ -1,0 +1,99 @@
+"""A run that Kueue admits as a whole: it waits, comes up on the flavors' nodes, and goes when it is evicted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.cluster.control.resources import RESOURCES, WATCHED, Ref
+from tests.fakes.kube import KubeServer
+from tests.integration.cluster.harness import Harness, api_time
+from tests.unit.orchestrator.cluster.objects import RUN, changed
+
+QUEUED = changed(RUN, queueing={"queueName": "team"})
+
+
+def crd(kind: str, *, namespaced: bool) -> dict[str, Any]:
+    """One of Kueue's kinds, with a schema that takes anything."""
+    group, _, version = RESOURCES[kind].api_version.partition("/")
+    plural = RESOURCES[kind].plural
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    served = {
+        "name": version,
+        "served": True,
+        "storage": True,
+        "schema": {"openAPIV3Schema": schema},
+        "subresources": {"status": {}},
+    }
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{group}"},
+        "spec": {
+            "group": group,
+            "scope": "Namespaced" if namespaced else "Cluster",
+            "names": {"kind": kind, "plural": plural, "singular": kind.lower(), "listKind": f"{kind}List"},
+            "versions": [served],
+        },
+    }
+
+
+@pytest.fixture
+def queued(harness: Harness, faulty: KubeServer) -> Harness:
+    """A cluster with Kueue, and a run that waits in its queue."""
+    if not harness.api.serves("Workload"):
+        faulty.create(crd("Workload", namespaced=True))
+        faulty.create(crd("ResourceFlavor", namespaced=False))
+        flavor = {"nodeLabels": {"gpu": "h100"}}
+        faulty.create(
+            {
+                "apiVersion": RESOURCES["ResourceFlavor"].api_version,
+                "kind": "ResourceFlavor",
+                "metadata": {"name": "h100"},
+                "spec": flavor,
+            }
+        )
+    assert harness.api.serves("Workload")
+    harness.kinds = (*WATCHED, "Workload")
+    harness.submit(QUEUED)
+    harness.settle()
+    return harness
+
+
+def admit(harness: Harness, **conditions: str) -> None:
+    """What Kueue writes."""
+    assignments = [{"name": "policy", "flavors": {"nvidia.com/gpu": "h100"}}]
+    listed = [
+        {"type": kind, "status": status, "reason": "Test", "message": "", "lastTransitionTime": api_time()}
+        for kind, status in conditions.items()
+    ]
+    status = {"conditions": listed, "admission": {"clusterQueue": "all", "podSetAssignments": assignments}}
+    harness.api.merge(Ref("Workload", harness.namespace, "helpful"), {"status": status}, "kueue", "status")
+
+
+def test_it_waits_for_all_roles_together(queued: Harness) -> None:
+    """One Workload; until it is admitted no replica and no Job."""
+    sets = queued.get("Workload", "helpful")["spec"]["podSets"]
+    assert [each["name"] for each in sets] == ["policy", "reference", "reward", "learner"]
+    assert queued.names("Job") == set()
+    assert queued.replicas("helpful-policy") == 0
+    assert queued.conditions()["Progressing"] == ("True", "Queued")
+
+
+def test_admitted_it_comes_up_where_kueue_says_and_evicted_it_goes(queued: Harness) -> None:
+    """The flavor's labels are in the node selector of its pods."""
+    admit(queued, Admitted="True")
+    queued.settle()
+    assert queued.names("Job") == {"helpful-learner-1"}
+    assert queued.replicas("helpful-policy") == 1
+    template = queued.get("Deployment", "helpful-policy")["spec"]["template"]
+    assert template["spec"]["nodeSelector"] == {"gpu": "h100"}
+    admit(queued, Admitted="False", Evicted="True")
+    queued.settle()
+    assert queued.names("Job") == set()
+    assert queued.replicas("helpful-policy") == 0
+    admit(queued, Admitted="True", Evicted="False")
+    queued.settle()
+    assert queued.names("Job") == {"helpful-learner-2"}
+    assert queued.replicas("helpful-policy") == 1

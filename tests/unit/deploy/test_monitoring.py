@@ -1,0 +1,153 @@
+"""Dashboards and alerts are well formed and name only metrics and labels that there are."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from orchestrator.cluster.crds import crds
+from orchestrator.cluster.operator import metrics as operator_metrics
+from services.common import telemetry
+from services.common.access import opening
+from services.reward import drift_monitor, metrics, request_log, shadow
+from tests.unit.deploy.monitoring import (
+    ALERTS,
+    DASHBOARDS,
+    OVER_A_RANGE,
+    STATE_METRICS,
+    all_queries,
+    families,
+    names,
+    rules,
+    samples_of,
+    state_samples,
+    values,
+)
+
+REWARD = (drift_monitor, metrics, request_log, shadow)
+KNOWN = samples_of(telemetry, opening, operator_metrics, *REWARD) | state_samples()
+
+
+def test_every_metric_that_is_asked_for_exists() -> None:
+    """Queries name samples that a service's registry, the operator's, or kube-state-metrics can give."""
+    asked = {name for query in all_queries() for name in names(query)}
+    assert asked - KNOWN.keys() == set()
+    assert len(asked) > 60
+
+
+@pytest.mark.parametrize("query", all_queries())
+def test_labels_exist_on_their_metrics(query: str) -> None:
+    """What a query selects or groups by is a label of each of its metrics."""
+    for name, selectors in re.findall(r"\b(trimtab_[a-z0-9_]+)\{([^}]*)\}", query):
+        assert {part.group() for part in re.finditer(r'\w+(?=(=|!=|=~|!~)")', selectors)} <= KNOWN[name]
+    labels = {
+        label.strip() for group in re.findall(r"\b(?:by|on) \(([^)]*)\)", query) for label in group.split(",")
+    }
+    for name in names(query):
+        assert labels <= KNOWN[name], name
+
+
+@pytest.mark.parametrize("query", all_queries())
+def test_brackets_of_queries_are_in_pairs(query: str) -> None:
+    """Nothing is left open, and ranges are used with functions of ranges."""
+    for opening_bracket, closing in ("()", "{}", "[]"):
+        assert query.count(opening_bracket) == query.count(closing)
+    assert query.count("[") == len(re.findall(rf"\b(?:{'|'.join(OVER_A_RANGE)})\(", query))
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS.values(), ids=DASHBOARDS)
+def test_a_dashboard_is_one_that_grafana_takes(dashboard: dict[str, Any]) -> None:
+    """Ids are unique, panels lie within 24 columns and do not overlap, each has a query and a source."""
+    assert dashboard["schemaVersion"] >= 39
+    assert dashboard["uid"] and dashboard["title"]
+    panels = dashboard["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        cells = {
+            (column, line)
+            for column in range(place["x"], place["x"] + place["w"])
+            for line in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        taken |= cells
+        if panel["type"] != "row":
+            assert panel["targets"] and panel["description"]
+            assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+            references = [target["refId"] for target in panel["targets"]]
+            assert len(set(references)) == len(references)
+
+
+def test_dashboards_are_told_apart() -> None:
+    """No two have the same uid, or the later would replace the earlier."""
+    assert len({dashboard["uid"] for dashboard in DASHBOARDS.values()}) == len(DASHBOARDS) >= 2
+
+
+def test_alerts_are_complete() -> None:
+    """Each has a name of its own, a severity and a line for a person."""
+    found = [rule for alerts in ALERTS.values() for rule in rules(alerts)]
+    assert len({rule["alert"] for rule in found}) == len(found)
+    for rule in found:
+        assert rule["labels"]["severity"] in ("info", "warning", "critical")
+        assert rule["annotations"]["summary"]
+
+
+@pytest.mark.parametrize("topic", ["QueueFull", "Errors", "Drift", "Slow", "Swapped"])
+def test_reward_services_alarm_of_what_operators_asked_for(topic: str) -> None:
+    """A full queue, errors, drift, slowness, a swap."""
+    assert any(topic in rule["alert"] for rule in rules(ALERTS["reward"]))
+
+
+@pytest.mark.parametrize(
+    ("dashboard", "modules"), [("reward", REWARD), ("runs", (operator_metrics,))], ids=["reward", "operator"]
+)
+def test_what_is_measured_is_shown(dashboard: str, modules: Any) -> None:
+    """No metric of the module is missing from its dashboard, but for how much the operator has in its cache."""
+    shown = {name for query in values(DASHBOARDS[dashboard], "expr") for name in names(query)}
+    left_out = {"trimtab_operator_cached_objects", "trimtab_operator_runs", "trimtab_operator_lists"}
+    for family, samples, _ in families(modules):
+        assert shown & set(samples) or family in left_out, family
+
+
+@pytest.mark.parametrize(
+    "resource",
+    STATE_METRICS["customResourceState"]["config"]["spec"]["resources"],
+    ids=lambda resource: resource["groupVersionKind"]["kind"],
+)
+def test_kube_state_metrics_reads_fields_that_there_are(resource: dict[str, Any]) -> None:
+    """Every path is one of the kind's schema, and ends at a number, a truth or a time."""
+    told = resource["groupVersionKind"]
+    [crd] = [each for each in crds() if each["spec"]["names"]["kind"] == told["kind"]]
+    [version] = [each for each in crd["spec"]["versions"] if each["name"] == told["version"]]
+    schema = version["schema"]["openAPIV3Schema"]
+    for metric in resource["metrics"]:
+        gauge = metric["each"]["gauge"]
+        node = _at(schema, gauge["path"])
+        if "valueFrom" in gauge:
+            item = node["items"]
+            for path in gauge["labelsFromPath"].values():
+                assert _at(item, path)["type"] == "string"
+            node = _at(item, gauge["valueFrom"])
+        is_time_or_truth = node.get("format") == "date-time" or node.get("enum") == [
+            "True",
+            "False",
+            "Unknown",
+        ]
+        assert node["type"] in ("integer", "number", "boolean") or is_time_or_truth, metric["name"]
+
+
+def test_kube_state_metrics_may_read_what_it_is_told_to() -> None:
+    """Its rights name the kinds of its configuration, to list and watch and no more."""
+    [rule] = STATE_METRICS["rbac"]["extraRules"]
+    plurals = {crd["spec"]["names"]["plural"] for crd in crds()}
+    assert (set(rule["resources"]), rule["verbs"]) == (plurals, ["list", "watch"])
+
+
+def _at(schema: dict[str, Any], path: list[str]) -> dict[str, Any]:
+    for part in path:
+        schema = schema["properties"][part]
+    return schema

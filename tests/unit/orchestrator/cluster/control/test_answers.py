@@ -1,0 +1,88 @@
+"""From the answers of a run's services to figures."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client import generate_latest
+
+from orchestrator.cluster.control.answers import learner_figures, pod_figures
+from orchestrator.cluster.kinds.status import CheckpointStatus
+from services.common.stage_metrics import StageMetrics
+from trimtab.common.v1 import common_pb2 as common
+from trimtab.learner.v1 import learner_pb2 as wire
+
+PAGE = """\
+# HELP trimtab_stage_busy_seconds_total Slot-seconds spent on groups.
+trimtab_stage_busy_seconds_total{stage="reward/hh"} 12.5
+trimtab_stage_groups_total{outcome="done",stage="reward/hh"} 40.0
+trimtab_stage_groups_total{outcome="failed",stage="reward/hh"} 3.0
+trimtab_stage_held_groups{stage="reward/hh"} 2.0
+trimtab_reward_model_info{digest="blake3:ab",kind="model",model="hh"} 1.0
+"""
+
+
+def test_a_workers_page() -> None:
+    """What failed is work, and no completion."""
+    figures = pod_figures(PAGE)
+    assert figures is not None
+    assert (figures.busy_seconds, figures.groups, figures.held, figures.revision) == (
+        12.5,
+        40,
+        2,
+        "blake3:ab",
+    )
+
+
+def test_another_page_is_none() -> None:
+    """A service that works no stage, or no page at all."""
+    assert pod_figures("python_info 1.0\n") is pod_figures("") is pod_figures("<html>") is None
+
+
+def test_the_page_of_our_own_worker_is_understood() -> None:
+    """The names here and there are the same."""
+    metrics = StageMetrics("test")
+    before = pod_figures(generate_latest().decode())
+    metrics.took(3)
+    metrics.worked(3, 2.0)
+    for outcome in ("done", "done", "unfinished"):
+        metrics.left(outcome)
+    after = pod_figures(generate_latest().decode())
+    assert before is not None
+    assert after is not None
+    assert after.busy_seconds - before.busy_seconds == pytest.approx(6.0)
+    assert (after.groups - before.groups, after.held - before.held) == (2, 3)
+
+
+def test_a_learners_answer() -> None:
+    """Work is update and publication; the rest of the step is waiting."""
+    answer = wire.GetRunStatusResponse(
+        step=7,
+        total_steps=32,
+        version=common.WeightsVersion(epoch=2, step=7),
+        rollouts=wire.RolloutCounts(admitted=100, trained=80, stale=3, failed=1, in_flight=16),
+        metrics={
+            "time/step": 10.0,
+            "time/update": 5.0,
+            "time/publish": 1.0,
+            "objective/scores": 0.25,
+            "objective/kl": 1.5,
+        },
+        last_checkpoint="/storage/runs/a/checkpoints/step-000006",
+    )
+    figures = learner_figures(answer, paused=False)
+    assert (figures.step, figures.steps, figures.version, figures.epoch) == (7, 32, "2.7", 2)
+    assert (figures.reward, figures.kl) == (0.25, 1.5)
+    assert figures.step_seconds == 6.0
+    assert figures.idle_share == pytest.approx(0.4)
+    assert figures.last_checkpoint == CheckpointStatus(
+        step=6, epoch=2, path="/storage/runs/a/checkpoints/step-000006"
+    )
+    assert figures.rollouts is not None
+    assert (figures.rollouts.trained, figures.rollouts.in_flight) == (80, 16)
+
+
+def test_a_learner_before_its_first_step() -> None:
+    """Nothing is made up."""
+    figures = learner_figures(wire.GetRunStatusResponse(total_steps=8), paused=True)
+    assert (figures.step_seconds, figures.idle_share, figures.reward) == (None, None, None)
+    assert (figures.last_checkpoint, figures.version, figures.paused) == (None, "", True)
