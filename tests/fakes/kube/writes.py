@@ -132,11 +132,13 @@ class Writer:
             target, old, metadata.carried(target.resource, "", old.obj, new), after, options
         )
 
-    def _decoded(self, target: Target, body: Any, options: Options) -> Object:
-        """The body as an object of the resource, without what its type does not know."""
+    def _decoded(self, target: Target, body: Any, options: Options, *, typed: bool = False) -> Object:
+        """The body as an object of the resource, without what its type does not know; `typed`: that is an error."""
         resource = target.resource
         if not isinstance(body, dict):
             raise errors.bad_request("the body of the request is not an object")
+        if typed and not (body.get("apiVersion") and body.get("kind")):
+            raise errors.bad_request("apiVersion and kind must be set in an apply patch")
         for name, wanted in (("apiVersion", resource.api_version), ("kind", resource.kind)):
             if body.get(name, wanted) != wanted:
                 sent = f"{body.get('apiVersion')}, Kind={body.get('kind')}"
@@ -144,6 +146,8 @@ class Writer:
                 raise errors.bad_request(f"the API version in the data ({sent}) does not match {expected}")
         unknown: list[str] = []
         found: Object = pruned(resource.shape, body, "", unknown)
+        if unknown and typed:
+            raise self._mistyped(target, f".{unknown[0]}: field not declared in schema")
         if unknown and options.validation == "Strict":
             listed = ", ".join(f'unknown field "{path}"' for path in unknown)
             words = f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}'
@@ -225,9 +229,7 @@ class Writer:
     def _applied(self, target: Target, body: Any, options: Options) -> tuple[Stored, bool]:
         if isinstance(body, dict) and (body.get("metadata") or {}).get("managedFields"):
             raise errors.bad_request("metadata.managedFields must be nil")
-        strict = Options(validation="Ignore")
-        sent = self._decoded(target, body, strict)
-        self._check_type(target, body)
+        sent = self._decoded(target, body, options, typed=True)
         manager = Manager(options.manager, True, target.resource.api_version, target.subresource)
         with self.store.lock:
             old = self.store.get(target.resource.storage, target.namespace, target.name)
@@ -240,16 +242,6 @@ class Writer:
             new = metadata.carried(target.resource, target.subresource, old.obj, merged)
             new = admission.prepared(target.resource, new, old.obj)
             return self._finished(target, old, new, after, options), False
-
-    def _check_type(self, target: Target, body: Any) -> None:
-        """An apply must fit the type: an unknown field is no warning there."""
-        for name in ("apiVersion", "kind"):
-            if not body.get(name):
-                raise errors.bad_request(f"{name} must be set in an apply patch")
-        unknown: list[str] = []
-        pruned(target.resource.shape, body, "", unknown)
-        if unknown:
-            raise self._mistyped(target, f".{unknown[0]}: field not declared in schema")
 
     def _mistyped(self, target: Target, why: str) -> errors.ApiError:
         resource = target.resource
