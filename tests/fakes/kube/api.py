@@ -17,7 +17,7 @@ from tests.fakes.kube.reading import Lister, Selection, begin_watch, watch_lines
 from tests.fakes.kube.resources import kept_as
 from tests.fakes.kube.scale import scale_of
 from tests.fakes.kube.store import Store, Stored
-from tests.fakes.kube.wire import Reply, Request
+from tests.fakes.kube.wire import Cut, Reply, Request
 from tests.fakes.kube.writes import Options, Target, Writer, parsed
 
 VERSION = {"major": "1", "minor": "34", "gitVersion": "v1.34.0-trimtab-fake", "gitCommit": "", "gitTreeState": "clean",
@@ -49,7 +49,9 @@ class Api:
             retry = refused.details.get("retryAfterSeconds")
             headers = {"Retry-After": str(retry)} if retry else {}
             return Reply(json.dumps(refused.body()).encode(), refused.code, headers)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as wrong:
+        except Cut:
+            raise
+        except Exception as wrong:  # a server answers, whatever is wrong with it
             failure = errors.ApiError(
                 500, "InternalError", f"Internal error: {type(wrong).__name__}: {wrong}"
             )

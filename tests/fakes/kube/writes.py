@@ -128,9 +128,7 @@ class Writer:
         live, owners = _apart(old.obj)
         manager = Manager(options.manager, True, target.resource.api_version, target.subresource)
         new, after = self._typed(target, live, stated, owners, manager, options)
-        return self._finished(
-            target, old, metadata.carried(target.resource, "", old.obj, new), after, options
-        )
+        return self._finished(target, old, _admitted(target, old.obj, new), after, options)
 
     def _decoded(self, target: Target, body: Any, options: Options, *, typed: bool = False) -> Object:
         """The body as an object of the resource, without what its type does not know; `typed`: that is an error."""
@@ -181,11 +179,11 @@ class Writer:
         if resource.status:
             new.pop("status", None)
         new = admission.prepared(resource, new, None)
+        admission.admit(resource, new, None)
         if owners is None:
             manager = Manager(options.manager, False, resource.api_version)
             empty: Object = {"metadata": {}} | ({} if resource.is_custom else {"spec": {}})
             owners = update(resource.shape, empty, new, {}, manager, now)
-        admission.admit(resource, new, None)
         new = admission.started(resource, new)
         new["metadata"] = new["metadata"] | {"managedFields": write_owners(owners)}
         return self._stored(resource, new, options)
@@ -210,8 +208,7 @@ class Writer:
         """After an update or a patch that is no apply."""
         resource = target.resource
         self._check_version(target, old, sent)
-        new = metadata.carried(resource, target.subresource, old.obj, sent)
-        new = admission.prepared(resource, new, old.obj)
+        new = _admitted(target, old.obj, sent)
         live, owners = _apart(old.obj)
         manager = Manager(options.manager, False, resource.api_version, target.subresource)
         after = update(resource.shape, live, _apart(new)[0], owners, manager, self.clock())
@@ -239,8 +236,7 @@ class Writer:
             live, owners = _apart(old.obj)
             stated = _stated(target, sent)
             merged, after = self._typed(target, live, stated, owners, manager, options)
-            new = metadata.carried(target.resource, target.subresource, old.obj, merged)
-            new = admission.prepared(target.resource, new, old.obj)
+            new = _admitted(target, old.obj, merged)
             return self._finished(target, old, new, after, options), False
 
     def _mistyped(self, target: Target, why: str) -> errors.ApiError:
@@ -271,7 +267,7 @@ class Writer:
         return self._created(target, merged, options, owners)
 
     def _finished(self, target: Target, old: Stored, new: Object, owners: Owners, options: Options) -> Stored:
-        """Validate a changed object and store it, where it has changed."""
+        """Store a changed object, where it has changed."""
         resource = target.resource
         new = metadata.counted(resource, old.obj, new)
         new["metadata"] = new["metadata"] | {"managedFields": write_owners(owners)}
@@ -279,7 +275,6 @@ class Writer:
             del new["metadata"]["managedFields"]
         if new == old.obj:
             return old
-        admission.admit(resource, new, old.obj)
         if gone_after(new) and not options.dry_run:
             return self.store.remove(resource.storage, new)
         return self._stored(resource, new, options)
@@ -288,6 +283,14 @@ class Writer:
         if options.dry_run:
             return Stored(new, json.dumps(new, separators=(",", ":"), ensure_ascii=False).encode(), 0)
         return self.store.put(resource.storage, new)
+
+
+def _admitted(target: Target, old: Object, new: Object) -> Object:
+    """What a changed object becomes: what this endpoint does not write as it was, defaults, valid."""
+    found = metadata.carried(target.resource, target.subresource, old, new)
+    found = admission.prepared(target.resource, found, old)
+    admission.admit(target.resource, found, old)
+    return found
 
 
 def _apart(obj: Object) -> tuple[Object, Owners]:
