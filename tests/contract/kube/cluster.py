@@ -56,10 +56,16 @@ class Cluster:
         base = PATHS[kind].format(self.namespace if namespace is None else namespace)
         return "/".join(part for part in (base, name, sub) if part)
 
-    def call(self, method: str, path: str, body: Any = None, kind: str = "application/json", **query: Any) -> Object:
+    def call(
+        self, method: str, path: str, body: Any = None, kind: str = "application/json", **query: Any
+    ) -> Object:
         """One request. Refused for anything but success."""
-        params = [(name, str(value).lower() if isinstance(value, bool) else value) for name, value in query.items()]
-        answer = self._request(method, path, params, {"Accept": "application/json", "Content-Type": kind}, body)
+        params = [
+            (name, str(value).lower() if isinstance(value, bool) else value) for name, value in query.items()
+        ]
+        answer = self._request(
+            method, path, params, {"Accept": "application/json", "Content-Type": kind}, body
+        )
         found: Object = json.loads(answer.data)
         if answer.status >= 300:
             raise Refused(answer.status, found)
@@ -100,7 +106,9 @@ class Cluster:
 
     def apply(self, obj: Object, manager: str, sub: str = "", **query: Any) -> Object:
         """PATCH with what a manager wants of the object."""
-        return self.patch(obj["kind"], obj["metadata"]["name"], obj, APPLY, sub, fieldManager=manager, **query)
+        return self.patch(
+            obj["kind"], obj["metadata"]["name"], obj, APPLY, sub, fieldManager=manager, **query
+        )
 
     def delete(self, kind: str, name: str, **options: Any) -> Object:
         """DELETE with options in the body."""

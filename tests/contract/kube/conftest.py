@@ -52,11 +52,13 @@ def _is_established(cluster: Cluster, name: str) -> bool:
 
 
 @pytest.fixture
-def cluster(api: client.ApiClient) -> Iterator[Cluster]:
+def cluster(api: client.ApiClient, fake_server: KubeServer | None) -> Iterator[Cluster]:
     """With an empty namespace."""
     name = f"contract-{uuid.uuid4().hex[:8]}"
     made = Cluster(api, name)
     made.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    if fake_server is None:  # pods need it, and a controller makes it
+        until(lambda: not made.is_gone("ServiceAccount", "default"), "service account made")
     yield made
     made.delete("Namespace", name)
 

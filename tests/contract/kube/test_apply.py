@@ -33,7 +33,9 @@ def test_an_apply_creates_and_owns_what_it_states(cluster: Cluster) -> None:
 
 def test_a_second_apply_changes_nothing(cluster: Cluster) -> None:
     """Neither the version nor a time."""
-    sent = bare(size=1, items=[{"name": "x", "value": "1"}], nested={"note": "n"}, free={"any": {"depth": [1]}})
+    sent = bare(
+        size=1, items=[{"name": "x", "value": "1"}], nested={"note": "n"}, free={"any": {"depth": [1]}}
+    )
     first = cluster.apply(sent, "one")
     assert cluster.apply(sent, "one") == first
 
@@ -85,7 +87,8 @@ def test_the_same_value_is_shared(cluster: Cluster) -> None:
 def test_what_is_no_longer_stated_goes(cluster: Cluster) -> None:
     """Fields, elements of keyed lists, of sets, keys of maps."""
     cluster.apply(
-        bare(size=1, most=9, items=[{"name": "x"}, {"name": "y"}], tags=["s", "t"], limits={"a": 1, "b": 2}), "one"
+        bare(size=1, most=9, items=[{"name": "x"}, {"name": "y"}], tags=["s", "t"], limits={"a": 1, "b": 2}),
+        "one",
     )
     made = cluster.apply(bare(size=1, items=[{"name": "y"}], tags=["t"], limits={"b": 2}), "one")
     assert "most" not in made["spec"]

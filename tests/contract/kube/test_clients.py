@@ -25,7 +25,9 @@ Kubectl = Callable[..., str]
 def test_typed_clients_read_what_they_wrote(cluster: Cluster) -> None:
     """Core, apps and batch."""
     space = cluster.namespace
-    core, apps, batch = (kind(cluster.api) for kind in (client.CoreV1Api, client.AppsV1Api, client.BatchV1Api))
+    core, apps, batch = (
+        kind(cluster.api) for kind in (client.CoreV1Api, client.AppsV1Api, client.BatchV1Api)
+    )
     core.create_namespaced_config_map(space, client.V1ConfigMap(metadata={"name": "a"}, data={"x": "1"}))
     assert core.read_namespaced_config_map("a", space).data == {"x": "1"}
     apps.create_namespaced_deployment(space, deployment("b"))
@@ -45,7 +47,12 @@ def test_a_lease_is_held_by_one(cluster: Cluster) -> None:
     """Leader election rests on optimistic locking."""
     leases = client.CoordinationV1Api(cluster.api)
     spec = {"holderIdentity": "one", "leaseDurationSeconds": 15, "renewTime": "2025-01-01T00:00:00.000000Z"}
-    lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "leader"}, "spec": spec}
+    lease = {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": "leader"},
+        "spec": spec,
+    }
     leases.create_namespaced_lease(cluster.namespace, lease)
     first, second = (leases.read_namespaced_lease("leader", cluster.namespace) for _ in range(2))
     first.spec.holder_identity = "first"
@@ -59,7 +66,13 @@ def test_a_lease_is_held_by_one(cluster: Cluster) -> None:
 
 def test_events_of_both_groups_are_the_same(cluster: Cluster) -> None:
     """Written as events.k8s.io/v1, read by `kubectl describe` as v1."""
-    regarding = {"apiVersion": "v1", "kind": "ConfigMap", "name": "a", "namespace": cluster.namespace, "uid": "u"}
+    regarding = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "name": "a",
+        "namespace": cluster.namespace,
+        "uid": "u",
+    }
     client.EventsV1Api(cluster.api).create_namespaced_event(cluster.namespace, {
         "apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "a.1"}, "regarding": regarding,
         "eventTime": "2025-01-01T00:00:00.000000Z", "reason": "Scaled", "action": "Scale", "type": "Normal",
@@ -69,13 +82,17 @@ def test_events_of_both_groups_are_the_same(cluster: Cluster) -> None:
         cluster.namespace, field_selector="involvedObject.uid=u,involvedObject.kind=ConfigMap"
     )
     assert [(each.message, each.involved_object.name) for each in found.items] == [("from 1 to 2", "a")]
-    found = client.EventsV1Api(cluster.api).list_namespaced_event(cluster.namespace, field_selector="reason=Scaled")
+    found = client.EventsV1Api(cluster.api).list_namespaced_event(
+        cluster.namespace, field_selector="reason=Scaled"
+    )
     assert [each.note for each in found.items] == ["from 1 to 2"]
 
 
 def test_the_dynamic_client_discovers_and_applies(cluster: Cluster) -> None:
     """By kind alone."""
-    found = dynamic.DynamicClient(cluster.api).resources.get(api_version="contract.trimtab.dev/v1", kind="Widget")
+    found = dynamic.DynamicClient(cluster.api).resources.get(
+        api_version="contract.trimtab.dev/v1", kind="Widget"
+    )
     made = found.server_side_apply(
         body=widget("a"), namespace=cluster.namespace, field_manager="one", force_conflicts=True
     )
@@ -115,7 +132,9 @@ def kubectl(cluster: Cluster, fake_server: KubeServer | None, tmp_path: Path) ->
     def run(*words: str, given: str = "") -> str:
         command = [binary, f"--kubeconfig={config}", f"--namespace={cluster.namespace}", *words]
         environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
-        done = subprocess.run(command, input=given, text=True, capture_output=True, env=environment, timeout=60)
+        done = subprocess.run(
+            command, input=given, text=True, capture_output=True, env=environment, timeout=60
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -127,7 +146,9 @@ def test_kubectl_applies_scales_waits_and_deletes(cluster: Cluster, kubectl: Kub
     text = yaml.safe_dump_all([widget("a"), deployment("b")])
     kubectl("apply", "-f", "-", given=text)
     assert "unchanged" in kubectl("apply", "-f", "-", given=yaml.safe_dump(widget("a")))
-    kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", given=yaml.safe_dump(widget("a", size=3)))
+    kubectl(
+        "apply", "--server-side", "--force-conflicts", "-f", "-", given=yaml.safe_dump(widget("a", size=3))
+    )
     assert cluster.get("Widget", "a")["spec"]["size"] == 3
     kubectl("scale", "widget/a", "--replicas=4")
     assert json.loads(kubectl("get", "widget", "a", "-o", "json"))["spec"]["replicas"] == 4

@@ -51,7 +51,9 @@ def test_unknown_fields_are_refused_where_that_is_asked_for(cluster: Cluster) ->
         ({"limits": {"a": True}}, "FieldValueTypeInvalid", "spec.limits.a", "must be of type integer,string"),
     ],
 )  # fmt: skip
-def test_the_schema_is_enforced(cluster: Cluster, spec: dict[str, Any], reason: str, field: str, words: str) -> None:
+def test_the_schema_is_enforced(
+    cluster: Cluster, spec: dict[str, Any], reason: str, field: str, words: str
+) -> None:
     """422 with reason, field and the server's words."""
     with pytest.raises(Refused) as refused:
         cluster.create(widget("a", **spec))
@@ -132,7 +134,9 @@ def test_a_rule_that_got_stricter_does_not_lock_old_objects(cluster: Cluster) ->
         return False
 
     until(is_stricter, "the new schema is in force")
-    labelled = cluster.call("PATCH", f"{path}/a", {"metadata": {"labels": {"x": "y"}}}, "application/merge-patch+json")
+    labelled = cluster.call(
+        "PATCH", f"{path}/a", {"metadata": {"labels": {"x": "y"}}}, "application/merge-patch+json"
+    )
     assert labelled["spec"]["size"] == 50
     with pytest.raises(Refused):
         cluster.call("PATCH", f"{path}/a", {"spec": {"size": 49}}, "application/merge-patch+json")
@@ -163,7 +167,9 @@ def test_the_projects_kinds_are_served_and_discovered(cluster: Cluster) -> None:
     assert {"apps", "batch", "coordination.k8s.io", "trimtab.dev"} <= set(groups)
 
 
-@pytest.mark.parametrize("obj", [RUN, FULL_RUN, MODEL, FULL_MODEL], ids=["run", "full run", "model", "full model"])
+@pytest.mark.parametrize(
+    "obj", [RUN, FULL_RUN, MODEL, FULL_MODEL], ids=["run", "full run", "model", "full model"]
+)
 def test_the_projects_objects_are_accepted(cluster: Cluster, obj: dict[str, Any]) -> None:
     """Nothing of them is pruned."""
     sent = obj | {"metadata": {"name": obj["metadata"]["name"]}}

@@ -40,7 +40,10 @@ def test_a_finalizer_keeps_an_object_until_it_is_taken_away(cluster: Cluster) ->
     assert answer["metadata"]["deletionTimestamp"]
     assert answer["metadata"]["generation"] == 2
     assert cluster.patch("Widget", "a", {"spec": {"size": 5}})["spec"]["size"] == 5
-    assert cluster.delete("Widget", "a")["metadata"]["deletionTimestamp"] == answer["metadata"]["deletionTimestamp"]
+    assert (
+        cluster.delete("Widget", "a")["metadata"]["deletionTimestamp"]
+        == answer["metadata"]["deletionTimestamp"]
+    )
     cluster.patch("Widget", "a", {"metadata": {"finalizers": None}})
     assert cluster.is_gone("Widget", "a")
 
@@ -60,8 +63,9 @@ def test_no_finalizer_is_added_to_what_is_being_deleted(cluster: Cluster) -> Non
 def test_a_deletion_marks_itself_alone(cluster: Cluster) -> None:
     """Nobody else can set or take away the mark."""
     cluster.create(widget("a"))
-    made = cluster.patch("Widget", "a", {"metadata": {"deletionTimestamp": "2001-01-01T00:00:00Z"}})
-    assert "deletionTimestamp" not in made["metadata"]
+    with pytest.raises(Refused) as refused:
+        cluster.patch("Widget", "a", {"metadata": {"deletionTimestamp": "2001-01-01T00:00:00Z"}})
+    assert refused.value.causes == [("FieldValueInvalid", "metadata.deletionTimestamp")]
 
 
 def test_dependents_follow_their_owner(cluster: Cluster) -> None:

@@ -110,7 +110,9 @@ def test_the_generation_counts_what_is_wanted(cluster: Cluster) -> None:
     assert first["metadata"]["generation"] == 1
     labelled = cluster.patch("Widget", "a", {"metadata": {"labels": {"x": "y"}, "generation": 7}})
     assert labelled["metadata"]["generation"] == 1
-    assert cluster.patch("Widget", "a", {"status": {"phase": "x"}}, sub="status")["metadata"]["generation"] == 1
+    assert (
+        cluster.patch("Widget", "a", {"status": {"phase": "x"}}, sub="status")["metadata"]["generation"] == 1
+    )
     assert cluster.patch("Widget", "a", {"spec": {"size": 2}})["metadata"]["generation"] == 2
 
 
@@ -124,7 +126,7 @@ def test_a_dry_run_stores_nothing(cluster: Cluster) -> None:
     ("obj", "field"),
     [
         (config_map("Upper"), "metadata.name"),
-        (service("1digit"), "metadata.name"),
+        (service("with.dots"), "metadata.name"),
         (config_map("a") | {"metadata": {"name": "a", "labels": {"x": "y" * 64}}}, "metadata.labels"),
         (config_map("a") | {"metadata": {"name": "a", "labels": {"x": "not good"}}}, "metadata.labels"),
         (deployment("a", selector={"matchLabels": {"app": "other"}}), "spec.template.metadata.labels"),

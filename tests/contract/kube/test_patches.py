@@ -39,7 +39,10 @@ def test_a_json_patch_is_carried_out_in_order(cluster: Cluster) -> None:
 def test_a_json_patch_whose_test_fails_changes_nothing(cluster: Cluster) -> None:
     """422."""
     cluster.create(config_map("a", x="1"))
-    change = [{"op": "replace", "path": "/data/x", "value": "2"}, {"op": "test", "path": "/data/x", "value": "9"}]
+    change = [
+        {"op": "replace", "path": "/data/x", "value": "2"},
+        {"op": "test", "path": "/data/x", "value": "9"},
+    ]
     with pytest.raises(Refused) as refused:
         cluster.patch("ConfigMap", "a", change, JSON_PATCH)
     assert refused.value.code == 422
@@ -63,7 +66,10 @@ def test_a_strategic_patch_joins_lists_by_key(cluster: Cluster) -> None:
 def test_a_strategic_patch_can_delete_and_replace(cluster: Cluster) -> None:
     """$patch."""
     sent = deployment("a")
-    sent["spec"]["template"]["spec"]["containers"][0]["env"] = [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]
+    sent["spec"]["template"]["spec"]["containers"][0]["env"] = [
+        {"name": "A", "value": "1"},
+        {"name": "B", "value": "2"},
+    ]
     cluster.create(sent)
     container = {"name": "main", "env": [{"name": "A", "$patch": "delete"}]}
     change = {"spec": {"template": {"spec": {"containers": [container]}}}}

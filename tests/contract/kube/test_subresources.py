@@ -136,7 +136,12 @@ def test_a_scale_that_stays_is_no_write(cluster: Cluster) -> None:
 def test_a_scale_can_be_applied(cluster: Cluster) -> None:
     """And conflicts with another who applied the replicas."""
     cluster.apply(widget("a", replicas=2), "one")
-    scale = {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "a"}, "spec": {"replicas": 3}}
+    scale = {
+        "apiVersion": "autoscaling/v1",
+        "kind": "Scale",
+        "metadata": {"name": "a"},
+        "spec": {"replicas": 3},
+    }
     with pytest.raises(Refused) as refused:
         cluster.patch("Widget", "a", scale, APPLY, "scale", fieldManager="scaler")
     assert refused.value.code == 409

@@ -97,6 +97,8 @@ class Api:
     def _watch(self, request: Request, selection: Selection) -> Reply:
         query = request.query
         watcher, first = begin_watch(self.store, selection, query)
+        if watcher is None:
+            return Reply(stream=iter(first))
         seconds = float(query.get("timeoutSeconds") or 0) or 1800.0
         wants = query.get("allowWatchBookmarks") in ("true", "1", "True")
         lines = watch_lines(self.store, selection, watcher, seconds=seconds,

@@ -118,15 +118,20 @@ def _list_body(resource: Resource, meta: dict[str, Any], found: list[Stored]) ->
     return json.dumps(head, separators=(",", ":")).encode()[:-1] + b',"items":[' + items + b"]}"
 
 
-def begin_watch(store: Store, selection: Selection, query: dict[str, str]) -> tuple[Watcher, list[bytes]]:
-    """A watch and what it says first. ApiError 410 where its version is too old."""
+def begin_watch(
+    store: Store, selection: Selection, query: dict[str, str]
+) -> tuple[Watcher | None, list[bytes]]:
+    """A watch and what it says first. Where its version is too old: none, and that it is so, as an event."""
     version = query.get("resourceVersion") or "0"
     wants_all = query.get("sendInitialEvents") == "true"
     if not version.isdigit():
         raise errors.bad_request(f'strconv.ParseUint: parsing "{version}": invalid syntax')
     with store.lock:
         if version != "0" and not wants_all:
-            return store.watch(selection.resource.storage, int(version)), []
+            try:
+                return store.watch(selection.resource.storage, int(version)), []
+            except errors.ApiError as too_old:
+                return None, [_line("ERROR", json.dumps(too_old.body()).encode())]
         watcher = store.watch(selection.resource.storage, store.version)
         first = [
             _line("ADDED", converted.raw(selection.resource, each))

@@ -215,7 +215,13 @@ class Writer:
         return self._finished(target, old, new, after, options)
 
     def _check_version(self, target: Target, old: Stored, sent: Object) -> None:
+        """What the body says about which object it is, and at which version."""
         resource, meta = target.resource, sent["metadata"]
+        if meta.get("deletionTimestamp") and not old.obj["metadata"].get("deletionTimestamp"):
+            cause = errors.invalid_value(
+                "metadata.deletionTimestamp", meta["deletionTimestamp"], "field is immutable"
+            )
+            raise errors.invalid(resource.group, resource.kind, target.name, [cause])
         uid, version = meta.get("uid"), meta.get("resourceVersion")
         if uid and uid != old.obj["metadata"]["uid"]:
             why = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {old.obj['metadata']['uid']}"
