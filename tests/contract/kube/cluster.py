@@ -88,13 +88,13 @@ class Cluster:
         """GET."""
         return self.call("GET", self.path(kind, name, sub))
 
-    def list(self, kind: str, **query: Any) -> Object:
+    def listed(self, kind: str, **query: Any) -> Object:
         """GET of the collection."""
         return self.call("GET", self.path(kind), **query)
 
     def names(self, kind: str, **query: Any) -> list[str]:
         """Of a list."""
-        return [each["metadata"]["name"] for each in self.list(kind, **query)["items"]]
+        return [each["metadata"]["name"] for each in self.listed(kind, **query)["items"]]
 
     def replace(self, obj: Object, sub: str = "", **query: Any) -> Object:
         """PUT."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -29,12 +30,13 @@ def fake_server() -> Iterator[KubeServer | None]:
 @pytest.fixture(scope="session")
 def api(fake_server: KubeServer | None) -> client.ApiClient:
     """The official client, with the kinds of the suite and of the project defined."""
-    made = fake_server.client() if fake_server else config.new_client_from_config()
+    from_config: Any = config.new_client_from_config
+    made: client.ApiClient = fake_server.client() if fake_server else from_config()
     cluster = Cluster(made, "default")
     for crd in [WIDGETS, *crds()]:
         name = crd["metadata"]["name"]
         cluster.apply(crd, "contract-suite", force=True)
-        until(lambda name=name: _is_established(cluster, name), f"{name} established")
+        until(partial(_is_established, cluster, name), f"{name} established")
     return made
 
 
@@ -45,7 +47,7 @@ def _is_established(cluster: Cluster, name: str) -> bool:
     if not any(each["type"] == "Established" and each["status"] == "True" for each in conditions):
         return False
     try:
-        cluster.list(crd["spec"]["names"]["kind"])
+        cluster.listed(crd["spec"]["names"]["kind"])
     except Refused:
         return False
     return True

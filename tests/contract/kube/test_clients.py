@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -25,9 +26,9 @@ Kubectl = Callable[..., str]
 def test_typed_clients_read_what_they_wrote(cluster: Cluster) -> None:
     """Core, apps and batch."""
     space = cluster.namespace
-    core, apps, batch = (
-        kind(cluster.api) for kind in (client.CoreV1Api, client.AppsV1Api, client.BatchV1Api)
-    )
+    core: Any = client.CoreV1Api(cluster.api)
+    apps: Any = client.AppsV1Api(cluster.api)
+    batch: Any = client.BatchV1Api(cluster.api)
     core.create_namespaced_config_map(space, client.V1ConfigMap(metadata={"name": "a"}, data={"x": "1"}))
     assert core.read_namespaced_config_map("a", space).data == {"x": "1"}
     apps.create_namespaced_deployment(space, deployment("b"))
@@ -45,7 +46,7 @@ def test_typed_clients_read_what_they_wrote(cluster: Cluster) -> None:
 
 def test_a_lease_is_held_by_one(cluster: Cluster) -> None:
     """Leader election rests on optimistic locking."""
-    leases = client.CoordinationV1Api(cluster.api)
+    leases: Any = client.CoordinationV1Api(cluster.api)
     spec = {"holderIdentity": "one", "leaseDurationSeconds": 15, "renewTime": "2025-01-01T00:00:00.000000Z"}
     lease = {
         "apiVersion": "coordination.k8s.io/v1",
@@ -73,26 +74,24 @@ def test_events_of_both_groups_are_the_same(cluster: Cluster) -> None:
         "namespace": cluster.namespace,
         "uid": "u",
     }
-    client.EventsV1Api(cluster.api).create_namespaced_event(cluster.namespace, {
+    events: Any = client.EventsV1Api(cluster.api)
+    core: Any = client.CoreV1Api(cluster.api)
+    events.create_namespaced_event(cluster.namespace, {
         "apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "a.1"}, "regarding": regarding,
         "eventTime": "2025-01-01T00:00:00.000000Z", "reason": "Scaled", "action": "Scale", "type": "Normal",
         "note": "from 1 to 2", "reportingController": "trimtab.dev/operator", "reportingInstance": "one",
     })  # fmt: skip
-    found = client.CoreV1Api(cluster.api).list_namespaced_event(
-        cluster.namespace, field_selector="involvedObject.uid=u,involvedObject.kind=ConfigMap"
-    )
+    about = "involvedObject.uid=u,involvedObject.kind=ConfigMap"
+    found = core.list_namespaced_event(cluster.namespace, field_selector=about)
     assert [(each.message, each.involved_object.name) for each in found.items] == [("from 1 to 2", "a")]
-    found = client.EventsV1Api(cluster.api).list_namespaced_event(
-        cluster.namespace, field_selector="reason=Scaled"
-    )
+    found = events.list_namespaced_event(cluster.namespace, field_selector="reason=Scaled")
     assert [each.note for each in found.items] == ["from 1 to 2"]
 
 
 def test_the_dynamic_client_discovers_and_applies(cluster: Cluster) -> None:
     """By kind alone."""
-    found = dynamic.DynamicClient(cluster.api).resources.get(
-        api_version="contract.trimtab.dev/v1", kind="Widget"
-    )
+    discovering: Any = dynamic.DynamicClient
+    found = discovering(cluster.api).resources.get(api_version="contract.trimtab.dev/v1", kind="Widget")
     made = found.server_side_apply(
         body=widget("a"), namespace=cluster.namespace, field_manager="one", force_conflicts=True
     )
@@ -109,7 +108,9 @@ def test_the_dynamic_client_discovers_and_applies(cluster: Cluster) -> None:
 
 def test_the_watch_helper_streams_until_it_is_stopped(cluster: Cluster) -> None:
     """Typed objects."""
-    core, watcher = client.CoreV1Api(cluster.api), watch.Watch()
+    core: Any = client.CoreV1Api(cluster.api)
+    watching: Any = watch.Watch
+    watcher = watching()
     since = core.list_namespaced_config_map(cluster.namespace).metadata.resource_version
     cluster.create(config_map("a", x="1"))
     for event in watcher.stream(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 from kubernetes import client
@@ -16,7 +17,7 @@ from tests.fakes.kube import KubeServer
 def test_the_next_requests_are_answered_as_told(cluster: Cluster, server: KubeServer) -> None:
     """Only those of the verb and resource; then all is well again."""
     server.calls.fail(2, 503, verb="create", resource="widgets.contract.trimtab.dev", retry_after=1)
-    cluster.list("Widget")
+    cluster.listed("Widget")
     for _ in range(2):
         with pytest.raises(Refused) as refused:
             cluster.create(widget("a"))
@@ -37,7 +38,7 @@ def test_an_answer_can_be_late(cluster: Cluster, server: KubeServer) -> None:
     """By as much as is said."""
     server.calls.delay(1, 0.2, verb="list")
     began = time.monotonic()
-    cluster.list("Widget")
+    cluster.listed("Widget")
     assert time.monotonic() - began >= 0.2
 
 
@@ -45,13 +46,13 @@ def test_a_history_that_was_compacted_is_gone(cluster: Cluster, server: KubeServ
     """A watch from before begins and ends with an ERROR event, the rest of a list is 410; a new list works."""
     for name in "abc":
         cluster.create(widget(name))
-    first = cluster.list("Widget", limit=1)
+    first = cluster.listed("Widget", limit=1)
     server.compact()
     server.create(widget("d") | {"metadata": {"name": "d", "namespace": cluster.namespace}})
     events = cluster.watch("Widget", resourceVersion=version(cluster.get("Widget", "a")))
     assert [(kind, obj["code"], obj["reason"]) for kind, obj in events] == [("ERROR", 410, "Expired")]
     with pytest.raises(Refused) as refused:
-        cluster.list("Widget", limit=1, **{"continue": first["metadata"]["continue"]})
+        cluster.listed("Widget", limit=1, **{"continue": first["metadata"]["continue"]})
     assert refused.value.code == 410
     assert cluster.names("Widget") == list("abcd")
 
@@ -71,7 +72,7 @@ def test_a_history_is_bounded() -> None:
 
 def test_open_watches_can_be_dropped(cluster: Cluster, server: KubeServer) -> None:
     """The client sees the connection end in the middle."""
-    core = client.CoreV1Api(cluster.api)
+    core: Any = client.CoreV1Api(cluster.api)
     answer = core.list_namespaced_config_map(
         cluster.namespace, watch=True, timeout_seconds=30, _preload_content=False
     )
@@ -82,11 +83,11 @@ def test_open_watches_can_be_dropped(cluster: Cluster, server: KubeServer) -> No
 
 def test_bookmarks_say_where_a_silent_watch_stands(cluster: Cluster, server: KubeServer) -> None:
     """Only where they are asked for."""
-    since = version(cluster.list("Widget"))
+    since = version(cluster.listed("Widget"))
     server.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": cluster.namespace}})
     now = server.store.version
     events = cluster.watch("Widget", resourceVersion=since, allowWatchBookmarks="true")
-    assert [kind for kind, _ in events][0] == "BOOKMARK"
+    assert events[0][0] == "BOOKMARK"
     assert int(version(events[0][1])) >= now > int(since)
     assert cluster.watch("Widget", resourceVersion=since) == []
 
@@ -95,7 +96,7 @@ def test_requests_are_counted(cluster: Cluster, server: KubeServer) -> None:
     """So that a test can say that nothing was written."""
     server.calls.reset()
     cluster.create(widget("a"))
-    cluster.list("Widget")
+    cluster.listed("Widget")
     cluster.patch("Widget", "a", {"spec": {"replicas": 2}}, sub="scale", fieldManager="scaler")
     assert server.calls.by_verb() == {
         ("create", "widgets.contract.trimtab.dev"): 1,
@@ -104,7 +105,7 @@ def test_requests_are_counted(cluster: Cluster, server: KubeServer) -> None:
     }
     assert [(call.name, call.manager) for call in server.calls.writes][1] == ("a", "scaler")
     server.calls.reset()
-    cluster.list("Widget")
+    cluster.listed("Widget")
     assert server.calls.writes == []
 
 
@@ -145,7 +146,7 @@ def test_workloads_can_come_up_by_themselves(cluster: Cluster, server: KubeServe
 
 def test_many_objects_come_quickly(cluster: Cluster, server: KubeServer) -> None:
     """A thousand writes in a few seconds, each seen by a watch."""
-    since = version(cluster.list("ConfigMap"))
+    since = version(cluster.listed("ConfigMap"))
     began = time.monotonic()
     server.load(
         {

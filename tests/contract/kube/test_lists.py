@@ -47,7 +47,7 @@ def test_labels_select(three: Cluster, selector: str, found: list[str]) -> None:
 def test_a_selector_that_is_none_is_refused(three: Cluster) -> None:
     """400."""
     with pytest.raises(Refused) as refused:
-        three.list("ConfigMap", labelSelector="app in x")
+        three.listed("ConfigMap", labelSelector="app in x")
     assert refused.value.code == 400
 
 
@@ -62,13 +62,13 @@ def test_fields_select(three: Cluster) -> None:
 def test_a_field_that_cannot_be_selected_by_is_refused(three: Cluster) -> None:
     """400, so that nobody takes all for some."""
     with pytest.raises(Refused) as refused:
-        three.list("Pod", fieldSelector="spec.foo=1")
+        three.listed("Pod", fieldSelector="spec.foo=1")
     assert refused.value.code == 400
 
 
 def test_a_list_knows_its_version_and_kind(three: Cluster) -> None:
     """Items are in the order of their names."""
-    found = three.list("ConfigMap")
+    found = three.listed("ConfigMap")
     assert (found["kind"], found["apiVersion"]) == ("ConfigMapList", "v1")
     versions = [int(version(each)) for each in found["items"]]
     assert int(found["metadata"]["resourceVersion"]) >= max(versions)
@@ -80,12 +80,12 @@ def test_pages_are_of_one_state(cluster: Cluster) -> None:
     """What is made or deleted meanwhile does not show."""
     for name in "abcde":
         cluster.create(widget(name))
-    first = cluster.list("Widget", limit=2)
+    first = cluster.listed("Widget", limit=2)
     cluster.create(widget("c2"))
     cluster.delete("Widget", "d")
     seen, page = first["items"], first
     while page["metadata"].get("continue"):
-        page = cluster.list("Widget", **{"limit": 2, "continue": page["metadata"]["continue"]})
+        page = cluster.listed("Widget", **{"limit": 2, "continue": page["metadata"]["continue"]})
         assert version(page) == version(first)
         seen = seen + page["items"]
     assert [each["metadata"]["name"] for each in seen] == list("abcde")
@@ -101,7 +101,7 @@ def test_all_namespaces_are_listed_together(three: Cluster) -> None:
 
 def test_a_version_that_is_not_there_yet_is_refused(three: Cluster) -> None:
     """Too large: the client has spoken to a server that knew more."""
-    far = int(version(three.list("Widget"))) + 10_000_000
+    far = int(version(three.listed("Widget"))) + 10_000_000
     with pytest.raises(Refused) as refused:
-        three.list("Widget", resourceVersion=far, timeoutSeconds=1)
+        three.listed("Widget", resourceVersion=far, timeoutSeconds=1)
     assert refused.value.code == 504

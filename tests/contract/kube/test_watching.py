@@ -19,7 +19,7 @@ def seen(events: list[tuple[str, Object]]) -> list[tuple[str, str]]:
 def test_a_watch_from_a_lists_version_sees_what_comes_after(cluster: Cluster) -> None:
     """Each write once, in order, with the version it made."""
     cluster.create(widget("a"))
-    since = version(cluster.list("Widget"))
+    since = version(cluster.listed("Widget"))
     changed = cluster.patch("Widget", "a", {"spec": {"size": 2}})
     cluster.create(widget("b"))
     cluster.delete("Widget", "a")
@@ -47,7 +47,7 @@ def test_a_write_that_changes_nothing_is_no_event(cluster: Cluster) -> None:
 
 def test_a_watch_follows_while_it_is_open(cluster: Cluster) -> None:
     """What is written after it began arrives."""
-    since = version(cluster.list("Widget"))
+    since = version(cluster.listed("Widget"))
     timer = threading.Timer(0.3, lambda: cluster.create(widget("late")))
     timer.start()
     assert seen(cluster.watch("Widget", seconds=2, resourceVersion=since)) == [("ADDED", "late")]
@@ -56,7 +56,7 @@ def test_a_watch_follows_while_it_is_open(cluster: Cluster) -> None:
 
 def test_what_begins_to_match_is_added_and_what_ceases_is_deleted(cluster: Cluster) -> None:
     """A selector draws a border that objects can cross."""
-    since = version(cluster.list("ConfigMap"))
+    since = version(cluster.listed("ConfigMap"))
     cluster.create(config_map("a"))
     for value in ("x", "x2", "y"):
         labels = {"app": "x" if value != "y" else "y", "value": value}
@@ -67,7 +67,7 @@ def test_what_begins_to_match_is_added_and_what_ceases_is_deleted(cluster: Clust
 
 def test_one_object_can_be_watched(cluster: Cluster) -> None:
     """By its name as a field."""
-    since = version(cluster.list("Widget"))
+    since = version(cluster.listed("Widget"))
     cluster.create(widget("a"))
     cluster.create(widget("b"))
     events = cluster.watch("Widget", resourceVersion=since, fieldSelector="metadata.name=b")
@@ -76,7 +76,7 @@ def test_one_object_can_be_watched(cluster: Cluster) -> None:
 
 def test_a_watch_of_all_namespaces(cluster: Cluster) -> None:
     """The collection without a namespace."""
-    since = version(cluster.list("Widget"))
+    since = version(cluster.listed("Widget"))
     cluster.create(widget("a"))
     everywhere = Cluster(cluster.api, cluster.namespace)
     everywhere.path = lambda *_args, **_names: "/apis/contract.trimtab.dev/v1/widgets"  # type: ignore[method-assign]
