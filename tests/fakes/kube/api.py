@@ -10,6 +10,7 @@ from typing import Any
 
 from tests.fakes.kube import converted, errors, patches, pods
 from tests.fakes.kube.catalog import Catalog
+from tests.fakes.kube.decoding import Options, Target, parsed
 from tests.fakes.kube.deletion import DeleteOptions, delete
 from tests.fakes.kube.faults import Call, Calls
 from tests.fakes.kube.paths import Place, parts, place
@@ -18,7 +19,7 @@ from tests.fakes.kube.resources import kept_as
 from tests.fakes.kube.scale import scale_of
 from tests.fakes.kube.store import Store, Stored
 from tests.fakes.kube.wire import Cut, Reply, Request
-from tests.fakes.kube.writes import Options, Target, Writer, parsed
+from tests.fakes.kube.writes import Writer
 
 VERSION = {"major": "1", "minor": "34", "gitVersion": "v1.34.0-trimtab-fake", "gitCommit": "", "gitTreeState": "clean",
            "buildDate": "2025-01-01T00:00:00Z", "goVersion": "", "compiler": "", "platform": "linux/amd64"}  # fmt: skip

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.fakes.kube.catalog import CRDS, Catalog
+from tests.fakes.kube.decoding import Target
 from tests.fakes.kube.deletion import FOREGROUND, ORPHAN, DeleteOptions, delete
+from tests.fakes.kube.metadata import gone_after
 from tests.fakes.kube.store import Event, Object, Store, Stored
 from tests.fakes.kube.worker import Worker
-from tests.fakes.kube.writes import Target, gone_after
 
 Key = tuple[str, str, str]
 INSTANCES = "customresourcecleanup.apiextensions.k8s.io"

@@ -11,8 +11,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from tests.fakes.kube import errors
+from tests.fakes.kube.decoding import Target
+from tests.fakes.kube.metadata import gone_after
 from tests.fakes.kube.store import Object, Store, Stored
-from tests.fakes.kube.writes import Target, gone_after
 
 FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
 
