@@ -1,4 +1,4 @@
-"""An API server, spoken to by the official client alone: ours, or the one that KUBECONFIG names."""
+"""An API server, spoken to by the official client alone: ours or a real one."""
 
 from __future__ import annotations
 

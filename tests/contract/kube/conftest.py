@@ -1,4 +1,7 @@
-"""The server that the suite runs against: ours, or a real one where KUBECONFIG is set."""
+"""The server that the suite runs against: ours, or a real one that TRIMTAB_TEST_KUBECONFIG names.
+
+Not KUBECONFIG: whoever has that set to work with a cluster does not want tests to run in it.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,13 @@ from tests.contract.kube.cluster import Cluster, Refused, until
 from tests.contract.kube.objects import WIDGETS
 from tests.fakes.kube import KubeServer
 
+REAL = "TRIMTAB_TEST_KUBECONFIG"
+
 
 @pytest.fixture(scope="session")
 def fake_server() -> Iterator[KubeServer | None]:
     """Ours; None where there is a real one."""
-    if os.environ.get("KUBECONFIG"):
+    if os.environ.get(REAL):
         yield None
         return
     with KubeServer(bookmark_seconds=0.1) as server:
@@ -28,16 +33,20 @@ def fake_server() -> Iterator[KubeServer | None]:
 
 
 @pytest.fixture(scope="session")
-def api(fake_server: KubeServer | None) -> client.ApiClient:
-    """The official client, with the kinds of the suite and of the project defined."""
+def api(fake_server: KubeServer | None) -> Iterator[client.ApiClient]:
+    """The official client, with the kinds of the suite and of the project defined; a real cluster is left as it was."""
     from_config: Any = config.new_client_from_config
-    made: client.ApiClient = fake_server.client() if fake_server else from_config()
+    made: client.ApiClient = fake_server.client() if fake_server else from_config(os.environ[REAL])
     cluster = Cluster(made, "default")
-    for crd in [WIDGETS, *crds()]:
-        name = crd["metadata"]["name"]
+    ours = [crd["metadata"]["name"] for crd in (WIDGETS, *crds())]
+    new = [name for name in ours if cluster.is_gone("CustomResourceDefinition", name)]
+    for crd in (WIDGETS, *crds()):
         cluster.apply(crd, "contract-suite", force=True)
+    for name in ours:
         until(partial(_is_established, cluster, name), f"{name} established")
-    return made
+    yield made
+    for name in new:
+        cluster.delete("CustomResourceDefinition", name)
 
 
 def _is_established(cluster: Cluster, name: str) -> bool:

@@ -17,8 +17,10 @@ from kubernetes import client, dynamic, watch
 from kubernetes.client.exceptions import ApiException
 
 from tests.contract.kube.cluster import Cluster
+from tests.contract.kube.conftest import REAL
 from tests.contract.kube.objects import config_map, deployment, job, widget
 from tests.fakes.kube import KubeServer
+from tests.unit.orchestrator.cluster.objects import RUN
 
 Kubectl = Callable[..., str]
 
@@ -127,7 +129,7 @@ def kubectl(cluster: Cluster, fake_server: KubeServer | None, tmp_path: Path) ->
     binary = shutil.which("kubectl")
     if binary is None:
         pytest.skip("kubectl is not installed on this machine")
-    given = os.environ.get("KUBECONFIG")
+    given = os.environ.get(REAL)
     config = Path(given) if given else fake_server.kubeconfig(tmp_path / "config")  # type: ignore[union-attr]
 
     def run(*words: str, given: str = "") -> str:
@@ -158,6 +160,11 @@ def test_kubectl_applies_scales_waits_and_deletes(cluster: Cluster, kubectl: Kub
     found = cluster.get("Deployment", "b")
     assert found["spec"]["template"]["spec"]["containers"][0]["image"].endswith("3.9")
     assert "a" in kubectl("get", "widgets")
+    run = RUN | {"metadata": {"name": "helpful"}}
+    kubectl("apply", "-f", "-", given=yaml.safe_dump(run))
+    head, row = kubectl("get", "trun").splitlines()
+    assert head.split()[:3] == ["NAME", "AVAILABLE", "STATE"]
+    assert row.split()[0] == "helpful"
     began = time.monotonic()
     kubectl("delete", "widget/a", "deployment/b", "--wait")
     assert cluster.is_gone("Widget", "a")

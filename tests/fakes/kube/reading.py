@@ -51,6 +51,14 @@ class Selection:
         return not self.fields or fields_match(list(self.fields), converted.shown(self.resource, stored.obj))
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Objects, and the metadata of their list."""
+
+    meta: dict[str, Any]
+    found: list[Stored]
+
+
 class Lister:
     """Lists of a store. A list in pages goes on in the state that it began with."""
 
@@ -58,8 +66,8 @@ class Lister:
         self.store = store
         self._snapshots: OrderedDict[str, tuple[int, list[Stored]]] = OrderedDict()
 
-    def page(self, selection: Selection, query: dict[str, str]) -> bytes:
-        """The list as JSON."""
+    def page(self, selection: Selection, query: dict[str, str]) -> Page:
+        """What is there, or as much of it as is asked for."""
         limit = int(query.get("limit") or 0)
         with self.store.lock:
             if query.get("continue"):
@@ -67,16 +75,13 @@ class Lister:
             else:
                 self._check_version(query)
                 version = self.store.version
-                found = [each for each in self.store.each(selection.resource.storage, selection.namespace)
-                         if selection.has(each)]  # fmt: skip
+                every = self.store.each(selection.resource.storage, selection.namespace)
+                found = [each for each in every if selection.has(each)]
             meta: dict[str, Any] = {"resourceVersion": str(version)}
             if limit and len(found) > limit:
-                meta |= {
-                    "continue": self._kept(version, found[limit:]),
-                    "remainingItemCount": len(found) - limit,
-                }
-                found = found[:limit]
-        return _list_body(selection.resource, meta, found)
+                rest = found[limit:]
+                meta |= {"continue": self._kept(version, rest), "remainingItemCount": len(rest)}
+        return Page(meta, found[:limit] if limit else found)
 
     def _check_version(self, query: dict[str, str]) -> None:
         wanted, match = int(query.get("resourceVersion") or 0), query.get("resourceVersionMatch", "")
@@ -112,9 +117,10 @@ class Lister:
             self._snapshots.clear()
 
 
-def _list_body(resource: Resource, meta: dict[str, Any], found: list[Stored]) -> bytes:
-    head = {"kind": f"{resource.kind}List", "apiVersion": resource.api_version, "metadata": meta}
-    items = b",".join(converted.raw(resource, each) for each in found)
+def list_body(resource: Resource, page: Page) -> bytes:
+    """The list as JSON."""
+    head = {"kind": f"{resource.kind}List", "apiVersion": resource.api_version, "metadata": page.meta}
+    items = b",".join(converted.raw(resource, each) for each in page.found)
     return json.dumps(head, separators=(",", ":")).encode()[:-1] + b',"items":[' + items + b"]}"
 
 
