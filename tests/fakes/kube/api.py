@@ -8,17 +8,18 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from tests.fakes.kube import converted, errors, patches, pods
+from tests.fakes.kube import converted, errors, patches, pods, tables
 from tests.fakes.kube.catalog import Catalog
+from tests.fakes.kube.decoding import Options, Target, parsed
 from tests.fakes.kube.deletion import DeleteOptions, delete
 from tests.fakes.kube.faults import Call, Calls
 from tests.fakes.kube.paths import Place, parts, place
-from tests.fakes.kube.reading import Lister, Selection, begin_watch, watch_lines
+from tests.fakes.kube.reading import Lister, Page, Selection, begin_watch, list_body, watch_lines
 from tests.fakes.kube.resources import kept_as
 from tests.fakes.kube.scale import scale_of
 from tests.fakes.kube.store import Store, Stored
-from tests.fakes.kube.wire import Reply, Request
-from tests.fakes.kube.writes import Options, Target, Writer, parsed
+from tests.fakes.kube.wire import Cut, Reply, Request
+from tests.fakes.kube.writes import Writer
 
 VERSION = {"major": "1", "minor": "34", "gitVersion": "v1.34.0-trimtab-fake", "gitCommit": "", "gitTreeState": "clean",
            "buildDate": "2025-01-01T00:00:00Z", "goVersion": "", "compiler": "", "platform": "linux/amd64"}  # fmt: skip
@@ -49,7 +50,9 @@ class Api:
             retry = refused.details.get("retryAfterSeconds")
             headers = {"Retry-After": str(retry)} if retry else {}
             return Reply(json.dumps(refused.body()).encode(), refused.code, headers)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as wrong:
+        except Cut:
+            raise
+        except Exception as wrong:  # a server answers, whatever is wrong with it
             failure = errors.ApiError(
                 500, "InternalError", f"Internal error: {type(wrong).__name__}: {wrong}"
             )
@@ -90,11 +93,14 @@ class Api:
             raise errors.not_allowed()
         if _is_watch(request):
             return self._watch(request, selection)
-        return Reply(self.lister.page(selection, request.query))
+        page = self.lister.page(selection, request.query)
+        return self._shown(request, where, page) or Reply(list_body(where.resource, page))
 
     def _watch(self, request: Request, selection: Selection) -> Reply:
         query = request.query
         watcher, first = begin_watch(self.store, selection, query)
+        if watcher is None:
+            return Reply(stream=iter(first))
         seconds = float(query.get("timeoutSeconds") or 0) or 1800.0
         wants = query.get("allowWatchBookmarks") in ("true", "1", "True")
         lines = watch_lines(self.store, selection, watcher, seconds=seconds,
@@ -116,7 +122,9 @@ class Api:
             if _is_watch(request):
                 fields = request.query | {"fieldSelector": f"metadata.name={where.name}"}
                 return self._watch(request, Selection.read(where.resource, where.namespace, fields))
-            return Reply(converted.raw(where.resource, self.writer.current(target)))
+            stored = self.writer.current(target)
+            alone = Page({"resourceVersion": str(stored.version)}, [stored])
+            return self._shown(request, where, alone) or Reply(converted.raw(where.resource, stored))
         if request.method == "DELETE" and not where.subresource:
             return self._delete(request, where)
         options = _options(request)
@@ -129,6 +137,13 @@ class Api:
         else:
             raise errors.not_allowed()
         return _written(where, stored, options, 201 if created else 200)
+
+    def _shown(self, request: Request, where: Place, page: Page) -> Reply | None:
+        """As a table, where that is asked for."""
+        if "as=Table" not in request.headers.get("accept", ""):
+            return None
+        objects = [converted.shown(where.resource, each.obj) for each in page.found]
+        return _json(tables.table(where.resource, objects, page.meta, self.clock()))
 
     def _delete(self, request: Request, where: Place) -> Reply:
         target = _target(where)
@@ -156,10 +171,8 @@ class Api:
             for each in found:
                 target = Target(kept_as(where.resource), each.namespace, each.name)
                 delete(self.store, target, each, options, now)
-        items = b",".join(converted.raw(where.resource, each) for each in found)
-        head = json.dumps({"kind": f"{where.resource.kind}List", "apiVersion": where.resource.api_version,
-                           "metadata": {"resourceVersion": str(self.store.version)}})  # fmt: skip
-        return Reply(head.encode()[:-1] + b',"items":[' + items + b"]}")
+        meta = {"resourceVersion": str(self.store.version)}
+        return Reply(list_body(where.resource, Page(meta, found)))
 
     def _scale(self, request: Request, where: Place) -> Reply:
         target = _target(where)

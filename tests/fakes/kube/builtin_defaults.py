@@ -10,6 +10,8 @@ from typing import Any
 from tests.fakes.kube.resources import Resource
 
 Object = dict[str, Any]
+# Keeps a CRD until no object of its kind is left.
+INSTANCES = "customresourcecleanup.apiextensions.k8s.io"
 _ADDRESSES = itertools.count(10)
 
 
@@ -181,7 +183,12 @@ def _crd(obj: Object, _: Object | None) -> Object:
     names = spec.get("names") or {}
     kind = names.get("kind", "")
     spec = filled(spec, conversion={"strategy": "None"})
-    return obj | {"spec": spec | {"names": filled(names, listKind=f"{kind}List", singular=kind.lower())}}
+    spec["names"] = filled(names, listKind=f"{kind}List", singular=kind.lower())
+    meta = obj["metadata"]
+    finalizers = meta.get("finalizers") or []
+    if not meta.get("deletionTimestamp") and INSTANCES not in finalizers:
+        meta = meta | {"finalizers": [*finalizers, INSTANCES]}
+    return obj | {"metadata": meta, "spec": spec}
 
 
 _DEFAULTS: dict[str, Callable[[Object, Object | None], Object]] = {

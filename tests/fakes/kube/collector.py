@@ -9,14 +9,15 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+from tests.fakes.kube.builtin_defaults import INSTANCES
 from tests.fakes.kube.catalog import CRDS, Catalog
+from tests.fakes.kube.decoding import Target
 from tests.fakes.kube.deletion import FOREGROUND, ORPHAN, DeleteOptions, delete
+from tests.fakes.kube.metadata import gone_after
 from tests.fakes.kube.store import Event, Object, Store, Stored
 from tests.fakes.kube.worker import Worker
-from tests.fakes.kube.writes import Target, gone_after
 
 Key = tuple[str, str, str]
-INSTANCES = "customresourcecleanup.apiextensions.k8s.io"
 
 
 class Collector:
@@ -97,17 +98,17 @@ class Collector:
 
     def _settle_deleted(self, storage: str, stored: Stored) -> None:
         meta = stored.obj["metadata"]
-        dependents = [self._present[uid] for uid in self._owned.get(meta["uid"], ()) if uid in self._present]
+        dependents = [uid for uid in self._owned.get(meta["uid"], ()) if uid in self._present]
         finalizers = meta.get("finalizers") or []
         if ORPHAN in finalizers:
-            for key in dependents:
-                self._orphan(key, meta["uid"])
+            for uid in dependents:
+                self._orphan(self._present[uid], meta["uid"])
             self._release(storage, stored, ORPHAN)
         elif FOREGROUND in finalizers:
-            if not any(self._blocks(key, meta["uid"]) for key in dependents):
+            if not any(self._blocks(self._present[uid], meta["uid"]) for uid in dependents):
                 self._release(storage, stored, FOREGROUND)
-            for key in dependents:
-                self.worker.add(self.store.get(*key).obj["metadata"]["uid"])  # type: ignore[union-attr]
+            for uid in dependents:
+                self.worker.add(uid)
         elif storage == "namespaces":
             self._empty_namespace(stored)
         elif storage == CRDS and INSTANCES in finalizers:

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.fakes.kube import workloads
+from tests.fakes.kube.decoding import Options, Target
 from tests.fakes.kube.deletion import DeleteOptions, delete
 from tests.fakes.kube.metadata import generated_name
 from tests.fakes.kube.resources import BUILTIN
 from tests.fakes.kube.store import Event, Object, Store, Stored
 from tests.fakes.kube.worker import Worker
-from tests.fakes.kube.writes import Options, Target, Writer
+from tests.fakes.kube.writes import Writer
 
 _BY_STORAGE = {each.qualified: each for each in BUILTIN}
 DEPLOYMENTS, STATEFULSETS, JOBS, PODS = "deployments.apps", "statefulsets.apps", "jobs.batch", "pods"

@@ -11,8 +11,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from tests.fakes.kube import errors
+from tests.fakes.kube.decoding import Target
+from tests.fakes.kube.metadata import gone_after
 from tests.fakes.kube.store import Object, Store, Stored
-from tests.fakes.kube.writes import Target, gone_after
 
 FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
 
@@ -51,13 +52,15 @@ def delete(
 ) -> tuple[Stored, bool]:
     """Delete an object: what it is now, and whether it is gone. Under the store's lock."""
     resource, meta = target.resource, old.obj["metadata"]
-    for name, wanted, found in (
-        ("UID", options.uid, meta["uid"]),
-        ("ResourceVersion", options.version, str(old.version)),
+    for name, wanted, found, perhaps in (
+        ("UID", options.uid, meta["uid"], "deleted and then recreated"),
+        ("ResourceVersion", options.version, str(old.version), "modified"),
     ):
         if wanted and wanted != found:
-            why = f"Precondition failed: {name} in precondition: {wanted}, {name} in object meta: {found}"
-            raise errors.conflict(resource.group, resource.plural, old.name, why)
+            why = f"the {name} in the precondition ({wanted}) does not match the {name} in record ({found}). "
+            raise errors.conflict(
+                resource.group, resource.plural, old.name, f"{why}The object might have been {perhaps}"
+            )
     new = _marked(resource.storage, old.obj, options, now)
     if options.dry_run:
         return old, False

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass
 
 from tests.fakes.kube.errors import ApiError
 from tests.fakes.kube.wire import Cut
 
+_KEPT = 200_000  # calls; counts go on
 WRITES = frozenset(("create", "update", "patch", "delete", "deletecollection"))
 
 
@@ -43,23 +44,25 @@ class Calls:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.log: list[Call] = []
+        self.log: deque[Call] = deque(maxlen=_KEPT)
+        self._counts: Counter[tuple[str, str]] = Counter()
         self._faults: list[_Fault] = []
 
     def reset(self) -> None:
         """Count from zero."""
         with self._lock:
-            self.log = []
+            self.log.clear()
+            self._counts.clear()
 
     def count(self, verb: str = "", resource: str = "") -> int:
         """How many there were; empty: any."""
         with self._lock:
-            return sum(_fits(call, verb, resource) for call in self.log)
+            return sum(n for (did, what), n in self._counts.items() if _fits(did, what, verb, resource))
 
     def by_verb(self) -> Counter[tuple[str, str]]:
         """How many of each verb and resource."""
         with self._lock:
-            return Counter((call.verb, call.resource) for call in self.log)
+            return self._counts.copy()
 
     @property
     def writes(self) -> list[Call]:
@@ -90,8 +93,14 @@ class Calls:
         """Count a request, and let go wrong what shall. ApiError or Cut."""
         with self._lock:
             self.log.append(call)
+            self._counts[call.verb, call.resource] += 1
             found = next(
-                (each for each in self._faults if each.left and _fits(call, each.verb, each.resource)), None
+                (
+                    each
+                    for each in self._faults
+                    if each.left and _fits(call.verb, call.resource, each.verb, each.resource)
+                ),
+                None,
             )
             if found is None:
                 return
@@ -111,6 +120,6 @@ _REASONS = {409: "Conflict", 410: "Expired", 429: "TooManyRequests", 403: "Forbi
             401: "Unauthorized", 503: "ServiceUnavailable", 504: "Timeout"}  # fmt: skip
 
 
-def _fits(call: Call, verb: str, resource: str) -> bool:
+def _fits(did: str, what: str, verb: str, resource: str) -> bool:
     verbs = WRITES if verb == "write" else {verb}
-    return (not verb or call.verb in verbs) and (not resource or call.resource == resource)
+    return (not verb or did in verbs) and (not resource or what == resource)

@@ -47,7 +47,7 @@ def keyed(shape: Shape, items: Iterable[Any], path: Path = (), *, once: bool = F
         key = item_key(shape, item, path)
         if once and key in found:
             raise NotOfType(f"{path_text(path)}: duplicate entries for key {path_text((key,))}")
-        found[key] = item
+        found.setdefault(key, item)
     return found
 
 

@@ -92,6 +92,13 @@ def counted(resource: Resource, old: Object, new: Object) -> Object:
     return new | {"metadata": new["metadata"] | {"generation": generation}}
 
 
+def gone_after(obj: Object) -> bool:
+    """Whether nothing keeps an object that is to be deleted."""
+    meta = obj["metadata"]
+    waits = meta.get("deletionGracePeriodSeconds") or (obj.get("spec") or {}).get("finalizers")
+    return bool(meta.get("deletionTimestamp")) and not meta.get("finalizers") and not waits
+
+
 def violations(resource: Resource, obj: Object, old: Object | None) -> Iterator[Cause]:
     """What is wrong with the metadata."""
     meta = obj["metadata"]

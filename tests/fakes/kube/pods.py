@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from tests.fakes.kube import errors
+from tests.fakes.kube.decoding import Target
 from tests.fakes.kube.deletion import DeleteOptions, delete
 from tests.fakes.kube.selectors import labels_match, selector_requirements
 from tests.fakes.kube.store import Store, Stored
-from tests.fakes.kube.writes import Target
 
 _BUDGETS = "poddisruptionbudgets.policy"
 

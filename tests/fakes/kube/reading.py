@@ -51,6 +51,14 @@ class Selection:
         return not self.fields or fields_match(list(self.fields), converted.shown(self.resource, stored.obj))
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Objects, and the metadata of their list."""
+
+    meta: dict[str, Any]
+    found: list[Stored]
+
+
 class Lister:
     """Lists of a store. A list in pages goes on in the state that it began with."""
 
@@ -58,8 +66,8 @@ class Lister:
         self.store = store
         self._snapshots: OrderedDict[str, tuple[int, list[Stored]]] = OrderedDict()
 
-    def page(self, selection: Selection, query: dict[str, str]) -> bytes:
-        """The list as JSON."""
+    def page(self, selection: Selection, query: dict[str, str]) -> Page:
+        """What is there, or as much of it as is asked for."""
         limit = int(query.get("limit") or 0)
         with self.store.lock:
             if query.get("continue"):
@@ -67,16 +75,13 @@ class Lister:
             else:
                 self._check_version(query)
                 version = self.store.version
-                found = [each for each in self.store.each(selection.resource.storage, selection.namespace)
-                         if selection.has(each)]  # fmt: skip
+                every = self.store.each(selection.resource.storage, selection.namespace)
+                found = [each for each in every if selection.has(each)]
             meta: dict[str, Any] = {"resourceVersion": str(version)}
             if limit and len(found) > limit:
-                meta |= {
-                    "continue": self._kept(version, found[limit:]),
-                    "remainingItemCount": len(found) - limit,
-                }
-                found = found[:limit]
-        return _list_body(selection.resource, meta, found)
+                rest = found[limit:]
+                meta |= {"continue": self._kept(version, rest), "remainingItemCount": len(rest)}
+        return Page(meta, found[:limit] if limit else found)
 
     def _check_version(self, query: dict[str, str]) -> None:
         wanted, match = int(query.get("resourceVersion") or 0), query.get("resourceVersionMatch", "")
@@ -112,21 +117,27 @@ class Lister:
             self._snapshots.clear()
 
 
-def _list_body(resource: Resource, meta: dict[str, Any], found: list[Stored]) -> bytes:
-    head = {"kind": f"{resource.kind}List", "apiVersion": resource.api_version, "metadata": meta}
-    items = b",".join(converted.raw(resource, each) for each in found)
+def list_body(resource: Resource, page: Page) -> bytes:
+    """The list as JSON."""
+    head = {"kind": f"{resource.kind}List", "apiVersion": resource.api_version, "metadata": page.meta}
+    items = b",".join(converted.raw(resource, each) for each in page.found)
     return json.dumps(head, separators=(",", ":")).encode()[:-1] + b',"items":[' + items + b"]}"
 
 
-def begin_watch(store: Store, selection: Selection, query: dict[str, str]) -> tuple[Watcher, list[bytes]]:
-    """A watch and what it says first. ApiError 410 where its version is too old."""
+def begin_watch(
+    store: Store, selection: Selection, query: dict[str, str]
+) -> tuple[Watcher | None, list[bytes]]:
+    """A watch and what it says first. Where its version is too old: none, and that it is so, as an event."""
     version = query.get("resourceVersion") or "0"
     wants_all = query.get("sendInitialEvents") == "true"
     if not version.isdigit():
         raise errors.bad_request(f'strconv.ParseUint: parsing "{version}": invalid syntax')
     with store.lock:
         if version != "0" and not wants_all:
-            return store.watch(selection.resource.storage, int(version)), []
+            try:
+                return store.watch(selection.resource.storage, int(version)), []
+            except errors.ApiError as too_old:
+                return None, [_line("ERROR", json.dumps(too_old.body()).encode())]
         watcher = store.watch(selection.resource.storage, store.version)
         first = [
             _line("ADDED", converted.raw(selection.resource, each))

@@ -44,6 +44,8 @@ class Resource:
     selectable: tuple[str, ...] = ()
     definition: str = ""
     custom_schema: dict[str, Any] | None = None
+    # Printer columns, as in a CRD.
+    columns: list[dict[str, Any]] | None = None
     # Another resource that holds the objects, in another form.
     stored_as: str = ""
 
@@ -101,8 +103,8 @@ def _core(plural: str, kind: str, **flags: Any) -> Resource:
 def _grouped(group: str, plural: str, kind: str, **flags: Any) -> Resource:
     package = group.partition(".")[0]
     return Resource(
-        group=group, version="v1", plural=plural, kind=kind, singular=kind.lower(),
-        **{"definition": f"io.k8s.api.{package}.v1.{kind}"} | flags,
+        group=group, plural=plural, kind=kind, singular=kind.lower(),
+        **{"version": "v1", "definition": f"io.k8s.api.{package}.v1.{kind}"} | flags,
     )  # fmt: skip
 
 
@@ -132,6 +134,18 @@ BUILTIN = (
              short_names=("pdb",)),
     _grouped("networking.k8s.io", "networkpolicies", "NetworkPolicy", counted=True, short_names=("netpol",)),
     _grouped("coordination.k8s.io", "leases", "Lease", unconditional=False, creates_on_update=True),
+    _grouped("apps", "daemonsets", "DaemonSet", status=True, counted=True, short_names=("ds",), categories=("all",)),
+    _grouped("batch", "cronjobs", "CronJob", status=True, counted=True, short_names=("cj",), categories=("all",)),
+    _grouped("autoscaling", "horizontalpodautoscalers", "HorizontalPodAutoscaler", version="v2", status=True,
+             short_names=("hpa",), categories=("all",), definition="io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler"),
+    _grouped("networking.k8s.io", "ingresses", "Ingress", status=True, counted=True, short_names=("ing",)),
+    _grouped("discovery.k8s.io", "endpointslices", "EndpointSlice", counted=True),
+    _grouped("scheduling.k8s.io", "priorityclasses", "PriorityClass", namespaced=False, counted=True,
+             short_names=("pc",)),
+    _grouped("storage.k8s.io", "storageclasses", "StorageClass", namespaced=False, short_names=("sc",)),
+    _grouped("node.k8s.io", "runtimeclasses", "RuntimeClass", namespaced=False),
+    _core("persistentvolumes", "PersistentVolume", namespaced=False, status=True, short_names=("pv",)),
+    _core("limitranges", "LimitRange", short_names=("limits",)),
     _grouped("rbac.authorization.k8s.io", "roles", "Role"),
     _grouped("rbac.authorization.k8s.io", "rolebindings", "RoleBinding"),
     _grouped("rbac.authorization.k8s.io", "clusterroles", "ClusterRole", namespaced=False),
@@ -175,6 +189,7 @@ def custom_resources(crd: dict[str, Any]) -> list[Resource]:
             unconditional=False,
             selectable=tuple(each["jsonPath"].lstrip(".") for each in version.get("selectableFields", ())),
             custom_schema=version["schema"]["openAPIV3Schema"],
+            columns=version.get("additionalPrinterColumns"),
         )
         for version in spec["versions"]
         if version["served"]

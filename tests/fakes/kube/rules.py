@@ -35,11 +35,24 @@ class Rule:
     optional_old: bool
     reason: str
     field_path: str
+    extended: bool
 
 
 @lru_cache(maxsize=4096)
 def _compiled(text: str) -> Any:
     return cel.compile(text)
+
+
+# Functions that need no library.
+_NATIVE = frozenset(
+    ("size", "contains", "startsWith", "endsWith", "matches", "string", "int", "double", "type")
+)
+
+
+def _is_extended(program: Any) -> bool:
+    """Whether a rule calls a function of the package's library, which costs as much again to bind."""
+    named = {name for name in program.functions() if name[0].isalpha()}
+    return not named <= _NATIVE
 
 
 def _rule(entry: dict[str, Any]) -> Rule:
@@ -52,6 +65,7 @@ def _rule(entry: dict[str, Any]) -> Rule:
         optional_old=bool(entry.get("optionalOldSelf")),
         reason=entry.get("reason", "FieldValueInvalid"),
         field_path=entry.get("fieldPath", ""),
+        extended=bool(words) or _is_extended(_compiled(entry["rule"])),
     )
 
 
@@ -91,15 +105,7 @@ def broken_rules(shape: Shape, value: Any, old: Any = ABSENT, path: str = "") ->
     """The rules that do not hold. What has not changed keeps rules that it broke before, except transitions."""
     if shape is ANY or not has_rules(shape):
         return
-    unchanged = old is not ABSENT and old == value
-    for rule in rules_of(shape):
-        if rule.transition and old is ABSENT and not rule.optional_old:
-            continue
-        if unchanged and not rule.transition:
-            continue
-        cause = _broken(shape, rule, value, old, path)
-        if cause:
-            yield cause
+    yield from _broken_here(shape, value, old, path)
     if isinstance(value, dict):
         before = old if isinstance(old, dict) else {}
         for name, item in value.items():
@@ -114,15 +120,41 @@ def broken_rules(shape: Shape, value: Any, old: Any = ABSENT, path: str = "") ->
             yield from broken_rules(shape.items, item, was, f"{path}[{place}]")
 
 
-def _broken(shape: Shape, rule: Rule, value: Any, old: Any, path: str) -> Cause | None:
+def _broken_here(shape: Shape, value: Any, old: Any, path: str) -> Iterator[Cause]:
+    """Of the rules of this node."""
+    unchanged = old is not ABSENT and old == value
+    asked = [
+        rule
+        for rule in rules_of(shape)
+        if (rule.transition and (old is not ABSENT or rule.optional_old))
+        or not (rule.transition or unchanged)
+    ]
+    if not asked:
+        return
     variables = {"self": as_cel(shape, value)}
-    if rule.transition:
-        variables["oldSelf"] = cel.OptionalValue.none() if old is ABSENT else as_cel(shape, old)
+    if any(rule.transition for rule in asked):
+        before = None if old is ABSENT else as_cel(shape, old)
+        variables["oldSelf"] = before
+    for rule in asked:
+        if rule.optional_old:
+            old_self = (
+                cel.OptionalValue.none() if old is ABSENT else cel.OptionalValue.of(variables["oldSelf"])
+            )
+            cause = _broken(rule, variables | {"oldSelf": old_self}, path)
+        else:
+            cause = _broken(rule, variables, path)
+        if cause:
+            yield cause
+
+
+def _broken(rule: Rule, variables: dict[str, Any], path: str) -> Cause | None:
+    value = variables["self"]
+    context = _context(variables) if rule.extended else variables
     try:
-        held = rule.program.execute(_context(variables))
+        held = rule.program.execute(context)
         if held is True:
             return None
-        message = rule.message_program.execute(_context(variables)) if rule.message_program else rule.message
+        message = rule.message_program.execute(context) if rule.message_program else rule.message
     except (KeyError, RuntimeError, TypeError, ValueError) as wrong:
         message = f"rule evaluation error: {wrong}"
     where = f"{path}{rule.field_path}" if path else rule.field_path.lstrip(".")
@@ -145,8 +177,19 @@ def _context(variables: dict[str, Any]) -> Any:
     return context
 
 
+def has_numbers(shape: Shape) -> bool:
+    """Whether the type has doubles, here or below."""
+    found = shape.__dict__.get("_has_numbers")
+    if found is None:
+        found = shape.types == ("number",) or any(has_numbers(each) for each in _below(shape))
+        shape.__dict__["_has_numbers"] = found
+    return bool(found)
+
+
 def as_cel(shape: Shape, value: Any) -> Any:
     """The value with numbers as their type has them: JSON's 1 is a double where a number is meant."""
+    if shape is ANY or not has_numbers(shape):
+        return value
     if isinstance(value, dict):
         return {name: as_cel(shape.field(name) or ANY, item) for name, item in value.items()}
     if isinstance(value, list):

@@ -15,11 +15,11 @@ from tests.fakes.kube.api import Api, utc_now
 from tests.fakes.kube.catalog import CRDS, Catalog
 from tests.fakes.kube.collector import Collector
 from tests.fakes.kube.controllers import Controllers
+from tests.fakes.kube.decoding import Options, Target
 from tests.fakes.kube.faults import Calls
 from tests.fakes.kube.resources import Resource
 from tests.fakes.kube.store import Event, Object, Store, Stored
 from tests.fakes.kube.wire import Server
-from tests.fakes.kube.writes import Options, Target
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -34,7 +34,7 @@ class KubeServer:
     """
 
     def __init__(
-        self, *, history: int = 20_000, bookmark_seconds: float = 1.0, clock: Callable[[], str] = utc_now
+        self, *, history: int = 10_000, bookmark_seconds: float = 1.0, clock: Callable[[], str] = utc_now
     ) -> None:
         self.store = Store(history)
         self.catalog = Catalog()

@@ -62,7 +62,7 @@ class Watcher:
 class Store:
     """All objects. `lock` is held over everything that reads in order to write."""
 
-    def __init__(self, history: int = 20_000) -> None:
+    def __init__(self, history: int = 10_000) -> None:
         self.lock = threading.RLock()
         self.version = 1
         self.listeners: list[Listener] = []

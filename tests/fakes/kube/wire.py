@@ -9,7 +9,7 @@ import contextlib
 import socket
 import socketserver
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -97,11 +97,15 @@ class _Connection(socketserver.BaseRequestHandler):
             self.request.sendall(head + reply.body)
             return
         self.request.sendall(_head(reply.status, headers | {"Transfer-Encoding": "chunked"}))
-        with contextlib.closing(reply.stream) as chunks:  # type: ignore[type-var]
-            for chunk in chunks:
+        try:
+            for chunk in reply.stream:
                 if chunk is None:
                     raise Cut
-                self.request.sendall(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+                if chunk:  # an empty one would end the stream
+                    self.request.sendall(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+        finally:
+            if isinstance(reply.stream, Generator):
+                reply.stream.close()
         self.request.sendall(b"0\r\n\r\n")
 
 

@@ -19,6 +19,7 @@ class Worker(Generic[Key]):
         self.store = store
         self._look = look
         self._waiting: set[Key] = set()
+        self._failed: Exception | None = None
         self._work: queue.SimpleQueue[Key | None] = queue.SimpleQueue()
         self._idle = threading.Condition(store.lock)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -40,14 +41,20 @@ class Worker(Generic[Key]):
             self._work.put(key)
 
     def settle(self, seconds: float = 10) -> None:
-        """Wait until nothing is left to look at."""
+        """Wait until nothing is left to look at. What went wrong in the thread is raised here."""
         with self._idle:
-            if not self._idle.wait_for(lambda: not self._waiting, seconds):
-                raise TimeoutError(f"{self._thread.name} has not come to an end")
+            idle = self._idle.wait_for(lambda: not self._waiting or self._failed is not None, seconds)
+        if self._failed is not None:
+            raise self._failed
+        if not idle:
+            raise TimeoutError(f"{self._thread.name} has not come to an end")
 
     def _run(self) -> None:
         while (key := self._work.get()) is not None:
             with self._idle:
                 self._waiting.discard(key)
-                self._look(key)
+                try:
+                    self._look(key)
+                except Exception as wrong:  # told to whoever waits
+                    self._failed = wrong
                 self._idle.notify_all()
