@@ -40,7 +40,10 @@ Output = Annotated[Format, typer.Option("-o", "--output", help="How to print.")]
 OnCluster = Annotated[
     str | None,
     typer.Option(
-        "--cluster", metavar="RUN", help="A TrainingRun of the kubeconfig's namespace instead.", show_default=False
+        "--cluster",
+        metavar="RUN",
+        help="A TrainingRun of the kubeconfig's namespace instead.",
+        show_default=False,
     ),
 ]
 Address = Annotated[str, typer.Option(help="host:port of the service.", show_default=False)]

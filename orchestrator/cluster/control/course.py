@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from orchestrator.cluster.control.attempts import JobState, JobView
 from orchestrator.cluster.kinds import TrainingRun
+from services.common.errors import InvalidInput
 
 DONE = "done"
 
@@ -61,6 +62,13 @@ def stages_in_order(run: TrainingRun) -> tuple[str, ...]:
         ("rl", stages.rl.enabled),
     )
     return tuple(name for name, there in given if there)
+
+
+def check_supported(run: TrainingRun) -> None:
+    """Raises InvalidInput for what the kind has and nobody carries out yet: half of a spec is worse than none."""
+    iterate = run.spec.stages.iterate
+    if iterate is not None and iterate.rounds > 1:
+        raise InvalidInput("spec.stages.iterate.rounds: this operator carries out one round only")
 
 
 def _asks_for_more(run: TrainingRun, reason: str, generation: int) -> bool:

@@ -89,7 +89,7 @@ class OperatorConfig(Spec):
         600.0, ge=1, description="To wait at suspend for the end of a step and its checkpoint."
     )
     requests_seconds: float = Field(
-        8.0, gt=0, le=10, description="For the end of what is under way at SIGTERM."
+        5.0, gt=0, le=10, description="For the end of what is under way at SIGTERM."
     )
 
     def who(self) -> str:

@@ -59,6 +59,10 @@ class Elector:
         self._thread.start()
         return self._thread
 
+    def renew_no_more(self) -> None:
+        """Let the thread end; what is led is led until the last renewal runs out."""
+        self._stopping.set()
+
     def stop(self) -> None:
         """Give the Lease back, so that the other replica need not wait for its end."""
         self._stopping.set()

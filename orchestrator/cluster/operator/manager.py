@@ -29,7 +29,7 @@ from orchestrator.cluster.operator.runs import RunReconciler
 from orchestrator.cluster.operator.scaler import Scaler
 from orchestrator.cluster.operator.secrets import QueueSecrets
 from orchestrator.cluster.operator.shared import make_tools
-from services.common.errors import TrimtabError
+from services.common.errors import LostOwnership, TrimtabError
 
 OURS = "app.kubernetes.io/part-of=trimtab"
 """Only objects with this label are watched, of the kinds that are not ours alone."""
@@ -77,9 +77,10 @@ class Operator:
         self._threads.append(self._thread(self._begin, "begin"))
 
     def stop(self) -> None:
-        """Workers end, the lease is free, watches are over. Bounded by `requests_seconds`."""
+        """Workers end, the lease is free, watches are over: within `requests_seconds` and one request."""
         ends = time.monotonic() + self.config.requests_seconds
         self._stopping.set()
+        self.elector.renew_no_more()
         for controller in self._controllers:
             controller.stop()
         for thread in [one for one in self._threads if one.name.split()[0] in _WORKERS]:
@@ -113,6 +114,9 @@ class Operator:
         return self.runs, self.models, self.scaler
 
     def _gate(self) -> None:
+        # A reconcile may end between any two of its writes: the next one goes on from what is there.
+        if self._stopping.is_set():
+            raise LostOwnership("this replica is ending")
         if self.config.lease.enabled:
             self.elector.check()
 

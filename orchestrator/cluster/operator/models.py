@@ -24,6 +24,7 @@ from orchestrator.cluster.render.options import PORTS
 from services.common.errors import InvalidInput
 
 DIGEST_LOOK_SECONDS = 30.0
+NO_PLANNER = "the planner scales runs alone: of a RewardModel, Auto keeps the number within its bounds"
 
 
 class RewardModelReconciler:
@@ -94,6 +95,7 @@ class RewardModelReconciler:
             digest=digest,
             pinned=model.spec.digest or "",
             refused=refused,
+            scaling_blind=NO_PLANNER if model.spec.scaling.mode == "Auto" else "",
         )
         conditions = reward_model_conditions(facts, model.status.conditions, self._tools.now())
         selector = ",".join(f"{key}={value}" for key, value in sorted(names.selector.items()))

@@ -20,7 +20,7 @@ from typing import Any
 from orchestrator.cluster.client.errors import Refused, first_refused
 from orchestrator.cluster.conditions import RoleFacts, RunFacts, run_conditions
 from orchestrator.cluster.control.attempts import Count, JobState, Learner, Terms, next_learner
-from orchestrator.cluster.control.course import DONE, Course, course_of, stages_in_order
+from orchestrator.cluster.control.course import DONE, Course, check_supported, course_of, stages_in_order
 from orchestrator.cluster.control.facts import learner_facts, role_facts
 from orchestrator.cluster.control.pods import moment
 from orchestrator.cluster.control.replicas import RESUME, number_for, remembered
@@ -89,6 +89,7 @@ class RunReconciler:
         try:
             run = read_object(TrainingRun, item)
             run.spec.run_spec(ref.name)
+            check_supported(run)
         except (InvalidInput, ValueError) as error:
             self._tell_invalid(item, str(error))
             return None

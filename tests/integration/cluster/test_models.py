@@ -49,6 +49,7 @@ def test_numbers(harness: Harness) -> None:
     harness.change({"scaling": {"mode": "Auto", "min": 6, "max": 8}}, "hh", "RewardModel")
     harness.settle("hh", "RewardModel")
     assert harness.replicas("hh") == 6
+    assert harness.conditions("hh", "RewardModel")["ScalingReady"] == ("False", "StandsStill")
 
 
 def test_another_model_than_the_pinned_one_is_not_available(harness: Harness, faulty: KubeServer) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from orchestrator.cluster.control.attempts import JobState, JobView
-from orchestrator.cluster.control.course import Course, course_of, stages_in_order
+from orchestrator.cluster.control.course import Course, check_supported, course_of, stages_in_order
 from orchestrator.cluster.kinds import TrainingRun, read_object
+from services.common.errors import InvalidInput
 from tests.unit.orchestrator.cluster.objects import RUN, changed
 
 STAGES = {"sft": {"data": "/storage/a"}, "rewardModel": {"data": "/storage/b"}}
@@ -67,6 +70,13 @@ def test_jobs_without_rl() -> None:
         stage="done", finished="Succeeded", message="all jobs are done"
     )
     assert course_of(run(stages={"rl": {"enabled": False}}), {}).finished == "Succeeded"
+
+
+def test_more_than_one_round_is_refused() -> None:
+    """Rather than carried out once, as if that had been asked for."""
+    check_supported(run(stages={"iterate": {"rounds": 1}}))
+    with pytest.raises(InvalidInput, match="one round only"):
+        check_supported(run(stages={"iterate": {"rounds": 2, "preferenceUrl": "people:50055"}}))
 
 
 def test_what_is_over_stays_over() -> None:
