@@ -12,7 +12,7 @@ class ReferenceConfig(ServiceSpec):
 
     model: ModelSpec
     token_budget: int = Field(
-        0, ge=0, description="Padded tokens in one forward pass; 0: 1,024 on a processor, 16,384 on a GPU."
+        0, ge=0, description="Padded tokens in one forward pass; 0: 2,048 on a processor, 16,384 on a GPU."
     )
     together_tokens: int = Field(
         16_384, ge=1, description="Tokens of waiting calls that are computed together, sorted by length."
