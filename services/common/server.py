@@ -240,7 +240,8 @@ async def _serve(server: ServiceServer, application: Application, stop: asyncio.
             await asyncio.wait((stopping, waiting), return_when=asyncio.FIRST_COMPLETED)
             _log.info("draining")
             await server.drain()
-            return await waiting if waiting.done() else 0
+            # Draining may cancel the very work that is waited for: that is how it ends, not an error.
+            return await waiting if waiting.done() and not waiting.cancelled() else 0
         finally:
             waiting.cancel()
     finally:

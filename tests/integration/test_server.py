@@ -371,6 +371,26 @@ class SlowApp(App):
         await asyncio.to_thread(time.sleep, 3600)
 
 
+class WorkingApp(App):
+    """Waits for work of its own, which draining cancels, as a learner's training is."""
+
+    async def start(self) -> None:
+        self._work = asyncio.create_task(asyncio.Event().wait())
+
+    async def drain(self) -> None:
+        self._work.cancel()
+        await asyncio.wait([self._work])
+        await asyncio.sleep(0.05)
+
+    async def wait(self) -> int:
+        await self._work
+        return 0
+
+
+def build_working(_config: ServiceSpec) -> App:
+    return WorkingApp()
+
+
 def build_slow(config: ServiceSpec) -> App:
     return SlowApp(Path(config.name))
 
@@ -397,12 +417,15 @@ def test_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
     assert result.stderr == f"trimtab-reward: port {port} is in use\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_drains_and_exits_zero(tmp_path: Path, number: signal.Signals) -> None:
-    """SIGTERM and SIGINT drain the service, and it exits with 0."""
+@pytest.mark.parametrize(
+    ("number", "build"),
+    [(signal.SIGTERM, "build"), (signal.SIGINT, "build"), (signal.SIGTERM, "build_working")],
+)
+def test_signal_drains_and_exits_zero(tmp_path: Path, number: signal.Signals, build: str) -> None:
+    """SIGTERM and SIGINT drain the service, and it exits with 0 and no trace, also one whose work is cancelled."""
     endpoints = tmp_path / "endpoints.json"
     process = subprocess.Popen(
-        program(tmp_path, "--set", f"endpoints_file={endpoints}"),
+        program(tmp_path, "--set", f"endpoints_file={endpoints}", build=build),
         stderr=subprocess.PIPE,
         text=True,
         env=environment(),
