@@ -15,6 +15,6 @@ class ReferenceConfig(ServiceSpec):
         0, ge=0, description="Padded tokens in one forward pass; 0: 2,048 on a processor, 16,384 on a GPU."
     )
     together_tokens: int = Field(
-        16_384, ge=1, description="Tokens of waiting calls that are computed together, sorted by length."
+        32_768, ge=1, description="Tokens of waiting calls that are computed together, sorted by length."
     )
     max_sequences: int = Field(4096, ge=1, description="Sequences in one call.")
