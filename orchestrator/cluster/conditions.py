@@ -5,6 +5,7 @@
 | Available | every stage has a replica that serves, and the learner trains |
 | Progressing | something is still on its way: pods, a job, an update; its reason is the run's state in `kubectl get` |
 | Degraded | something is wrong that somebody should look at; the message says what |
+| Stalled | it does not go on by itself: a role that no node takes, a stage without a worker, pods that cannot start |
 | ScalingReady | the scaler sees what it needs to decide |
 | Finished | Succeeded or Failed; `kubectl wait --for=condition=Finished` |
 | <Role>Ready | as many replicas serve as are wanted |
@@ -100,6 +101,7 @@ def run_conditions(facts: RunFacts, previous: Sequence[Condition], now: datetime
         _available(facts),
         _progressing(facts, troubles),
         _degraded(troubles),
+        _stalled(troubles),
         _scaling(facts.scaling_blind, idle=facts.suspended or bool(facts.finished)),
         _finished(facts),
         *(_role_ready(role) for role in facts.roles),
@@ -129,7 +131,13 @@ def reward_model_conditions(
         )
     moving = role.updated < role.desired or role.ready < role.desired
     progressing = _Claim("Progressing", moving, "RollingOut" if moving else "Settled", _counts(role))
-    claims = [available, progressing, _degraded(troubles), _scaling(facts.scaling_blind, idle=False)]
+    claims = [
+        available,
+        progressing,
+        _degraded(troubles),
+        _stalled(troubles),
+        _scaling(facts.scaling_blind, idle=False),
+    ]
     return settled(claims, previous, facts.generation, now)
 
 
@@ -222,7 +230,7 @@ def _counts(role: RoleFacts) -> str:
 
 def _run_troubles(facts: RunFacts) -> list[_Trouble]:
     if facts.finished == "Failed":
-        return [_Trouble("RunFailed", facts.message)]
+        return [_Trouble("RunFailed", facts.message, stalls=False)]
     troubles = [_Trouble("SpecInvalid", facts.invalid)] if facts.invalid else []
     if facts.refused:
         troubles.append(_Trouble("Refused", facts.refused))
@@ -257,6 +265,14 @@ def _degraded(troubles: Sequence[_Trouble]) -> _Claim:
         return _Claim("Degraded", False, "AsExpected")
     more = f" (and {len(troubles) - 1} more)" if len(troubles) > 1 else ""
     return _Claim("Degraded", True, troubles[0].reason, troubles[0].message + more)
+
+
+def _stalled(troubles: Sequence[_Trouble]) -> _Claim:
+    """Of its own, since tools that wait for any object (kstatus) know this type."""
+    stalled = next((trouble for trouble in troubles if trouble.stalls), None)
+    if stalled is None:
+        return _Claim("Stalled", False, "AsExpected")
+    return _Claim("Stalled", True, stalled.reason, stalled.message)
 
 
 def _scaling(blind: str, *, idle: bool) -> _Claim:

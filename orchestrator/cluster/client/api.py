@@ -198,12 +198,15 @@ class Watching:
 
     def __init__(self, kind: str, response: Any) -> None:
         self._kind, self._response = kind, response
+        self._stopped = False
 
     def __iter__(self) -> Iterator[tuple[str, Object]]:
         """ADDED, MODIFIED, DELETED, BOOKMARK. Raises Gone, or Unavailable where the connection breaks."""
         what = f"watch {RESOURCES[self._kind].plural}"
         with _explained(what):
             for line in _lines(self._response):
+                if self._stopped:
+                    return
                 event = json.loads(line)
                 if event["type"] == "ERROR":
                     status = event["object"]
@@ -213,6 +216,9 @@ class Watching:
 
     def stop(self) -> None:
         """End it: the iteration stops."""
+        # First the flag: shutting a TLS socket down takes its decryption away under the thread that reads, which then
+        # sees ciphertext as if it were lines.
+        self._stopped = True
         try:
             self._response.shutdown()
         except (AttributeError, RuntimeError, ValueError, OSError):
@@ -232,7 +238,8 @@ def _explained(what: str) -> Iterator[None]:
         raise error_of(int(error.status or 0), str(error.reason or ""), error.body, what) from None
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise Unavailable(f"{what}: the API server does not answer: {_brief(error)}") from None
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        # Half a line of a connection that broke: no JSON, or no UTF-8.
         raise Unavailable(f"{what}: the API server's answer is no JSON") from None
 
 

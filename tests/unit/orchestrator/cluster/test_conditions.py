@@ -35,6 +35,7 @@ def test_a_run_that_trains() -> None:
         "Available": ("True", "Training"),
         "Progressing": ("True", "Training"),
         "Degraded": ("False", "AsExpected"),
+        "Stalled": ("False", "AsExpected"),
         "ScalingReady": ("True", "Seeing"),
         "Finished": ("False", "Running"),
         "PolicyReady": ("True", "Serving"),
@@ -66,15 +67,15 @@ def test_transition_time_moves_with_the_status_alone() -> None:
         (replace(TRAINING, job="sft"), {"Progressing": ("True", "FineTuning"), "Available": ("False", "FineTuning")}),
         (
             replace(TRAINING, roles=(replace(POLICY, ready=0, unschedulable="0/3 nodes"), LEARNER)),
-            {"Progressing": ("False", "Stalled"), "Degraded": NO_NODE, "PolicyReady": ("False", "Unschedulable")},
+            {"Progressing": ("False", "Stalled"), "Stalled": NO_NODE, "PolicyReady": ("False", "Unschedulable")},
         ),
         (
             replace(TRAINING, roles=(replace(POLICY, ready=1, unschedulable="0/3 nodes"), LEARNER)),
-            {"Available": ("True", "Training"), "Progressing": ("True", "Training"), "Degraded": NO_NODE},
+            {"Available": ("True", "Training"), "Degraded": NO_NODE, "Stalled": FINE},
         ),
         (
             replace(TRAINING, roles=(replace(POLICY, ready=0, unserved_seconds=90.0), LEARNER)),
-            {"Progressing": ("False", "Stalled"), "Degraded": ("True", "StageWithoutWorker")},
+            {"Progressing": ("False", "Stalled"), "Stalled": ("True", "StageWithoutWorker")},
         ),
         (replace(TRAINING, roles=(replace(POLICY, updated=1), LEARNER)), {"Progressing": ("True", "Updating")}),
         (replace(TRAINING, scaling_blind="metrics are 200 s old"), {"ScalingReady": ("False", "StandsStill")}),
@@ -87,7 +88,10 @@ def test_transition_time_moves_with_the_status_alone() -> None:
             replace(TRAINING, finished="Succeeded"),
             {"Finished": ("True", "Succeeded"), "Available": ("False", "Finished"), "Degraded": FINE},
         ),
-        (replace(TRAINING, finished="Failed"), {"Finished": ("True", "Failed"), "Degraded": ("True", "RunFailed")}),
+        (
+            replace(TRAINING, finished="Failed"),
+            {"Finished": ("True", "Failed"), "Degraded": ("True", "RunFailed"), "Stalled": FINE},
+        ),
     ],
 )  # fmt: skip
 def test_states(facts: RunFacts, expected: dict[str, tuple[str, str]]) -> None:
