@@ -42,7 +42,9 @@ class Refused(Exception):
     @property
     def causes(self) -> list[tuple[str, str]]:
         """Reason and field of each."""
-        return [(each["reason"], each["field"]) for each in self.status["details"]["causes"]]
+        found = [(each["reason"], each["field"]) for each in self.status["details"]["causes"]]
+        # A server may check an object's metadata twice and say so twice.
+        return list(dict.fromkeys(found))
 
 
 class Cluster:
@@ -66,7 +68,11 @@ class Cluster:
         answer = self._request(
             method, path, params, {"Accept": "application/json", "Content-Type": kind}, body
         )
-        found: Object = json.loads(answer.data)
+        try:
+            found: Object = json.loads(answer.data)
+        except ValueError:
+            # A path that nobody serves: "404 page not found".
+            found = {"message": answer.data.decode()}
         if answer.status >= 300:
             raise Refused(answer.status, found)
         return found

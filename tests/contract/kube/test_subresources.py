@@ -83,14 +83,38 @@ def test_a_scale_stands_for_the_replicas(cluster: Cluster) -> None:
 
 
 def test_writing_a_scale_owns_the_replicas(cluster: Cluster) -> None:
-    """Whoever scales has spec.replicas from then on; the applier that never stated it keeps all it had."""
-    cluster.apply(widget("a"), "one")
+    """Whoever scales has spec.replicas from then on; who applied it has it no longer, and keeps all else."""
+    cluster.apply(widget("a", replicas=2), "one")
     scale = cluster.patch("Widget", "a", {"spec": {"replicas": 3}}, sub="scale", fieldManager="scaler")
     assert scale["spec"]["replicas"] == 3
     made = cluster.get("Widget", "a")
     assert made["spec"]["replicas"] == 3
-    assert managers(made)["scaler", "Update", "scale"] == {"f:spec": {"f:replicas": {}}}
+    assert managers(made) == {
+        ("one", "Apply", ""): {"f:spec": {"f:size": {}}},
+        ("scaler", "Update", "scale"): {"f:spec": {"f:replicas": {}}},
+    }
     assert cluster.apply(widget("a"), "one")["spec"]["replicas"] == 3
+
+
+def test_scaling_what_nobody_owned_is_owned_by_nobody(cluster: Cluster) -> None:
+    """A default's number: the write counts, its author is not kept."""
+    cluster.apply(widget("a"), "one")
+    cluster.patch("Widget", "a", {"spec": {"replicas": 3}}, sub="scale", fieldManager="scaler")
+    made = cluster.get("Widget", "a")
+    assert made["spec"]["replicas"] == 3
+    assert managers(made) == {("one", "Apply", ""): {"f:spec": {"f:size": {}}}}
+    assert cluster.apply(widget("a"), "one")["spec"]["replicas"] == 3
+
+
+@pytest.mark.parametrize("sent", ["2025-01-01T00:00:00Z", "2025-01-01T00:00:00.001Z"])
+def test_a_lease_is_renewed_to_the_microsecond(cluster: Cluster, sent: str) -> None:
+    """Six digits: a client that leaves zeros out is refused."""
+    with pytest.raises(Refused) as refused:
+        cluster.create({
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "a"},
+            "spec": {"renewTime": sent},
+        })  # fmt: skip
+    assert refused.value.code == 400
 
 
 def test_an_applier_of_replicas_conflicts_with_the_scaler(cluster: Cluster) -> None:
@@ -135,7 +159,9 @@ def test_a_scale_that_stays_is_no_write(cluster: Cluster) -> None:
 
 def test_a_scale_can_be_applied(cluster: Cluster) -> None:
     """And conflicts with another who applied the replicas."""
-    cluster.apply(widget("a", replicas=2), "one")
+    body = deployment("a")
+    body["spec"]["template"]["spec"]["schedulerName"] = "nobody"
+    cluster.apply(body, "one")
     scale = {
         "apiVersion": "autoscaling/v1",
         "kind": "Scale",
@@ -143,11 +169,11 @@ def test_a_scale_can_be_applied(cluster: Cluster) -> None:
         "spec": {"replicas": 3},
     }
     with pytest.raises(Refused) as refused:
-        cluster.patch("Widget", "a", scale, APPLY, "scale", fieldManager="scaler")
+        cluster.patch("Deployment", "a", scale, APPLY, "scale", fieldManager="scaler")
     assert refused.value.code == 409
-    made = cluster.patch("Widget", "a", scale, APPLY, "scale", fieldManager="scaler", force=True)
+    made = cluster.patch("Deployment", "a", scale, APPLY, "scale", fieldManager="scaler", force=True)
     assert made["spec"]["replicas"] == 3
-    assert ("scaler", "Apply", "scale") in managers(cluster.get("Widget", "a"))
+    assert ("scaler", "Apply", "scale") in managers(cluster.get("Deployment", "a"))
 
 
 def test_a_negative_scale_is_refused(cluster: Cluster) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,8 @@ from tests.fakes.kube import errors, patches
 from tests.fakes.kube.resources import Resource
 from tests.fakes.kube.schema import pruned
 from tests.fakes.kube.store import Object, Stored
+
+_MICRO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ def decoded(target: Target, body: Any, options: Options, *, typed: bool = False)
             sent = f"{body.get('apiVersion')}, Kind={body.get('kind')}"
             expected = f"the expected API version ({resource.api_version}, {resource.kind})"
             raise errors.bad_request(f"the API version in the data ({sent}) does not match {expected}")
+    _check_times(resource, body)
     unknown: list[str] = []
     found: Object = pruned(resource.shape, body, "", unknown)
     if unknown and typed:
@@ -74,6 +78,20 @@ def decoded(target: Target, body: Any, options: Options, *, typed: bool = False)
     meta = dict(found.get("metadata") or {})
     _check_names(target, meta)
     return {"apiVersion": resource.api_version, "kind": resource.kind} | found | {"metadata": meta}
+
+
+def _check_times(resource: Resource, body: dict[str, Any]) -> None:
+    """A MicroTime has six digits after the second, neither more nor fewer: 400 from the decoder."""
+    places = {"events": body, "leases": body.get("spec")}
+    place = places.get(resource.plural)
+    if not isinstance(place, dict):
+        return
+    for name in ("eventTime", "acquireTime", "renewTime"):
+        value = place.get(name)
+        if isinstance(value, str) and not _MICRO_TIME.fullmatch(value):
+            layout = "2006-01-02T15:04:05.000000Z07:00"
+            words = f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}'
+            raise errors.bad_request(f'{words}: parsing time "{value}" as "{layout}": cannot parse it')
 
 
 def _check_names(target: Target, meta: dict[str, Any]) -> None:

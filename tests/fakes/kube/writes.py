@@ -130,7 +130,9 @@ class Writer:
         new = _admitted(target, old.obj, sent)
         live, owners = _apart(old.obj)
         manager = Manager(options.manager, False, resource.api_version, target.subresource)
-        after = update(resource.shape, live, _apart(new)[0], owners, manager, self.clock())
+        after = owners
+        if target.subresource != "scale" or _is_owned(owners, resource):
+            after = update(resource.shape, live, _apart(new)[0], owners, manager, self.clock())
         return self._finished(target, old, new, after, options)
 
     def _applied(self, target: Target, body: Any, options: Options) -> tuple[Stored, bool]:
@@ -196,6 +198,12 @@ def _admitted(target: Target, old: Object, new: Object) -> Object:
     found = admission.prepared(target.resource, found, old)
     admission.admit(target.resource, found, old)
     return found
+
+
+def _is_owned(owners: Owners, resource: Resource) -> bool:
+    """Whether somebody has the number. A Scale shows its owners alone, and an update of what nobody owns is not kept."""
+    path = tuple(f"f:{part}" for part in (resource.scale.spec if resource.scale else ()))
+    return any(path in held.fields for held in owners.values())
 
 
 def _apart(obj: Object) -> tuple[Object, Owners]:
