@@ -64,6 +64,11 @@ def first_refused(steps: Iterable[Callable[[], object]]) -> Exception | None:
 def error_of(status: int, reason: str, body: str | bytes | None, what: str) -> TrimtabError:
     """The error for an answer. `what`: what was tried, for the text."""
     told = " ".join(_message(body).split()) or reason or f"status {status}"
+    if status == 404 and not _message(body):
+        # An object that is not there is answered with a Status; a path that nobody serves, with a line of text.
+        told = (
+            "the API server does not know this kind; what brings it is not installed, or in another version"
+        )
     if status == 0 or status == 429 or status >= 500:
         return Unavailable(f"{what}: {told}")
     return _ERRORS.get(status, ServiceError)(f"{what}: {told}")

@@ -25,7 +25,7 @@ def role_facts(
         ready=status.get("readyReplicas", 0),
         updated=status.get("updatedReplicas", 0) if seen else 0,
         unschedulable=trouble[0],
-        failing=trouble[1],
+        failing=trouble[1] or _refused(status),
         unserved_seconds=insight.unserved_seconds,
     )
 
@@ -51,6 +51,15 @@ def replicas_of(deployment: Mapping[str, Any]) -> int:
     """The Deployment's number; Kubernetes' default where none is given."""
     number = (deployment.get("spec") or {}).get("replicas")
     return 1 if number is None else int(number)
+
+
+def _refused(status: Mapping[str, Any]) -> str:
+    """Why a Deployment gets no pods made: a quota, Pod Security, a ServiceAccount that is not there."""
+    for condition in status.get("conditions") or ():
+        if condition["type"] == "ReplicaFailure" and condition.get("status") == "True":
+            told = f"{condition.get('reason', 'FailedCreate')}: {condition.get('message', '')}"
+            return " ".join(told.split())[:500]
+    return ""
 
 
 def _trouble(pods: Sequence[PodView]) -> tuple[str, str]:

@@ -201,7 +201,7 @@ def _admitted(target: Target, old: Object, new: Object) -> Object:
 
 
 def _is_owned(owners: Owners, resource: Resource) -> bool:
-    """Whether somebody has the number. A Scale shows its owners alone, and an update of what nobody owns is not kept."""
+    """Whether somebody has the number. A Scale shows its owners alone; who updates what nobody owns is not kept."""
     path = tuple(f"f:{part}" for part in (resource.scale.spec if resource.scale else ()))
     return any(path in held.fields for held in owners.values())
 

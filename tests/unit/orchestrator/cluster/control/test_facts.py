@@ -53,6 +53,23 @@ def test_trouble_is_told_of_pods_that_stay() -> None:
     assert (facts.failing, facts.unschedulable) == ("", "")
 
 
+def test_pods_that_the_server_refuses_are_told() -> None:
+    """Of a Deployment that gets no pods, in the words of whoever refused them."""
+    refused = deployment(1, 1)
+    refused["status"]["conditions"] = [
+        {"type": "Progressing", "status": "True", "reason": "NewReplicaSetCreated"},
+        {
+            "type": "ReplicaFailure",
+            "status": "True",
+            "reason": "FailedCreate",
+            "message": "pods are\nforbidden",
+        },
+    ]
+    assert role_facts("policy", refused, [], RoleInsight()).failing == "FailedCreate: pods are forbidden"
+    refused["status"]["conditions"][1]["status"] = "False"
+    assert role_facts("policy", refused, [], RoleInsight()).failing == ""
+
+
 def test_the_learner() -> None:
     """As many as its Job says, of those that the run wants; none where no learner is wanted."""
     job = {"status": {"ready": 2}}
