@@ -8,7 +8,7 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks import harness
@@ -104,6 +104,11 @@ class Limit:
             ):
                 scores[index] = score
         return time.perf_counter() - began, scores
+
+
+def exact_scores(settings: Settings, limit: Limit) -> list[float]:
+    """Of the limit's rows, in float32: what bfloat16's ways are held against."""
+    return Limit(ScalarModel(replace(settings, dtype="float32")), limit.rows, limit.batch_rows).run()[1]
 
 
 def open_limit(settings: Settings, texts: Sequence[Text]) -> Limit:

@@ -71,12 +71,25 @@ def test_half_a_measurement_makes_no_headline() -> None:
     assert known({"a": 1.0, "b": math.nan}) == {"a": 1.0}
 
 
-def test_rounding_agrees() -> None:
-    """Differences of a few hundredths of the scores' spread are what bfloat16 leaves."""
-    expected = [float(number) for number in range(-8, 9)]
-    spread = math.sqrt(24.0)
-    found = [score + 0.05 * spread * (-1) ** at for at, score in enumerate(expected)]
-    assert check_agreement("peer", expected, found) == pytest.approx(0.05)
+EXACT = [float(number) for number in range(-8, 9)]
+SPREAD = math.sqrt(24.0)
+
+
+def rounded(share: float) -> list[float]:
+    """Scores that are off by a share of their spread, up and down."""
+    return [score + share * SPREAD * (-1) ** at for at, score in enumerate(EXACT)]
+
+
+@pytest.mark.parametrize("share", [0.02, 0.05, 0.074])
+def test_rounding_agrees(share: float) -> None:
+    """Half as much again as the limit's own distance from float32 is what another order of sums may leave."""
+    assert check_agreement("peer", EXACT, rounded(share), rounded(0.05)) == pytest.approx(share)
+
+
+def test_more_than_rounding_does_not_agree() -> None:
+    """A way that is less exact than the limit buys its speed with that."""
+    with pytest.raises(Disagreement, match="1.5 times the limit's"):
+        check_agreement("peer", EXACT, rounded(0.076), rounded(0.05))
 
 
 @pytest.mark.parametrize(
@@ -92,15 +105,14 @@ def test_rounding_agrees() -> None:
 )
 def test_other_scores_are_no_answer(spoil: object) -> None:
     """Another order, a constant, one text's score in another's place, a shift, NaN, a missing one: all are told."""
-    expected = [float(number) for number in range(-8, 9)]
     with pytest.raises(Disagreement):
-        check_agreement("peer", expected, spoil(expected))  # type: ignore[operator]
+        check_agreement("peer", EXACT, spoil(EXACT), rounded(0.05))  # type: ignore[operator]
 
 
 def test_equal_expectations_compare_nothing() -> None:
-    """A limit that scores all texts alike would agree with any constant."""
+    """A model that scores all texts alike would agree with any constant."""
     with pytest.raises(Disagreement, match="alike"):
-        check_agreement("peer", [1.0, 1.0], [1.0, 1.0])
+        check_agreement("peer", [1.0, 1.0], [1.0, 1.0], [1.0, 1.0])
 
 
 def test_quantiles_are_values_that_were_seen() -> None:
