@@ -88,7 +88,7 @@ def test_rounding_agrees(share: float) -> None:
 
 def test_more_than_rounding_does_not_agree() -> None:
     """A way that is less exact than the limit buys its speed with that."""
-    with pytest.raises(Disagreement, match="1.5 times the limit's"):
+    with pytest.raises(Disagreement, match=r"1\.5 times the limit's"):
         check_agreement("peer", EXACT, rounded(0.076), rounded(0.05))
 
 
