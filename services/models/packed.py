@@ -10,7 +10,6 @@ padded pass: a model that does more with positions or masks than meets the eye f
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,8 +18,6 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 ATTENTION = "trimtab_packed"
-# Above, the matrix of scores leaves the caches.
-_PRODUCTS_UP_TO = 1024
 _log = structlog.get_logger(__name__)
 
 
@@ -65,17 +62,15 @@ def attend_rows(
     """Attention within each row: query [tokens, heads, width], key and value [tokens, key heads, width], rows of
     these lengths one after the other. Gives [tokens, heads, width]."""
     out = torch.empty((*query.shape[:2], value.shape[2]), dtype=query.dtype, device=query.device)
-    products = query.dtype == torch.bfloat16 and query.device.type == "cpu"
     start = 0
     for length in lengths:
         row = slice(start, start + length)
         start += length
-        attend = _by_products if products and length <= _PRODUCTS_UP_TO else _by_kernel
-        out[row] = attend(query[row], key[row], value[row], causal and length > 1, scale)
+        out[row] = _attend(query[row], key[row], value[row], causal and length > 1, scale)
     return out
 
 
-def _by_kernel(
+def _attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: bool, scale: float | None
 ) -> torch.Tensor:
     attended = scaled_dot_product_attention(
@@ -87,32 +82,6 @@ def _by_kernel(
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return attended[0].transpose(0, 1)
-
-
-def _by_products(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: bool, scale: float | None
-) -> torch.Tensor:
-    """Two products with a softmax between. On a CPU with bfloat16 these take 55 to 60 % of the time of torch's own
-    kernel up to some hundred tokens (measured at 150 and 400); the scores are rounded to bfloat16, as in the
-    models' plain attention. Query heads that share a key head stand in one matrix."""
-    length, heads, width = query.shape
-    groups = heads // key.shape[1]
-    grouped = query.transpose(0, 1).reshape(-1, groups * length, width)
-    keys = key.permute(1, 2, 0)
-    factor = width**-0.5 if scale is None else scale
-    if causal:
-        mask = _causal_mask(length, groups).expand(len(keys), -1, -1)
-        scores = torch.baddbmm(mask, grouped, keys, alpha=factor)
-    else:
-        scores = torch.bmm(grouped * factor, keys)
-    attended = torch.bmm(scores.softmax(-1), value.transpose(0, 1))
-    return attended.view(heads, length, -1).transpose(0, 1)
-
-
-@functools.lru_cache(maxsize=256)
-def _causal_mask(length: int, groups: int) -> torch.Tensor:
-    """[groups * length, length] bfloat16: 0 where a token may look, -inf where it may not."""
-    return torch.full((length, length), float("-inf"), dtype=torch.bfloat16).triu(1).repeat(groups, 1)
 
 
 def packed_states(

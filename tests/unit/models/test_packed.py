@@ -95,8 +95,8 @@ def test_in_bfloat16_packed_states_are_as_near_the_truth_as_padded_ones(family: 
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("key_heads", [1, 2, 4])
-def test_attention_by_products_is_attention(causal: bool, key_heads: int) -> None:
-    """Rows of several lengths, shared key heads: the result of torch's attention in float32, to bfloat16's rounding."""
+def test_packed_attention_is_attention(causal: bool, key_heads: int) -> None:
+    """Rows of several lengths, shared key heads: what float32 gives, to bfloat16's rounding."""
     generator = torch.Generator().manual_seed(0)
     lengths = [5, 1, 9]
 
