@@ -11,9 +11,13 @@ from __future__ import annotations
 import ctypes
 
 # The names and numbers of <malloc.h>.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _LARGEST_MMAP_THRESHOLD = 32 << 20  # what glibc accepts at most
 _LARGEST_INT = 2**31 - 1
+# Threads other than the first take their memory from heaps of 64 MiB, and give one back whenever it is empty, unless
+# the padding that they are to keep is larger than a heap. It is address space; pages are only taken when touched.
+# Measured, the reward service on 256 dialogues: 1.4 million faults without it at worst, 20,000 with it.
+_MORE_THAN_A_HEAP = 128 << 20
 
 
 def keep_freed_memory() -> bool:
@@ -25,5 +29,6 @@ def keep_freed_memory() -> bool:
     settings = (
         (_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD),
         (_M_TRIM_THRESHOLD, _LARGEST_INT),
+        (_M_TOP_PAD, _MORE_THAN_A_HEAP),
     )
     return all(mallopt(name, value) == 1 for name, value in settings)
