@@ -317,6 +317,28 @@ async def test_calls_in_flight_end_before_a_drained_server_goes() -> None:
         await server.close()
 
 
+async def test_a_mark_makes_it_not_ready_and_no_more(tmp_path: Path) -> None:
+    """Marked to drain: NOT_SERVING, alive, and still answering who comes; unmarked: SERVING again."""
+    mark = tmp_path / "drain"
+    spec = ServiceSpec(server=ServerSpec(drain_file=mark))
+    async with serving(spec, App()) as endpoints:
+        assert await health_of(endpoints.grpc, REWARD) == health_pb2.HealthCheckResponse.SERVING
+        mark.write_text("2026-01-02T03:04:05Z\n")
+        await until_health(endpoints.grpc, health_pb2.HealthCheckResponse.NOT_SERVING)
+        assert await health_of(endpoints.grpc, REWARD) == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert await health_of(endpoints.health, LIVE) == health_pb2.HealthCheckResponse.SERVING
+        assert "trimtab_draining 1.0" in await asyncio.to_thread(page_of, endpoints)
+        await call(endpoints)
+        mark.write_text("\n")
+        await until_health(endpoints.grpc, health_pb2.HealthCheckResponse.SERVING)
+        assert "trimtab_draining 0.0" in await asyncio.to_thread(page_of, endpoints)
+
+
+def page_of(endpoints: Endpoints) -> str:
+    with urllib.request.urlopen(f"http://{endpoints.metrics}/metrics", timeout=10) as page:
+        return str(page.read().decode())
+
+
 async def test_reflection_lists_the_services() -> None:
     """A stranger with grpcurl finds the services."""
     async with (

@@ -10,13 +10,15 @@ from orchestrator.cluster.control.insight import LearnerFigures
 from orchestrator.cluster.control.meter import PodFigures
 from orchestrator.cluster.kinds.status import CheckpointStatus, RolloutStatus
 
-BUSY, GROUPS, HELD, REVISION = (
+BUSY, GROUPS, HELD, DRAINING, REVISION = (
     "trimtab_stage_busy_seconds_total",
     "trimtab_stage_groups_total",
     "trimtab_stage_held_groups",
+    "trimtab_stage_draining",
     "trimtab_reward_model_info",
 )
-"""Slot-seconds spent, groups done, groups in hand (services/common/stage_metrics.py); the scoring model's digest."""
+"""Slot-seconds spent, groups done, groups in hand, 1 once it drains (services/common/stage_metrics.py); the scoring
+model's digest."""
 _LINE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?\s+(\S+)")
 _DIGEST = re.compile(r'digest="([^"]*)"')
 _STEP = re.compile(r"step-(\d+)/?$")
@@ -31,15 +33,20 @@ def pod_figures(page: str) -> PodFigures | None:
         if match is None:
             continue
         name, labels, value = match.groups()
-        if name in (BUSY, HELD) or (name == GROUPS and 'outcome="done"' in (labels or "")):
+        if name in (BUSY, HELD, DRAINING) or (name == GROUPS and 'outcome="done"' in (labels or "")):
             sums[name] = sums.get(name, 0.0) + float(value)
         elif name == REVISION:
             found = _DIGEST.search(labels or "")
             revision = found[1] if found else revision
     if BUSY not in sums or GROUPS not in sums:
         return None
+    held = int(sums.get(HELD, 0))
     return PodFigures(
-        busy_seconds=sums[BUSY], groups=int(sums[GROUPS]), held=int(sums.get(HELD, 0)), revision=revision
+        busy_seconds=sums[BUSY],
+        groups=int(sums[GROUPS]),
+        held=held,
+        draining=held == 0 and sums.get(DRAINING, 0) > 0,
+        revision=revision,
     )
 
 

@@ -16,11 +16,10 @@ from dataclasses import replace
 from orchestrator.cluster.control.facts import replicas_of
 from orchestrator.cluster.control.insight import Insight, LearnerFigures, RoleInsight
 from orchestrator.cluster.control.meter import Meter, RolePods, Scrape, idle_share
-from orchestrator.cluster.control.pods import DRAIN
 from orchestrator.cluster.control.resources import Object, Ref
 from orchestrator.cluster.control.view import LEARNER, View, view_of
 from orchestrator.cluster.kinds import TrainingRun, read_object
-from orchestrator.cluster.names import RunNames, service_of
+from orchestrator.cluster.names import DRAIN, RunNames, service_of
 from orchestrator.cluster.operator.elector import micro_time
 from orchestrator.cluster.operator.metrics import BLIND
 from orchestrator.cluster.operator.probe import Probe
@@ -80,6 +79,7 @@ class Scaler:
         for action in decision.actions:
             if not isinstance(action, Remember) and action.role in auto:
                 self._act(item, names, view, action)
+        self._take_marks_off({name: role for name, role in roles.items() if name not in auto}, view)
         self._keep(ref, _insight(decision, observed, scrape, meter, roles, seconds, auto))
         return self._interval
 
@@ -91,7 +91,8 @@ class Scaler:
             pod.name: (pod.address, PORTS[service.partition("-")[0]].metrics)
             for service, role in roles.items()
             for pod in role.pods
-            if pod.ready and pod.address
+            # What drains is not ready, and is asked whether it holds anything yet.
+            if (pod.ready or pod.draining is not None) and pod.address and pod.deleting is None
         }
         # Who asks a server that is not up yet waits for nothing.
         asked = run.spec.redis.owned is None or any(pod.ready for pod in view.pods_of("redis"))
@@ -130,6 +131,13 @@ class Scaler:
             self._mark(view, action.replica, {DRAIN: since, COST: DRAINED_COST})
         else:
             self._mark(view, action.replica, {DRAIN: None, COST: None})
+
+    def _take_marks_off(self, others: Mapping[str, RolePods], view: View) -> None:
+        """Of roles that are not Auto (any more): what was marked there would rest for ever."""
+        for role in others.values():
+            for pod in role.pods:
+                if pod.draining is not None and pod.deleting is None:
+                    self._mark(view, pod.name, {DRAIN: None, COST: None})
 
     def _mark(self, view: View, pod: str, annotations: Mapping[str, str | None]) -> None:
         found = view.object_of("Pod", pod)

@@ -20,6 +20,7 @@ from orchestrator.cluster.render.pods import (
     CONFIG,
     Container,
     PodPlace,
+    add_marks,
     grpc_probes,
     listening,
     pod_template,
@@ -153,6 +154,7 @@ def _mounts(run: TrainingRun, names: RunNames, stage: str, options: RenderOption
     mounts.add(
         {"name": "config", "configMap": {"name": names.service(service_of(stage))}}, CONFIG, read_only=True
     )
+    add_marks(mounts)
     add_cache(mounts, run.spec.model_cache)
     paths, storage = paths_read(run, names, stage), run.spec.storage
     if paths and storage.pvc is not None:

@@ -11,6 +11,7 @@ import pytest
 from orchestrator.cluster.kinds import TrainingRun, read_object
 from orchestrator.cluster.names import RunNames
 from orchestrator.cluster.render import RenderOptions, RunState, redis_secret, render_run
+from orchestrator.cluster.render.config import DRAIN_FILE
 from tests.unit.orchestrator.cluster.objects import FULL_RUN, RUN, UID, changed, run
 from tests.unit.orchestrator.cluster.pods_rules import pod_specs, restricted_problems
 from tests.unit.orchestrator.cluster.versions import VERSIONS, check
@@ -170,10 +171,26 @@ def test_services_read_their_configuration() -> None:
         base = {"policy": 50051, "reference": 50052, "reward": 50053, "learner": 50054}[
             service.partition("-")[0]
         ]
+        marked = None if service == "learner" else DRAIN_FILE
+        assert (config.server.drain_file and str(config.server.drain_file)) == marked
         ports = (config.server.port, config.server.health_port, config.server.metrics_port)
         assert ports == (base, base + 100, base + 200)
         assert config.queue is not None
         assert config.queue.run_uid == "helpful-0123abcd"
+
+
+def test_a_replica_reads_its_own_mark() -> None:
+    """The annotation of the pod comes as a file of a volume; a folder, since a subPath would never change."""
+    for role in ("policy", "reference", "reward-hh"):
+        pod = found(render_run(full()), "Deployment", f"helpful-{role}")["spec"]["template"]["spec"]
+        [volume] = [one for one in pod["volumes"] if "downwardAPI" in one]
+        [mount] = [one for one in pod["containers"][0]["volumeMounts"] if one["name"] == volume["name"]]
+        assert volume["downwardAPI"]["items"] == [
+            {"path": "drain", "fieldRef": {"fieldPath": "metadata.annotations['trimtab.dev/drain']"}}
+        ]
+        assert mount == {"name": "marks", "mountPath": "/run/trimtab/pod", "readOnly": True}
+        assert f"{mount['mountPath']}/drain" == DRAIN_FILE
+    assert "downwardAPI" not in str(found(render_run(full(), state=ATTEMPT), "Job", "helpful-learner-1"))
 
 
 def test_the_learner_is_told_the_whole_run() -> None:
