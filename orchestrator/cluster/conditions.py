@@ -82,6 +82,8 @@ class RewardModelFacts:
     pinned: str = ""
     invalid: str = ""
     refused: str = ""
+    scaling: str = ""
+    """About the scaler where it sees, in words; empty: the usual."""
     scaling_blind: str = ""
 
 
@@ -136,7 +138,8 @@ def reward_model_conditions(
         )
     moving = role.updated < role.desired or role.missing > 0
     progressing = _Claim("Progressing", moving, "RollingOut" if moving else "Settled", _counts(role))
-    claims = [available, progressing, _degraded(troubles), _scaling(facts.scaling_blind, idle=False)]
+    scaling = _scaling(facts.scaling_blind, idle=False, told=facts.scaling)
+    claims = [available, progressing, _degraded(troubles), scaling]
     return settled(claims, previous, facts.generation, now)
 
 
@@ -265,12 +268,12 @@ def _degraded(troubles: Sequence[_Trouble]) -> _Claim:
     return _Claim("Degraded", True, troubles[0].reason, troubles[0].message + more)
 
 
-def _scaling(blind: str, *, idle: bool) -> _Claim:
+def _scaling(blind: str, *, idle: bool, told: str = "") -> _Claim:
     if idle:
         return _Claim("ScalingReady", True, "Idle", "nothing to scale")
     if blind:
         return _Claim("ScalingReady", False, "StandsStill", blind)
-    return _Claim("ScalingReady", True, "Seeing", "every rate that is needed is known")
+    return _Claim("ScalingReady", True, "Seeing", told or "every rate that is needed is known")
 
 
 def _finished(facts: RunFacts) -> _Claim:

@@ -94,7 +94,7 @@ class Meter:
             desired=role.desired,
             replicas=tuple(_replica(pod, scrape.pods.get(pod.name), now) for pod in there),
             metrics=self._metrics(name, there, scrape),
-            startup_seconds=_startup(there),
+            startup_seconds=startup_seconds(there),
         )
 
     def _metrics(self, name: str, pods: Sequence[PodView], scrape: Scrape) -> RoleMetrics | None:
@@ -142,7 +142,7 @@ def _replica(pod: PodView, figures: PodFigures | None, now: datetime) -> Replica
     if pod.draining is not None:
         held = _held_yet(held, figures, (now - pod.draining).total_seconds())
     age = 0.0 if pod.created is None else (now - pod.created).total_seconds()
-    return Replica(pod.name, _state(pod), held_groups=held, age_seconds=age)
+    return Replica(pod.name, state_of(pod), held_groups=held, age_seconds=age)
 
 
 def _held_yet(held: int, figures: PodFigures | None, seconds: float) -> int:
@@ -152,7 +152,8 @@ def _held_yet(held: int, figures: PodFigures | None, seconds: float) -> int:
     return max(1, held)
 
 
-def _state(pod: PodView) -> ReplicaState:
+def state_of(pod: PodView) -> ReplicaState:
+    """How far a pod is."""
     if pod.reclaimed:
         return ReplicaState.RECLAIMED
     if pod.draining is not None:
@@ -160,7 +161,7 @@ def _state(pod: PodView) -> ReplicaState:
     return ReplicaState.READY if pod.ready else ReplicaState.STARTING
 
 
-def _startup(pods: Sequence[PodView]) -> float | None:
+def startup_seconds(pods: Sequence[PodView]) -> float | None:
     """Seconds from a pod's creation to its first readiness, the median of those that are there."""
     seconds = [
         (pod.ready_since - pod.created).total_seconds()

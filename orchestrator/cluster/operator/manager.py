@@ -28,6 +28,7 @@ from orchestrator.cluster.operator.reflector import Reflector
 from orchestrator.cluster.operator.runs import RunReconciler
 from orchestrator.cluster.operator.scaler import Scaler
 from orchestrator.cluster.operator.secrets import QueueSecrets
+from orchestrator.cluster.operator.service_scaler import ServiceScaler
 from orchestrator.cluster.operator.shared import make_tools
 from services.common.errors import LostOwnership, TrimtabError
 
@@ -63,6 +64,8 @@ class Operator:
         self.runs = self._controller("runs", RunReconciler(tools, secrets, checkpoints).handle)
         self.models = self._controller("models", RewardModelReconciler(tools, probe).handle)
         scaler = Scaler(tools, probe, secrets, interval_seconds=config.scaling_seconds, told=self.runs.add)
+        services = ServiceScaler(tools, probe, interval_seconds=config.scaling_seconds, told=self.models.add)
+        self.services = self._controller("services", services.handle)
         # Its workers mostly wait for answers.
         self.scaler = Controller("scaler", scaler.handle, leads=self.leads, workers=4 * config.workers)
 
@@ -111,7 +114,7 @@ class Operator:
 
     @property
     def _controllers(self) -> tuple[Controller, ...]:
-        return self.runs, self.models, self.scaler
+        return self.runs, self.models, self.scaler, self.services
 
     def _gate(self) -> None:
         # A reconcile may end between any two of its writes: the next one goes on from what is there.
@@ -162,6 +165,7 @@ class Operator:
             self.scaler.add_after(owner, self.config.scaling_seconds * random.uniform(0.2, 1.0))
         else:
             self.models.add(owner)
+            self.services.add_after(owner, self.config.scaling_seconds * random.uniform(0.2, 1.0))
 
     def _leadership(self, leads: bool) -> None:
         RUNS.set(len(self.store.all("TrainingRun")))
@@ -178,4 +182,4 @@ class Operator:
         return thread
 
 
-_WORKERS = ("runs", "models", "scaler")
+_WORKERS = ("runs", "models", "scaler", "services")

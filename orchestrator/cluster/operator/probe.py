@@ -11,6 +11,7 @@ from typing import Protocol
 
 from orchestrator.cluster.control.insight import LearnerFigures
 from orchestrator.cluster.control.meter import PodFigures
+from orchestrator.cluster.control.service_meter import ServiceFigures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,10 @@ class Probe(Protocol):
 
     def pods(self, pods: Mapping[str, tuple[str, int]]) -> Mapping[str, PodFigures]:
         """Figures of the pods that answer."""
+        ...
+
+    def services(self, pods: Mapping[str, tuple[str, int]]) -> Mapping[str, ServiceFigures]:
+        """Figures of the reward services that answer."""
         ...
 
     def served_digest(self, address: str) -> str:

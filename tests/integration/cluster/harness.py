@@ -23,6 +23,7 @@ from orchestrator.cluster.operator.reflector import slim
 from orchestrator.cluster.operator.runs import RunReconciler
 from orchestrator.cluster.operator.scaler import Scaler
 from orchestrator.cluster.operator.secrets import QueueSecrets
+from orchestrator.cluster.operator.service_scaler import ServiceScaler
 from orchestrator.cluster.operator.shared import make_tools
 from services.common.errors import NotFound
 from tests.fakes.clock import FakeClock
@@ -77,6 +78,7 @@ class Harness:
         self.runs = RunReconciler(self.tools, secrets, checkpoints)
         self.models = RewardModelReconciler(self.tools, self.probe)
         self.scaler = Scaler(self.tools, self.probe, secrets)
+        self.services = ServiceScaler(self.tools, self.probe)
 
     def never_writes_checkpoints(self) -> None:
         """The learner is asked for one and does not answer."""
