@@ -14,6 +14,8 @@ from orchestrator.local.toml import to_toml
 
 KEY_FILE = "/run/trimtab/key/key"
 """API key of a reward model that the run refers to."""
+CA_FILE, CLIENT_TLS = "/run/trimtab/ca/ca.crt", "/run/trimtab/client"
+"""Whom a bridge trusts, and who it is."""
 
 DRAIN_FILE = "/run/trimtab/pod/drain"
 """The pod's annotation `trimtab.dev/drain`, kept by the kubelet, empty where there is none. The service reads it
@@ -113,5 +115,15 @@ def _source(names: RunNames, entry: RewardStage) -> Mapping[str, Any]:
     if ref is None:
         return {"path": reward_path(names, entry)}
     host = f"{ref.name}.{ref.namespace or names.namespace}.svc"
-    remote = {"url": f"grpc://{host}:{PORTS['reward'].grpc}", "model": ref.name}
-    return {"remote": remote | ({"key_file": KEY_FILE} if ref.key_secret else {})}
+    scheme = "grpc" if ref.tls is None else "grpcs"
+    remote: dict[str, Any] = {"url": f"{scheme}://{host}:{PORTS['reward'].grpc}", "model": ref.name}
+    if ref.key_secret is not None:
+        remote["key_file"] = KEY_FILE
+    if ref.allow_plaintext:
+        remote["allow_plaintext"] = True
+    if ref.tls is not None and ref.tls.ca_secret is not None:
+        remote["ca_file"] = CA_FILE
+    if ref.tls is not None and ref.tls.client_secret is not None:
+        pair = {"certificate_file": f"{CLIENT_TLS}/tls.crt", "private_key_file": f"{CLIENT_TLS}/tls.key"}
+        remote |= pair
+    return {"remote": remote}
