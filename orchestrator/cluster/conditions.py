@@ -63,6 +63,8 @@ class RunFacts:
     """Why the spec cannot be carried out."""
     refused: str = ""
     """What the API server says of an object that it does not take: a quota, an admission webhook, a right."""
+    flavors_forbidden: str = ""
+    """Kueue's flavors that may not be read, in the server's words: their pods get no node labels."""
     scaling_blind: str = ""
     """Why the scaler stands still."""
     restarts: int = 0
@@ -239,6 +241,9 @@ def _run_troubles(facts: RunFacts) -> list[_Trouble]:
         return troubles
     for role in facts.roles:
         troubles += _role_troubles(role, facts.stall_seconds)
+    if facts.flavors_forbidden:
+        told = f"pods may come up on other nodes than Kueue assigned: {facts.flavors_forbidden}"
+        troubles.append(_Trouble("FlavorForbidden", told, stalls=False))
     if facts.restarts:
         troubles.append(
             _Trouble(

@@ -19,6 +19,8 @@ class FakeProbe:
         self.figures: dict[str, PodFigures] = {}
         self.services_say: dict[str, ServiceFigures] = {}
         self.digest = ""
+        self.forgot: list[tuple[str, str]] = []
+        self.forget_fails = ""
         self.checkpoints: list[str] = []
         self.writes_checkpoints = True
 
@@ -31,6 +33,10 @@ class FakeProbe:
 
     def backlog(self, queue_url: str, run_uid: str) -> Mapping[str, int] | None:
         return self.stages
+
+    def forget_keys(self, queue_url: str, run_uid: str) -> str:
+        self.forgot.append((queue_url, run_uid))
+        return self.forget_fails
 
     def pods(self, pods: Mapping[str, tuple[str, int]]) -> Mapping[str, PodFigures]:
         return {name: self.figures[name] for name in pods if name in self.figures}

@@ -21,6 +21,7 @@ from orchestrator.cluster.operator.checkpoints import Checkpoints
 from orchestrator.cluster.operator.config import OperatorConfig
 from orchestrator.cluster.operator.controller import Controller
 from orchestrator.cluster.operator.elector import Elector
+from orchestrator.cluster.operator.leftovers import Leftovers
 from orchestrator.cluster.operator.metrics import OBJECTS, RUNS, WRITES
 from orchestrator.cluster.operator.models import RewardModelReconciler
 from orchestrator.cluster.operator.probe import Probe
@@ -61,7 +62,8 @@ class Operator:
         secrets = QueueSecrets(gated)
         self._executor = ThreadPoolExecutor(max_workers=16, thread_name_prefix="checkpoint")
         checkpoints = Checkpoints(probe, self._executor, timeout_seconds=config.checkpoint_seconds)
-        self.runs = self._controller("runs", RunReconciler(tools, secrets, checkpoints).handle)
+        leftovers = Leftovers(tools, secrets, probe)
+        self.runs = self._controller("runs", RunReconciler(tools, secrets, checkpoints, leftovers).handle)
         self.models = self._controller("models", RewardModelReconciler(tools, probe).handle)
         scaler = Scaler(tools, probe, secrets, interval_seconds=config.scaling_seconds, told=self.runs.add)
         services = ServiceScaler(tools, probe, interval_seconds=config.scaling_seconds, told=self.models.add)

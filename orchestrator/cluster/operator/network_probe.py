@@ -66,6 +66,15 @@ class NetworkProbe:
         except TrimtabError:
             return None
 
+    def forget_keys(self, queue_url: str, run_uid: str) -> str:
+        """See Probe.forget_keys."""
+        try:
+            removed = asyncio.run(_forget(queue_url, run_uid))
+        except TrimtabError as error:
+            return " ".join(str(error).split())
+        _log.info("keys removed", run_uid=run_uid, keys=removed)
+        return ""
+
     def pods(self, pods: Mapping[str, tuple[str, int]]) -> Mapping[str, PodFigures]:
         """See Probe.pods."""
         return self._read(pods, pod_figures)
@@ -98,6 +107,14 @@ class NetworkProbe:
         except (urllib3.exceptions.HTTPError, OSError):
             return ""
         return answer.data.decode(errors="replace") if answer.status == 200 else ""
+
+
+async def _forget(queue_url: str, run_uid: str) -> int:
+    tools = RedisTools(queue_url, run_uid, patience_seconds=ANSWER_SECONDS)
+    try:
+        return await tools.forget()
+    finally:
+        await tools.close()
 
 
 async def _backlog(queue_url: str, run_uid: str) -> dict[str, int]:

@@ -42,6 +42,10 @@ class Probe(Protocol):
         """Groups on each stage, by service; `learner`: what has arrived."""
         ...
 
+    def forget_keys(self, queue_url: str, run_uid: str) -> str:
+        """Remove all keys of a run that is over; why that could not be done, empty: it was."""
+        ...
+
     def pods(self, pods: Mapping[str, tuple[str, int]]) -> Mapping[str, PodFigures]:
         """Figures of the pods that answer."""
         ...
