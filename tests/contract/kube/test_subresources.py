@@ -134,8 +134,8 @@ def test_a_scale_that_stays_is_no_write(cluster: Cluster) -> None:
 
 
 def test_a_scale_can_be_applied(cluster: Cluster) -> None:
-    """And conflicts with another who applied the replicas."""
-    cluster.apply(widget("a", replicas=2), "one")
+    """Of a built-in kind (a real server fails at custom ones), and conflicts with another who applied the replicas."""
+    cluster.apply(deployment("a", replicas=2), "one")
     scale = {
         "apiVersion": "autoscaling/v1",
         "kind": "Scale",
@@ -143,11 +143,11 @@ def test_a_scale_can_be_applied(cluster: Cluster) -> None:
         "spec": {"replicas": 3},
     }
     with pytest.raises(Refused) as refused:
-        cluster.patch("Widget", "a", scale, APPLY, "scale", fieldManager="scaler")
+        cluster.patch("Deployment", "a", scale, APPLY, "scale", fieldManager="scaler")
     assert refused.value.code == 409
-    made = cluster.patch("Widget", "a", scale, APPLY, "scale", fieldManager="scaler", force=True)
+    made = cluster.patch("Deployment", "a", scale, APPLY, "scale", fieldManager="scaler", force=True)
     assert made["spec"]["replicas"] == 3
-    assert ("scaler", "Apply", "scale") in managers(cluster.get("Widget", "a"))
+    assert ("scaler", "Apply", "scale") in managers(cluster.get("Deployment", "a"))
 
 
 def test_a_negative_scale_is_refused(cluster: Cluster) -> None:
