@@ -66,7 +66,10 @@ class Cluster:
         answer = self._request(
             method, path, params, {"Accept": "application/json", "Content-Type": kind}, body
         )
-        found: Object = json.loads(answer.data)
+        try:
+            found: Object = json.loads(answer.data)
+        except json.JSONDecodeError:  # where no kind is served, a real server answers in plain words
+            found = {"message": answer.data.decode(errors="replace")}
         if answer.status >= 300:
             raise Refused(answer.status, found)
         return found

@@ -48,7 +48,7 @@ def api(fake_server: KubeServer | None) -> Iterator[client.ApiClient]:
     for name in new:
         cluster.delete("CustomResourceDefinition", name)
     for name in new:
-        until(partial(cluster.is_gone, "CustomResourceDefinition", name), f"{name} gone")
+        until(partial(cluster.is_gone, "CustomResourceDefinition", name), f"{name} gone", seconds=60)
 
 
 def _is_established(cluster: Cluster, name: str) -> bool:

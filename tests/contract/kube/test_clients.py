@@ -49,7 +49,7 @@ def test_typed_clients_read_what_they_wrote(cluster: Cluster) -> None:
 def test_a_lease_is_held_by_one(cluster: Cluster) -> None:
     """Leader election rests on optimistic locking."""
     leases: Any = client.CoordinationV1Api(cluster.api)
-    spec = {"holderIdentity": "one", "leaseDurationSeconds": 15, "renewTime": "2025-01-01T00:00:00.000000Z"}
+    spec = {"holderIdentity": "one", "leaseDurationSeconds": 15, "renewTime": "2025-01-01T00:00:00.000001Z"}
     lease = {
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
@@ -80,7 +80,7 @@ def test_events_of_both_groups_are_the_same(cluster: Cluster) -> None:
     core: Any = client.CoreV1Api(cluster.api)
     events.create_namespaced_event(cluster.namespace, {
         "apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "a.1"}, "regarding": regarding,
-        "eventTime": "2025-01-01T00:00:00.000000Z", "reason": "Scaled", "action": "Scale", "type": "Normal",
+        "eventTime": "2025-01-01T00:00:00.000001Z", "reason": "Scaled", "action": "Scale", "type": "Normal",
         "note": "from 1 to 2", "reportingController": "trimtab.dev/operator", "reportingInstance": "one",
     })  # fmt: skip
     about = "involvedObject.uid=u,involvedObject.kind=ConfigMap"

@@ -83,14 +83,19 @@ def test_a_scale_stands_for_the_replicas(cluster: Cluster) -> None:
 
 
 def test_writing_a_scale_owns_the_replicas(cluster: Cluster) -> None:
-    """Whoever scales has spec.replicas from then on; the applier that never stated it keeps all it had."""
-    cluster.apply(widget("a"), "one")
-    scale = cluster.patch("Widget", "a", {"spec": {"replicas": 3}}, sub="scale", fieldManager="scaler")
+    """Whoever scales has spec.replicas from then on, and an applier that states it no more leaves it alone.
+
+    It was applied before: where nobody has stated it, a real server notes no scaler either.
+    """
+    unsaid = deployment("a")
+    del unsaid["spec"]["replicas"]
+    cluster.apply(deployment("a", replicas=2), "one")
+    scale = cluster.patch("Deployment", "a", {"spec": {"replicas": 3}}, sub="scale", fieldManager="scaler")
     assert scale["spec"]["replicas"] == 3
-    made = cluster.get("Widget", "a")
+    made = cluster.get("Deployment", "a")
     assert made["spec"]["replicas"] == 3
     assert managers(made)["scaler", "Update", "scale"] == {"f:spec": {"f:replicas": {}}}
-    assert cluster.apply(widget("a"), "one")["spec"]["replicas"] == 3
+    assert cluster.apply(unsaid, "one")["spec"]["replicas"] == 3
 
 
 def test_an_applier_of_replicas_conflicts_with_the_scaler(cluster: Cluster) -> None:
