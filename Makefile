@@ -38,9 +38,9 @@ test: .venv/.ready helm ## the tests
 	$(PY) -m pytest
 
 # On a server that its owner does not mind: CRDs are applied, namespaces made and deleted.
-test-cluster: .venv/.ready ## the operator's tests on a real API server: make test-cluster KUBECONFIG=file
+test-cluster: .venv/.ready ## the operator's tests, and what our API server claims, on a real one: make test-cluster KUBECONFIG=file
 	@test -f "$(KUBECONFIG)" || (echo "KUBECONFIG=$(KUBECONFIG): no such file" >&2; exit 2)
-	TRIMTAB_TEST_KUBECONFIG="$(abspath $(KUBECONFIG))" $(PY) -m pytest tests/integration/cluster
+	TRIMTAB_TEST_KUBECONFIG="$(abspath $(KUBECONFIG))" $(PY) -m pytest tests/contract/kube tests/integration/cluster
 
 test-newcomer: .venv/.ready ## a service's README, and each image's packages, in empty environments
 	$(PY) -m pytest -m newcomer tests/e2e/test_reward_newcomer.py tests/e2e/test_image_newcomer.py

@@ -95,9 +95,10 @@ def submit(
     context: Context = None,
 ) -> None:
     """Give the cluster what a file describes: it is checked first, then made, or changed if it is there."""
-    from orchestrator.cluster.commands import Cluster, as_json
+    from orchestrator.cluster.commands import Cluster, as_json, to_submit
 
-    made = Cluster(kubeconfig, context, namespace).submit(file)
+    documents = to_submit(file, kubeconfig, context, namespace)
+    made = Cluster(kubeconfig, context, namespace).submit(documents)
     if output is Format.JSON:
         typer.echo(as_json(made))
         return

@@ -11,6 +11,8 @@ import typer
 from orchestrator.local.options import Format
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from orchestrator.planning.explain import Explained
     from orchestrator.simulation.engine import Result
 
@@ -25,7 +27,10 @@ def register(app: typer.Typer) -> None:
 
 def plan(
     run_file: Annotated[
-        Path, typer.Option("-f", "--file", metavar="RUN.YAML", help="The run.", show_default=False)
+        Path,
+        typer.Option(
+            "-f", "--file", metavar="RUN.YAML", help="The run, or a RewardModel.", show_default=False
+        ),
     ],
     observed: Annotated[
         Path, typer.Option(metavar="OBS.JSON", help="What was seen of it.", show_default=False)
@@ -35,17 +40,25 @@ def plan(
     ] = None,
     output: Output = Format.TEXT,
 ) -> None:
-    """What the scaler would do with a run now, and its arithmetic. Touches nothing."""
-    from orchestrator.planning.explain import as_values, explain
+    """What the scaler would do with a run or reward model now, and its arithmetic. Touches nothing."""
+    from orchestrator.planning.explain import as_values, explain, explain_service
     from orchestrator.planning.scaling import decide
-    from orchestrator.planning_files import read_observed, read_run
+    from orchestrator.planning.serving import ServiceSpec, decide_service
+    from orchestrator.planning_files import read_observed, read_plan, read_service_observed
 
-    spec, seen = read_run(run_file), read_observed(observed)
-    decision = decide(spec, seen, seen.at if now is None else now)
-    if output is Format.JSON:
-        print(json.dumps(as_values(decision)))
+    spec = read_plan(run_file)
+    if isinstance(spec, ServiceSpec):
+        asked = read_service_observed(observed)
+        told = decide_service(spec, asked, asked.at if now is None else now)
+        values, page = as_values(told), explain_service(spec, asked, told)
     else:
-        _print(explain(spec, decision))
+        seen = read_observed(observed)
+        decision = decide(spec, seen, seen.at if now is None else now)
+        values, page = as_values(decision), explain(spec, decision)
+    if output is Format.JSON:
+        print(json.dumps(values))
+    else:
+        _print(page)
 
 
 def simulate(
@@ -70,23 +83,29 @@ def simulate(
 
 def _print(page: Explained) -> None:
     from rich.console import Console
-    from rich.table import Table
-
-    from orchestrator.planning.explain import COLUMNS
 
     console = Console(highlight=False, markup=False)
     console.print(page.verdict)
     for line in page.sums:
         console.print(f"  {line}")
+    if page.rows:
+        console.print(_table(page))
+    for line in page.actions or ("nothing to do",):
+        console.print(f"-> {line}")
+
+
+def _table(page: Explained) -> Table:
+    from rich.table import Table
+
+    from orchestrator.planning.explain import COLUMNS
+
     table = Table(box=None, pad_edge=False)
     for index, column in enumerate(COLUMNS):
         words = index in (0, len(COLUMNS) - 1)
         table.add_column(column, justify="left" if words else "right", overflow="fold", no_wrap=index == 0)
     for row in page.rows:
         table.add_row(*row)
-    console.print(table)
-    for line in page.actions or ("nothing to do",):
-        console.print(f"-> {line}")
+    return table
 
 
 def _values(result: Result) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Reads what `trimtab plan` is given: a run in YAML, what was observed in JSON. Knows no planning.
+"""Reads what `trimtab plan` is given: a run or reward model in YAML, what was observed in JSON. Knows no planning.
 
 Of a run's file it takes what concerns scaling, camelCase as in a TrainingRun (the keys may also stand without
 `spec:` around them); everything else is left to whoever applies the run:
@@ -12,22 +12,26 @@ Of a run's file it takes what concerns scaling, camelCase as in a TrainingRun (t
         reference: {slots: 4, scaling: {mode: Static, replicas: 3}}
         reward:    {price: 0.5, slots: 4, scaling: {mode: External}}
         learner:   {price: 8, stepSeconds: 60}
+
+Of a RewardModel: metadata.name, spec.replicas, spec.scaling, spec.startupSeconds.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 
-from orchestrator.planning.observed import Observed
+from orchestrator.planning.observed import Observed, ServiceObserved
+from orchestrator.planning.serving import ServiceSpec
 from orchestrator.planning.spec import Auto, External, PipelineSpec, RoleSpec, Scaling, Static
 from services.common.errors import ConfigError, InvalidInput
 
 LEARNER = "learner"
+Seen = TypeVar("Seen", Observed, ServiceObserved)
 
 
 class _Part(BaseModel):
@@ -71,8 +75,42 @@ class _Run(_Part):
     roles: dict[str, _Role] = Field(min_length=1)
 
 
-def read_run(path: Path) -> PipelineSpec:
-    """The run's scaling. Raises ConfigError, one line, with file and field."""
+class _ServiceScaling(_Part):
+    mode: Literal["Static", "External", "Auto"] = "Static"
+    minimum: int = Field(1, ge=0, alias="min")
+    maximum: int = Field(100, ge=0, alias="max")
+    pool_limit: int | None = Field(None, ge=0)
+
+
+class _Service(_Part):
+    replicas: int = Field(1, ge=0)
+    scaling: _ServiceScaling = _ServiceScaling()
+    startup_seconds: float = Field(240.0, ge=0)
+
+
+def read_plan(path: Path) -> PipelineSpec | ServiceSpec:
+    """A run's scaling, or a reward model's, by its kind. Raises ConfigError, one line, with file and field."""
+    found = _document(path)
+    try:
+        if found.get("kind") == "RewardModel":
+            name = str((found.get("metadata") or {}).get("name", "reward"))
+            return _service(name, _Service.model_validate(found.get("spec") or {}))
+        return _spec(_Run.model_validate(found.get("spec", found)))
+    except (ValidationError, InvalidInput) as error:
+        raise ConfigError(f"{path}: {_first(error)}") from error
+
+
+def read_observed(path: Path) -> Observed:
+    """What was observed of a run, in the fields of `orchestrator.planning.observed`. Raises ConfigError, one line."""
+    return _observed(path, TypeAdapter(Observed))
+
+
+def read_service_observed(path: Path) -> ServiceObserved:
+    """What was observed of a reward model, in the same place. Raises ConfigError, one line."""
+    return _observed(path, TypeAdapter(ServiceObserved))
+
+
+def _document(path: Path) -> dict[str, Any]:
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -80,16 +118,11 @@ def read_run(path: Path) -> PipelineSpec:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(found, dict):
-        raise ConfigError(f"{path}: expected a TrainingRun or its spec")
-    try:
-        run = _Run.model_validate(found.get("spec", found))
-        return _spec(run)
-    except (ValidationError, InvalidInput) as error:
-        raise ConfigError(f"{path}: {_first(error)}") from error
+        raise ConfigError(f"{path}: expected a TrainingRun or its spec, or a RewardModel")
+    return found
 
 
-def read_observed(path: Path) -> Observed:
-    """What was observed, in the fields of `orchestrator.planning.observed`. Raises ConfigError, one line."""
+def _observed(path: Path, adapter: TypeAdapter[Seen]) -> Seen:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -97,9 +130,19 @@ def read_observed(path: Path) -> Observed:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not JSON in UTF-8") from error
     try:
-        return TypeAdapter(Observed).validate_json(text)
+        return adapter.validate_json(text)
     except ValidationError as error:
         raise ConfigError(f"{path}: {_first(error)}") from error
+
+
+def _service(name: str, model: _Service) -> ServiceSpec:
+    part = model.scaling
+    scaling: Scaling = Auto(part.minimum, part.maximum)
+    if part.mode != "Auto":
+        scaling = External() if part.mode == "External" else Static(model.replicas)
+    return ServiceSpec(
+        name=name, scaling=scaling, pool_limit=part.pool_limit, startup_seconds=model.startup_seconds
+    )
 
 
 def _spec(run: _Run) -> PipelineSpec:

@@ -26,6 +26,14 @@ MANAGER = "trimtab-cli"
 WAIT_SECONDS = 900.0
 
 
+def to_submit(
+    file: Path, kubeconfig: Path | None, context: str | None, namespace: str | None
+) -> list[Object]:
+    """The documents of a file, checked whole, before any cluster is asked: the file's mistakes come first."""
+    home = namespace or namespace_of(kubeconfig, context)
+    return [document for _, document in read_documents(file, home)]
+
+
 class Cluster:
     """One API server and namespace."""
 
@@ -44,9 +52,8 @@ class Cluster:
 
     # ------------------------------------------------------------ changing
 
-    def submit(self, file: Path) -> list[Object]:
-        """Make or change what a file describes; it is checked whole before any of it is sent."""
-        documents = [document for _, document in read_documents(file, self.namespace)]
+    def submit(self, documents: Sequence[Object]) -> list[Object]:
+        """Make or change what documents describe that `to_submit` has checked."""
         return [self.api.apply(document, MANAGER) for document in documents]
 
     def suspend(self, name: str, suspended: bool) -> Object:

@@ -31,12 +31,19 @@ class RoleFacts:
     desired: int
     ready: int = 0
     updated: int = 0
+    draining: int = 0
+    """Told to go, and not ready any more for it: still in the Deployment's number, and missed by nobody."""
     unschedulable: str = ""
     """The scheduler's words where a pod finds no node; empty: none waits."""
     failing: str = ""
     """What its pods end with (a wrong configuration, an image that is not there); empty: nothing."""
     unserved_seconds: float = 0.0
     """For how long groups have waited on its stage without anybody to take them."""
+
+    @property
+    def missing(self) -> int:
+        """Replicas that are to serve and do not."""
+        return max(0, self.desired - self.draining - self.ready)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +64,8 @@ class RunFacts:
     """Why the spec cannot be carried out."""
     refused: str = ""
     """What the API server says of an object that it does not take: a quota, an admission webhook, a right."""
+    flavors_forbidden: str = ""
+    """Kueue's flavors that may not be read, in the server's words: their pods get no node labels."""
     scaling_blind: str = ""
     """Why the scaler stands still."""
     restarts: int = 0
@@ -76,6 +85,8 @@ class RewardModelFacts:
     pinned: str = ""
     invalid: str = ""
     refused: str = ""
+    scaling: str = ""
+    """About the scaler where it sees, in words; empty: the usual."""
     scaling_blind: str = ""
 
 
@@ -129,14 +140,14 @@ def reward_model_conditions(
         available = _Claim(
             "Available", False, "NoReplica" if role.desired else "ScaledToZero", "nobody serves"
         )
-    moving = role.updated < role.desired or role.ready < role.desired
+    moving = role.updated < role.desired or role.missing > 0
     progressing = _Claim("Progressing", moving, "RollingOut" if moving else "Settled", _counts(role))
     claims = [
         available,
         progressing,
         _degraded(troubles),
         _stalled(troubles),
-        _scaling(facts.scaling_blind, idle=False),
+        _scaling(facts.scaling_blind, idle=False, told=facts.scaling),
     ]
     return settled(claims, previous, facts.generation, now)
 
@@ -219,13 +230,12 @@ def _waits_for(facts: RunFacts) -> str:
         return "waits for Kueue to admit all roles together"
     if facts.job:
         return f"the job {facts.job} goes first"
-    return (
-        "; ".join(_counts(role) for role in facts.roles if role.ready < role.desired) or "all replicas serve"
-    )
+    return "; ".join(_counts(role) for role in facts.roles if role.missing) or "all replicas serve"
 
 
 def _counts(role: RoleFacts) -> str:
-    return f"{role.name}: {role.ready} of {role.desired} serve, {role.updated} are up to date"
+    drains = f", {role.draining} drain" if role.draining else ""
+    return f"{role.name}: {role.ready} of {role.desired} serve, {role.updated} are up to date{drains}"
 
 
 def _run_troubles(facts: RunFacts) -> list[_Trouble]:
@@ -238,6 +248,9 @@ def _run_troubles(facts: RunFacts) -> list[_Trouble]:
         return troubles
     for role in facts.roles:
         troubles += _role_troubles(role, facts.stall_seconds)
+    if facts.flavors_forbidden:
+        told = f"pods may come up on other nodes than Kueue assigned: {facts.flavors_forbidden}"
+        troubles.append(_Trouble("FlavorForbidden", told, stalls=False))
     if facts.restarts:
         troubles.append(
             _Trouble(
@@ -275,12 +288,12 @@ def _stalled(troubles: Sequence[_Trouble]) -> _Claim:
     return _Claim("Stalled", True, stalled.reason, stalled.message)
 
 
-def _scaling(blind: str, *, idle: bool) -> _Claim:
+def _scaling(blind: str, *, idle: bool, told: str = "") -> _Claim:
     if idle:
         return _Claim("ScalingReady", True, "Idle", "nothing to scale")
     if blind:
         return _Claim("ScalingReady", False, "StandsStill", blind)
-    return _Claim("ScalingReady", True, "Seeing", "every rate that is needed is known")
+    return _Claim("ScalingReady", True, "Seeing", told or "every rate that is needed is known")
 
 
 def _finished(facts: RunFacts) -> _Claim:
@@ -293,7 +306,7 @@ def _role_ready(role: RoleFacts) -> _Claim:
     kind = role_condition(role.name)
     if role.desired == 0:
         return _Claim(kind, True, "ScaledToZero", "no replica is wanted")
-    if role.ready >= role.desired:
+    if not role.missing:
         return _Claim(kind, True, "Serving", _counts(role))
     reason = "Unschedulable" if role.unschedulable else ("PodsFail" if role.failing else "Starting")
     return _Claim(kind, False, reason, role.unschedulable or role.failing or _counts(role))

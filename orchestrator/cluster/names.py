@@ -17,6 +17,9 @@ EPOCH = f"{GROUP}/epoch"
 STEPS = f"{GROUP}/steps"
 CONFIG_HASH = f"{GROUP}/config-hash"
 DIGEST = f"{GROUP}/digest"
+DRAIN = f"{GROUP}/drain"
+"""Annotation of a pod that the scaler is about to remove: since when, in the API's form. The pod reads it from a file
+(render/pods.py) and takes nothing more."""
 STORAGE = "/storage"
 
 

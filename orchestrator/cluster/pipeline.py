@@ -1,10 +1,14 @@
-"""From a TrainingRun to the pipeline that the planner scales. Knows what is wanted, not what is seen."""
+"""From a TrainingRun to the pipeline, from a RewardModel to the service that the planner scales.
+
+Knows what is wanted, not what is seen.
+"""
 
 from __future__ import annotations
 
-from orchestrator.cluster.kinds import ScalingSpec, ServiceRole, TrainingRun
+from orchestrator.cluster.kinds import RewardModel, ScalingSpec, ServiceRole, TrainingRun
 from orchestrator.cluster.names import service_of
 from orchestrator.cluster.render.services import stage_role, stages_of
+from orchestrator.planning.serving import ServiceSpec
 from orchestrator.planning.spec import Auto, External, PipelineSpec, RoleSpec, Scaling, Static
 
 
@@ -27,6 +31,15 @@ def pipeline_spec(run: TrainingRun) -> PipelineSpec:
         pools=pools,
         suspended=spec.suspend,
         stale_seconds=float(spec.max_staleness_seconds),
+    )
+
+
+def service_spec(model: RewardModel) -> ServiceSpec:
+    """A reward model as the scaler sees it."""
+    return ServiceSpec(
+        name=model.metadata.name,
+        scaling=scaling_of(model.spec),
+        pool_limit=model.spec.scaling.pool_limit,
     )
 
 

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 
 from orchestrator.planning.actions import Action, Drain, Remember, Scale, Undrain
 from orchestrator.planning.decision import Decision, RoleDecision
+from orchestrator.planning.observed import ServiceObserved
+from orchestrator.planning.serving import CATCH_UP_SECONDS, ServiceDecision, ServiceSpec
 from orchestrator.planning.spec import PipelineSpec
 
 COLUMNS = (
@@ -44,7 +46,14 @@ def explain(spec: PipelineSpec, decision: Decision) -> Explained:
     )
 
 
-def as_values(decision: Decision) -> dict[str, object]:
+def explain_service(spec: ServiceSpec, seen: ServiceObserved, decision: ServiceDecision) -> Explained:
+    """The same of a service that is asked: it has no table, its sums say all."""
+    verdict = f"{spec.name}: {decision.current} now, {decision.wanted} wanted: {decision.reason}"
+    actions = [in_words(action) for action in decision.actions]
+    return Explained(verdict, tuple(_service_sums(seen, decision)), (), tuple(actions))
+
+
+def as_values(decision: Decision | ServiceDecision) -> dict[str, object]:
     """`decision` for a program: nested dictionaries of JSON's types."""
     actions = [
         {"kind": type(action).__name__} | asdict(action)
@@ -64,6 +73,21 @@ def in_words(action: Action) -> str:
     if isinstance(action, Undrain):
         return f"take {action.replica} back from draining ({action.reason})"
     return "remember what was learned"
+
+
+def _service_sums(seen: ServiceObserved, decision: ServiceDecision) -> list[str]:
+    rate, each, load = decision.rows_per_second, decision.seconds_per_row, decision.load
+    if rate is None or each is None or load is None or seen.metrics is None:
+        return []
+    more = max(0.0, seen.runs_will - seen.runs_rows)
+    waiting = f" + {seen.metrics.waiting} waiting / {CATCH_UP_SECONDS:.0f} s" if seen.metrics.waiting else ""
+    return [
+        f"asked      {rate - more:.4g} rows/s" + (f" + {more:.4g} that runs will send" if more else ""),
+        f"each       {each:.4g} s of a replica whose passes are full",
+        f"load       ({rate:.4g} rows/s{waiting}) * {each:.4g} s = {load:.3g} replicas",
+        f"replicas   {decision.least} must be there, {decision.enough} last"
+        + "".join(f"; {limit}" for limit in decision.limits),
+    ]
 
 
 def _sums(spec: PipelineSpec, decision: Decision) -> list[str]:

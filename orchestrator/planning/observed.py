@@ -115,3 +115,65 @@ class Observed:
     learner: LearnerObserved | None = None
     """None: its metrics are lost."""
     memory: Memory = field(default_factory=Memory)
+
+
+# ------------------------------------------------------------------ a service that is asked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceMetrics:
+    """What all replicas of a service did in one interval, and what waits at its end."""
+
+    seconds: float
+    """Length of the interval."""
+    busy_seconds: float
+    """Of the models, over all replicas."""
+    rows: int
+    """Answered, each with a score or an error of its own."""
+    refused: int = 0
+    """Rows for which there was no room."""
+    passes: int = 0
+    """Runs of a model; 0 where there is none, as for a rule."""
+    tokens: int = 0
+    """In those passes."""
+    waiting: int = 0
+    """Rows in the queues at the end."""
+    grown: int = 0
+    """By so many are more waiting than at the beginning."""
+    revision: str = ""
+    """Digest of the model that is served."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceMemory:
+    """What was learned of a service's speed and of what is asked of it."""
+
+    costs: tuple[tuple[int, float, float], ...] = ()
+    """Per size of a pass (serving.py says how it is counted): busy seconds and tokens, fading."""
+    tokens: float = 0.0
+    rows: float = 0.0
+    """Fading sums, for the tokens of a row. Where there are no passes a token is a row."""
+    revision: str = ""
+    rate: float | None = None
+    """Rows/s that are asked for, evened out."""
+    surplus_since: float | None = None
+    surplus_keep: int = 0
+    seen_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceObserved:
+    """The whole picture. `at` is when the metrics were scraped, in the clock of `now`, seconds."""
+
+    at: float
+    role: RoleObserved
+    """Its pods; `held_groups` are calls and rows in hand, `metrics` is left out."""
+    metrics: ServiceMetrics | None = None
+    """None: they are lost."""
+    lost: str = "its metrics are lost"
+    """Why, where they are."""
+    runs_rows: float = 0.0
+    """Rows/s that runs sent in the interval, of those that are known."""
+    runs_will: float = 0.0
+    """Rows/s that these runs send once all of their pipeline does what is planned."""
+    memory: ServiceMemory = ServiceMemory()

@@ -15,9 +15,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from orchestrator.planning.actions import Action, Drain, Remember, Scale, Undrain
+from orchestrator.planning.actions import Action, Remember
 from orchestrator.planning.decision import Decision, RoleDecision
-from orchestrator.planning.observed import Memory, Observed, Replica, ReplicaState, RoleMemory, RoleObserved
+from orchestrator.planning.moves import hold, moves, staying
+from orchestrator.planning.observed import Memory, Observed, RoleMemory, RoleObserved
 from orchestrator.planning.rates import Estimate, learn_role, learn_steps, step_estimate, work_estimate
 from orchestrator.planning.sizing import (
     RESERVE,
@@ -37,7 +38,6 @@ HOLD_WITH_STOCK = 0.5
 """Of the start-up, where the stock is above its reserve."""
 STOCK_NEW = 0.25
 """Weight of a new scrape in the stock: a batch that comes and goes is evened out over about four."""
-LEAVING = (ReplicaState.DRAINING, ReplicaState.RECLAIMED)
 
 
 def plan(spec: PipelineSpec, observed: Observed, now: float) -> list[Action]:
@@ -125,11 +125,6 @@ def _discarded(memory: Memory) -> float:
     return min(1.0, discarded / trained) if trained > 0 else 0.0
 
 
-def _staying(seen: RoleObserved) -> int:
-    """Replicas that the Deployment's number is good for: without those that drain or are being taken."""
-    return max(0, seen.desired - seen.count(*LEAVING))
-
-
 # ------------------------------------------------------------------ the flow
 
 
@@ -196,7 +191,7 @@ def _pool_counts(spec: PipelineSpec, works: dict[str, Estimate | None], rate: fl
 def _role(picture: _Picture, role: RoleSpec) -> _Part:
     seen = picture.observed.roles.get(role.name, RoleObserved(desired=0))
     memory = picture.memory.roles.get(role.name, RoleMemory())
-    current = _staying(seen)
+    current = staying(seen)
     if isinstance(role.scaling, External):
         kept = RoleDecision(
             role=role.name, mode="external", current=current, wanted=current, reason="scaled from outside"
@@ -206,13 +201,13 @@ def _role(picture: _Picture, role: RoleSpec) -> _Part:
         told = RoleDecision(
             role=role.name, mode=_mode(role), current=current, wanted=0, reason="the run is suspended"
         )
-        return _Part(told, _actions(role, seen, 0, told.reason), memory)
+        return _Part(told, moves(role.name, seen, 0, told.reason), memory)
     if isinstance(role.scaling, Static):
         wanted = role.scaling.replicas
         held = RoleDecision(
             role=role.name, mode="static", current=current, wanted=wanted, reason=f"held at {wanted}"
         )
-        return _Part(held, _actions(role, seen, wanted, held.reason), memory)
+        return _Part(held, moves(role.name, seen, wanted, held.reason), memory)
     return _auto(picture, role, role.scaling, seen, memory)
 
 
@@ -221,7 +216,7 @@ def _mode(role: RoleSpec) -> str:
 
 
 def _auto(picture: _Picture, role: RoleSpec, bounds: Auto, seen: RoleObserved, memory: RoleMemory) -> _Part:
-    current = _staying(seen)
+    current = staying(seen)
     work, flow = picture.works[role.name], picture.flow
     startup = role.startup_seconds if seen.startup_seconds is None else seen.startup_seconds
     base = RoleDecision(
@@ -239,13 +234,13 @@ def _auto(picture: _Picture, role: RoleSpec, bounds: Auto, seen: RoleObserved, m
     if work is None:
         first = max(current, bounds.minimum, 1)
         told = replace(base, wanted=first, reason="its speed is not known yet")
-        return _Part(told, _actions(role, seen, first, told.reason), memory)
+        return _Part(told, moves(role.name, seen, first, told.reason), memory)
     counts = _numbers(picture, role, bounds, work, flow, startup)
     target = current if counts.least <= current <= counts.enough else counts.enough
     target, limits = _clamp(picture.spec, role, bounds, target, flow)
     # With stock to live on, a mistake is mended before anybody waits: half as long is enough to be sure.
-    hold = startup * (HOLD_WITH_STOCK if flow.stock_groups >= flow.reserve_groups else 1.0)
-    memory, wanted, left = _hold(memory, current, target, hold, picture.now)
+    seconds = startup * (HOLD_WITH_STOCK if flow.stock_groups >= flow.reserve_groups else 1.0)
+    memory, wanted, left = hold(memory, current, target, seconds, picture.now)
     counted = replace(
         base,
         wanted=wanted,
@@ -259,7 +254,7 @@ def _auto(picture: _Picture, role: RoleSpec, bounds: Auto, seen: RoleObserved, m
         hold_left_seconds=left,
         reason=_why(current, wanted, target, counts, left),
     )
-    return _Part(counted, _actions(role, seen, wanted, counted.reason), memory)
+    return _Part(counted, moves(role.name, seen, wanted, counted.reason), memory)
 
 
 def _numbers(
@@ -303,21 +298,6 @@ def _clamp(
     return target, tuple(limits)
 
 
-def _hold(
-    memory: RoleMemory, current: int, target: int, hold: float, now: float
-) -> tuple[RoleMemory, int, float | None]:
-    """The number after the hold, and how long it lasts yet. More at once, fewer after `hold` seconds."""
-    if target >= current:
-        return replace(memory, surplus_since=None, surplus_keep=0), target, None
-    if memory.surplus_since is None:
-        return replace(memory, surplus_since=now, surplus_keep=target), current, hold
-    keep = max(memory.surplus_keep, target)
-    left = memory.surplus_since + hold - now
-    if left > 0:
-        return replace(memory, surplus_keep=keep), current, left
-    return replace(memory, surplus_since=None, surplus_keep=0), keep, None
-
-
 def _why(current: int, wanted: int, target: int, counts: Numbers, left: float | None) -> str:
     if wanted > current:
         return f"{wanted - current} more: {counts.least} must be there"
@@ -329,49 +309,6 @@ def _why(current: int, wanted: int, target: int, counts: Numbers, left: float | 
         f"{counts.least} must be there, {counts.enough} last"
         if counts.least < counts.enough
         else "as it should be"
-    )
-
-
-def _actions(role: RoleSpec, seen: RoleObserved, wanted: int, reason: str) -> list[Action]:
-    """From what is there to `wanted` replicas that stay. Nothing that holds a group is ever removed."""
-    draining = [replica for replica in seen.replicas if replica.state is ReplicaState.DRAINING]
-    difference = wanted - _staying(seen)
-    actions: list[Action] = []
-    if difference > 0:
-        # A warm replica that drains is back at once; the one that still holds most lost least.
-        back = sorted(draining, key=lambda replica: -replica.held_groups)[:difference]
-        actions += [Undrain(role.name, replica.name, reason) for replica in back]
-        draining = [replica for replica in draining if replica not in back]
-        difference -= len(back)
-    leave = [replica for replica in draining if replica.held_groups == 0]
-    if difference < 0:
-        for replica in _victims(seen)[:-difference]:
-            if replica.held_groups:
-                actions.append(Drain(role.name, replica.name, reason))
-            else:
-                leave.append(replica)
-        # Pods that were ordered and are not there yet need no name.
-        difference += min(-difference, len(_victims(seen)))
-    number = seen.desired + difference - len(leave)
-    if number != seen.desired:
-        gone = tuple(sorted(replica.name for replica in leave))
-        only_drained = difference == 0 and set(gone) <= {replica.name for replica in draining}
-        actions.append(Scale(role.name, number, "drained" if only_drained else reason, gone))
-    return actions
-
-
-def _victims(seen: RoleObserved) -> list[Replica]:
-    """Who goes first: what is still starting (the youngest), then the emptiest, the slowest, the youngest."""
-    staying = [replica for replica in seen.replicas if replica.state not in LEAVING]
-    return sorted(
-        staying,
-        key=lambda replica: (
-            replica.state is not ReplicaState.STARTING,
-            replica.held_groups,
-            replica.pace,
-            replica.age_seconds,
-            replica.name,
-        ),
     )
 
 

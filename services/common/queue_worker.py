@@ -1,13 +1,15 @@
 """A stage worker from a [queue] table, with the connection it owns. Knows no service's processor.
 
-start ──▶ works until ──▶ drain: hand back, leave, close
+start ──▶ works (rests while drain_file says so) until ──▶ drain: hand back, leave, close
 """
 
 from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Executor
+from pathlib import Path
 
+from services.common.drain_mark import DrainMark
 from services.common.spec.service import QueueSpec
 from services.common.stages.redis_stages import RedisStages
 from services.common.worker import StageProcessor, StageWorker
@@ -17,7 +19,14 @@ class QueueWorker:
     """Works one stage of one run. Made inside the event loop that it runs in."""
 
     def __init__(
-        self, spec: QueueSpec, stage: str, processor: StageProcessor, executor: Executor, *, replica: str
+        self,
+        spec: QueueSpec,
+        stage: str,
+        processor: StageProcessor,
+        executor: Executor,
+        *,
+        replica: str,
+        drain_file: Path | None = None,
     ) -> None:
         self.stage = stage
         self._queue = RedisStages(
@@ -36,6 +45,7 @@ class QueueWorker:
             renew_seconds=spec.renew_seconds,
             attempt_limit=spec.attempt_limit,
             replica=replica,
+            mark=DrainMark(drain_file),
         )
         self._task: asyncio.Task[None] | None = None
 

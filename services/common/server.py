@@ -4,6 +4,8 @@
                    (calls: UNAVAILABLE)                                       │ application.drain()
                                                               exit code ◀─────┘ calls in flight end
 
+Marked to drain (drain_mark.py) it is NOT_SERVING, though calls that come are answered, and SERVING again after.
+
 Decision: SO_REUSEPORT is off. With it on, a second process on the same port would silently share the calls.
 Decision: the admission limit is our own (interceptors.py): gRPC's maximum_concurrent_rpcs refuses health too.
 Decision: health listens on a plaintext port of its own as well, since Kubernetes' probes speak no TLS. On the
@@ -34,11 +36,12 @@ from services.common.access.gate import Gate
 from services.common.access.opening import open_gate
 from services.common.access.safety import check_access
 from services.common.access.tls import TlsFiles
+from services.common.drain_mark import DrainMark
 from services.common.errors import ConfigError
 from services.common.http_guard import AsgiApp, Stage
 from services.common.interceptors import CallGuard
 from services.common.spec.service import ServerSpec, ServiceSpec
-from services.common.telemetry import MetricsServer
+from services.common.telemetry import DRAINING, MetricsServer
 
 if TYPE_CHECKING:
     from services.common.http_server import HttpServer
@@ -127,6 +130,9 @@ class ServiceServer:
         self._metrics: MetricsServer | None = None
         self._http: HttpServer | None = None
         self._draining = False
+        self._marked = False
+        self._mark = DrainMark(spec.server.drain_file)
+        self._following: asyncio.Task[None] | None = None
         self._names: tuple[str, ...] = ()
         self.endpoints = Endpoints("", "", "")
 
@@ -173,7 +179,7 @@ class ServiceServer:
         return join_address(where.host, self._http.port)
 
     def _stage(self) -> Stage:
-        if self._draining:
+        if self._draining or self._marked:
             return "draining"
         return "serving" if self._guard.ready else "starting"
 
@@ -182,12 +188,21 @@ class ServiceServer:
         await self._application.start()
         self._guard.ready = True
         await self._set_health(_SERVING)
+        self._following = asyncio.create_task(self._mark.follow(self._heed))
         _log.info("serving")
+
+    async def _heed(self, marked: bool) -> None:
+        """Callers are to go elsewhere, or may come again. Health alone says it: who comes late is answered."""
+        self._marked = marked
+        DRAINING.set(marked)
+        await self._set_health(_NOT_SERVING if marked else _SERVING)
+        _log.info("marked to drain: not ready" if marked else "the mark is gone: ready")
 
     async def drain(self) -> None:
         """NOT_SERVING, hand back, let calls end; all within spec.server.drain_seconds."""
         ends = time.monotonic() + self._spec.server.drain_seconds
         self._draining = True
+        self._follow_no_more()
         await self._health.enter_graceful_shutdown()
         try:
             # A part is kept for the calls in flight.
@@ -203,6 +218,7 @@ class ServiceServer:
 
     async def close(self) -> None:
         """Stop listening, at once."""
+        self._follow_no_more()
         await self._server.stop(None)
         await self._health_server.stop(None)
         if self._http is not None:
@@ -210,6 +226,10 @@ class ServiceServer:
         if self._metrics is not None:
             await asyncio.to_thread(self._metrics.close)
             self._metrics = None
+
+    def _follow_no_more(self) -> None:
+        if self._following is not None:
+            self._following.cancel()
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in self._names:

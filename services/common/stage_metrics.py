@@ -15,6 +15,11 @@ GROUPS = Counter(
     ["stage", "outcome"],
 )
 HELD = Gauge("trimtab_stage_held_groups", "Groups that this worker has in hand.", ["stage"])
+DRAINING = Gauge(
+    "trimtab_stage_draining",
+    "1 while this worker is marked to drain, holds nothing and takes nothing.",
+    ["stage"],
+)
 
 
 class StageMetrics:
@@ -23,13 +28,19 @@ class StageMetrics:
     def __init__(self, stage: str) -> None:
         self._stage = stage
         self._busy, self._held = BUSY.labels(stage), HELD.labels(stage)
+        self._draining = DRAINING.labels(stage)
         self._held.set(0)
+        self._draining.set(0)
         # Seen from the first scrape on: a rate begins where the process does.
         GROUPS.labels(stage, "done")
 
     def took(self, groups: int) -> None:
         """So many are in hand now."""
         self._held.set(groups)
+
+    def draining(self, rests: bool) -> None:
+        """It holds nothing and takes nothing, or takes work again."""
+        self._draining.set(rests)
 
     def worked(self, groups: int, seconds: float) -> None:
         """So many were processed together."""

@@ -31,6 +31,7 @@ CALL_SECONDS = Histogram(
     buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300),
 )
 CALLS_IN_FLIGHT = Gauge("trimtab_grpc_calls_in_flight", "Calls being worked on.", ["method"])
+DRAINING = Gauge("trimtab_draining", "1 while this replica is marked to drain: it is not ready.")
 
 
 def replica_name(spec: ServiceSpec) -> str:

@@ -4,6 +4,7 @@
       ▲                                                                              │
       └──────────────────────────────────────────────────────────────────────────────┘
     drain: stopping is set ─▶ process returns early ─▶ unfinished handed back ─▶ leave
+    marked: the same, then it rests, and takes again once the mark is gone
 
 Whatever goes wrong with a group is data and travels with it; whatever goes wrong with the queue is waited
 out. The loop itself never raises.
@@ -24,7 +25,9 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from services.common import tracing
+from services.common.drain_mark import DrainMark
 from services.common.errors import Corrupted, TrimtabError, Unavailable
+from services.common.failures import error_info, failed_payload
 from services.common.stage_metrics import StageMetrics
 from services.common.stages.base import (
     ATTEMPT_LIMIT,
@@ -39,7 +42,6 @@ from trimtab.rollout.v1.rollout_pb2 import RolloutGroup
 
 BLOCK_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 2.0
-_MESSAGE_LIMIT = 500
 
 Result = TypeVar("Result")
 
@@ -76,7 +78,7 @@ class _Job:
 
 
 class StageWorker:
-    """Works `stage` until drained. `replica` names this worker in logs."""
+    """Works `stage` until drained, and rests while `mark` is there. `replica` names this worker in logs."""
 
     def __init__(
         self,
@@ -90,6 +92,7 @@ class StageWorker:
         attempt_limit: int = ATTEMPT_LIMIT,
         replica: str = "",
         block_seconds: float = BLOCK_SECONDS,
+        mark: DrainMark | None = None,
     ) -> None:
         self._queue = queue
         self._stage = stage
@@ -99,6 +102,10 @@ class StageWorker:
         self._renew_seconds = renew_seconds
         self._attempt_limit = attempt_limit
         self._block_seconds = block_seconds
+        self._mark = mark or DrainMark(None)
+        self._marked = False
+        # What processors look at: set while this worker is to hold nothing, for now (marked) or for good.
+        self._letting_go = threading.Event()
         self._stopping = threading.Event()
         self._stopped = asyncio.Event()
         self._ended = asyncio.Event()
@@ -109,19 +116,42 @@ class StageWorker:
     async def run(self) -> None:
         """Work until drain. Returns once this worker holds nothing and has left the stage."""
         self._started = True
+        following = asyncio.create_task(self._mark.follow(self._heed))
         try:
             while not self._stopping.is_set():
-                await self._round()
+                await (self._rest() if self._marked else self._round())
         finally:
+            following.cancel()
             await self._queue.leave()
             self._ended.set()
 
     async def drain(self) -> None:
         """Stop reading, let process() come back, hand back what is unfinished; returns when run() has."""
         self._stopping.set()
+        self._letting_go.set()
         self._stopped.set()
         if self._started:
             await self._ended.wait()
+
+    # -------------------------------------------------------------- the mark
+
+    async def _heed(self, marked: bool) -> None:
+        self._marked = marked
+        self._log.info("marked: takes nothing more" if marked else "the mark is gone: takes work again")
+        if marked:
+            self._letting_go.set()
+        elif not self._stopping.is_set():
+            self._letting_go.clear()
+
+    async def _rest(self) -> None:
+        """Hold nothing while the mark is there. Only here, between two rounds, does the gauge say so."""
+        await self._queue.leave()
+        self._metrics.draining(True)
+        while self._marked and not self._stopping.is_set():
+            await self._pause(self._mark.poll_seconds)
+        # At the end of the process it stays: whoever reads it now must not think that there is work again.
+        if not self._stopping.is_set():
+            self._metrics.draining(False)
 
     async def _take(self) -> list[Entry]:
         return await self._queue.take(
@@ -133,7 +163,7 @@ class StageWorker:
     async def _round(self) -> None:
         """Nothing that happens in one round ends the service; what it held is left to its leases."""
         try:
-            if entries := await self._persist(self._take):
+            if entries := await self._persist(self._take, given_up=self._letting_go):
                 await self._work([_Job(entry) for entry in entries])
         except TrimtabError as error:
             self._log.error("round given up", error=str(error))
@@ -152,7 +182,7 @@ class StageWorker:
                 self._metrics.left("lost" if job.lost or job.outcome is None else job.outcome.kind)
 
     async def _process_and_settle(self, jobs: list[_Job]) -> None:
-        if self._stopping.is_set():
+        if self._letting_go.is_set():
             for job in jobs:
                 job.outcome, job.payload = Outcome("unfinished"), job.entry.payload
         else:
@@ -182,7 +212,7 @@ class StageWorker:
         groups = [group for _, group in pairs]
         began = time.monotonic()
         try:
-            outcomes = self._processor.process(groups, self._stopping)
+            outcomes = self._processor.process(groups, self._letting_go)
             if len(outcomes) != len(groups):
                 raise Corrupted(f"the processor gave {len(outcomes)} outcomes for {len(groups)} groups")
         except Exception as error:
@@ -292,15 +322,18 @@ class StageWorker:
 
     # -------------------------------------------------------------- patience
 
-    async def _persist(self, action: Callable[[], Awaitable[Result]]) -> Result:
-        """Do it, again and again while the queue is away; a drain gives up instead."""
+    async def _persist(
+        self, action: Callable[[], Awaitable[Result]], *, given_up: threading.Event | None = None
+    ) -> Result:
+        """Do it, again and again while the queue is away, until `given_up` (a drain, where not named) is set."""
+        given_up = given_up or self._stopping
         pause = 0.1
         told = False
         while True:
             try:
                 return await action()
             except Unavailable as error:
-                if self._stopping.is_set():
+                if given_up.is_set():
                     raise
                 if not told:
                     self._log.warning("queue is away, waiting for it", error=str(error))
@@ -313,30 +346,6 @@ class StageWorker:
 
     def _info(self, error: Exception) -> common.ErrorInfo:
         return error_info(error, origin=self._stage)
-
-
-def error_info(error: Exception, *, origin: str) -> common.ErrorInfo:
-    """An exception in the form that travels with a group: one line, the status of our tree or INTERNAL."""
-    if isinstance(error, TrimtabError):
-        code, text = error.status, str(error)
-    else:
-        code, text = "INTERNAL", f"{type(error).__name__}: {error}"
-    return common.ErrorInfo(code=code, message=" ".join(text.split())[:_MESSAGE_LIMIT], origin=origin)
-
-
-def failed_payload(entry: Entry, error: common.ErrorInfo) -> bytes:
-    """The group as the learner gets it when it failed for good: as taken, with failure, slip at its end.
-
-    A payload that is no RolloutGroup is replaced by one with the identity alone.
-    """
-    try:
-        group = RolloutGroup.FromString(entry.payload)
-    except DecodeError:
-        group = RolloutGroup(group_id=entry.group_id, admission_number=entry.admission_number)
-    group.failure.CopyFrom(error)
-    del group.slip[:]
-    group.slip.append(LEARNER_STAGE)
-    return group.SerializeToString()
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> bool:

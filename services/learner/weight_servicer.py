@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from services.common.errors import InvalidInput, Unavailable
-from services.learner.weights import PublishedWeights, Snapshot, chunk, selected
+from services.learner.weights import Layout, PublishedWeights, Snapshot, selected
 from services.models.manifest import Version
 from services.models.wire import manifest_message, version_message, version_of
 from trimtab.weights.v1 import weights_pb2 as wire
@@ -64,8 +64,8 @@ class WeightServicer(wire_grpc.WeightServiceServicer):
     ) -> AsyncIterator[wire.FetchWeightsResponse]:
         """The bytes of the named tensors in manifest order, from the offset on."""
         snapshot = self._snapshot(version_of(request.want) if request.HasField("want") else None)
-        entries = selected(snapshot, list(request.tensors))
-        total = sum(entry.size_bytes for entry in entries)
+        layout = Layout(snapshot, selected(snapshot, list(request.tensors)))
+        total = layout.total
         if request.offset > total:
             raise InvalidInput(f"offset {request.offset} lies past the {total} bytes there are")
         for offset in range(request.offset, total, CHUNK_BYTES):
@@ -74,7 +74,7 @@ class WeightServicer(wire_grpc.WeightServiceServicer):
                 encoding=wire.WEIGHT_ENCODING_FULL,
                 total_bytes=total,
                 offset=offset,
-                data=chunk(snapshot, entries, offset, CHUNK_BYTES),
+                data=layout.chunk(offset, CHUNK_BYTES),
             )
 
     def _newest(self) -> Version | None:

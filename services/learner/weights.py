@@ -7,8 +7,10 @@ reader may still fetch a version while the next update writes into the model.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
@@ -96,15 +98,25 @@ def selected(snapshot: Snapshot, names: list[str]) -> list[TensorEntry]:
     return [entry for entry in snapshot.manifest.tensors if entry.name in wanted]
 
 
-def chunk(snapshot: Snapshot, entries: list[TensorEntry], offset: int, size: int) -> bytes:
-    """Bytes offset … offset+size of the entries' tensors, concatenated; shorter at the end."""
-    pieces, start = [], 0
-    for entry in entries:
-        end = start + entry.size_bytes
-        if end > offset and start < offset + size:
-            data = tensor_bytes(snapshot.tensors[entry.name])
+class Layout:
+    """Where the bytes of some entries' tensors lie, end to end. Any piece is found by its offset."""
+
+    def __init__(self, snapshot: Snapshot, entries: Sequence[TensorEntry]) -> None:
+        self._tensors = [snapshot.tensors[entry.name] for entry in entries]
+        self._ends = list(accumulate(entry.size_bytes for entry in entries))
+
+    @property
+    def total(self) -> int:
+        """Bytes in all."""
+        return self._ends[-1] if self._ends else 0
+
+    def chunk(self, offset: int, size: int) -> bytes:
+        """Bytes offset … offset+size; shorter at the end."""
+        pieces = []
+        for index in range(bisect_right(self._ends, offset), len(self._ends)):
+            start = self._ends[index - 1] if index else 0
+            if start >= offset + size:
+                break
+            data = tensor_bytes(self._tensors[index])
             pieces.append(data[max(0, offset - start) : offset + size - start])
-        start = end
-        if start >= offset + size:
-            break
-    return b"".join(pieces)
+        return b"".join(pieces)

@@ -61,12 +61,9 @@ class Manifest:
         return {entry.name: entry for entry in self.tensors}
 
 
-def entries_of(
-    state: Mapping[str, torch.Tensor], known: Mapping[str, TensorEntry] | None = None
-) -> tuple[TensorEntry, ...]:
-    """An entry for each tensor, in the mapping's order. `known` entries are taken over without hashing."""
-    known = known or {}
-    return tuple(known.get(name) or entry_of(name, tensor) for name, tensor in state.items())
+def entries_of(state: Mapping[str, torch.Tensor]) -> tuple[TensorEntry, ...]:
+    """An entry for each tensor, in the mapping's order."""
+    return tuple(entry_of(name, tensor) for name, tensor in state.items())
 
 
 def whole_digest(tensors: tuple[TensorEntry, ...], component: str = POLICY_COMPONENT) -> str:
@@ -78,13 +75,11 @@ def whole_digest(tensors: tuple[TensorEntry, ...], component: str = POLICY_COMPO
     return str(whole.hexdigest())
 
 
-def verified_tensor(entry: TensorEntry, data: bytes | bytearray | memoryview) -> torch.Tensor:
-    """The tensor that these bytes are. Raises Corrupted when they are not what the manifest says."""
-    return verified_in_place(entry, np.frombuffer(data, dtype=np.uint8).copy())
-
-
 def verified_in_place(entry: TensorEntry, data: npt.NDArray[np.uint8]) -> torch.Tensor:
-    """The same without a copy: the tensor shares the buffer, which belongs to it from now on."""
+    """The tensor that these bytes are; it shares the buffer, which belongs to it from now on.
+
+    Raises Corrupted when they are not what the manifest says.
+    """
     if len(data) != entry.size_bytes:
         raise Corrupted(f"{entry.name}: {len(data)} bytes came, {entry.size_bytes} were promised")
     if blake3(data.data, max_threads=blake3.AUTO).digest() != entry.digest:
@@ -113,6 +108,5 @@ __all__ = [
     "entry_of",
     "tensor_bytes",
     "verified_in_place",
-    "verified_tensor",
     "whole_digest",
 ]

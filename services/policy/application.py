@@ -56,7 +56,14 @@ class PolicyApplication:
                 max_new_tokens=self._config.max_new_tokens,
                 wait_seconds=weights.wait_seconds if weights else 0,
             )
-            self._worker = QueueWorker(queue, stage, processor, self._executor, replica=replica)
+            self._worker = QueueWorker(
+                queue,
+                stage,
+                processor,
+                self._executor,
+                replica=replica,
+                drain_file=self._config.server.drain_file,
+            )
             self._worker.start()
 
     def _load(self) -> Policy:

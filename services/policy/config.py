@@ -6,12 +6,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from services.common.spec.base import Spec
+from services.common.spec.channel import ChannelSpec
 from services.common.spec.service import ModelSpec, ServiceSpec
 
 
-class WeightSourceSpec(Spec):
-    """Who publishes new weights. Without it the policy serves what it loaded."""
+class WeightSourceSpec(ChannelSpec):
+    """Who publishes new weights, and how to reach it. Without it the policy serves what it loaded."""
 
     address: str = Field(min_length=1, description="host:port of a WeightService, the learner's.")
     retry_seconds: float = Field(0.5, gt=0, description="Pause before asking again when it is away.")

@@ -49,7 +49,7 @@ class WeightReader:
 
         Raises Mismatch for weights of another model or tokenizer: they will never fit.
         """
-        async with make_channel(self._source.address) as channel:
+        async with make_channel(self._source.address, self._source) as channel:
             stub = cast("WeightServiceAsyncStub", wire_grpc.WeightServiceStub(channel))
             while True:
                 try:

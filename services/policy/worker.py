@@ -10,9 +10,10 @@ import time
 from dataclasses import dataclass
 
 from services.common.errors import TrimtabError
+from services.common.failures import error_info
 from services.common.timing import record_timings
 from services.common.validation import token_ids
-from services.common.worker import Outcome, error_info
+from services.common.worker import Outcome
 from services.models.wire import version_of
 from services.policy.engines.base import Request
 from services.policy.generation import Policy

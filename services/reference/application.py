@@ -48,7 +48,14 @@ class ReferenceApplication:
         if queue is not None:
             stage, replica = queue.stage or self.name, replica_name(self._config)
             processor = ReferenceProcessor(model, stage=stage, replica=replica)
-            self._worker = QueueWorker(queue, stage, processor, self._executor, replica=replica)
+            self._worker = QueueWorker(
+                queue,
+                stage,
+                processor,
+                self._executor,
+                replica=replica,
+                drain_file=self._config.server.drain_file,
+            )
             self._worker.start()
 
     def _load(self) -> ReferenceModel:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from services.common.arrays import set_array
 from services.common.errors import TrimtabError
+from services.common.failures import error_info
 from services.common.timing import record_timings
 from services.common.validation import token_ids
-from services.common.worker import Outcome, error_info
+from services.common.worker import Outcome
 from services.reference.logprobs import IdPair, ReferenceModel
 from trimtab.rollout.v1 import rollout_pb2 as rollout
 

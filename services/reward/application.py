@@ -102,7 +102,14 @@ class RewardApplication:
             replica=replica,
             observer=self._watch,
         )
-        self._worker = QueueWorker(queue, self._config.stage, processor, self._executor, replica=replica)
+        self._worker = QueueWorker(
+            queue,
+            self._config.stage,
+            processor,
+            self._executor,
+            replica=replica,
+            drain_file=self._config.server.drain_file,
+        )
         self._worker.start()
 
     async def drain(self) -> None:

@@ -63,12 +63,20 @@ class RemoteSpec(Spec):
     key: SecretStr | None = Field(None, description="API key for the other service.")
     key_file: Path | None = Field(None, description="File with the key; read anew when it changes.")
     ca_file: Path | None = Field(None, description="Certificates to trust; grpc:// then speaks TLS.")
+    certificate_file: Path | None = Field(None, description="Our own, where the other service asks for one.")
+    private_key_file: Path | None = Field(None, description="Its key, without a password.")
     allow_plaintext: bool = Field(False, description="Send the key without TLS beyond this machine.")
     timeout_seconds: float = Field(30.0, gt=0)
     attempts: int = Field(3, ge=1, le=10)
     breaker_failures: int = Field(5, ge=1, description="Failures in a row that open the circuit.")
     breaker_seconds: float = Field(10.0, gt=0, description="How long it stays open before one call is tried.")
     concurrent_calls: int = Field(8, ge=1, le=256)
+
+    @model_validator(mode="after")
+    def _whole_pair(self) -> RemoteSpec:
+        if (self.certificate_file is None) != (self.private_key_file is None):
+            raise ValueError("expected certificate_file and private_key_file together")
+        return self
 
 
 class JudgeSpec(Spec):

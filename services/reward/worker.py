@@ -10,8 +10,9 @@ import time
 from collections.abc import Iterator, Sequence
 
 from services.common.errors import InvalidInput
+from services.common.failures import error_info
 from services.common.timing import record_timings
-from services.common.worker import Outcome, error_info
+from services.common.worker import Outcome
 from services.reward.observing import SILENT, Observer
 from services.reward.rewards.base import Caller, ScoreRow
 from services.reward.scoring import RewardModels

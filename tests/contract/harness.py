@@ -97,8 +97,8 @@ class RedisHarness:
 
     def __init__(self, server: QueueServer, run_uid: str) -> None:
         self.clock = FakeClock()
-        self._server = server
-        self._run_uid = run_uid
+        self.server = server
+        self.run_uid = run_uid
         self._keys = RunKeys(run_uid)
         self._opened: list[Consumer | RedisTools] = []
         self.raw: Any = redis.Redis.from_url(server.url)
@@ -107,8 +107,8 @@ class RedisHarness:
         self, consumer: str, stages: Sequence[str] = (), *, attempt_limit: int = ATTEMPT_LIMIT
     ) -> Consumer:
         made = RedisStages(
-            self._server.url,
-            self._run_uid,
+            self.server.url,
+            self.run_uid,
             consumer=consumer,
             stages=stages,
             attempt_limit=attempt_limit,
@@ -119,7 +119,7 @@ class RedisHarness:
         return made
 
     def tools(self) -> RedisTools:
-        made = RedisTools(self._server.url, self._run_uid)
+        made = RedisTools(self.server.url, self.run_uid)
         self._opened.append(made)
         return made
 

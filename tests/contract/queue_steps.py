@@ -57,11 +57,13 @@ async def groups_at(learner: Consumer) -> dict[str, set[str]]:
     return {view.stage: set(view.group_ids) for view in (await learner.scan()).stages}
 
 
-def fields(number: int, *, payload: bytes = b"p", check: str | None = None) -> dict[bytes, bytes]:
+def fields(
+    number: int, *, payload: bytes = b"p", check: str | None = None, attempts: int = 0
+) -> dict[bytes, bytes]:
     return {
         b"group_id": f"g{number}".encode(),
         b"admission": str(number).encode(),
-        b"attempts": b"0",
+        b"attempts": str(attempts).encode(),
         b"checksum": (check or checksum(payload, f"g{number}", number)).encode(),
         b"traceparent": b"",
         b"payload": payload,

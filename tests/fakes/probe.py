@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from orchestrator.cluster.control.insight import LearnerFigures
 from orchestrator.cluster.control.meter import PodFigures
+from orchestrator.cluster.control.service_meter import ServiceFigures
 
 
 class FakeProbe:
@@ -16,7 +17,10 @@ class FakeProbe:
         """By address; "": of any."""
         self.stages: dict[str, int] | None = None
         self.figures: dict[str, PodFigures] = {}
+        self.services_say: dict[str, ServiceFigures] = {}
         self.digest = ""
+        self.forgot: list[tuple[str, str]] = []
+        self.forget_fails = ""
         self.checkpoints: list[str] = []
         self.writes_checkpoints = True
 
@@ -30,8 +34,15 @@ class FakeProbe:
     def backlog(self, queue_url: str, run_uid: str) -> Mapping[str, int] | None:
         return self.stages
 
+    def forget_keys(self, queue_url: str, run_uid: str) -> str:
+        self.forgot.append((queue_url, run_uid))
+        return self.forget_fails
+
     def pods(self, pods: Mapping[str, tuple[str, int]]) -> Mapping[str, PodFigures]:
         return {name: self.figures[name] for name in pods if name in self.figures}
+
+    def services(self, pods: Mapping[str, tuple[str, int]]) -> Mapping[str, ServiceFigures]:
+        return {name: self.services_say[name] for name in pods if name in self.services_say}
 
     def served_digest(self, address: str) -> str:
         return self.digest

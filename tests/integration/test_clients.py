@@ -12,7 +12,7 @@ import pytest
 from services.common import errors
 from services.common.server import Endpoints, serving
 from services.common.spec.service import ServerSpec, ServiceSpec
-from tests.integration.test_server import App, Score
+from tests.integration.server.served import App, Score
 from trimtab import AsyncLearnerClient, AsyncRewardClient, LearnerClient, RewardClient
 from trimtab.clients.errors import (
     DeadlineExceededError,

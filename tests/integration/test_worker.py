@@ -17,10 +17,11 @@ from structlog.testing import capture_logs
 
 from orchestrator.local.queue_server import QueueServer
 from services.common.errors import Overloaded
+from services.common.failures import error_info
 from services.common.stages.base import LEARNER_STAGE, Advance, Entry, NewEntry
 from services.common.stages.entry import GROUP, RunKeys
 from services.common.stages.redis_stages import RedisStages
-from services.common.worker import Outcome, StageProcessor, StageWorker, error_info
+from services.common.worker import Outcome, StageProcessor, StageWorker
 from trimtab.common.v1 import common_pb2 as common
 from trimtab.rollout.v1.rollout_pb2 import RolloutGroup
 

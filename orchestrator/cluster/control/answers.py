@@ -8,15 +8,32 @@ from typing import Any
 
 from orchestrator.cluster.control.insight import LearnerFigures
 from orchestrator.cluster.control.meter import PodFigures
+from orchestrator.cluster.control.service_meter import ServiceFigures
 from orchestrator.cluster.kinds.status import CheckpointStatus, RolloutStatus
 
-BUSY, GROUPS, HELD, REVISION = (
+BUSY, GROUPS, HELD, DRAINING, REVISION = (
     "trimtab_stage_busy_seconds_total",
     "trimtab_stage_groups_total",
     "trimtab_stage_held_groups",
+    "trimtab_stage_draining",
     "trimtab_reward_model_info",
 )
-"""Slot-seconds spent, groups done, groups in hand (services/common/stage_metrics.py); the scoring model's digest."""
+"""Slot-seconds spent, groups done, groups in hand, 1 once it drains (services/common/stage_metrics.py); the scoring
+model's digest."""
+_SERVICE = {
+    "busy": ("trimtab_reward_phase_seconds_sum", 'phase="model"'),
+    "total": ("trimtab_reward_phase_seconds_sum", 'phase="total"'),
+    "rows": ("trimtab_reward_rows_total", ""),
+    "refused": ("trimtab_reward_rows_total", 'outcome="RESOURCE_EXHAUSTED"'),
+    "passes": ("trimtab_reward_batch_rows_count", ""),
+    "tokens": ("trimtab_reward_batch_tokens_sum", ""),
+    "waiting": ("trimtab_reward_queue_rows", ""),
+    "calls": ("trimtab_grpc_calls_in_flight", ".RewardService/"),
+    "requests": ("trimtab_http_requests_in_flight", ""),
+    "draining": ("trimtab_draining", ""),
+}
+"""What is summed of a reward service's page: the name, and what its labels contain (services/reward/metrics.py,
+services/common/telemetry.py)."""
 _LINE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?\s+(\S+)")
 _DIGEST = re.compile(r'digest="([^"]*)"')
 _STEP = re.compile(r"step-(\d+)/?$")
@@ -31,15 +48,54 @@ def pod_figures(page: str) -> PodFigures | None:
         if match is None:
             continue
         name, labels, value = match.groups()
-        if name in (BUSY, HELD) or (name == GROUPS and 'outcome="done"' in (labels or "")):
+        if name in (BUSY, HELD, DRAINING) or (name == GROUPS and 'outcome="done"' in (labels or "")):
             sums[name] = sums.get(name, 0.0) + float(value)
         elif name == REVISION:
             found = _DIGEST.search(labels or "")
             revision = found[1] if found else revision
     if BUSY not in sums or GROUPS not in sums:
         return None
+    held = int(sums.get(HELD, 0))
     return PodFigures(
-        busy_seconds=sums[BUSY], groups=int(sums[GROUPS]), held=int(sums.get(HELD, 0)), revision=revision
+        busy_seconds=sums[BUSY],
+        groups=int(sums[GROUPS]),
+        held=held,
+        draining=held == 0 and sums.get(DRAINING, 0) > 0,
+        revision=revision,
+    )
+
+
+def service_figures(page: str) -> ServiceFigures | None:
+    """Of a reward service's page, over all its models; None where it is another page."""
+    sums = dict.fromkeys(_SERVICE, 0.0)
+    found, revision = False, ""
+    for line in page.splitlines():
+        match = _LINE.match(line)
+        if match is None:
+            continue
+        name, labels, value = match[1], match[2] or "", match[3]
+        for figure, (metric, part) in _SERVICE.items():
+            if name == metric and part in labels:
+                sums[figure] += float(value)
+        if name == REVISION:
+            found = True
+            digest = _DIGEST.search(labels)
+            revision = revision or (digest[1] if digest else "")
+    return None if not found else _service(sums, revision)
+
+
+def _service(sums: Mapping[str, float], revision: str) -> ServiceFigures:
+    return ServiceFigures(
+        # A rule has no passes: there the time of its calls is what it costs.
+        busy_seconds=sums["busy"] if sums["passes"] else sums["total"],
+        rows=int(sums["rows"] - sums["refused"]),
+        refused=int(sums["refused"]),
+        passes=int(sums["passes"]),
+        tokens=int(sums["tokens"]),
+        waiting=int(sums["waiting"]),
+        calls=int(sums["calls"] + sums["requests"]),
+        draining=sums["draining"] > 0,
+        revision=revision,
     )
 
 

@@ -24,6 +24,7 @@ def role_facts(
         desired=replicas_of(deployment),
         ready=status.get("readyReplicas", 0),
         updated=status.get("updatedReplicas", 0) if seen else 0,
+        draining=sum(pod.draining is not None and not pod.ready and pod.deleting is None for pod in pods),
         unschedulable=trouble[0],
         failing=trouble[1] or _refused(status),
         unserved_seconds=insight.unserved_seconds,

@@ -37,6 +37,8 @@ class RoleInsight:
     reason: str = ""
     draining: int = 0
     unserved_seconds: float = 0.0
+    groups_per_second: float | None = None
+    """That left the stage in the last interval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +49,26 @@ class Insight:
     roles: Mapping[str, RoleInsight] = field(default_factory=dict)
     blind: str = ""
     """Why the scaler stands still; empty: it does not."""
+    planned: float | None = None
+    """Groups/s that the replicas are counted for."""
 
     def role(self, name: str) -> RoleInsight:
         """Of one stage."""
         return self.roles.get(name, RoleInsight())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceInsight:
+    """Of one reward model. Empty where nothing was measured (yet)."""
+
+    backlog_rows: int | None = None
+    rows_per_second: float | None = None
+    """Asked for, not only answered."""
+    busy_share: float | None = None
+    wanted: int | None = None
+    """None: the planner does not decide."""
+    reason: str = ""
+    draining: int = 0
+    blind: str = ""
+    """Why the scaler stands still; empty: it does not."""
+    measured: bool = False

@@ -23,8 +23,9 @@ from orchestrator.planning.observed import (
     RoleObserved,
 )
 
-DRAIN_PATIENCE_SECONDS = 30.0
-"""A replica told to drain is taken for empty after so long: SIGTERM makes it hand back what it still holds."""
+DRAIN_PATIENCE_SECONDS = 120.0
+"""A marked replica that does not say by then that it drains (it answers no scrape, its image knows no mark, the kubelet
+brought it none) is taken for empty: SIGTERM makes it hand back what it still holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,8 @@ class PodFigures:
     """Slot-seconds."""
     groups: int
     held: int = 0
+    draining: bool = False
+    """It says that it is marked, holds nothing and takes nothing."""
     revision: str = ""
 
 
@@ -91,7 +94,7 @@ class Meter:
             desired=role.desired,
             replicas=tuple(_replica(pod, scrape.pods.get(pod.name), now) for pod in there),
             metrics=self._metrics(name, there, scrape),
-            startup_seconds=_startup(there),
+            startup_seconds=startup_seconds(there),
         )
 
     def _metrics(self, name: str, pods: Sequence[PodView], scrape: Scrape) -> RoleMetrics | None:
@@ -136,13 +139,21 @@ def idle_share(role: RolePods, metrics: RoleMetrics | None, seconds: float) -> f
 
 def _replica(pod: PodView, figures: PodFigures | None, now: datetime) -> Replica:
     held = 0 if figures is None else figures.held
-    if pod.draining is not None and (now - pod.draining).total_seconds() >= DRAIN_PATIENCE_SECONDS:
-        held = 0
+    if pod.draining is not None:
+        held = _held_yet(held, figures, (now - pod.draining).total_seconds())
     age = 0.0 if pod.created is None else (now - pod.created).total_seconds()
-    return Replica(pod.name, _state(pod), held_groups=held, age_seconds=age)
+    return Replica(pod.name, state_of(pod), held_groups=held, age_seconds=age)
 
 
-def _state(pod: PodView) -> ReplicaState:
+def _held_yet(held: int, figures: PodFigures | None, seconds: float) -> int:
+    """Of a marked replica. Until it says that it drains it may take work at any moment, so it is not empty."""
+    if (figures is not None and figures.draining) or seconds >= DRAIN_PATIENCE_SECONDS:
+        return 0
+    return max(1, held)
+
+
+def state_of(pod: PodView) -> ReplicaState:
+    """How far a pod is."""
     if pod.reclaimed:
         return ReplicaState.RECLAIMED
     if pod.draining is not None:
@@ -150,7 +161,7 @@ def _state(pod: PodView) -> ReplicaState:
     return ReplicaState.READY if pod.ready else ReplicaState.STARTING
 
 
-def _startup(pods: Sequence[PodView]) -> float | None:
+def startup_seconds(pods: Sequence[PodView]) -> float | None:
     """Seconds from a pod's creation to its first readiness, the median of those that are there."""
     seconds = [
         (pod.ready_since - pod.created).total_seconds()

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator.cluster.kinds.base import GROUP
-from orchestrator.cluster.names import SERVICE
+from orchestrator.cluster.names import DRAIN, SERVICE
 
-DRAIN = f"{GROUP}/drain"
-"""Annotation of a pod that the scaler is about to remove: since when, in the API's form."""
 USER_ERROR = 2
 """Exit status of a service whose configuration is wrong (services/common/entry.py)."""
 _WAITS_BADLY = frozenset(
@@ -73,7 +70,7 @@ def pod_view(pod: Mapping[str, Any]) -> PodView:
         ended=ended,
         ended_at=_last_end(containers) if ended else None,
         deleting=moment(metadata.get("deletionTimestamp")),
-        draining=moment(annotations.get(DRAIN)),
+        draining=_marked(annotations.get(DRAIN), metadata),
         reclaimed=conditions.get("DisruptionTarget", {}).get("status") == "True",
         unschedulable=_words(scheduled) if scheduled.get("reason") == "Unschedulable" else "",
         failing=_failing(containers, status),
@@ -81,6 +78,13 @@ def pod_view(pod: Mapping[str, Any]) -> PodView:
         created=moment(metadata.get("creationTimestamp")),
         ready_since=moment(ready.get("lastTransitionTime")) if ready.get("status") == "True" else None,
     )
+
+
+def _marked(mark: object, metadata: Mapping[str, Any]) -> datetime | None:
+    """Since when. The pod heeds any mark that is not blank; one that is no time counts from its creation."""
+    if not isinstance(mark, str) or not mark.strip():
+        return None
+    return moment(mark) or moment(metadata.get("creationTimestamp")) or datetime.min.replace(tzinfo=UTC)
 
 
 def moment(text: object) -> datetime | None:

@@ -13,7 +13,18 @@ from orchestrator.cluster.control.course import DONE, Course
 from orchestrator.cluster.control.insight import Insight
 from orchestrator.cluster.kinds import Condition, RoleStatus, TrainingRun, TrainingRunStatus
 
-FIGURES = ("step", "reward", "kl", "learnerIdleShare", "rollouts", "version")
+FIGURES = (
+    "step",
+    "reward",
+    "kl",
+    "learnerIdleShare",
+    "rollouts",
+    "version",
+    "backlogRows",
+    "rowsPerSecond",
+    "busyShare",
+    "reason",
+)
 """They change all the time: a write for them alone waits."""
 ROLE_FIGURES = ("backlogGroups", "idleShare", "reason")
 

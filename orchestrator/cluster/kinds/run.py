@@ -34,8 +34,28 @@ TRAINED = "this-run"
 """Path of the reward model that the run itself trains, in stages.rewardModel."""
 
 
+class RefTlsSpec(Spec):
+    """How the bridge worker speaks TLS with the RewardModel. Secrets are of the run's namespace."""
+
+    ca_secret: SecretKey | None = Field(
+        None, description="Authorities to trust, PEM; left out: those that gRPC brings."
+    )
+    client_secret: Name | None = Field(
+        None, description="Secret of type kubernetes.io/tls, where the RewardModel asks for a certificate."
+    )
+
+
 class RewardModelRef(Spec):
     """A RewardModel that serves several runs; a small bridge worker of the run's own calls it."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!has(self.keySecret) || has(self.tls) || self.allowPlaintext",
+                "keySecret without tls would send the key in the clear: give tls, or allowPlaintext",
+            )
+        )
+    )
 
     name: Name = Field(description="The RewardModel.")
     namespace: Name | None = Field(None, description="Left out: the run's own.")
@@ -44,6 +64,16 @@ class RewardModelRef(Spec):
         description="The run stops rather than take scores of another model; left out: what serves at the start.",
     )
     key_secret: SecretKey | None = Field(None, description="API key, where the RewardModel asks for one.")
+    tls: RefTlsSpec | None = Field(None, description="Where the RewardModel has tls.")
+    allow_plaintext: bool = Field(
+        False, description="Send the key without TLS, because a mesh encrypts between the pods."
+    )
+
+    @model_validator(mode="after")
+    def _safe(self) -> RewardModelRef:
+        if self.key_secret is not None and self.tls is None and not self.allow_plaintext:
+            raise ValueError("keySecret without tls would send the key in the clear")
+        return self
 
 
 class RewardStage(Spec):

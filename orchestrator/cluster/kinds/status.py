@@ -79,3 +79,8 @@ class RewardModelStatus(StatusModel):
     address: str = Field("", max_length=512, description="host:port for gRPC.")
     runs: int = Field(0, ge=0, description="Runs that refer to it.")
     backlog_rows: int | None = Field(None, ge=0, description="Rows that wait, over all replicas.")
+    rows_per_second: float | None = Field(None, description="Asked for: answered, refused, waiting anew.")
+    busy_share: float | None = Field(None, description="Of the replicas' time.")
+    wanted: int | None = Field(None, ge=0, description="What the planner wants; absent unless Auto.")
+    draining: int = Field(0, ge=0, description="Told to take no more calls, and not gone yet.")
+    reason: str = Field("", max_length=1024, description="Why the planner wants this number.")

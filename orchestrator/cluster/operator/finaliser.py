@@ -41,8 +41,11 @@ class Finaliser:
         have = item["metadata"].get("finalizers") or []
         return item if FINALIZER in have else self._write(item, [*have, FINALIZER])
 
-    def end(self, item: Object, now: datetime, last: Callable[[], None] = lambda: None) -> float | None:
-        """One step towards the end; seconds until the next, None when it is over. `last`: done before it is."""
+    def end(self, item: Object, now: datetime, last: Callable[[], bool] = lambda: True) -> float | None:
+        """One step towards the end; seconds until the next, None when it is over.
+
+        `last` is done when the pods are gone, and again until it says that it is done.
+        """
         have = item["metadata"].get("finalizers") or []
         if FINALIZER not in have:
             return None
@@ -57,7 +60,8 @@ class Finaliser:
         if left and not late:
             self._force(left, now)
             return LOOK_AGAIN_SECONDS
-        last()
+        if not last():
+            return LOOK_AGAIN_SECONDS
         self._write(item, [one for one in have if one != FINALIZER])
         _log.info("gone", left=len(left))
         return None

@@ -1,34 +1,35 @@
-"""What was measured last of each run, between the scaler that measures and the reconcilers that tell it."""
+"""What was measured last of each object, between the scalers that measure and the reconcilers that tell it."""
 
 from __future__ import annotations
 
 import threading
+from typing import Generic, TypeVar
 
-from orchestrator.cluster.control.insight import Insight
 from orchestrator.cluster.control.resources import Ref
 
-_NOTHING = Insight()
+Seen = TypeVar("Seen")
 
 
-class Insights:
-    """Safe for several threads."""
+class Insights(Generic[Seen]):
+    """Safe for several threads. `nothing`: of an object that nobody has measured."""
 
-    def __init__(self) -> None:
+    def __init__(self, nothing: Seen) -> None:
         self._lock = threading.Lock()
-        self._kept: dict[Ref, Insight] = {}
+        self._nothing = nothing
+        self._kept: dict[Ref, Seen] = {}
 
-    def get(self, run: Ref) -> Insight:
+    def get(self, owner: Ref) -> Seen:
         """The last, or an empty one."""
-        return self._kept.get(run, _NOTHING)
+        return self._kept.get(owner, self._nothing)
 
-    def put(self, run: Ref, insight: Insight) -> bool:
+    def put(self, owner: Ref, insight: Seen) -> bool:
         """Keep it; whether it says anything new."""
         with self._lock:
-            new = self._kept.get(run, _NOTHING) != insight
-            self._kept[run] = insight
+            new = self._kept.get(owner, self._nothing) != insight
+            self._kept[owner] = insight
             return new
 
-    def forget(self, run: Ref) -> None:
-        """The run is gone, or nothing is measured any more."""
+    def forget(self, owner: Ref) -> None:
+        """The object is gone, or nothing is measured any more."""
         with self._lock:
-            self._kept.pop(run, None)
+            self._kept.pop(owner, None)

@@ -21,6 +21,7 @@ from orchestrator.cluster.operator.checkpoints import Checkpoints
 from orchestrator.cluster.operator.config import OperatorConfig
 from orchestrator.cluster.operator.controller import Controller
 from orchestrator.cluster.operator.elector import Elector
+from orchestrator.cluster.operator.leftovers import Leftovers
 from orchestrator.cluster.operator.metrics import OBJECTS, RUNS, WRITES
 from orchestrator.cluster.operator.models import RewardModelReconciler
 from orchestrator.cluster.operator.probe import Probe
@@ -28,6 +29,7 @@ from orchestrator.cluster.operator.reflector import Reflector
 from orchestrator.cluster.operator.runs import RunReconciler
 from orchestrator.cluster.operator.scaler import Scaler
 from orchestrator.cluster.operator.secrets import QueueSecrets
+from orchestrator.cluster.operator.service_scaler import ServiceScaler
 from orchestrator.cluster.operator.shared import make_tools
 from services.common.errors import LostOwnership, TrimtabError
 
@@ -60,9 +62,12 @@ class Operator:
         secrets = QueueSecrets(gated)
         self._executor = ThreadPoolExecutor(max_workers=16, thread_name_prefix="checkpoint")
         checkpoints = Checkpoints(probe, self._executor, timeout_seconds=config.checkpoint_seconds)
-        self.runs = self._controller("runs", RunReconciler(tools, secrets, checkpoints).handle)
+        leftovers = Leftovers(tools, secrets, probe)
+        self.runs = self._controller("runs", RunReconciler(tools, secrets, checkpoints, leftovers).handle)
         self.models = self._controller("models", RewardModelReconciler(tools, probe).handle)
         scaler = Scaler(tools, probe, secrets, interval_seconds=config.scaling_seconds, told=self.runs.add)
+        services = ServiceScaler(tools, probe, interval_seconds=config.scaling_seconds, told=self.models.add)
+        self.services = self._controller("services", services.handle)
         # Its workers mostly wait for answers.
         self.scaler = Controller("scaler", scaler.handle, leads=self.leads, workers=4 * config.workers)
 
@@ -111,7 +116,7 @@ class Operator:
 
     @property
     def _controllers(self) -> tuple[Controller, ...]:
-        return self.runs, self.models, self.scaler
+        return self.runs, self.models, self.scaler, self.services
 
     def _gate(self) -> None:
         # A reconcile may end between any two of its writes: the next one goes on from what is there.
@@ -162,6 +167,7 @@ class Operator:
             self.scaler.add_after(owner, self.config.scaling_seconds * random.uniform(0.2, 1.0))
         else:
             self.models.add(owner)
+            self.services.add_after(owner, self.config.scaling_seconds * random.uniform(0.2, 1.0))
 
     def _leadership(self, leads: bool) -> None:
         RUNS.set(len(self.store.all("TrainingRun")))
@@ -178,4 +184,4 @@ class Operator:
         return thread
 
 
-_WORKERS = ("runs", "models", "scaler")
+_WORKERS = ("runs", "models", "scaler", "services")

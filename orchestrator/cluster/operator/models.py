@@ -10,6 +10,7 @@ from orchestrator.cluster.client.errors import first_refused
 from orchestrator.cluster.conditions import RewardModelFacts, reward_model_conditions
 from orchestrator.cluster.control.facts import replicas_of, role_facts
 from orchestrator.cluster.control.insight import RoleInsight
+from orchestrator.cluster.control.references import stages_that_refer
 from orchestrator.cluster.control.replicas import number_for
 from orchestrator.cluster.control.resources import Object, Ref
 from orchestrator.cluster.control.status import as_written
@@ -24,7 +25,7 @@ from orchestrator.cluster.render.options import PORTS
 from services.common.errors import InvalidInput
 
 DIGEST_LOOK_SECONDS = 30.0
-NO_PLANNER = "the planner scales runs alone: of a RewardModel, Auto keeps the number within its bounds"
+NOT_YET = "nothing was measured yet"
 
 
 class RewardModelReconciler:
@@ -88,6 +89,8 @@ class RewardModelReconciler:
         deployment = view.deployments.get(names.name)
         pods = [pod for of_service in view.pods.values() for pod in of_service]
         role = role_facts("reward", deployment, pods, RoleInsight())
+        seen = self._tools.service_insights.get(Ref.of(item))
+        auto = model.spec.scaling.mode == "Auto"
         digest, asked = self._digest(model, view)
         facts = RewardModelFacts(
             generation=model.metadata.generation,
@@ -95,7 +98,8 @@ class RewardModelReconciler:
             digest=digest,
             pinned=model.spec.digest or "",
             refused=refused,
-            scaling_blind=NO_PLANNER if model.spec.scaling.mode == "Auto" else "",
+            scaling_blind=(seen.blind if seen.measured else NOT_YET) if auto else "",
+            scaling="" if auto else f"{model.spec.scaling.mode}: the planner does not decide",
         )
         conditions = reward_model_conditions(facts, model.status.conditions, self._tools.now())
         selector = ",".join(f"{key}={value}" for key, value in sorted(names.selector.items()))
@@ -108,7 +112,12 @@ class RewardModelReconciler:
             digest=digest,
             address=f"{names.host}:{PORTS['reward'].grpc}",
             runs=self._runs(model),
-            backlog_rows=model.status.backlog_rows,
+            backlog_rows=seen.backlog_rows,
+            rows_per_second=seen.rows_per_second,
+            busy_share=seen.busy_share,
+            wanted=seen.wanted,
+            draining=seen.draining,
+            reason=seen.reason[:1024],
         )
         wait = self._status.write(item, as_written(status), _as_before(model.status, item))
         self._tools.recorder.transitions(item, model.status.conditions, conditions)
@@ -130,8 +139,8 @@ class RewardModelReconciler:
 
     def _runs(self, model: RewardModel) -> int:
         """Runs that refer to it."""
-        own = (model.metadata.namespace, model.metadata.name)
-        return sum(own in _referred(run) for run in self._tools.store.all("TrainingRun"))
+        place = (model.metadata.namespace, model.metadata.name)
+        return sum(bool(stages_that_refer(run, *place)) for run in self._tools.store.all("TrainingRun"))
 
     def _tell_invalid(self, item: Object, error: str) -> None:
         status = RewardModelStatus.model_validate(item.get("status") or {})
@@ -146,16 +155,6 @@ class RewardModelReconciler:
         new = status.model_copy(update={"conditions": conditions, "observed_generation": generation})
         self._status.write(item, as_written(new), _as_before(status, item))
         self._tools.recorder.transitions(item, status.conditions, wrong)
-
-
-def _referred(run: Object) -> set[tuple[str, str]]:
-    namespace = run["metadata"].get("namespace", "")
-    found = set()
-    for entry in (run.get("spec") or {}).get("rewards") or ():
-        ref = entry.get("rewardModelRef")
-        if ref:
-            found.add((ref.get("namespace") or namespace, ref.get("name", "")))
-    return found
 
 
 def _as_before(status: RewardModelStatus, item: Object) -> dict[str, Any]:

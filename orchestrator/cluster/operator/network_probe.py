@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import structlog
 import urllib3
 
 from orchestrator import calls
-from orchestrator.cluster.control.answers import learner_figures, pod_figures
+from orchestrator.cluster.control.answers import learner_figures, pod_figures, service_figures
 from orchestrator.cluster.control.insight import LearnerFigures
 from orchestrator.cluster.control.meter import PodFigures
+from orchestrator.cluster.control.service_meter import ServiceFigures
 from orchestrator.cluster.names import service_of
 from services.common.errors import TrimtabError
 from services.common.stages.tools import RedisTools
@@ -21,6 +23,7 @@ from trimtab.learner.v1 import learner_pb2 as wire
 ANSWER_SECONDS = 3.0
 AT_ONCE = 16
 """Pages that are read at the same time, over all runs."""
+Figures = TypeVar("Figures")
 _log = structlog.get_logger(__name__)
 
 
@@ -63,11 +66,22 @@ class NetworkProbe:
         except TrimtabError:
             return None
 
+    def forget_keys(self, queue_url: str, run_uid: str) -> str:
+        """See Probe.forget_keys."""
+        try:
+            removed = asyncio.run(_forget(queue_url, run_uid))
+        except TrimtabError as error:
+            return " ".join(str(error).split())
+        _log.info("keys removed", run_uid=run_uid, keys=removed)
+        return ""
+
     def pods(self, pods: Mapping[str, tuple[str, int]]) -> Mapping[str, PodFigures]:
         """See Probe.pods."""
-        asked = {name: self._pool.submit(self._pod, *place) for name, place in pods.items()}
-        answers = {name: future.result() for name, future in asked.items()}
-        return {name: figures for name, figures in answers.items() if figures is not None}
+        return self._read(pods, pod_figures)
+
+    def services(self, pods: Mapping[str, tuple[str, int]]) -> Mapping[str, ServiceFigures]:
+        """See Probe.services."""
+        return self._read(pods, service_figures)
 
     def served_digest(self, address: str) -> str:
         """See Probe.served_digest."""
@@ -77,13 +91,30 @@ class NetworkProbe:
             return ""
         return next((model.model.model_digest for model in models if model.model.model_digest), "")
 
-    def _pod(self, address: str, port: int) -> PodFigures | None:
+    def _read(
+        self, pods: Mapping[str, tuple[str, int]], figures_of: Callable[[str], Figures | None]
+    ) -> dict[str, Figures]:
+        asked = {name: self._pool.submit(self._page, *place) for name, place in pods.items()}
+        pages = {name: future.result() for name, future in asked.items()}
+        figures = {name: figures_of(page) for name, page in pages.items()}
+        return {name: one for name, one in figures.items() if one is not None}
+
+    def _page(self, address: str, port: int) -> str:
+        """A metrics page; empty: it does not answer."""
         host = f"[{address}]" if ":" in address else address
         try:
             answer = self._http.request("GET", f"http://{host}:{port}/metrics", timeout=ANSWER_SECONDS)
         except (urllib3.exceptions.HTTPError, OSError):
-            return None
-        return pod_figures(answer.data.decode(errors="replace")) if answer.status == 200 else None
+            return ""
+        return answer.data.decode(errors="replace") if answer.status == 200 else ""
+
+
+async def _forget(queue_url: str, run_uid: str) -> int:
+    tools = RedisTools(queue_url, run_uid, patience_seconds=ANSWER_SECONDS)
+    try:
+        return await tools.forget()
+    finally:
+        await tools.close()
 
 
 async def _backlog(queue_url: str, run_uid: str) -> dict[str, int]:

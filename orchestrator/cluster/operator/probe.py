@@ -11,6 +11,7 @@ from typing import Protocol
 
 from orchestrator.cluster.control.insight import LearnerFigures
 from orchestrator.cluster.control.meter import PodFigures
+from orchestrator.cluster.control.service_meter import ServiceFigures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +42,16 @@ class Probe(Protocol):
         """Groups on each stage, by service; `learner`: what has arrived."""
         ...
 
+    def forget_keys(self, queue_url: str, run_uid: str) -> str:
+        """Remove all keys of a run that is over; why that could not be done, empty: it was."""
+        ...
+
     def pods(self, pods: Mapping[str, tuple[str, int]]) -> Mapping[str, PodFigures]:
         """Figures of the pods that answer."""
+        ...
+
+    def services(self, pods: Mapping[str, tuple[str, int]]) -> Mapping[str, ServiceFigures]:
+        """Figures of the reward services that answer."""
         ...
 
     def served_digest(self, address: str) -> str:

@@ -31,6 +31,7 @@ from orchestrator.cluster.kinds import TrainingRun, TrainingRunStatus, read_obje
 from orchestrator.cluster.names import MANAGER, RunNames, service_of
 from orchestrator.cluster.operator.checkpoints import Checkpoints
 from orchestrator.cluster.operator.flavors import Flavors
+from orchestrator.cluster.operator.leftovers import Leftovers
 from orchestrator.cluster.operator.secrets import QueueSecrets
 from orchestrator.cluster.operator.shared import Tools
 from orchestrator.cluster.operator.status_writer import StatusWriter
@@ -68,8 +69,11 @@ class _Plan:
 class RunReconciler:
     """Brings runs to where their specs say."""
 
-    def __init__(self, tools: Tools, secrets: QueueSecrets, checkpoints: Checkpoints) -> None:
+    def __init__(
+        self, tools: Tools, secrets: QueueSecrets, checkpoints: Checkpoints, leftovers: Leftovers
+    ) -> None:
         self._tools, self._secrets, self._checkpoints = tools, secrets, checkpoints
+        self._leftovers = leftovers
         self._flavors = Flavors(tools.api, tools.clock)
         self._status = StatusWriter(tools.api, tools.store, seconds=tools.status_seconds, clock=tools.clock)
 
@@ -79,12 +83,8 @@ class RunReconciler:
         if item is None:
             self._forget(ref)
             return None
-        uid = item["metadata"].get("uid", "")
         if item["metadata"].get("deletionTimestamp"):
-            secret = RunNames(ref.name, ref.namespace, uid).redis
-            return self._tools.finaliser.end(
-                item, self._tools.now(), lambda: self._secrets.remove(ref.namespace, secret, uid)
-            )
+            return self._tools.finaliser.end(item, self._tools.now(), partial(self._last, item))
         item = self._tools.finaliser.guard(item)
         try:
             run = read_object(TrainingRun, item)
@@ -100,6 +100,14 @@ class RunReconciler:
         except InvalidInput as error:
             self._tell_invalid(item, str(error))
             return None
+
+    def _last(self, item: Object) -> bool:
+        """Of a run that is deleted, once its pods are gone: its keys, its Secret."""
+        if not self._leftovers.remove(item):
+            return False
+        ref, uid = Ref.of(item), item["metadata"].get("uid", "")
+        self._secrets.remove(ref.namespace, RunNames(ref.name, ref.namespace, uid).redis, uid)
+        return True
 
     # ------------------------------------------------------------ one run
 
@@ -281,6 +289,7 @@ class RunReconciler:
             finished=plan.course.finished,
             message=plan.course.message,
             refused=str(refused or ""),
+            flavors_forbidden=self._flavors.forbidden(plan.view.workload),
             scaling_blind=insight.blind if working else "",
             restarts=plan.learner.count.since(self._checkpoint_step(run, Ref.of(item))),
         )

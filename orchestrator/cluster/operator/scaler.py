@@ -16,29 +16,24 @@ from dataclasses import replace
 from orchestrator.cluster.control.facts import replicas_of
 from orchestrator.cluster.control.insight import Insight, LearnerFigures, RoleInsight
 from orchestrator.cluster.control.meter import Meter, RolePods, Scrape, idle_share
-from orchestrator.cluster.control.pods import DRAIN
 from orchestrator.cluster.control.resources import Object, Ref
 from orchestrator.cluster.control.view import LEARNER, View, view_of
 from orchestrator.cluster.kinds import TrainingRun, read_object
 from orchestrator.cluster.names import RunNames, service_of
-from orchestrator.cluster.operator.elector import micro_time
 from orchestrator.cluster.operator.metrics import BLIND
+from orchestrator.cluster.operator.mover import Mover
 from orchestrator.cluster.operator.probe import Probe
 from orchestrator.cluster.operator.secrets import QueueSecrets
 from orchestrator.cluster.operator.shared import Tools
 from orchestrator.cluster.pipeline import pipeline_spec
 from orchestrator.cluster.render.options import PORTS
 from orchestrator.cluster.render.services import stage_role, stages_of
-from orchestrator.planning.actions import Drain, Remember, Scale, Undrain
+from orchestrator.planning.actions import Remember
 from orchestrator.planning.decision import Decision
 from orchestrator.planning.observed import Observed
 from orchestrator.planning.scaling import decide
 from orchestrator.planning.spec import Auto
 from services.common.errors import InvalidInput
-
-COST = "controller.kubernetes.io/pod-deletion-cost"
-"""A ReplicaSet that shrinks takes the pods with the lowest first."""
-DRAINED_COST = "-1000"
 
 
 class Scaler:
@@ -55,13 +50,14 @@ class Scaler:
     ) -> None:
         self._told = told
         self._tools, self._probe, self._secrets, self._interval = tools, probe, secrets, interval_seconds
+        self._mover = Mover(tools)
         self._meters: dict[Ref, Meter] = {}
         self._lock = threading.Lock()
 
     def handle(self, ref: Ref) -> float | None:
         """One look at one run; seconds until the next, None where nothing trains."""
         item = self._tools.store.get(ref)
-        run = None if item is None else _training(item)
+        run = None if item is None else training(item)
         if item is None or run is None:
             self._forget(ref)
             return None
@@ -79,7 +75,10 @@ class Scaler:
         auto = {role.name for role in pipeline_spec(run).roles if isinstance(role.scaling, Auto)}
         for action in decision.actions:
             if not isinstance(action, Remember) and action.role in auto:
-                self._act(item, names, view, action)
+                self._mover.act(item, view, view.deployments.get(names.service(action.role)), action)
+        for name, role in roles.items():
+            if name not in auto:
+                self._mover.take_marks_off(view, role.pods)
         self._keep(ref, _insight(decision, observed, scrape, meter, roles, seconds, auto))
         return self._interval
 
@@ -91,7 +90,8 @@ class Scaler:
             pod.name: (pod.address, PORTS[service.partition("-")[0]].metrics)
             for service, role in roles.items()
             for pod in role.pods
-            if pod.ready and pod.address
+            # What drains is not ready, and is asked whether it holds anything yet.
+            if (pod.ready or pod.draining is not None) and pod.address and pod.deleting is None
         }
         # Who asks a server that is not up yet waits for nothing.
         asked = run.spec.redis.owned is None or any(pod.ready for pod in view.pods_of("redis"))
@@ -113,29 +113,6 @@ class Scaler:
         first = next((pod for pod in ready if pod.name.startswith(f"{newest.name}-0")), None)
         return None if first is None else self._probe.learner(f"{first.address}:{PORTS[LEARNER].grpc}")
 
-    # ------------------------------------------------------------ acting
-
-    def _act(self, item: Object, names: RunNames, view: View, action: Scale | Drain | Undrain) -> None:
-        if isinstance(action, Scale):
-            deployment = view.deployments.get(names.service(action.role))
-            if deployment is None:
-                return
-            for pod in action.remove:
-                self._mark(view, pod, {COST: DRAINED_COST})
-            self._tools.applier.scale(deployment, action.replicas)
-            note = f"{action.role} to {action.replicas}: {action.reason}"
-            self._tools.recorder.tell(item, "Scale", "Scaled", note)
-        elif isinstance(action, Drain):
-            since = micro_time(self._tools.now())
-            self._mark(view, action.replica, {DRAIN: since, COST: DRAINED_COST})
-        else:
-            self._mark(view, action.replica, {DRAIN: None, COST: None})
-
-    def _mark(self, view: View, pod: str, annotations: Mapping[str, str | None]) -> None:
-        found = view.object_of("Pod", pod)
-        if found is not None:
-            self._tools.applier.annotate(found, annotations)
-
     # ------------------------------------------------------------ remembering
 
     def _meter(self, ref: Ref) -> Meter:
@@ -155,7 +132,7 @@ class Scaler:
             self._meters.pop(ref, None)
 
 
-def _training(item: Object) -> TrainingRun | None:
+def training(item: Object) -> TrainingRun | None:
     """The run, where it is to have pods now."""
     if item["metadata"].get("deletionTimestamp") or (item.get("spec") or {}).get("suspend"):
         return None
@@ -199,8 +176,10 @@ def _insight(
             reason=told.reason if told.role in auto else "",
             draining=sum(pod.draining is not None for pod in role.pods),
             unserved_seconds=meter.unserved_seconds(told.role, role, scrape),
+            groups_per_second=None if metrics is None or not seconds else metrics.completed_groups / seconds,
         )
-    return Insight(learner=scrape.learner, roles=seen, blind=_blind(decision, auto))
+    planned = None if decision.flow is None else decision.flow.planned
+    return Insight(learner=scrape.learner, roles=seen, blind=_blind(decision, auto), planned=planned)
 
 
 def _blind(decision: Decision, auto: set[str]) -> str:

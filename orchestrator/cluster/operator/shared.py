@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from orchestrator.cluster.client.api import Api
+from orchestrator.cluster.control.insight import Insight, ServiceInsight
 from orchestrator.cluster.control.store import Store
 from orchestrator.cluster.operator.applier import Applier
 from orchestrator.cluster.operator.events import Recorder
@@ -31,7 +32,10 @@ class Tools:
     applier: Applier
     finaliser: Finaliser
     recorder: Recorder
-    insights: Insights
+    insights: Insights[Insight]
+    """Of runs."""
+    service_insights: Insights[ServiceInsight]
+    """Of reward models."""
     options: RenderOptions = field(default_factory=RenderOptions)
     now: Callable[[], datetime] = wall_clock
     clock: Callable[[], float] = time.monotonic
@@ -49,6 +53,7 @@ def make_tools(api: Api, store: Store, identity: str, **more: object) -> Tools:
         applier=applier,
         finaliser=Finaliser(api, store, applier),
         recorder=Recorder(api, identity),
-        insights=Insights(),
+        insights=Insights(Insight()),
+        service_insights=Insights(ServiceInsight()),
         **more,  # type: ignore[arg-type]
     )

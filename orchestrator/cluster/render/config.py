@@ -14,10 +14,21 @@ from orchestrator.local.toml import to_toml
 
 KEY_FILE = "/run/trimtab/key/key"
 """API key of a reward model that the run refers to."""
+CA_FILE, CLIENT_TLS = "/run/trimtab/ca/ca.crt", "/run/trimtab/client"
+"""Whom a bridge trusts, and who it is."""
+
+DRAIN_FILE = "/run/trimtab/pod/drain"
+"""The pod's annotation `trimtab.dev/drain`, kept by the kubelet, empty where there is none. The service reads it
+(services/common/drain_mark.py)."""
 
 
-def server_table(role: str, drain_seconds: int, *, http: bool = False) -> dict[str, Any]:
-    """[server]: the fixed ports. Who may connect is the NetworkPolicies' matter, inside a run."""
+def server_table(
+    role: str, drain_seconds: int, *, http: bool = False, drains_by_mark: bool = True
+) -> dict[str, Any]:
+    """[server]: the fixed ports. Who may connect is the NetworkPolicies' matter, inside a run.
+
+    `drains_by_mark`: its pods have DRAIN_FILE.
+    """
     ports = PORTS[role]
     return {
         "host": "0.0.0.0",  # noqa: S104 a pod has an address of its own
@@ -26,6 +37,7 @@ def server_table(role: str, drain_seconds: int, *, http: bool = False) -> dict[s
         "metrics_port": ports.metrics,
         **({"http_port": ports.http} if http and ports.http else {}),
         "drain_seconds": drain_seconds,
+        **({"drain_file": DRAIN_FILE} if drains_by_mark else {}),
     }
 
 
@@ -69,7 +81,9 @@ def paths_read(run: TrainingRun, names: RunNames, stage: str) -> tuple[str, ...]
 
 def _common(role: str, drain: int, names: RunNames, stage: str) -> dict[str, Any]:
     return {
-        "server": server_table(role, drain) | {"allow_unauthenticated": True},
+        # Nobody scales a learner.
+        "server": server_table(role, drain, drains_by_mark=role != "learner")
+        | {"allow_unauthenticated": True},
         "queue": {"run_uid": names.run_uid, "stage": stage},
         "log": {"level": "info", "json_lines": True},
     }
@@ -101,5 +115,15 @@ def _source(names: RunNames, entry: RewardStage) -> Mapping[str, Any]:
     if ref is None:
         return {"path": reward_path(names, entry)}
     host = f"{ref.name}.{ref.namespace or names.namespace}.svc"
-    remote = {"url": f"grpc://{host}:{PORTS['reward'].grpc}", "model": ref.name}
-    return {"remote": remote | ({"key_file": KEY_FILE} if ref.key_secret else {})}
+    scheme = "grpc" if ref.tls is None else "grpcs"
+    remote: dict[str, Any] = {"url": f"{scheme}://{host}:{PORTS['reward'].grpc}", "model": ref.name}
+    if ref.key_secret is not None:
+        remote["key_file"] = KEY_FILE
+    if ref.allow_plaintext:
+        remote["allow_plaintext"] = True
+    if ref.tls is not None and ref.tls.ca_secret is not None:
+        remote["ca_file"] = CA_FILE
+    if ref.tls is not None and ref.tls.client_secret is not None:
+        pair = {"certificate_file": f"{CLIENT_TLS}/tls.crt", "private_key_file": f"{CLIENT_TLS}/tls.key"}
+        remote |= pair
+    return {"remote": remote}

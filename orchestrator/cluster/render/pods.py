@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from orchestrator.cluster.kinds import PodSettings
 from orchestrator.cluster.kinds.pods import EnvVar
+from orchestrator.cluster.names import DRAIN
+from orchestrator.cluster.render.config import DRAIN_FILE
 from orchestrator.cluster.render.options import Ports, RenderOptions
 from orchestrator.cluster.render.overlay import overlay
 from orchestrator.cluster.render.parts import Manifest, container_security, given, pod_security, port
@@ -113,6 +115,13 @@ def service_ports(ports: Ports, *, http: bool = False) -> list[Manifest]:
     if http and ports.http is not None:
         named["http"] = ports.http
     return [port(name, number) for name, number in named.items()]
+
+
+def add_marks(mounts: Mounts) -> None:
+    """The file by which the scaler tells a replica to drain. A folder: what is mounted by subPath never changes."""
+    folder, _, file = DRAIN_FILE.rpartition("/")
+    mark = {"path": file, "fieldRef": {"fieldPath": f"metadata.annotations['{DRAIN}']"}}
+    mounts.add({"name": "marks", "downwardAPI": {"items": [mark]}}, folder, read_only=True)
 
 
 def variable(name: str, value: str) -> Manifest:

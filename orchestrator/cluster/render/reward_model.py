@@ -40,6 +40,7 @@ from orchestrator.cluster.render.pods import (
     CONFIG,
     Container,
     PodPlace,
+    add_marks,
     grpc_probes,
     listening,
     pod_template,
@@ -157,6 +158,7 @@ def _template(model: RewardModel, names: RewardModelNames, toml: str, options: R
 def _mounts(model: RewardModel, names: RewardModelNames, options: RenderOptions) -> Mounts:
     spec, mounts = model.spec, Mounts()
     mounts.add({"name": "config", "configMap": {"name": names.name}}, CONFIG, read_only=True)
+    add_marks(mounts)
     add_cache(mounts, spec.model_cache)
     if spec.volume is not None:
         add_claim(mounts, spec.volume, read_only=True)

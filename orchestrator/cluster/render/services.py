@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from orchestrator.cluster.kinds import ServiceRole, TrainingRun
+from orchestrator.cluster.kinds.run import RefTlsSpec, RewardModelRef
 from orchestrator.cluster.names import CONFIG_HASH, DIGEST, RunNames, service_of
-from orchestrator.cluster.render.config import KEY_FILE, paths_read, service_toml
+from orchestrator.cluster.render.config import CA_FILE, CLIENT_TLS, KEY_FILE, paths_read, service_toml
 from orchestrator.cluster.render.options import PORTS, RenderOptions, RunState
 from orchestrator.cluster.render.parts import (
     Manifest,
@@ -20,6 +21,7 @@ from orchestrator.cluster.render.pods import (
     CONFIG,
     Container,
     PodPlace,
+    add_marks,
     grpc_probes,
     listening,
     pod_template,
@@ -153,6 +155,7 @@ def _mounts(run: TrainingRun, names: RunNames, stage: str, options: RenderOption
     mounts.add(
         {"name": "config", "configMap": {"name": names.service(service_of(stage))}}, CONFIG, read_only=True
     )
+    add_marks(mounts)
     add_cache(mounts, run.spec.model_cache)
     paths, storage = paths_read(run, names, stage), run.spec.storage
     if paths and storage.pvc is not None:
@@ -161,13 +164,23 @@ def _mounts(run: TrainingRun, names: RunNames, stage: str, options: RenderOption
         add_fetched(mounts, storage.object_store, paths, options.images["transfer"])
     if stage.partition("/")[0] == "reward":
         ref = run.spec.reward_of(stage).reward_model_ref
-        if ref is not None and ref.key_secret is not None:
-            secret = {
-                "secretName": ref.key_secret.name,
-                "items": [{"key": ref.key_secret.key, "path": "key"}],
-            }
-            mounts.add({"name": "key", "secret": secret}, KEY_FILE.rpartition("/")[0], read_only=True)
+        if ref is not None:
+            _mount_secrets(mounts, ref)
     return mounts
+
+
+def _mount_secrets(mounts: Mounts, ref: RewardModelRef) -> None:
+    """What a bridge needs to reach its reward model: a key, whom to trust, a certificate of its own."""
+    tls = ref.tls or RefTlsSpec()
+    for name, secret, path in (("key", ref.key_secret, KEY_FILE), ("ca", tls.ca_secret, CA_FILE)):
+        if secret is not None:
+            folder, _, file = path.rpartition("/")
+            one: Manifest = {"secretName": secret.name, "items": [{"key": secret.key, "path": file}]}
+            mounts.add({"name": name, "secret": one}, folder, read_only=True)
+    if tls.client_secret is not None:
+        # The private key must be unreadable to others.
+        pair: Manifest = {"secretName": tls.client_secret, "defaultMode": 0o440}
+        mounts.add({"name": "client", "secret": pair}, CLIENT_TLS, read_only=True)
 
 
 def _pinned(run: TrainingRun, stage: str) -> dict[str, str]:

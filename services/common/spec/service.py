@@ -33,6 +33,9 @@ class ServerSpec(Spec):
     max_connection_age_seconds: float = Field(300, gt=0, description="Connections are renewed at this age.")
     default_deadline_seconds: float = Field(600, gt=0, description="For calls that come without a deadline.")
     drain_seconds: float = Field(10, gt=0, description="SIGTERM to exit, at most.")
+    drain_file: Path | None = Field(
+        None, description="While this file is not empty: no new work, not ready; see drain_mark.py."
+    )
     allow_unauthenticated: bool = Field(False, description="Listen beyond loopback without access control.")
 
 

@@ -199,3 +199,7 @@ class QueueTools(Protocol):
     async def requeue(self, letter_id: str) -> bool:
         """Put a dead letter back on the stage it came from, attempts at 0; false if it is not there."""
         ...
+
+    async def forget(self) -> int:
+        """Remove everything of the run, whoever still works on it; how many keys there were."""
+        ...

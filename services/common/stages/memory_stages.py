@@ -335,6 +335,14 @@ class MemoryTools:
         del self._server.dead[number]
         return True
 
+    async def forget(self) -> int:
+        """See QueueTools.forget."""
+        server = self._server
+        noted = (server.dead, server.epoch is not None, server.token is not None)
+        removed = len(server.streams) + sum(map(bool, noted))
+        server.clear()
+        return removed
+
     async def close(self) -> None:
         """Nothing to let go of."""
 

@@ -57,6 +57,14 @@ class RedisTools:
         arguments = (0, "", "tools", letter_id, stage)
         return bool(await self._link.script(scripts.REQUEUE, keys, arguments))
 
+    async def forget(self) -> int:
+        """See QueueTools.forget. Streams are named by the set of stages, which goes last: cut off, it is repeated."""
+        names = await self._link.command("SMEMBERS", self._keys.stages)
+        streams = [self._keys.stage(name.decode(errors="replace")) for name in names]
+        keys = [*streams, self._keys.dead, self._keys.admitted, self._keys.sentinel, self._keys.epoch]
+        removed = int(await self._link.command("UNLINK", *keys))
+        return removed + int(await self._link.command("UNLINK", self._keys.stages))
+
     async def close(self) -> None:
         """Let go of connections."""
         await self._link.close()

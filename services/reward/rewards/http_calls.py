@@ -31,7 +31,7 @@ from services.common.errors import (
     Unavailable,
 )
 from services.reward.rewards.calling import TryAgain, answered_error
-from trimtab.clients.access import Access
+from trimtab.clients.access import Access, check_pair
 
 MAX_ANSWER_BYTES = 64 << 20
 _LONGEST_PAUSE_SECONDS = 3600.0
@@ -49,7 +49,9 @@ class HttpAnswer:
 class HttpCalls:
     """Requests to one server; threads may share it. Proxies are taken from the environment, redirects refused."""
 
-    def __init__(self, url: str, *, access: Access, connections: int, ca_file: Path | None = None) -> None:
+    def __init__(
+        self, url: str, *, access: Access, connections: int, trust: ssl.SSLContext | bool = True
+    ) -> None:
         parsed = parsed_url(url)
         try:
             access.check_target(f"{parsed.host}:{parsed.port or 0}", secure=parsed.scheme == "https")
@@ -59,7 +61,7 @@ class HttpCalls:
         self._access = access
         self._client = httpx.AsyncClient(
             timeout=None,  # noqa: S113 - every request has one limit for all of it
-            verify=_trust(ca_file),
+            verify=trust,
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
             headers={"accept-encoding": "identity", "user-agent": "trimtab"},
         )
@@ -153,13 +155,23 @@ def parsed_url(url: str) -> httpx.URL:
     return parsed
 
 
-def _trust(ca_file: Path | None) -> ssl.SSLContext | bool:
-    if ca_file is None:
+def trust(
+    ca_file: Path | None, certificate_file: Path | None = None, private_key_file: Path | None = None
+) -> ssl.SSLContext | bool:
+    """Whom we trust over https, and who we are; True: httpx's own. Read once. Raises InvalidInput."""
+    if ca_file is None and certificate_file is None:
         return True
     try:
-        return ssl.create_default_context(cafile=ca_file)
+        context = ssl.create_default_context(cafile=ca_file)
     except OSError as error:  # ssl.SSLError too
         raise InvalidInput(f"ca_file {ca_file}: {error}", {"ca_file": "certificates in PEM"}) from None
+    if certificate_file is not None and private_key_file is not None:
+        try:
+            check_pair(certificate_file, private_key_file)
+            context.load_cert_chain(certificate_file, private_key_file)
+        except (OSError, ValueError) as error:
+            raise InvalidInput(str(error), {"certificate_file": "a certificate and its key in PEM"}) from None
+    return context
 
 
 def _refusal(place: str, answer: HttpAnswer) -> Exception:

@@ -59,6 +59,8 @@ class GrpcTransport:
                 key=spec.key.get_secret_value() if spec.key else "",
                 key_file=spec.key_file,
                 ca_file=spec.ca_file,
+                certificate_file=spec.certificate_file,
+                private_key_file=spec.private_key_file,
                 tls=scheme == "grpcs",
                 allow_plaintext=spec.allow_plaintext,
             )

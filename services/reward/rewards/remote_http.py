@@ -10,7 +10,7 @@ from services.common.errors import NotFound, ServiceError
 from services.reward.config import RemoteSpec
 from services.reward.rewards.base import InputKind, ScoreOutcome, ScoreRow, SourceDescription, outcome_of
 from services.reward.rewards.calling import answered_error
-from services.reward.rewards.http_calls import HttpCalls, access_to, parsed_url
+from services.reward.rewards.http_calls import HttpCalls, access_to, parsed_url, trust
 from services.reward.rewards.remote import RemoteModel
 
 _SCORE_PATH = "/v1/score"
@@ -31,7 +31,7 @@ class HttpTransport:
             spec.url,
             access=access_to(spec.url, key=key, key_file=spec.key_file, allow_plaintext=spec.allow_plaintext),
             connections=spec.concurrent_calls,
-            ca_file=spec.ca_file,
+            trust=trust(spec.ca_file, spec.certificate_file, spec.private_key_file),
         )
 
     def models(self, ends: float) -> list[RemoteModel] | None:

@@ -47,12 +47,15 @@ def api(fake_server: KubeServer | None) -> Iterator[client.ApiClient]:
     yield made
     for name in new:
         cluster.delete("CustomResourceDefinition", name)
+    for name in new:
+        until(partial(cluster.is_gone, "CustomResourceDefinition", name), f"{name} gone", seconds=60)
 
 
 def _is_established(cluster: Cluster, name: str) -> bool:
     """Whether the kind is served."""
     crd: dict[str, Any] = cluster.get("CustomResourceDefinition", name)
-    conditions = crd.get("status", {}).get("conditions", ())
+    # A real server may say null for a moment.
+    conditions = crd.get("status", {}).get("conditions") or ()
     if not any(each["type"] == "Established" and each["status"] == "True" for each in conditions):
         return False
     try:

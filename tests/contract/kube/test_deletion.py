@@ -56,7 +56,7 @@ def test_no_finalizer_is_added_to_what_is_being_deleted(cluster: Cluster) -> Non
     cluster.delete("Widget", "a")
     with pytest.raises(Refused) as refused:
         cluster.patch("Widget", "a", {"metadata": {"finalizers": ["trimtab.dev/drain", "trimtab.dev/more"]}})
-    assert refused.value.causes == [("FieldValueForbidden", "metadata.finalizers")]
+    assert set(refused.value.causes) == {("FieldValueForbidden", "metadata.finalizers")}
     cluster.patch("Widget", "a", {"metadata": {"finalizers": None}})
 
 
@@ -65,7 +65,7 @@ def test_a_deletion_marks_itself_alone(cluster: Cluster) -> None:
     cluster.create(widget("a"))
     with pytest.raises(Refused) as refused:
         cluster.patch("Widget", "a", {"metadata": {"deletionTimestamp": "2001-01-01T00:00:00Z"}})
-    assert refused.value.causes == [("FieldValueInvalid", "metadata.deletionTimestamp")]
+    assert set(refused.value.causes) == {("FieldValueInvalid", "metadata.deletionTimestamp")}
 
 
 def test_dependents_follow_their_owner(cluster: Cluster) -> None:

@@ -57,7 +57,7 @@ def test_a_history_that_was_compacted_is_gone(cluster: Cluster, server: KubeServ
     assert cluster.names("Widget") == list("abcd")
 
 
-def test_a_history_is_bounded() -> None:
+def test_a_history_is_bounded(server: KubeServer) -> None:
     """The oldest events are forgotten first."""
     with KubeServer(history=3) as small:
         cluster = Cluster(small.client(), "default")

@@ -64,7 +64,7 @@ def world() -> tuple[list[Manifest], dict[str, Pod]]:
         ("operator", "learner", 50054),
         ("operator", "valkey", 6379),
         *((role, "valkey", 6379) for role in ("policy", "reference", "reward", "learner")),
-        ("test", "operator", 8081),
+        ("test", "operator", 50156),
         ("test", "valkey", 6379),
         ("test", "preference", 50155),
     ],
@@ -78,13 +78,13 @@ def test_what_the_picture_shows_is_open(source: str, target: str, port: int) -> 
 @pytest.mark.parametrize(
     ("source", "target", "port"),
     [
-        ("policy", "operator", 8080),
-        ("policy", "operator", 8081),
-        ("valkey", "operator", 8081),
+        ("policy", "operator", 50256),
+        ("policy", "operator", 50156),
+        ("valkey", "operator", 50156),
         ("valkey", "preference", 50055),
         ("preference", "valkey", 6379),
-        ("preference", "operator", 8080),
-        ("test", "operator", 8080),
+        ("preference", "operator", 50256),
+        ("test", "operator", 50256),
         ("test", "preference", 50055),
         ("operator", "preference", 50055),
         ("preference", "policy", 50051),
@@ -106,10 +106,10 @@ def test_only_the_operator_reaches_the_api_server() -> None:
 def test_metrics_are_for_the_monitoring_namespace() -> None:
     """Who scrapes gets the metrics ports and nothing else; a stranger nothing at all."""
     policies, pods = world()
-    for name, port in (("operator", 8080), ("preference", 50255), ("policy", 50251), ("learner", 50254)):
+    for name, port in (("operator", 50256), ("preference", 50255), ("policy", 50251), ("learner", 50254)):
         assert may_reach(policies, MONITORING, pods[name], port)
         assert not may_reach(policies, STRANGER, pods[name], port)
-    for name, port in (("operator", 8081), ("preference", 50055), ("valkey", 6379)):
+    for name, port in (("operator", 50156), ("preference", 50055), ("valkey", 6379)):
         assert not may_reach(policies, MONITORING, pods[name], port)
 
 

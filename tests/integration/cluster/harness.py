@@ -19,11 +19,13 @@ from orchestrator.cluster.client.api import Api
 from orchestrator.cluster.control.resources import PRUNED, WATCHED, Object, Ref
 from orchestrator.cluster.control.store import Store
 from orchestrator.cluster.operator.checkpoints import Checkpoints
+from orchestrator.cluster.operator.leftovers import Leftovers
 from orchestrator.cluster.operator.models import RewardModelReconciler
 from orchestrator.cluster.operator.reflector import slim
 from orchestrator.cluster.operator.runs import RunReconciler
 from orchestrator.cluster.operator.scaler import Scaler
 from orchestrator.cluster.operator.secrets import QueueSecrets
+from orchestrator.cluster.operator.service_scaler import ServiceScaler
 from orchestrator.cluster.operator.shared import make_tools
 from services.common.errors import NotFound
 from tests.fakes.clock import FakeClock
@@ -75,14 +77,19 @@ class Harness:
         )
         secrets = QueueSecrets(gated)
         checkpoints = Checkpoints(self.probe, AtOnce(), clock=self.clock)
-        self.runs = RunReconciler(self.tools, secrets, checkpoints)
+        self.runs = RunReconciler(self.tools, secrets, checkpoints, self._leftovers(secrets))
         self.models = RewardModelReconciler(self.tools, self.probe)
         self.scaler = Scaler(self.tools, self.probe, secrets)
+        self.services = ServiceScaler(self.tools, self.probe)
 
     def never_writes_checkpoints(self) -> None:
         """The learner is asked for one and does not answer."""
         checkpoints = Checkpoints(self.probe, Never(), clock=self.clock)
-        self.runs = RunReconciler(self.tools, QueueSecrets(self.tools.api), checkpoints)
+        secrets = QueueSecrets(self.tools.api)
+        self.runs = RunReconciler(self.tools, secrets, checkpoints, self._leftovers(secrets))
+
+    def _leftovers(self, secrets: QueueSecrets) -> Leftovers:
+        return Leftovers(self.tools, secrets, self.probe)
 
     # ------------------------------------------------------------ acting
 

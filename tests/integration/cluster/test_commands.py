@@ -162,6 +162,16 @@ def test_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         runner.invoke(app, ["runs", "--kubeconfig", str(broken)], catch_exceptions=False)
 
 
+def test_the_files_mistake_comes_before_the_clusters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who submits a file that is not there, or is wrong, hears of the file, be there a cluster or not."""
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
+    wrong = tmp_path / "run.yaml"
+    wrong.write_text("kind: TrainingRun\nmetadata: {name: x}\nspec: {model: {}}\n")
+    for file, told in ((tmp_path / "missing.yaml", "missing.yaml"), (wrong, "run.yaml")):
+        with pytest.raises(ConfigError, match=told):
+            CliRunner().invoke(app, ["submit", "-f", str(file)], catch_exceptions=False)
+
+
 def test_delete(trimtab: Trimtab, harness: Harness) -> None:
     """Asks the server; the operator's finaliser does the rest."""
     harness.submit(RUN)

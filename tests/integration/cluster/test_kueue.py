@@ -97,3 +97,19 @@ def test_admitted_it_comes_up_where_kueue_says_and_evicted_it_goes(queued: Harne
     queued.settle()
     assert queued.names("Job") == {"helpful-learner-2"}
     assert queued.replicas("helpful-policy") == 1
+
+
+def test_a_flavor_that_may_not_be_read_is_told(queued: Harness, faulty: KubeServer) -> None:
+    """Its pods come up without its labels, and Degraded says so (with an Event) until the right is there."""
+    faulty.calls.fail(1, 403, verb="get", resource="resourceflavors.kueue.x-k8s.io")
+    admit(queued, Admitted="True")
+    queued.settle()
+    assert queued.conditions()["Degraded"] == ("True", "FlavorForbidden")
+    assert "FlavorForbidden" in [reason for reason, _ in queued.events()]
+    template = queued.get("Deployment", "helpful-policy")["spec"]["template"]
+    assert "nodeSelector" not in template["spec"]
+    queued.clock.advance(301)
+    queued.settle()
+    assert queued.conditions()["Degraded"] == ("False", "AsExpected")
+    template = queued.get("Deployment", "helpful-policy")["spec"]["template"]
+    assert template["spec"]["nodeSelector"] == {"gpu": "h100"}

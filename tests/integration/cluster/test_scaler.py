@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -11,7 +12,7 @@ from orchestrator.cluster.control.meter import PodFigures
 from orchestrator.cluster.control.resources import Ref
 from orchestrator.cluster.kinds.status import RolloutStatus
 from tests.fakes.kube import KubeServer
-from tests.integration.cluster.harness import Harness, running
+from tests.integration.cluster.harness import Harness, api_time, running
 from tests.unit.orchestrator.cluster.objects import RUN, changed
 
 AUTO = changed(
@@ -35,15 +36,24 @@ def training(harness: Harness, faulty: KubeServer) -> Harness:
 
 
 def tick(
-    harness: Harness, step: int, busy_per_group: float = 8.0, pods: int = 1, arrived: int = 0
+    harness: Harness,
+    step: int,
+    busy_per_group: float = 8.0,
+    pods: int = 1,
+    arrived: int = 0,
+    told: dict[str, PodFigures | None] | None = None,
 ) -> float | None:
-    """One interval later: one step more, 32 groups more through each role."""
+    """One interval later: one step more, 32 groups more through each role; `told`: of pods that differ."""
     harness.clock.advance(15)
     done = 32 * step
     slow = PodFigures(busy_seconds=busy_per_group * done / pods, groups=done // pods, held=1)
     quick = PodFigures(busy_seconds=0.01 * done, groups=done)
     harness.probe.figures = {f"policy-{place}": slow for place in range(pods)}
     harness.probe.figures |= {"reference-0": quick, "reward-0": quick}
+    for name, says in (told or {}).items():
+        harness.probe.figures.pop(name, None)
+        if says is not None:
+            harness.probe.figures[name] = says
     counts = RolloutStatus(admitted=done + 64, trained=done, in_flight=64)
     harness.probe.learners[""] = LearnerFigures(
         step=step,
@@ -101,25 +111,89 @@ def test_lost_metrics_leave_everything_as_it_is(training: Harness) -> None:
     assert training.conditions()["ScalingReady"] == ("False", "StandsStill")
 
 
-def test_fewer_are_drained_by_name(training: Harness) -> None:
-    """A replica that holds groups is told first, and goes first once it is empty."""
-    deployment = training.get("Deployment", "helpful-policy")
+def one_too_many(harness: Harness) -> tuple[str, int]:
+    """Three policies where fewer do, until one is told to drain: its name, and the last step."""
+    deployment = harness.get("Deployment", "helpful-policy")
     for place in (1, 2):
-        training.add_pod(deployment, f"policy-{place}", running())
-    training.kubectl_scale("helpful-policy", 3)
+        harness.add_pod(deployment, f"policy-{place}", running())
+    harness.kubectl_scale("helpful-policy", 3)
     for step in range(1, 60):
-        tick(training, step, busy_per_group=0.4, pods=3, arrived=60)
-        if drained(training):
-            break
-    marked = drained(training)
-    assert marked, "one of the three is told to drain"
-    assert all(training.replicas("helpful-policy") == 3 for _ in marked)
-    annotations = training.get("Pod", marked[0])["metadata"]["annotations"]
+        tick(harness, step, busy_per_group=0.4, pods=3, arrived=60)
+        if marked := drained(harness):
+            return marked[0], step
+    raise AssertionError("nobody is told to drain")
+
+
+def look_again(harness: Harness, step: int, says: PodFigures | None, pod: str, busy: float = 0.4) -> None:
+    """One interval later; `pod` says so of itself."""
+    tick(harness, step, busy_per_group=busy, pods=3, arrived=60, told={pod: says})
+
+
+def test_a_replica_goes_once_it_says_that_it_holds_nothing(training: Harness) -> None:
+    """It is told first; what it says itself, not the time, takes it off."""
+    pod, step = one_too_many(training)
+    assert training.replicas("helpful-policy") == 3
+    annotations = training.get("Pod", pod)["metadata"]["annotations"]
     assert annotations["controller.kubernetes.io/pod-deletion-cost"] == "-1000"
-    # It never says that it is empty: after a while its SIGTERM does what the annotation could not.
-    training.ahead = timedelta(minutes=1)
-    tick(training, step + 1, busy_per_group=0.4, pods=3, arrived=60)
+    holds = PodFigures(busy_seconds=0.4 * 32 * step / 3, groups=32 * step // 3, held=2)
+    for later in (1, 2, 3):
+        look_again(training, step + later, holds, pod)
+    assert training.replicas("helpful-policy") == 3
+    # In between two groups it holds none, and may take one at any moment.
+    look_again(training, step + 4, replace(holds, held=0), pod)
+    assert training.replicas("helpful-policy") == 3
+    look_again(training, step + 5, replace(holds, held=0, draining=True), pod)
+    assert training.replicas("helpful-policy") == 2
+    assert any(note == "policy to 2: drained" for _, note in training.events())
+
+
+def test_what_drains_is_asked_although_it_is_not_ready(training: Harness) -> None:
+    """A marked replica is NOT_SERVING, so the kubelet makes its pod unready: it is scraped all the same."""
+    pod, step = one_too_many(training)
+    unready = {"status": {"conditions": [condition("Ready", "False")]}}
+    training.api.merge(Ref("Pod", training.namespace, pod), unready, "kubelet", "status")
+    look_again(training, step + 1, PodFigures(busy_seconds=1, groups=step, draining=True), pod)
+    assert training.replicas("helpful-policy") == 2
+
+
+@pytest.mark.parametrize("says", [None, PodFigures(busy_seconds=1, groups=1, held=1)])
+def test_one_that_never_says_so_goes_after_two_minutes(training: Harness, says: PodFigures | None) -> None:
+    """No metrics, or an image that knows no mark: SIGTERM does what the mark could not."""
+    pod, step = one_too_many(training)
+    training.ahead = timedelta(seconds=90)
+    look_again(training, step + 1, says, pod)
+    assert training.replicas("helpful-policy") == 3
+    training.ahead = timedelta(seconds=121)
+    look_again(training, step + 2, says, pod)
     assert training.replicas("helpful-policy") < 3
+
+
+def test_load_that_returns_takes_the_mark_off(training: Harness) -> None:
+    """The replica is warm: it goes on, and no other is started for it."""
+    pod, step = one_too_many(training)
+    for later in range(1, 12):
+        look_again(training, step + later, PodFigures(busy_seconds=0, groups=0, held=1), pod, busy=12.0)
+        if not drained(training):
+            break
+    assert drained(training) == []
+    annotations = training.get("Pod", pod)["metadata"].get("annotations") or {}
+    assert "controller.kubernetes.io/pod-deletion-cost" not in annotations
+
+
+def test_a_role_that_is_auto_no_more_keeps_no_mark(training: Harness) -> None:
+    """Nobody would ever take it off, and its replica would rest for ever."""
+    pod, step = one_too_many(training)
+    training.change(
+        {"roles": {"policy": {"replicas": 3, "scaling": {"mode": "Static", "min": None, "max": None}}}}
+    )
+    training.settle()
+    look_again(training, step + 1, None, pod)
+    assert drained(training) == []
+    assert training.replicas("helpful-policy") == 3
+
+
+def condition(kind: str, status: str) -> dict[str, str]:
+    return {"type": kind, "status": status, "lastTransitionTime": api_time()}
 
 
 def drained(harness: Harness) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 
 from services.common.server import serving
 from services.common.spec.service import ServiceSpec
-from tests.integration.test_server import App
+from tests.integration.server.served import App
 from trimtab.openrlhf import make_reward_func
 from trimtab.reward.v1 import reward_pb2
 

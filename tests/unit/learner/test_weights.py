@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.errors import Mismatch, NotFound, Unavailable
-from services.learner.weights import PublishedWeights, chunk, selected
+from services.learner.weights import Layout, PublishedWeights, selected
 from services.models.facts import digest_of, tensor_bytes
 from services.models.manifest import Version, entries_of, whole_digest
 
@@ -139,4 +139,26 @@ def test_chunks_are_slices_of_the_whole(offset: int, size: int, names: set[str])
     snapshot = published.newest()
     entries = selected(snapshot, sorted(names))
     whole = b"".join(bytes(tensor_bytes(snapshot.tensors[entry.name])) for entry in entries)
-    assert chunk(snapshot, entries, offset, size) == whole[offset : offset + size]
+    layout = Layout(snapshot, entries)
+    assert layout.total == len(whole)
+    assert layout.chunk(offset, size) == whole[offset : offset + size]
+
+
+def test_a_chunk_touches_the_tensors_that_it_lies_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not all before it: a model of thousands of tensors is sent in thousands of chunks."""
+    published = PublishedWeights(tokenizer_fingerprint="")
+    state = {f"t{at:03}": torch.full((2,), float(at)) for at in range(200)}
+    published.publish(1, 0, state | {"empty": torch.zeros(0)})
+    snapshot = published.newest()
+    layout = Layout(snapshot, snapshot.manifest.tensors)
+    touched: list[int] = []
+    real = tensor_bytes
+
+    def counted(tensor: torch.Tensor) -> memoryview:
+        touched.append(tensor.numel())
+        return real(tensor)
+
+    monkeypatch.setattr("services.learner.weights.tensor_bytes", counted)
+    assert layout.chunk(8 * 150 + 4, 8) == bytes(real(state["t150"]))[4:] + bytes(real(state["t151"]))[:4]
+    assert touched == [2, 2]
+    assert layout.chunk(layout.total, 8) == b""

@@ -62,6 +62,40 @@ def test_plan_prints_the_arithmetic(tmp_path: Path) -> None:
     assert "scale policy to 5" in text
 
 
+MODEL = """
+apiVersion: trimtab.dev/v1alpha1
+kind: RewardModel
+metadata: {name: hh}
+spec:
+  source: {rule: sentiment}
+  scaling: {mode: Auto, min: 1, max: 8}
+"""
+ASKED = {
+    "at": 15.0,
+    "role": {"desired": 1, "replicas": [{"name": "hh-0", "state": "ready", "held_groups": 2}]},
+    "metrics": {
+        "seconds": 15,
+        "busy_seconds": 14,
+        "rows": 1400,
+        "passes": 50,
+        "tokens": 140000,
+        "waiting": 300,
+    },
+    "runs_will": 40,
+}
+
+
+def test_plan_of_a_reward_model(tmp_path: Path) -> None:
+    """1,400 rows in 15 s, 40 more a second to come, 300 in a minute: 1.38 replicas of 10 ms a row, so two."""
+    page = json.loads(invoke(tmp_path, "-o", "json", run=MODEL, observed=ASKED))
+    assert page["load"] == pytest.approx((1400 / 15 + 40 + 300 / 60) * 0.01)
+    assert [(action["kind"], action["replicas"]) for action in page["actions"]] == [("Scale", 2)]
+    text = invoke(tmp_path, run=MODEL, observed=ASKED)
+    assert "93.33 rows/s + 40 that runs will send" in text
+    assert "(133.3 rows/s + 300 waiting / 60 s) * 0.01 s = 1.38 replicas" in text
+    assert "scale hh to 2" in text
+
+
 @pytest.mark.parametrize(
     ("run", "observed", "told"),
     [
@@ -70,6 +104,8 @@ def test_plan_prints_the_arithmetic(tmp_path: Path) -> None:
         ("a: [", OBSERVED, "is not YAML"),
         ("- 1", OBSERVED, "expected a TrainingRun"),
         (RUN, {"roles": {}}, "at: Field required"),
+        (MODEL, {"at": 1.0}, "role: Field required"),
+        (MODEL.replace("Auto", "Sometimes"), ASKED, "scaling.mode"),
     ],
 )
 def test_what_a_person_writes_wrong_is_one_line(

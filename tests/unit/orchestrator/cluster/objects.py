@@ -60,7 +60,9 @@ FULL_RUN = changed(
     rollout={"slip": ["policy", "reference", "reward/hh", "reward/rules"], "maxStaleness": 1},
     rewards=[
         {"stage": "reward/hh", "rewardModelRef": {"name": "hh", "digest": "blake3:0123456789abcdef",
-                                                  "keySecret": {"name": "hh-key", "key": "key"}}},
+                                                  "keySecret": {"name": "hh-key", "key": "key"},
+                                                  "tls": {"caSecret": {"name": "ca", "key": "ca.crt"},
+                                                          "clientSecret": "hh-client"}}},
         {"stage": "reward/rules", "rule": "sentiment", "role": {"replicas": 2}},
     ],
     rewardModel=None,

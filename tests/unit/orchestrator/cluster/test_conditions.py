@@ -56,6 +56,18 @@ def test_transition_time_moves_with_the_status_alone() -> None:
     assert times["LearnerReady"] == times["Finished"] == "2026-01-02T03:04:05Z"
 
 
+def test_a_role_is_ready_while_one_of_it_drains() -> None:
+    """A scale-down is no alarm, and its message says what goes on."""
+    drains = replace(POLICY, desired=3, updated=3, draining=1)
+    conditions = run_conditions(replace(TRAINING, roles=(drains, LEARNER)), (), NOW)
+    assert by_type(conditions)["PolicyReady"] == ("True", "Serving")
+    told = {condition.type: condition.message for condition in conditions}
+    assert told["PolicyReady"] == "policy: 2 of 3 serve, 3 are up to date, 1 drain"
+    one_more = replace(drains, desired=4, updated=4)
+    conditions = run_conditions(replace(TRAINING, roles=(one_more, LEARNER)), (), NOW)
+    assert by_type(conditions)["PolicyReady"] == ("False", "Starting")
+
+
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [

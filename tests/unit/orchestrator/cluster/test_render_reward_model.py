@@ -45,6 +45,8 @@ def test_the_service_reads_its_configuration() -> None:
     assert (config.server.port, config.server.http_port) == (50053, 8053)
     assert config.server.allow_unauthenticated is False
     pod = one(manifests, "Deployment")["spec"]["template"]["spec"]
+    assert str(config.server.drain_file) == "/run/trimtab/pod/drain"
+    assert [list(one) for one in pod["volumes"] if one["name"] == "marks"] == [["name", "downwardAPI"]]
     mounts = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
     assert config.access.keys_file is not None
     assert config.tls is not None

@@ -11,6 +11,8 @@ import pytest
 from orchestrator.cluster.kinds import TrainingRun, read_object
 from orchestrator.cluster.names import RunNames
 from orchestrator.cluster.render import RenderOptions, RunState, redis_secret, render_run
+from orchestrator.cluster.render.config import DRAIN_FILE
+from services.common.errors import InvalidInput
 from tests.unit.orchestrator.cluster.objects import FULL_RUN, RUN, UID, changed, run
 from tests.unit.orchestrator.cluster.pods_rules import pod_specs, restricted_problems
 from tests.unit.orchestrator.cluster.versions import VERSIONS, check
@@ -170,10 +172,26 @@ def test_services_read_their_configuration() -> None:
         base = {"policy": 50051, "reference": 50052, "reward": 50053, "learner": 50054}[
             service.partition("-")[0]
         ]
+        marked = None if service == "learner" else DRAIN_FILE
+        assert (config.server.drain_file and str(config.server.drain_file)) == marked
         ports = (config.server.port, config.server.health_port, config.server.metrics_port)
         assert ports == (base, base + 100, base + 200)
         assert config.queue is not None
         assert config.queue.run_uid == "helpful-0123abcd"
+
+
+def test_a_replica_reads_its_own_mark() -> None:
+    """The annotation of the pod comes as a file of a volume; a folder, since a subPath would never change."""
+    for role in ("policy", "reference", "reward-hh"):
+        pod = found(render_run(full()), "Deployment", f"helpful-{role}")["spec"]["template"]["spec"]
+        [volume] = [one for one in pod["volumes"] if "downwardAPI" in one]
+        [mount] = [one for one in pod["containers"][0]["volumeMounts"] if one["name"] == volume["name"]]
+        assert volume["downwardAPI"]["items"] == [
+            {"path": "drain", "fieldRef": {"fieldPath": "metadata.annotations['trimtab.dev/drain']"}}
+        ]
+        assert mount == {"name": "marks", "mountPath": "/run/trimtab/pod", "readOnly": True}
+        assert f"{mount['mountPath']}/drain" == DRAIN_FILE
+    assert "downwardAPI" not in str(found(render_run(full(), state=ATTEMPT), "Job", "helpful-learner-1"))
 
 
 def test_the_learner_is_told_the_whole_run() -> None:
@@ -268,15 +286,46 @@ def test_an_overlay_cannot_lose_the_selector() -> None:
 
 
 def test_a_shared_reward_model_is_reached_by_a_bridge() -> None:
-    """A stage that refers to a RewardModel is a worker that calls it, with the pinned digest and its key."""
+    """A worker that calls it, with the pinned digest, its key, whom to trust and a certificate of its own."""
     manifests = render_run(full())
     config = tomllib.loads(found(manifests, "ConfigMap", "helpful-reward-hh")["data"]["reward.toml"])
     [model] = config["models"]
-    assert model["remote"]["url"] == "grpc://hh.rlhf.svc:50053"
+    assert model["remote"]["url"] == "grpcs://hh.rlhf.svc:50053"
     template = found(manifests, "Deployment", "helpful-reward-hh")["spec"]["template"]
     assert template["metadata"]["annotations"]["trimtab.dev/digest"] == "blake3:0123456789abcdef"
     mounts = {mount["mountPath"] for mount in template["spec"]["containers"][0]["volumeMounts"]}
-    assert model["remote"]["key_file"].rpartition("/")[0] in mounts
+    files = ("key_file", "ca_file", "certificate_file", "private_key_file")
+    assert {model["remote"][name].rpartition("/")[0] for name in files} <= mounts
+    volumes = {one["name"]: one.get("secret") for one in template["spec"]["volumes"]}
+    assert volumes["key"] == {"secretName": "hh-key", "items": [{"key": "key", "path": "key"}]}
+    assert volumes["ca"] == {"secretName": "ca", "items": [{"key": "ca.crt", "path": "ca.crt"}]}
+    assert volumes["client"] == {"secretName": "hh-client", "defaultMode": 0o440}
+
+
+@pytest.mark.parametrize(
+    ("fields", "remote"),
+    [
+        ({}, {"url": "grpc://hh.rlhf.svc:50053"}),
+        ({"tls": {}}, {"url": "grpcs://hh.rlhf.svc:50053"}),
+        (
+            {"keySecret": {"name": "k", "key": "k"}, "allowPlaintext": True},
+            {"url": "grpc://hh.rlhf.svc:50053", "key_file": "/run/trimtab/key/key", "allow_plaintext": True},
+        ),
+    ],
+)
+def test_how_a_bridge_speaks(fields: dict[str, Any], remote: dict[str, Any]) -> None:
+    """Plaintext, TLS by gRPC's own authorities, a key where a mesh encrypts."""
+    ref = {"name": "hh", **fields}
+    manifests = render_run(run(rewards=[{"stage": "reward", "rewardModelRef": ref}], rewardModel=None))
+    config = tomllib.loads(found(manifests, "ConfigMap", "helpful-reward")["data"]["reward.toml"])
+    assert config["models"][0]["remote"] == remote | {"model": "hh"}
+
+
+def test_a_key_does_not_travel_in_the_clear() -> None:
+    """keySecret alone is refused before any pod would refuse it."""
+    ref = {"name": "hh", "keySecret": {"name": "k", "key": "k"}}
+    with pytest.raises(InvalidInput, match="keySecret without tls would send the key in the clear"):
+        run(rewards=[{"stage": "reward", "rewardModelRef": ref}], rewardModel=None)
 
 
 def test_storage_is_mounted_where_it_is_read() -> None:

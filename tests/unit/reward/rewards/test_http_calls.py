@@ -23,7 +23,7 @@ from services.common.errors import (
     Unavailable,
 )
 from services.reward.rewards.calling import TryAgain
-from services.reward.rewards.http_calls import HttpCalls, access_to, parsed_url, retry_after
+from services.reward.rewards.http_calls import HttpCalls, access_to, parsed_url, retry_after, trust
 from tests.fakes.http_server import Answering, HttpServer, Reply, Request, in_turn
 
 NO_KEY = access_to("test", key="", key_file=None, allow_plaintext=False)
@@ -245,4 +245,4 @@ def test_a_wrong_ca_file_is_told(tmp_path: Path) -> None:
     empty.write_text("nothing")
     for path in (empty, tmp_path / "nowhere"):
         with pytest.raises(InvalidInput, match=f"ca_file {path}"):
-            HttpCalls("https://host", access=NO_KEY, connections=1, ca_file=path)
+            trust(path)

@@ -1,4 +1,4 @@
-{{/* The operator's configuration. JSON's strings and lists are TOML's. */}}
+{{/* The operator's configuration. JSON's strings and lists are TOML's. Its ports are its own defaults, 50256 and 50156. */}}
 {{- define "trimtab.operatorToml" -}}
 namespaces = {{ include "trimtab.namespaces" . }}
 resync_seconds = {{ .Values.operator.resyncSeconds }}
@@ -6,8 +6,6 @@ scaling_seconds = {{ .Values.operator.scalingSeconds }}
 checkpoint_seconds = {{ .Values.operator.checkpointSeconds }}
 requests_seconds = {{ .Values.operator.drainSeconds }}
 workers = {{ .Values.operator.workers }}
-metrics_port = 8080
-health_port = 8081
 
 [log]
 level = {{ .Values.operator.logLevel | toJson }}

@@ -33,6 +33,15 @@ def test_a_workers_page() -> None:
     )
 
 
+def test_what_drains_says_so() -> None:
+    """Only together with nothing in hand: a gauge without the other is no leave to remove anything."""
+    for held, draining, empty in ((0, 1, True), (2, 1, False), (0, 0, False)):
+        page = PAGE.replace('groups{stage="reward/hh"} 2.0', f'groups{{stage="reward/hh"}} {held}.0')
+        figures = pod_figures(f'{page}trimtab_stage_draining{{stage="reward/hh"}} {draining}.0\n')
+        assert figures is not None
+        assert (figures.held, figures.draining) == (held, empty)
+
+
 def test_another_page_is_none() -> None:
     """A service that works no stage, or no page at all."""
     assert pod_figures("python_info 1.0\n") is pod_figures("") is pod_figures("<html>") is None
@@ -51,6 +60,12 @@ def test_the_page_of_our_own_worker_is_understood() -> None:
     assert after is not None
     assert after.busy_seconds - before.busy_seconds == pytest.approx(6.0)
     assert (after.groups - before.groups, after.held - before.held) == (2, 3)
+    metrics.took(0)
+    metrics.draining(True)
+    empty = pod_figures(generate_latest().decode())
+    metrics.draining(False)
+    assert empty is not None
+    assert (before.draining, empty.draining) == (False, True)
 
 
 def test_a_learners_answer() -> None:

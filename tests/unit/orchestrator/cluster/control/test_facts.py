@@ -43,6 +43,15 @@ def test_a_role() -> None:
     assert replicas_of({"spec": {}}) == 1
 
 
+def test_who_drains_is_not_missed() -> None:
+    """One that is told to go and is not ready for it; not one that serves yet, nor one that is on its way out."""
+    rests = PodView(name="a", draining=NOW)
+    pods = [rests, replace(rests, ready=True), replace(rests, deleting=NOW)]
+    facts = role_facts("policy", deployment(1, 1), pods, RoleInsight())
+    assert (facts.desired, facts.ready, facts.draining, facts.missing) == (3, 2, 1, 0)
+    assert replace(facts, ready=1).missing == 1
+
+
 def test_trouble_is_told_of_pods_that_stay() -> None:
     """Not of one that goes, nor of one that recovered."""
     bad = PodView(name="a", failing="boom", unschedulable="no node")

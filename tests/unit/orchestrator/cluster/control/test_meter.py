@@ -81,12 +81,34 @@ def test_pods_that_go_are_left_out() -> None:
     assert Meter().observed({"policy": replace(ROLE, pods=gone)}, FIRST, NOW).roles["policy"].replicas == ()
 
 
-def test_what_a_replica_holds() -> None:
-    """As it says; one that was told to drain long enough ago counts as empty: SIGTERM makes it hand back."""
-    scrape = replace(FIRST, pods={"a": PodFigures(busy_seconds=1, groups=1, held=4)})
-    for draining, held in ((None, 4), (NOW, 4), (NOW - timedelta(seconds=31), 0)):
-        role = replace(ROLE, pods=[replace(READY, draining=draining)])
-        assert Meter().observed({"policy": role}, scrape, NOW).roles["policy"].replicas[0].held_groups == held
+BUSY = PodFigures(busy_seconds=1, groups=1, held=4)
+IDLE = replace(BUSY, held=0)
+
+
+@pytest.mark.parametrize(
+    ("marked_for", "said", "held"),
+    [
+        (None, BUSY, 4),
+        (None, IDLE, 0),
+        (None, None, 0),
+        (0, BUSY, 4),
+        (0, IDLE, 1),
+        (0, replace(IDLE, draining=True), 0),
+        (119, IDLE, 1),
+        (119, None, 1),
+        (120, BUSY, 0),
+        (120, None, 0),
+    ],
+)
+def test_what_a_replica_holds(marked_for: float | None, said: PodFigures | None, held: int) -> None:
+    """As it says. A marked one is empty once it says that it drains: before, it may take work at any moment.
+
+    Who never says so (no scrape, an image without the mark) counts as empty after a while: SIGTERM makes it hand back.
+    """
+    draining = None if marked_for is None else NOW - timedelta(seconds=marked_for)
+    role = replace(ROLE, pods=[replace(READY, draining=draining)])
+    scrape = replace(FIRST, pods={} if said is None else {"a": said})
+    assert Meter().observed({"policy": role}, scrape, NOW).roles["policy"].replicas[0].held_groups == held
 
 
 def test_start_up_is_measured() -> None:

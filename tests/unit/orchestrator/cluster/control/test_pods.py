@@ -80,6 +80,12 @@ def test_marks_of_the_scaler_and_of_the_cluster() -> None:
     assert not pod(conditions=[condition("DisruptionTarget", "False")]).reclaimed
 
 
+@pytest.mark.parametrize(("mark", "since"), [("by hand", THEN), (" ", None), ("", None)])
+def test_a_mark_that_is_no_time(mark: str, since: datetime | None) -> None:
+    """The pod heeds whatever is not blank, so the operator does: since the pod was made, for want of better."""
+    assert pod({"annotations": {"trimtab.dev/drain": mark}, "creationTimestamp": TIME}).draining == since
+
+
 def test_times() -> None:
     """With or without fractions; what is no time is none."""
     assert moment("2026-01-02T03:04:05.000000Z") == THEN
