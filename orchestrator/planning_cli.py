@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator.local.options import Format
+from services.common.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from orchestrator.planning.explain import Explained
     from orchestrator.simulation.engine import Result
 
@@ -40,7 +45,10 @@ def plan(
     from orchestrator.planning.scaling import decide
     from orchestrator.planning_files import read_observed, read_run
 
-    spec, seen = read_run(run_file), read_observed(observed)
+    spec = read_run(run_file)
+    seen = read_observed(observed, spec)
+    if now is not None and not seen.at <= now < math.inf:
+        raise ConfigError(f"--now: expected at least {seen.at:g}, when it was observed, found {now:g}")
     decision = decide(spec, seen, seen.at if now is None else now)
     if output is Format.JSON:
         print(json.dumps(as_values(decision)))
@@ -69,24 +77,29 @@ def simulate(
 
 
 def _print(page: Explained) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from orchestrator.planning.explain import COLUMNS
 
-    console = Console(highlight=False, markup=False)
-    console.print(page.verdict)
+    console = _console()
+    console.print(page.verdict, soft_wrap=True)
     for line in page.sums:
         console.print(f"  {line}")
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
     for index, column in enumerate(COLUMNS):
-        words = index in (0, len(COLUMNS) - 1)
-        table.add_column(column, justify="left" if words else "right", overflow="fold", no_wrap=index == 0)
+        table.add_column(column, justify="right" if index else "left", no_wrap=True)
     for row in page.rows:
         table.add_row(*row)
     console.print(table)
-    for line in page.actions or ("nothing to do",):
-        console.print(f"-> {line}")
+    for line in (*page.reasons, *(f"-> {action}" for action in page.actions or ("nothing to do",))):
+        console.print(line, soft_wrap=True)
+
+
+def _console() -> Console:
+    """As wide as the terminal; where there is none, wide enough that no table is cut."""
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 120)
 
 
 def _values(result: Result) -> dict[str, object]:
@@ -102,7 +115,6 @@ def _values(result: Result) -> dict[str, object]:
 
 
 def _print_results(results: list[Result]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -117,4 +129,4 @@ def _print_results(results: list[Result]) -> None:
             f"{one.trained_groups:,}",
             str(one.starts),
         )
-    Console(highlight=False, markup=False).print(table)
+    _console().print(table)

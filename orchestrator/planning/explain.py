@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 from orchestrator.planning.actions import Action, Drain, Remember, Scale, Undrain
 from orchestrator.planning.decision import Decision, RoleDecision
+from orchestrator.planning.sizing import bounded
 from orchestrator.planning.spec import PipelineSpec
 
 COLUMNS = (
@@ -14,23 +15,24 @@ COLUMNS = (
     "want",
     "s/group",
     "±",
-    "groups/s each",
+    "rate",
     "load",
     "least",
     "enough",
     "backlog",
     "start",
-    "why",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """The parts of a page: the verdict, sums worked out line by line, the table, what is done."""
+    """The parts of a page: the verdict, sums line by line, the table, a reason for each role, what is done."""
 
     verdict: str
     sums: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    """One a role, with the values of `COLUMNS`; `rate` is a replica's, in groups/s."""
+    reasons: tuple[str, ...]
     actions: tuple[str, ...]
 
 
@@ -40,6 +42,7 @@ def explain(spec: PipelineSpec, decision: Decision) -> Explained:
         verdict=decision.verdict,
         sums=tuple(_sums(spec, decision)),
         rows=tuple(_row(role) for role in decision.roles),
+        reasons=tuple(f"{role.role}: {'; '.join((role.reason, *role.limits))}" for role in decision.roles),
         actions=tuple(in_words(action) for action in decision.actions if not isinstance(action, Remember)),
     )
 
@@ -79,13 +82,12 @@ def _sums(spec: PipelineSpec, decision: Decision) -> list[str]:
     return [
         f"learner    {batch} groups / {step:.4g} s{again} = {flow.learner:.4g} groups/s",
         f"staleness  {through} = {flow.staleness:.4g} groups/s",
-        f"planned    {flow.planned:.4g} groups/s, bounded by: {flow.bound}",
+        f"planned    {flow.planned:.4g} groups/s, {bounded(flow)}",
         f"stock      {flow.stock_groups:.0f} groups of {flow.slack_groups:.0f}, reserve {flow.reserve_groups:.0f}",
     ]
 
 
 def _row(role: RoleDecision) -> tuple[str, ...]:
-    why = "; ".join((role.reason, *role.limits))
     return (
         f"{role.role} ({role.mode})",
         str(role.current),
@@ -97,8 +99,7 @@ def _row(role: RoleDecision) -> tuple[str, ...]:
         _number(role.least),
         _number(role.enough),
         _number(role.backlog_groups),
-        f"{role.startup_seconds:.0f} s",
-        why,
+        f"{role.startup_seconds:.0f} s" if role.mode == "auto" else "-",
     )
 
 

@@ -24,6 +24,7 @@ from orchestrator.planning.sizing import (
     Flow,
     Numbers,
     alternating,
+    bounded,
     numbers,
     shared_rate,
     slack_of,
@@ -381,7 +382,4 @@ def _verdict(spec: PipelineSpec, blind: str, flow: Flow | None, actions: int) ->
     if flow is None or blind:
         return f"stands still: {blind}"
     done = "nothing to do" if actions == 0 else f"{actions} action{'s' if actions > 1 else ''}"
-    return (
-        f"{flow.planned:.4g} groups/s, bounded by the {flow.bound}".replace("by the pool", "by pool")
-        + f": {done}"
-    )
+    return f"planned for {flow.planned:.4g} groups/s ({bounded(flow)}): {done}"
