@@ -64,16 +64,21 @@ def simulate(
     output: Output = Format.TEXT,
 ) -> None:
     """Run a day of load against simulated pools: Auto beside HPA and KEDA; draws a report."""
+    from orchestrator.simulation.optimum import clairvoyant
     from orchestrator.simulation.report import write_report
     from orchestrator.simulation.runs import simulate_all
 
     scenario, results = simulate_all(shape, seed, hours * 3600)
-    write_report(out, scenario, results)
+    optimum = clairvoyant(scenario, results[0])
+    write_report(out, scenario, results, optimum)
     if output is Format.JSON:
-        print(json.dumps({"report": str(out), "scalers": [_values(result) for result in results]}))
+        scalers = [_values(result) for result in results]
+        least = optimum.cost_per_thousand
+        print(json.dumps({"report": str(out), "scalers": scalers, "optimum_cost_per_thousand": least}))
         return
     _print_results(results)
-    typer.echo(f"{out} draws replicas, backlog, idle share and cost")
+    typer.echo(f"no schedule could have cost less than {optimum.cost_per_thousand:.2f} for what Auto trained")
+    typer.echo(f"{out} draws replicas, cost, waiting and backlog")
 
 
 def _print(page: Explained) -> None:
@@ -118,7 +123,7 @@ def _print_results(results: list[Result]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for column in ("scaler", "idle share", "cost per 1,000 groups", "with the learner", "groups", "starts"):
+    for column in ("scaler", "idle", "cost/1,000", "with learner", "groups", "starts"):
         table.add_column(column, justify="left" if column == "scaler" else "right")
     for one in results:
         table.add_row(

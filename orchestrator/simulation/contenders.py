@@ -60,6 +60,13 @@ class Configuration:
         return HpaScaler(self.name, settings)
 
 
+FAMILIES: dict[str, str] = {
+    "hpa-cpu": "HPA on CPU",
+    "hpa-backlog": "HPA on backlog",
+    "keda": "KEDA on stream length",
+}
+"""For people."""
+
 DEFAULTS: dict[str, Configuration] = {
     "hpa-cpu": Configuration("hpa-cpu", "cpu", 0.8, 0.8),
     # A backlog target has no default: one waiting group for each slot.

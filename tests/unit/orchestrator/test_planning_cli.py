@@ -178,6 +178,7 @@ def test_simulate_writes_its_report(tmp_path: Path) -> None:
     )
     assert result.exit_code == 0
     told = json.loads(result.stdout)
-    assert told["scalers"][0]["scaler"] == "auto"
+    assert told["scalers"][0]["scaler"] == "Auto"
     assert len(told["scalers"]) == 4
+    assert 0 < told["optimum_cost_per_thousand"] <= told["scalers"][0]["cost_per_thousand"]
     assert out.read_text().startswith("<!doctype html>")
