@@ -1,9 +1,10 @@
 """Decides the replica counts that keep the learner fed at the least cost. Knows no cluster, clock or chance.
 
-    Observed ──▶ learn ──▶ flow ──────────▶ per role ───────────────▶ list[Action]
-                 rates     learner's           least and enough (sizing.py): between them
-                 step      appetite, bounded   nothing is done, outside `enough` is wanted;
-                 stock     by window, pools    clamped, held, drained
+    Observed ──▶ learn ──▶ flow ──────────▶ per role ───────────────▶ shared ────▶ moves ──▶ list[Action]
+                 rates     learner's           least and enough (sizing.py):     pools         order, drain,
+                 step      appetite, bounded   between them nothing is done,     fit           take off
+                 stock     by window, pools    outside `enough` is wanted;
+                                               clamped, held
 
 More replicas are ordered at once; what is coming up counts as there. Fewer are believed only after the role has
 had too many for as long as a new one would take to start: keeping it that long costs what starting it again
@@ -15,21 +16,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from orchestrator.planning.actions import Action, Drain, Remember, Scale, Undrain
+from orchestrator.planning.actions import Action, Remember
 from orchestrator.planning.decision import Decision, RoleDecision
-from orchestrator.planning.observed import Memory, Observed, Replica, ReplicaState, RoleMemory, RoleObserved
+from orchestrator.planning.flow import discarded_share, flow_of
+from orchestrator.planning.moves import moves, staying
+from orchestrator.planning.observed import Memory, Observed, RoleMemory, RoleObserved
 from orchestrator.planning.rates import Estimate, learn_role, learn_steps, step_estimate, work_estimate
-from orchestrator.planning.sizing import (
-    RESERVE,
-    Flow,
-    Numbers,
-    alternating,
-    bounded,
-    numbers,
-    shared_rate,
-    slack_of,
-    staleness_rate,
-)
+from orchestrator.planning.sharing import Part, share_pools
+from orchestrator.planning.sizing import Flow, Numbers, alternating, bounded, numbers
 from orchestrator.planning.spec import Auto, External, PipelineSpec, RoleSpec, Static
 
 DISCARD_FADE = 0.98
@@ -38,7 +32,6 @@ HOLD_WITH_STOCK = 0.5
 """Of the start-up, where the stock is above its reserve."""
 STOCK_NEW = 0.25
 """Weight of a new scrape in the stock: a batch that comes and goes is evened out over about four."""
-LEAVING = (ReplicaState.DRAINING, ReplicaState.RECLAIMED)
 
 
 def plan(spec: PipelineSpec, observed: Observed, now: float) -> list[Action]:
@@ -53,18 +46,18 @@ def decide(spec: PipelineSpec, observed: Observed, now: float) -> Decision:
     memory = observed.memory if lost else learn(spec, observed)
     step = step_estimate(memory.steps, spec.step_seconds)
     works = {role.name: _work(role, memory) for role in spec.roles}
-    flow = None if lost else _flow(spec, observed, memory, step, works)
+    flow = None if lost else flow_of(spec, observed, memory, step, works)
     picture = _Picture(spec, observed, memory, flow, works, lost or _blind(observed, step), now)
-    parts = [_role(picture, role) for role in spec.roles]
+    parts = share_pools(spec, [_role(picture, role) for role in spec.roles])
     memory = replace(memory, roles=memory.roles | {part.decision.role: part.memory for part in parts})
-    actions = [action for part in parts for action in part.actions]
+    actions = [action for part in parts if part.acts for action in _moves(observed, part.decision)]
     return Decision(
         actions=(*actions, Remember(memory)),
         roles=tuple(part.decision for part in parts),
         memory=memory,
         flow=flow,
         step_seconds=None if step is None else step.mean,
-        discarded_share=_discarded(memory),
+        discarded_share=discarded_share(memory),
         verdict=_verdict(spec, picture.blind, flow, len(actions)),
     )
 
@@ -103,11 +96,9 @@ class _Picture:
     now: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    decision: RoleDecision
-    actions: list[Action]
-    memory: RoleMemory
+def _moves(observed: Observed, decision: RoleDecision) -> list[Action]:
+    seen = observed.roles.get(decision.role, RoleObserved(desired=0))
+    return moves(decision.role, seen, decision.wanted, decision.reason)
 
 
 def _work(role: RoleSpec, memory: Memory) -> Estimate | None:
@@ -120,100 +111,26 @@ def _blind(observed: Observed, step: Estimate | None) -> str:
     return "the learner's step time is not known yet" if step is None else ""
 
 
-def _discarded(memory: Memory) -> float:
-    """Groups discarded for each one trained, at most 1."""
-    discarded, trained = memory.discarded
-    return min(1.0, discarded / trained) if trained > 0 else 0.0
-
-
-def _staying(seen: RoleObserved) -> int:
-    """Replicas that the Deployment's number is good for: without those that drain or are being taken."""
-    return max(0, seen.desired - seen.count(*LEAVING))
-
-
-# ------------------------------------------------------------------ the flow
-
-
-def _flow(
-    spec: PipelineSpec,
-    observed: Observed,
-    memory: Memory,
-    step: Estimate | None,
-    works: dict[str, Estimate | None],
-) -> Flow | None:
-    if step is None or observed.learner is None:
-        return None
-    latency = sum(work.mean for work in works.values() if work is not None)
-    appetite = 0.0 if observed.learner.paused else spec.batch_groups / step.mean * (1 + _discarded(memory))
-    window = staleness_rate(spec, step.mean, latency)
-    rate, bound = (appetite, "learner") if appetite <= window else (window, "staleness")
-    for role in spec.roles:
-        limit, told = _role_limit(role, observed)
-        work = works[role.name]
-        if limit is not None and work is not None and limit * role.slots / work.mean < rate:
-            rate, bound = limit * role.slots / work.mean, told
-    rate, pool = shared_rate(rate, spec.pools, lambda rate: _pool_counts(spec, works, rate))
-    slack = slack_of(spec, rate, step.mean, latency)
-    return Flow(
-        learner=appetite,
-        staleness=window,
-        planned=rate,
-        bound=f"pool {pool} has room for {spec.pools[pool]}" if pool else bound,
-        latency_seconds=latency,
-        slack_groups=slack,
-        stock_groups=RESERVE * slack if memory.stock is None else min(memory.stock, slack),
-    )
-
-
-def _role_limit(role: RoleSpec, observed: Observed) -> tuple[int | None, str]:
-    """Replicas that a role can have at most, where that is a limit on the others' use, and its words."""
-    if isinstance(role.scaling, Auto):
-        return role.scaling.maximum, f"{role.name} has at most {role.scaling.maximum}"
-    if isinstance(role.scaling, Static):
-        return role.scaling.replicas, f"{role.name} is held at {role.scaling.replicas}"
-    seen = observed.roles.get(role.name)
-    if seen is None or seen.desired == 0:
-        return None, ""
-    return seen.desired, f"{role.name} is scaled from outside to {seen.desired}"
-
-
-def _pool_counts(spec: PipelineSpec, works: dict[str, Estimate | None], rate: float) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for role in spec.roles:
-        work = works[role.name]
-        needed = math.ceil(rate * work.mean / role.slots - 1e-9) if work is not None else 0
-        if isinstance(role.scaling, Auto):
-            needed = max(needed, role.scaling.minimum)
-        elif isinstance(role.scaling, Static):
-            needed = role.scaling.replicas
-        pool = role.pool or role.name
-        counts[pool] = counts.get(pool, 0) + needed
-    return counts
-
-
-# ------------------------------------------------------------------ one role
-
-
-def _role(picture: _Picture, role: RoleSpec) -> _Part:
+def _role(picture: _Picture, role: RoleSpec) -> Part:
     seen = picture.observed.roles.get(role.name, RoleObserved(desired=0))
     memory = picture.memory.roles.get(role.name, RoleMemory())
-    current = _staying(seen)
+    current = staying(seen)
     if isinstance(role.scaling, External):
         kept = RoleDecision(
             role=role.name, mode="external", current=current, wanted=current, reason="scaled from outside"
         )
-        return _Part(kept, [], memory)
+        return Part(kept, memory, current, acts=False)
     if picture.spec.suspended:
         told = RoleDecision(
             role=role.name, mode=_mode(role), current=current, wanted=0, reason="the run is suspended"
         )
-        return _Part(told, _actions(role, seen, 0, told.reason), memory)
+        return Part(told, memory)
     if isinstance(role.scaling, Static):
         wanted = role.scaling.replicas
         held = RoleDecision(
             role=role.name, mode="static", current=current, wanted=wanted, reason=f"held at {wanted}"
         )
-        return _Part(held, _actions(role, seen, wanted, held.reason), memory)
+        return Part(held, memory, wanted, wanted)
     return _auto(picture, role, role.scaling, seen, memory)
 
 
@@ -221,8 +138,8 @@ def _mode(role: RoleSpec) -> str:
     return type(role.scaling).__name__.lower()
 
 
-def _auto(picture: _Picture, role: RoleSpec, bounds: Auto, seen: RoleObserved, memory: RoleMemory) -> _Part:
-    current = _staying(seen)
+def _auto(picture: _Picture, role: RoleSpec, bounds: Auto, seen: RoleObserved, memory: RoleMemory) -> Part:
+    current = staying(seen)
     work, flow = picture.works[role.name], picture.flow
     startup = role.startup_seconds if seen.startup_seconds is None else seen.startup_seconds
     base = RoleDecision(
@@ -236,11 +153,11 @@ def _auto(picture: _Picture, role: RoleSpec, bounds: Auto, seen: RoleObserved, m
     )
     why = picture.blind or ("" if seen.metrics is not None else "its metrics are lost")
     if why or flow is None:
-        return _Part(replace(base, reason=f"stands still: {why}"), [], memory)
+        return Part(replace(base, reason=f"stands still: {why}"), memory, current, acts=False)
     if work is None:
-        first = max(current, bounds.minimum, 1)
+        first = min(max(current, bounds.minimum, 1), bounds.maximum)
         told = replace(base, wanted=first, reason="its speed is not known yet")
-        return _Part(told, _actions(role, seen, first, told.reason), memory)
+        return Part(told, memory, first, first)
     counts = _numbers(picture, role, bounds, work, flow, startup)
     target = current if counts.least <= current <= counts.enough else counts.enough
     target, limits = _clamp(picture.spec, role, bounds, target, flow)
@@ -260,7 +177,7 @@ def _auto(picture: _Picture, role: RoleSpec, bounds: Auto, seen: RoleObserved, m
         hold_left_seconds=left,
         reason=_why(current, wanted, target, counts, left),
     )
-    return _Part(counted, _actions(role, seen, wanted, counted.reason), memory)
+    return Part(counted, memory, target, min(target, max(bounds.minimum, math.ceil(counts.load - 1e-9))))
 
 
 def _numbers(
@@ -330,49 +247,6 @@ def _why(current: int, wanted: int, target: int, counts: Numbers, left: float | 
         f"{counts.least} must be there, {counts.enough} last"
         if counts.least < counts.enough
         else "as it should be"
-    )
-
-
-def _actions(role: RoleSpec, seen: RoleObserved, wanted: int, reason: str) -> list[Action]:
-    """From what is there to `wanted` replicas that stay. Nothing that holds a group is ever removed."""
-    draining = [replica for replica in seen.replicas if replica.state is ReplicaState.DRAINING]
-    difference = wanted - _staying(seen)
-    actions: list[Action] = []
-    if difference > 0:
-        # A warm replica that drains is back at once; the one that still holds most lost least.
-        back = sorted(draining, key=lambda replica: -replica.held_groups)[:difference]
-        actions += [Undrain(role.name, replica.name, reason) for replica in back]
-        draining = [replica for replica in draining if replica not in back]
-        difference -= len(back)
-    leave = [replica for replica in draining if replica.held_groups == 0]
-    if difference < 0:
-        for replica in _victims(seen)[:-difference]:
-            if replica.held_groups:
-                actions.append(Drain(role.name, replica.name, reason))
-            else:
-                leave.append(replica)
-        # Pods that were ordered and are not there yet need no name.
-        difference += min(-difference, len(_victims(seen)))
-    number = seen.desired + difference - len(leave)
-    if number != seen.desired:
-        gone = tuple(sorted(replica.name for replica in leave))
-        only_drained = difference == 0 and set(gone) <= {replica.name for replica in draining}
-        actions.append(Scale(role.name, number, "drained" if only_drained else reason, gone))
-    return actions
-
-
-def _victims(seen: RoleObserved) -> list[Replica]:
-    """Who goes first: what is still starting (the youngest), then the emptiest, the slowest, the youngest."""
-    staying = [replica for replica in seen.replicas if replica.state not in LEAVING]
-    return sorted(
-        staying,
-        key=lambda replica: (
-            replica.state is not ReplicaState.STARTING,
-            replica.held_groups,
-            replica.pace,
-            replica.age_seconds,
-            replica.name,
-        ),
     )
 
 

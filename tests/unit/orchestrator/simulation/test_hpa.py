@@ -106,6 +106,6 @@ def test_without_metrics_an_hpa_stands_still() -> None:
 def test_the_grid_holds_every_family_and_names_are_unique() -> None:
     """Each family is tried with several targets and windows."""
     tried = grid()
-    assert len(tried) == 73
+    assert len(tried) == 126
     assert len({one.name for one in tried}) == len(tried)
     assert {one.family for one in tried} == set(DEFAULTS) == {"hpa-cpu", "hpa-backlog", "keda"}

@@ -26,6 +26,7 @@ def scenario(**more: object) -> Scenario:
         "batch_groups": 10,
         "max_staleness": 0,
         "step_seconds": ((0.0, 10.0),),
+        "length_sigma": 0.0,
     }
     return Scenario(**(settings | more))  # type: ignore[arg-type]
 
