@@ -155,8 +155,8 @@ def _auto(picture: _Picture, role: RoleSpec, bounds: Auto, seen: RoleObserved, m
     if why or flow is None:
         return Part(replace(base, reason=f"stands still: {why}"), memory, current, acts=False)
     if work is None:
-        first = min(max(current, bounds.minimum, 1), bounds.maximum)
-        told = replace(base, wanted=first, reason="its speed is not known yet")
+        first, limits = _clamp(picture.spec, role, bounds, max(current, 1), flow)
+        told = replace(base, wanted=first, limits=limits, reason="its speed is not known yet")
         return Part(told, memory, first, first)
     counts = _numbers(picture, role, bounds, work, flow, startup)
     target = current if counts.least <= current <= counts.enough else counts.enough
