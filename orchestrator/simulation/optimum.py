@@ -22,7 +22,9 @@ Per role, with n replicas and a stock of b groups, in bins of `BIN` seconds:
 
 `unmet` are groups that the learner wanted and did not get. At least T must be trained, so unmet <= U = wanted - T;
 mu >= 0 is the multiplier of that constraint and max over mu of (V_0 - mu * U) is a lower bound by weak duality. The
-stock is a grid of `LEVELS` with linear interpolation in between (the one approximation that is not a relaxation).
+stock is a grid of `LEVELS` with linear interpolation in between, and replicas change between bins alone: the two
+approximations that are not relaxations. With 65 levels, bins of 20 s or both, the bound of eight runs (four shapes)
+moved by 0.15 % at most.
 """
 
 from __future__ import annotations

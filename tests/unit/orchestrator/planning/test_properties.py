@@ -7,6 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.planning.actions import Drain, Remember, Scale, Undrain
+from orchestrator.planning.decision import Decision
 from orchestrator.planning.observed import (
     LearnerObserved,
     Memory,
@@ -155,8 +156,8 @@ def test_no_number_passes_its_maximum_or_its_pool(spec: PipelineSpec, seen: Obse
             assert sum(wanted[role.name] for role in members) <= limit
 
 
-def _reason(decision: object, name: str) -> str:
-    return next(role.reason for role in decision.roles if role.role == name)  # type: ignore[attr-defined]
+def _reason(decision: Decision, name: str) -> str:
+    return next(role.reason for role in decision.roles if role.role == name)
 
 
 @SEARCH
