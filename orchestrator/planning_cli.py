@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator.local.options import Format
+from services.common.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from orchestrator.planning.explain import Explained
@@ -49,16 +53,22 @@ def plan(
     spec = read_plan(run_file)
     if isinstance(spec, ServiceSpec):
         asked = read_service_observed(observed)
-        told = decide_service(spec, asked, asked.at if now is None else now)
+        told = decide_service(spec, asked, _moment(now, asked.at))
         values, page = as_values(told), explain_service(spec, asked, told)
     else:
-        seen = read_observed(observed)
-        decision = decide(spec, seen, seen.at if now is None else now)
+        seen = read_observed(observed, spec)
+        decision = decide(spec, seen, _moment(now, seen.at))
         values, page = as_values(decision), explain(spec, decision)
     if output is Format.JSON:
         print(json.dumps(values))
     else:
         _print(page)
+
+
+def _moment(now: float | None, seen_at: float) -> float:
+    if now is not None and not seen_at <= now < math.inf:
+        raise ConfigError(f"--now: expected at least {seen_at:g}, when it was observed, found {now:g}")
+    return seen_at if now is None else now
 
 
 def simulate(
@@ -69,29 +79,32 @@ def simulate(
     output: Output = Format.TEXT,
 ) -> None:
     """Run a day of load against simulated pools: Auto beside HPA and KEDA; draws a report."""
+    from orchestrator.simulation.optimum import clairvoyant
     from orchestrator.simulation.report import write_report
     from orchestrator.simulation.runs import simulate_all
 
     scenario, results = simulate_all(shape, seed, hours * 3600)
-    write_report(out, scenario, results)
+    optimum = clairvoyant(scenario, results[0])
+    write_report(out, scenario, results, optimum)
     if output is Format.JSON:
-        print(json.dumps({"report": str(out), "scalers": [_values(result) for result in results]}))
+        scalers = [_values(result) for result in results]
+        least = optimum.cost_per_thousand
+        print(json.dumps({"report": str(out), "scalers": scalers, "optimum_cost_per_thousand": least}))
         return
     _print_results(results)
-    typer.echo(f"{out} draws replicas, backlog, idle share and cost")
+    typer.echo(f"no schedule could have cost less than {optimum.cost_per_thousand:.2f} for what Auto trained")
+    typer.echo(f"{out} draws replicas, cost, waiting and backlog")
 
 
 def _print(page: Explained) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False)
-    console.print(page.verdict)
+    console = _console()
+    console.print(page.verdict, soft_wrap=True)
     for line in page.sums:
         console.print(f"  {line}")
     if page.rows:
         console.print(_table(page))
-    for line in page.actions or ("nothing to do",):
-        console.print(f"-> {line}")
+    for line in (*page.reasons, *(f"-> {action}" for action in page.actions or ("nothing to do",))):
+        console.print(line, soft_wrap=True)
 
 
 def _table(page: Explained) -> Table:
@@ -99,13 +112,19 @@ def _table(page: Explained) -> Table:
 
     from orchestrator.planning.explain import COLUMNS
 
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
     for index, column in enumerate(COLUMNS):
-        words = index in (0, len(COLUMNS) - 1)
-        table.add_column(column, justify="left" if words else "right", overflow="fold", no_wrap=index == 0)
+        table.add_column(column, justify="right" if index else "left", no_wrap=True)
     for row in page.rows:
         table.add_row(*row)
     return table
+
+
+def _console() -> Console:
+    """As wide as the terminal; where there is none, wide enough that no table is cut."""
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 120)
 
 
 def _values(result: Result) -> dict[str, object]:
@@ -121,11 +140,10 @@ def _values(result: Result) -> dict[str, object]:
 
 
 def _print_results(results: list[Result]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for column in ("scaler", "idle share", "cost per 1,000 groups", "with the learner", "groups", "starts"):
+    for column in ("scaler", "idle", "cost/1,000", "with learner", "groups", "starts"):
         table.add_column(column, justify="left" if column == "scaler" else "right")
     for one in results:
         table.add_row(
@@ -136,4 +154,4 @@ def _print_results(results: list[Result]) -> None:
             f"{one.trained_groups:,}",
             str(one.starts),
         )
-    Console(highlight=False, markup=False).print(table)
+    _console().print(table)

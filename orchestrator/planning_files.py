@@ -1,23 +1,25 @@
 """Reads what `trimtab plan` is given: a run or reward model in YAML, what was observed in JSON. Knows no planning.
 
-Of a run's file it takes what concerns scaling, camelCase as in a TrainingRun (the keys may also stand without
-`spec:` around them); everything else is left to whoever applies the run:
+A file with `kind: TrainingRun` or `RewardModel` is read as the operator reads it, with its defaults and its strictness.
+Without `kind` it is a short form that holds what concerns scaling alone, so that a pipeline can be tried before there
+is a run:
 
-    spec:
-      suspend: false
-      rollout: {batchGroups: 64, maxStaleness: 6}
-      pools: {a100: 24}
-      roles:
-        policy:    {pool: a100, price: 2, slots: 6, startupSeconds: 240, scaling: {mode: Auto, min: 1, max: 20}}
-        reference: {slots: 4, scaling: {mode: Static, replicas: 3}}
-        reward:    {price: 0.5, slots: 4, scaling: {mode: External}}
-        learner:   {price: 8, stepSeconds: 60}
+    suspend: false
+    rollout: {batchGroups: 64, maxStaleness: 6}
+    pools: {a100: 24}
+    roles:
+      policy:    {pool: a100, price: 2, slots: 6, startupSeconds: 240, scaling: {mode: Auto, min: 1, max: 20}}
+      reference: {slots: 4, secondsPerGroup: 8, scaling: {mode: Static, replicas: 3}}
+      reward:    {price: 0.5, slots: 4, scaling: {mode: External}}
+      learner:   {price: 8, stepSeconds: 60}
 
-Of a RewardModel: metadata.name, spec.replicas, spec.scaling, spec.startupSeconds.
+What was observed has the fields of `orchestrator.planning.observed`. In both a name that nobody knows is an error:
+a field that is left out silently would give another plan.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -29,13 +31,16 @@ from orchestrator.planning.observed import Observed, ServiceObserved
 from orchestrator.planning.serving import ServiceSpec
 from orchestrator.planning.spec import Auto, External, PipelineSpec, RoleSpec, Scaling, Static
 from services.common.errors import ConfigError, InvalidInput
+from services.common.spec.load import read_text
 
 LEARNER = "learner"
 Seen = TypeVar("Seen", Observed, ServiceObserved)
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, allow_inf_nan=False
+    )
 
 
 class _Static(_Part):
@@ -71,81 +76,98 @@ class _Rollout(_Part):
 class _Run(_Part):
     suspend: bool = False
     rollout: _Rollout = _Rollout()
-    pools: dict[str, int] = Field(default_factory=dict)
-    roles: dict[str, _Role] = Field(min_length=1)
-
-
-class _ServiceScaling(_Part):
-    mode: Literal["Static", "External", "Auto"] = "Static"
-    minimum: int = Field(1, ge=0, alias="min")
-    maximum: int = Field(100, ge=0, alias="max")
-    pool_limit: int | None = Field(None, ge=0)
-
-
-class _Service(_Part):
-    replicas: int = Field(1, ge=0)
-    scaling: _ServiceScaling = _ServiceScaling()
-    startup_seconds: float = Field(240.0, ge=0)
+    pools: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    roles: dict[str, _Role]
 
 
 def read_plan(path: Path) -> PipelineSpec | ServiceSpec:
     """A run's scaling, or a reward model's, by its kind. Raises ConfigError, one line, with file and field."""
-    found = _document(path)
     try:
-        if found.get("kind") == "RewardModel":
-            name = str((found.get("metadata") or {}).get("name", "reward"))
-            return _service(name, _Service.model_validate(found.get("spec") or {}))
-        return _spec(_Run.model_validate(found.get("spec", found)))
-    except (ValidationError, InvalidInput) as error:
+        found = yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: expected a TrainingRun or its roles, or a RewardModel")
+    if "kind" in found:
+        return _of_kind(path)
+    try:
+        return _spec(_Run.model_validate(found))
+    except ValidationError as error:
         raise ConfigError(f"{path}: {_first(error)}") from error
+    except InvalidInput as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
-def read_observed(path: Path) -> Observed:
-    """What was observed of a run, in the fields of `orchestrator.planning.observed`. Raises ConfigError, one line."""
-    return _observed(path, TypeAdapter(Observed))
+def read_observed(path: Path, run: PipelineSpec) -> Observed:
+    """What was observed of `run`. Raises ConfigError, one line, with file and field."""
+    seen = _observed(path, TypeAdapter(Observed))
+    names = [role.name for role in run.roles]
+    stranger = next((name for name in seen.roles if name not in names), None)
+    if stranger is not None:
+        raise ConfigError(f"{path}: roles.{stranger}: the run has no such role; it has {', '.join(names)}")
+    return seen
 
 
 def read_service_observed(path: Path) -> ServiceObserved:
-    """What was observed of a reward model, in the same place. Raises ConfigError, one line."""
+    """What was observed of a reward model. Raises ConfigError, one line, with file and field."""
     return _observed(path, TypeAdapter(ServiceObserved))
-
-
-def _document(path: Path) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path}: expected a TrainingRun or its spec, or a RewardModel")
-    return found
 
 
 def _observed(path: Path, adapter: TypeAdapter[Seen]) -> Seen:
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not JSON in UTF-8") from error
-    try:
-        return adapter.validate_json(text)
+        text = read_text(path)
+        seen = adapter.validate_json(text)
+        given = TypeAdapter(Any).validate_json(text)
     except ValidationError as error:
         raise ConfigError(f"{path}: {_first(error)}") from error
+    if wrong := _unknown(given, adapter.dump_python(seen, mode="json")) or _impossible(given):
+        raise ConfigError(f"{path}: {wrong}")
+    return seen
 
 
-def _service(name: str, model: _Service) -> ServiceSpec:
-    part = model.scaling
-    scaling: Scaling = Auto(part.minimum, part.maximum)
-    if part.mode != "Auto":
-        scaling = External() if part.mode == "External" else Static(model.replicas)
-    return ServiceSpec(
-        name=name, scaling=scaling, pool_limit=part.pool_limit, startup_seconds=model.startup_seconds
-    )
+def _of_kind(path: Path) -> PipelineSpec | ServiceSpec:
+    # The operator's kinds are many models: who gives the short form does not wait for them.
+    from orchestrator.cluster.documents import read_objects
+    from orchestrator.cluster.kinds import TrainingRun
+    from orchestrator.cluster.pipeline import pipeline_spec, service_spec
+
+    found = read_objects(path)
+    if len(found) != 1:
+        raise ConfigError(f"{path}: expected one TrainingRun or RewardModel, found {len(found)}")
+    [one] = found
+    try:
+        return pipeline_spec(one) if isinstance(one, TrainingRun) else service_spec(one)
+    except InvalidInput as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _unknown(given: object, read: object, where: str = "") -> str:
+    """The first name in `given` that did not reach `read`, as a sentence; empty: all did."""
+    if isinstance(given, dict) and isinstance(read, dict):
+        for name, value in given.items():
+            if name not in read:
+                return f"{where}{name}: no such field; there are {', '.join(read)}"
+            if wrong := _unknown(value, read[name], f"{where}{name}."):
+                return wrong
+    if isinstance(given, list) and isinstance(read, list):
+        for index, pair in enumerate(zip(given, read, strict=True)):
+            if wrong := _unknown(*pair, f"{where}{index}."):
+                return wrong
+    return ""
+
+
+def _impossible(given: object, where: str = "") -> str:
+    """The first number that is negative or not finite, as a sentence: counts, seconds and levels are neither."""
+    if isinstance(given, float | int) and not isinstance(given, bool):
+        possible = math.isfinite(given) and given >= 0
+        return "" if possible else f"{where.rstrip('.')}: expected a number of at least 0, found {given}"
+    pairs = given.items() if isinstance(given, dict) else enumerate(given) if isinstance(given, list) else ()
+    return next((wrong for name, one in pairs if (wrong := _impossible(one, f"{where}{name}."))), "")
 
 
 def _spec(run: _Run) -> PipelineSpec:
+    if not run.roles.keys() - {LEARNER}:
+        raise InvalidInput("roles: expected at least one beside the learner")
     learner = run.roles.get(LEARNER, _Role())
     return PipelineSpec(
         roles=tuple(_role(name, role) for name, role in run.roles.items() if name != LEARNER),
@@ -178,9 +200,21 @@ def _scaling(part: _Static | _External | _Auto) -> Scaling:
     return Auto(part.minimum, part.maximum)
 
 
-def _first(error: ValidationError | InvalidInput) -> str:
-    if isinstance(error, InvalidInput):
-        return str(error)
+def _first(error: ValidationError) -> str:
+    """Field and what was expected, in words of the file and not of Python."""
     one = error.errors()[0]
+    given = one["input"]
+    told = {
+        "extra_forbidden": "no such field",
+        "missing": "is missing",
+        "union_tag_invalid": "expected mode Auto, Static or External",
+        "union_tag_not_found": "mode is missing: Auto, Static or External",
+        "model_type": "expected fields in braces or below it",
+        "dict_type": "expected fields in braces or below it",
+    }.get(one["type"])
+    if told is None:
+        told = one["msg"].replace("Input should be ", "expected ").replace(" greater", " a number greater")
+        if isinstance(given, str | int | float) and one["type"] != "json_invalid":
+            told += f", found {given!r}"
     where = ".".join(str(part) for part in one["loc"])
-    return f"{where}: {one['msg']}" if where else one["msg"]
+    return f"{where}: {told}" if where else told

@@ -8,6 +8,7 @@ from orchestrator.planning.actions import Action, Drain, Remember, Scale, Undrai
 from orchestrator.planning.decision import Decision, RoleDecision
 from orchestrator.planning.observed import ServiceObserved
 from orchestrator.planning.serving import CATCH_UP_SECONDS, ServiceDecision, ServiceSpec
+from orchestrator.planning.sizing import bounded
 from orchestrator.planning.spec import PipelineSpec
 
 COLUMNS = (
@@ -16,23 +17,24 @@ COLUMNS = (
     "want",
     "s/group",
     "±",
-    "groups/s each",
+    "rate",
     "load",
     "least",
     "enough",
     "backlog",
     "start",
-    "why",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """The parts of a page: the verdict, sums worked out line by line, the table, what is done."""
+    """The parts of a page: the verdict, sums line by line, the table, a reason for each role, what is done."""
 
     verdict: str
     sums: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    """One a role, with the values of `COLUMNS`; `rate` is a replica's, in groups/s."""
+    reasons: tuple[str, ...]
     actions: tuple[str, ...]
 
 
@@ -42,6 +44,7 @@ def explain(spec: PipelineSpec, decision: Decision) -> Explained:
         verdict=decision.verdict,
         sums=tuple(_sums(spec, decision)),
         rows=tuple(_row(role) for role in decision.roles),
+        reasons=tuple(f"{role.role}: {'; '.join((role.reason, *role.limits))}" for role in decision.roles),
         actions=tuple(in_words(action) for action in decision.actions if not isinstance(action, Remember)),
     )
 
@@ -50,7 +53,13 @@ def explain_service(spec: ServiceSpec, seen: ServiceObserved, decision: ServiceD
     """The same of a service that is asked: it has no table, its sums say all."""
     verdict = f"{spec.name}: {decision.current} now, {decision.wanted} wanted: {decision.reason}"
     actions = [in_words(action) for action in decision.actions]
-    return Explained(verdict, tuple(_service_sums(seen, decision)), (), tuple(actions))
+    return Explained(
+        verdict=verdict,
+        sums=tuple(_service_sums(seen, decision)),
+        rows=(),
+        reasons=(),
+        actions=tuple(actions),
+    )
 
 
 def as_values(decision: Decision | ServiceDecision) -> dict[str, object]:
@@ -103,13 +112,12 @@ def _sums(spec: PipelineSpec, decision: Decision) -> list[str]:
     return [
         f"learner    {batch} groups / {step:.4g} s{again} = {flow.learner:.4g} groups/s",
         f"staleness  {through} = {flow.staleness:.4g} groups/s",
-        f"planned    {flow.planned:.4g} groups/s, bounded by: {flow.bound}",
+        f"planned    {flow.planned:.4g} groups/s, {bounded(flow)}",
         f"stock      {flow.stock_groups:.0f} groups of {flow.slack_groups:.0f}, reserve {flow.reserve_groups:.0f}",
     ]
 
 
 def _row(role: RoleDecision) -> tuple[str, ...]:
-    why = "; ".join((role.reason, *role.limits))
     return (
         f"{role.role} ({role.mode})",
         str(role.current),
@@ -121,8 +129,7 @@ def _row(role: RoleDecision) -> tuple[str, ...]:
         _number(role.least),
         _number(role.enough),
         _number(role.backlog_groups),
-        f"{role.startup_seconds:.0f} s",
-        why,
+        f"{role.startup_seconds:.0f} s" if role.mode == "auto" else "-",
     )
 
 

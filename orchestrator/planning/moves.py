@@ -1,4 +1,7 @@
-"""From what is there to the number that is wanted: whom to tell, to take back, to take off, and when. Knows no rate."""
+"""From what is there to the number that is wanted: who is ordered, drained, taken back, removed, and when.
+
+Nothing that holds a group is ever removed: the busy are told to drain, and leave at a later decision, by name.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def hold(
 
 
 def moves(role: str, seen: RoleObserved, wanted: int, reason: str) -> list[Action]:
-    """From what is there to `wanted` replicas that stay. Nothing that holds a group is ever removed."""
+    """The actions that lead from `seen` to `wanted` replicas that stay; `reason` goes with each."""
     draining = [replica for replica in seen.replicas if replica.state is ReplicaState.DRAINING]
     difference = wanted - staying(seen)
     actions: list[Action] = []
@@ -62,9 +65,9 @@ def moves(role: str, seen: RoleObserved, wanted: int, reason: str) -> list[Actio
 
 def _victims(seen: RoleObserved) -> list[Replica]:
     """Who goes first: what is still starting (the youngest), then the emptiest, the slowest, the youngest."""
-    staying = [replica for replica in seen.replicas if replica.state not in LEAVING]
+    there = [replica for replica in seen.replicas if replica.state not in LEAVING]
     return sorted(
-        staying,
+        there,
         key=lambda replica: (
             replica.state is not ReplicaState.STARTING,
             replica.held_groups,

@@ -1,9 +1,10 @@
 """Decides the replica counts that keep the learner fed at the least cost. Knows no cluster, clock or chance.
 
-    Observed ──▶ learn ──▶ flow ──────────▶ per role ───────────────▶ list[Action]
-                 rates     learner's           least and enough (sizing.py): between them
-                 step      appetite, bounded   nothing is done, outside `enough` is wanted;
-                 stock     by window, pools    clamped, held, drained
+    Observed ──▶ learn ──▶ flow ──────────▶ per role ───────────────▶ shared ────▶ moves ──▶ list[Action]
+                 rates     learner's           least and enough (sizing.py):     pools         order, drain,
+                 step      appetite, bounded   between them nothing is done,     fit           take off
+                 stock     by window, pools    outside `enough` is wanted;
+                                               clamped, held
 
 More replicas are ordered at once; what is coming up counts as there. Fewer are believed only after the role has
 had too many for as long as a new one would take to start: keeping it that long costs what starting it again
@@ -17,19 +18,12 @@ from dataclasses import dataclass, replace
 
 from orchestrator.planning.actions import Action, Remember
 from orchestrator.planning.decision import Decision, RoleDecision
+from orchestrator.planning.flow import discarded_share, flow_of
 from orchestrator.planning.moves import hold, moves, staying
 from orchestrator.planning.observed import Memory, Observed, RoleMemory, RoleObserved
 from orchestrator.planning.rates import Estimate, learn_role, learn_steps, step_estimate, work_estimate
-from orchestrator.planning.sizing import (
-    RESERVE,
-    Flow,
-    Numbers,
-    alternating,
-    numbers,
-    shared_rate,
-    slack_of,
-    staleness_rate,
-)
+from orchestrator.planning.sharing import Part, share_pools
+from orchestrator.planning.sizing import Flow, Numbers, alternating, bounded, numbers
 from orchestrator.planning.spec import Auto, External, PipelineSpec, RoleSpec, Static
 
 DISCARD_FADE = 0.98
@@ -52,18 +46,18 @@ def decide(spec: PipelineSpec, observed: Observed, now: float) -> Decision:
     memory = observed.memory if lost else learn(spec, observed)
     step = step_estimate(memory.steps, spec.step_seconds)
     works = {role.name: _work(role, memory) for role in spec.roles}
-    flow = None if lost else _flow(spec, observed, memory, step, works)
+    flow = None if lost else flow_of(spec, observed, memory, step, works)
     picture = _Picture(spec, observed, memory, flow, works, lost or _blind(observed, step), now)
-    parts = [_role(picture, role) for role in spec.roles]
+    parts = share_pools(spec, [_role(picture, role) for role in spec.roles])
     memory = replace(memory, roles=memory.roles | {part.decision.role: part.memory for part in parts})
-    actions = [action for part in parts for action in part.actions]
+    actions = [action for part in parts if part.acts for action in _moves(observed, part.decision)]
     return Decision(
         actions=(*actions, Remember(memory)),
         roles=tuple(part.decision for part in parts),
         memory=memory,
         flow=flow,
         step_seconds=None if step is None else step.mean,
-        discarded_share=_discarded(memory),
+        discarded_share=discarded_share(memory),
         verdict=_verdict(spec, picture.blind, flow, len(actions)),
     )
 
@@ -102,11 +96,9 @@ class _Picture:
     now: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    decision: RoleDecision
-    actions: list[Action]
-    memory: RoleMemory
+def _moves(observed: Observed, decision: RoleDecision) -> list[Action]:
+    seen = observed.roles.get(decision.role, RoleObserved(desired=0))
+    return moves(decision.role, seen, decision.wanted, decision.reason)
 
 
 def _work(role: RoleSpec, memory: Memory) -> Estimate | None:
@@ -119,76 +111,7 @@ def _blind(observed: Observed, step: Estimate | None) -> str:
     return "the learner's step time is not known yet" if step is None else ""
 
 
-def _discarded(memory: Memory) -> float:
-    """Groups discarded for each one trained, at most 1."""
-    discarded, trained = memory.discarded
-    return min(1.0, discarded / trained) if trained > 0 else 0.0
-
-
-# ------------------------------------------------------------------ the flow
-
-
-def _flow(
-    spec: PipelineSpec,
-    observed: Observed,
-    memory: Memory,
-    step: Estimate | None,
-    works: dict[str, Estimate | None],
-) -> Flow | None:
-    if step is None or observed.learner is None:
-        return None
-    latency = sum(work.mean for work in works.values() if work is not None)
-    appetite = 0.0 if observed.learner.paused else spec.batch_groups / step.mean * (1 + _discarded(memory))
-    window = staleness_rate(spec, step.mean, latency)
-    rate, bound = (appetite, "learner") if appetite <= window else (window, "staleness")
-    for role in spec.roles:
-        limit, told = _role_limit(role, observed)
-        work = works[role.name]
-        if limit is not None and work is not None and limit * role.slots / work.mean < rate:
-            rate, bound = limit * role.slots / work.mean, told
-    rate, pool = shared_rate(rate, spec.pools, lambda rate: _pool_counts(spec, works, rate))
-    slack = slack_of(spec, rate, step.mean, latency)
-    return Flow(
-        learner=appetite,
-        staleness=window,
-        planned=rate,
-        bound=f"pool {pool} has room for {spec.pools[pool]}" if pool else bound,
-        latency_seconds=latency,
-        slack_groups=slack,
-        stock_groups=RESERVE * slack if memory.stock is None else min(memory.stock, slack),
-    )
-
-
-def _role_limit(role: RoleSpec, observed: Observed) -> tuple[int | None, str]:
-    """Replicas that a role can have at most, where that is a limit on the others' use, and its words."""
-    if isinstance(role.scaling, Auto):
-        return role.scaling.maximum, f"{role.name} has at most {role.scaling.maximum}"
-    if isinstance(role.scaling, Static):
-        return role.scaling.replicas, f"{role.name} is held at {role.scaling.replicas}"
-    seen = observed.roles.get(role.name)
-    if seen is None or seen.desired == 0:
-        return None, ""
-    return seen.desired, f"{role.name} is scaled from outside to {seen.desired}"
-
-
-def _pool_counts(spec: PipelineSpec, works: dict[str, Estimate | None], rate: float) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for role in spec.roles:
-        work = works[role.name]
-        needed = math.ceil(rate * work.mean / role.slots - 1e-9) if work is not None else 0
-        if isinstance(role.scaling, Auto):
-            needed = max(needed, role.scaling.minimum)
-        elif isinstance(role.scaling, Static):
-            needed = role.scaling.replicas
-        pool = role.pool or role.name
-        counts[pool] = counts.get(pool, 0) + needed
-    return counts
-
-
-# ------------------------------------------------------------------ one role
-
-
-def _role(picture: _Picture, role: RoleSpec) -> _Part:
+def _role(picture: _Picture, role: RoleSpec) -> Part:
     seen = picture.observed.roles.get(role.name, RoleObserved(desired=0))
     memory = picture.memory.roles.get(role.name, RoleMemory())
     current = staying(seen)
@@ -196,18 +119,18 @@ def _role(picture: _Picture, role: RoleSpec) -> _Part:
         kept = RoleDecision(
             role=role.name, mode="external", current=current, wanted=current, reason="scaled from outside"
         )
-        return _Part(kept, [], memory)
+        return Part(kept, memory, current, acts=False)
     if picture.spec.suspended:
         told = RoleDecision(
             role=role.name, mode=_mode(role), current=current, wanted=0, reason="the run is suspended"
         )
-        return _Part(told, moves(role.name, seen, 0, told.reason), memory)
+        return Part(told, memory)
     if isinstance(role.scaling, Static):
         wanted = role.scaling.replicas
         held = RoleDecision(
             role=role.name, mode="static", current=current, wanted=wanted, reason=f"held at {wanted}"
         )
-        return _Part(held, moves(role.name, seen, wanted, held.reason), memory)
+        return Part(held, memory, wanted, wanted)
     return _auto(picture, role, role.scaling, seen, memory)
 
 
@@ -215,7 +138,7 @@ def _mode(role: RoleSpec) -> str:
     return type(role.scaling).__name__.lower()
 
 
-def _auto(picture: _Picture, role: RoleSpec, bounds: Auto, seen: RoleObserved, memory: RoleMemory) -> _Part:
+def _auto(picture: _Picture, role: RoleSpec, bounds: Auto, seen: RoleObserved, memory: RoleMemory) -> Part:
     current = staying(seen)
     work, flow = picture.works[role.name], picture.flow
     startup = role.startup_seconds if seen.startup_seconds is None else seen.startup_seconds
@@ -230,11 +153,11 @@ def _auto(picture: _Picture, role: RoleSpec, bounds: Auto, seen: RoleObserved, m
     )
     why = picture.blind or ("" if seen.metrics is not None else "its metrics are lost")
     if why or flow is None:
-        return _Part(replace(base, reason=f"stands still: {why}"), [], memory)
+        return Part(replace(base, reason=f"stands still: {why}"), memory, current, acts=False)
     if work is None:
-        first = max(current, bounds.minimum, 1)
-        told = replace(base, wanted=first, reason="its speed is not known yet")
-        return _Part(told, moves(role.name, seen, first, told.reason), memory)
+        first, limits = _clamp(picture.spec, role, bounds, max(current, 1), flow)
+        told = replace(base, wanted=first, limits=limits, reason="its speed is not known yet")
+        return Part(told, memory, first, first)
     counts = _numbers(picture, role, bounds, work, flow, startup)
     target = current if counts.least <= current <= counts.enough else counts.enough
     target, limits = _clamp(picture.spec, role, bounds, target, flow)
@@ -254,7 +177,7 @@ def _auto(picture: _Picture, role: RoleSpec, bounds: Auto, seen: RoleObserved, m
         hold_left_seconds=left,
         reason=_why(current, wanted, target, counts, left),
     )
-    return _Part(counted, moves(role.name, seen, wanted, counted.reason), memory)
+    return Part(counted, memory, target, min(target, max(bounds.minimum, math.ceil(counts.load - 1e-9))))
 
 
 def _numbers(
@@ -318,7 +241,4 @@ def _verdict(spec: PipelineSpec, blind: str, flow: Flow | None, actions: int) ->
     if flow is None or blind:
         return f"stands still: {blind}"
     done = "nothing to do" if actions == 0 else f"{actions} action{'s' if actions > 1 else ''}"
-    return (
-        f"{flow.planned:.4g} groups/s, bounded by the {flow.bound}".replace("by the pool", "by pool")
-        + f": {done}"
-    )
+    return f"planned for {flow.planned:.4g} groups/s ({bounded(flow)}): {done}"

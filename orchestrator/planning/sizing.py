@@ -71,6 +71,15 @@ class Numbers:
     enough: int
 
 
+def bounded(flow: Flow) -> str:
+    """What bounds the planned rate, as a clause."""
+    known = {
+        "learner": "what the learner takes",
+        "staleness": "what the staleness window lets through",
+    }
+    return known.get(flow.bound, flow.bound)
+
+
 def staleness_rate(spec: PipelineSpec, step_seconds: float, latency_seconds: float) -> float:
     """Groups/s that the window lets through, by Little's law. Without staleness, stages and step alternate."""
     seconds = step_seconds + latency_seconds

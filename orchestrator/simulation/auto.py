@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.planning.actions import Remember
-from orchestrator.planning.observed import Memory, Observed, Replica, RoleObserved
+from orchestrator.planning.observed import Memory, Observed, Replica, ReplicaState, RoleObserved
 from orchestrator.planning.scaling import plan
 from orchestrator.planning.spec import PipelineSpec
 from orchestrator.simulation.engine import Order, View
-from orchestrator.simulation.pools import Pool
+from orchestrator.simulation.pools import Pool, SimReplica
 
 
 class AutoScaler:
@@ -46,9 +46,14 @@ def _role(pool: Pool, now: float, metrics: object) -> RoleObserved:
     return RoleObserved(
         desired=pool.desired,
         replicas=tuple(
-            Replica(one.name, one.state, len(one.held), 1 / one.factor, now - one.ordered_at)
+            Replica(one.name, one.state, len(one.held), _pace(one), now - one.ordered_at)
             for one in pool.replicas
         ),
         metrics=metrics,  # type: ignore[arg-type]
         startup_seconds=sum(pool.startups) / len(pool.startups) if pool.startups else None,
     )
+
+
+def _pace(replica: SimReplica) -> float:
+    """What would have been measured by now: nothing of a replica that never served."""
+    return 1.0 if replica.state is ReplicaState.STARTING else 1 / replica.factor

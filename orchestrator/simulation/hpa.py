@@ -91,7 +91,8 @@ class _Hpa:
             self.recommended.popleft()
         best = proposed
         if proposed < current:
-            best = max(proposed, max((count for _, count in self.recommended), default=0))
+            # What was recommended once and never reached (rate limits, the maximum) holds the number, never raises it.
+            best = min(current, max(proposed, max((count for _, count in self.recommended), default=0)))
         self.recommended.append((now, proposed))
         return best
 
@@ -99,7 +100,8 @@ class _Hpa:
         settings = self.settings
         least = max(1, settings.minimum)
         if wanted > current:
-            before = current - _recent(self.raised, now - settings.period_seconds)
+            since = now - settings.period_seconds
+            before = current - _recent(self.raised, since) + _recent(self.lowered, since)
             limit = max(before + settings.pods_step, math.ceil(before * (1 + settings.percent_step)), current)
             number = min(wanted, limit, most)
             self.raised.append((now, number - current))

@@ -4,10 +4,12 @@ For one run and the groups T that a scaler trained in it, the cheapest price-wei
 that trains at least T in the same time, with the learner's speed, all service times and all reclaims known from the
 start. A lower bound, computed by an exact dynamic programme on a relaxed model; every relaxation helps the optimum:
 
-- work flows as a fluid at the role's true mean speed: no queueing, no long answer, no slow node, no hand-back;
+- work flows as a fluid at the role's true mean speed: no queueing, no slow node, no hand-back; the mean length is that
+  of the cheapest stretch of groups that the run can have trained;
 - the roles are solved apart: each may have its own best moments to leave the learner waiting;
-- a role may work ahead of the learner by all of the staleness window that Little's law leaves over, less half of
-  the batch that gathers, as if every other role needed no more than its service time;
+- a role may work ahead of the learner by all of the staleness window but the batch in training and what Little's law
+  has in work at the slowest load, as if every other role needed no more than its service time;
+- a step that began before the measured part counts as trained in it, though its groups were made before: a batch less;
 - it starts with any number of replicas and a full stock, whatever that cost before; what of the stock is gone at the
   end counts as not trained, since the next hour would have to make it up;
 - it orders replicas so that they serve exactly when wanted. As in the simulator, a node is billed while image and
@@ -20,14 +22,16 @@ Per role, with n replicas and a stock of b groups, in bins of `BIN` seconds:
 
 `unmet` are groups that the learner wanted and did not get. At least T must be trained, so unmet <= U = wanted - T;
 mu >= 0 is the multiplier of that constraint and max over mu of (V_0 - mu * U) is a lower bound by weak duality. The
-stock is a grid of `LEVELS` with linear interpolation in between (the one approximation that is not a relaxation).
+stock is a grid of `LEVELS` with linear interpolation in between, and replicas change between bins alone: the two
+approximations that are not relaxations. With 65 levels, bins of 20 s or both, the bound of eight runs (four shapes)
+moved by 0.15 % at most.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,9 +66,13 @@ def clairvoyant(scenario: Scenario, result: Result) -> Optimum:
     wanted = np.array(
         [_groups_wanted(scenario, start, end) for start, end in itertools.pairwise(edges.tolist())]
     )
-    # What is in training at either end belongs to one side or the other: a batch of grace.
-    unmet = max(0.0, float(wanted.sum()) - result.trained_groups)
-    cost = sum(role.price * _role_seconds(scenario, role, edges, wanted, unmet) for role in scenario.roles)
+    made = result.trained_groups - scenario.batch_groups
+    unmet = max(0.0, float(wanted.sum()) - made)
+    length = _mean_length(scenario, made)
+    cost = sum(
+        role.price * _role_seconds(scenario, _of_length(role, length), edges, wanted, unmet)
+        for role in scenario.roles
+    )
     return Optimum(cost / 3600, result.trained_groups)
 
 
@@ -74,12 +82,29 @@ def _groups_wanted(scenario: Scenario, start: float, end: float) -> float:
     return mean_over(rates, start, end) * (end - start)
 
 
+def _mean_length(scenario: Scenario, groups: int) -> float:
+    """Of the cheapest stretch of so many groups that begins where the measured part can have begun."""
+    lengths = np.array(scenario.lengths())
+    window = (scenario.max_staleness + 1) * scenario.batch_groups
+    starts = math.ceil(_groups_wanted(scenario, 0.0, scenario.warm_seconds)) + window
+    count = max(1, groups)
+    sums = np.cumsum(np.concatenate([[0.0], np.resize(lengths, starts + count)]))
+    return float((sums[count:] - sums[:-count]).min() / count)
+
+
+def _of_length(role: RoleModel, length: float) -> RoleModel:
+    """The role where groups have this mean length."""
+    return replace(
+        role, service_seconds=role.service_seconds * (role.fixed_share + (1 - role.fixed_share) * length)
+    )
+
+
 def _stock(scenario: Scenario, wanted: Floats) -> float:
-    """Groups by which a role may be ahead: the window without what is in training, in work, gathering."""
-    rate = float(wanted.mean()) / BIN
+    """Groups by which a role may be ahead: the window without what is in training and in work."""
+    rate = float(wanted.min()) / BIN
     work = sum(role.service_seconds * min(value for _, value in role.factor) for role in scenario.roles)
     window = (scenario.max_staleness + 1) * scenario.batch_groups
-    return max(1.0, window - scenario.batch_groups / 2 - scenario.batch_groups - rate * work)
+    return max(1.0, window - scenario.batch_groups - rate * work)
 
 
 def _role_seconds(scenario: Scenario, role: RoleModel, edges: Floats, wanted: Floats, unmet: float) -> float:

@@ -1,4 +1,4 @@
-"""The page that `trimtab simulate` draws: load, replicas, backlog, idle share, cost. Knows no simulation.
+"""The page that `trimtab simulate` draws: replicas against the load, cost and waiting, backlog. Simulates nothing.
 
 One HTML file that needs nothing else, without script, in the manner of the demo's report and with its charts.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
 
@@ -16,11 +17,16 @@ from markupsafe import Markup
 from orchestrator.demo.charts import Plot, Point, Series, line_chart
 from orchestrator.demo.files import write_atomically
 from orchestrator.simulation.engine import Result
-from orchestrator.simulation.scenario import Scenario
+from orchestrator.simulation.optimum import Optimum
+from orchestrator.simulation.scenario import RoleModel, Scenario
 
 POINTS = 480
 """Of a curve: more are averaged, since a page is not wider."""
 WIDE = 720, 230
+HALF = 540, 230
+SMALL = 360, 210
+NEEDED = 7
+"""Tone of what the load asks for: grey, behind everybody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +39,23 @@ class Card:
     svg: Markup
 
 
-def write_report(path: Path, scenario: Scenario, results: Sequence[Result]) -> Path:
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A label, its colour, a value for each tick."""
+
+    label: str
+    tone: int
+    values: Sequence[float]
+
+
+def write_report(path: Path, scenario: Scenario, results: Sequence[Result], optimum: Optimum) -> Path:
     """Write the page for `results` of one scenario, the first being ours. Raises NotFound without the folder."""
-    write_atomically(path, render(scenario, results))
+    write_atomically(path, render(scenario, results, optimum))
     return path
 
 
-def render(scenario: Scenario, results: Sequence[Result]) -> str:
-    """The page: the same results always give the same text."""
+def render(scenario: Scenario, results: Sequence[Result], optimum: Optimum) -> str:
+    """The page: the same results always give the same text. `optimum` is for the groups of the first result."""
     environment = Environment(
         loader=ChoiceLoader([PackageLoader("orchestrator.simulation"), PackageLoader("orchestrator.demo")]),
         autoescape=True,
@@ -49,57 +64,108 @@ def render(scenario: Scenario, results: Sequence[Result]) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("simulation.html.j2").render(
-        scenario=scenario, results=results, ours=results[0], cards=cards(scenario, results)
+        scenario=scenario,
+        results=results,
+        ours=results[0],
+        optimum=optimum,
+        roles=role_cards(scenario, results[0]),
+        others=other_cards(scenario, results),
+        sums=sum_cards(scenario, results),
+        backlog=backlog_card(scenario, results[0]),
     )
 
 
-def cards(scenario: Scenario, results: Sequence[Result]) -> list[Card]:
-    """The charts, the load first."""
-    ours = results[0]
-    hours = [at / 3600 for at in ours.times]
-    names = [role.name for role in scenario.roles]
-    needed = [[scenario.needed(role, at) for at in ours.times] for role in scenario.roles]
-    drawn = [
+def role_cards(scenario: Scenario, ours: Result) -> list[Card]:
+    """For each role what the load keeps busy and what our scaler had: two curves a chart."""
+    return [
         _card(
-            f"Replicas of {name}",
-            "What the load keeps busy, what each scaler had (starting ones among them).",
+            f"Replicas of {role.name}",
+            "",
             "replicas",
-            [("needed", hours, need), *((one.scaler, hours, one.replicas[name]) for one in results)],
+            ours,
+            [_needed(scenario, role, ours), Curve(ours.scaler, 1, ours.replicas[role.name])],
         )
-        for name, need in zip(names, needed, strict=True)
+        for role in scenario.roles
     ]
-    drawn.append(
+
+
+def other_cards(scenario: Scenario, results: Sequence[Result]) -> list[Card]:
+    """The same for the first role alone, one chart for each of the others, all to the same height."""
+    role = scenario.roles[0]
+    top = float(max(max(one.replicas[role.name]) for one in results))
+    return [
         _card(
-            f"Backlog by stage, {ours.scaler}",
-            "Stream length: groups that wait and groups that are worked on.",
-            "groups",
-            [(name, hours, ours.backlog[name]) for name in names],
+            one.scaler,
+            f"{one.idle_share:.1%} idle, {one.starts:,} starts",
+            "replicas",
+            one,
+            [_needed(scenario, role, one), Curve(one.scaler, tone, one.replicas[role.name])],
+            size=SMALL,
+            top=top,
         )
-    )
-    drawn.append(
+        for tone, one in enumerate(results[1:], start=2)
+    ]
+
+
+def sum_cards(scenario: Scenario, results: Sequence[Result]) -> list[Card]:
+    """What each scaler has cost so far, and how long its learner has waited so far."""
+    tick, warm = scenario.tick_seconds, scenario.warm_seconds
+    cost, waited = [], []
+    for tone, one in enumerate(results, start=1):
+        counted = [at > warm for at in one.times]
+        cost.append(Curve(one.scaler, tone, _running(one.cost, counted, tick / 3600)))
+        waited.append(Curve(one.scaler, tone, _running(one.idle, counted, tick / 60)))
+    ours = results[0]
+    return [
         _card(
-            "Idle share of the learner",
-            "Part of the time in which it waited for groups.",
-            "%",
-            [(one.scaler, hours, [100 * share for share in one.idle]) for one in results],
-        )
-    )
-    drawn.append(
+            "Cost so far", "Price-weighted GPU-hours of all scaled roles.", "GPU-hours", ours, cost, size=HALF
+        ),
         _card(
-            "Cost of all roles",
-            "Price-weighted GPU-hours per hour, the learner left out.",
-            "per hour",
-            [(one.scaler, hours, one.cost) for one in results],
-        )
+            "Waiting so far",
+            "Time in which the learner had too few groups.",
+            "minutes",
+            ours,
+            waited,
+            size=HALF,
+        ),
+    ]
+
+
+def backlog_card(scenario: Scenario, ours: Result) -> Card:
+    """Stream lengths under our scaler."""
+    return _card(
+        "Backlog by stage",
+        f"With {ours.scaler}. Stream length: groups that wait and groups that are worked on.",
+        "groups",
+        ours,
+        [
+            Curve(role.name, tone, ours.backlog[role.name])
+            for tone, role in zip((0, 5, 6), scenario.roles, strict=False)
+        ],
     )
-    return drawn
+
+
+def _needed(scenario: Scenario, role: RoleModel, result: Result) -> Curve:
+    return Curve("kept busy by the load", NEEDED, [scenario.needed(role, at) for at in result.times])
+
+
+def _running(values: Sequence[float], counted: Sequence[bool], each: float) -> list[float]:
+    return list(accumulate(value * each * count for value, count in zip(values, counted, strict=True)))
 
 
 def _card(
-    title: str, note: str, unit: str, curves: Sequence[tuple[str, Sequence[float], Sequence[float]]]
+    title: str,
+    note: str,
+    unit: str,
+    result: Result,
+    curves: Sequence[Curve],
+    *,
+    size: tuple[int, int] = WIDE,
+    top: float = 0.0,
 ) -> Card:
-    series = [Series(label, thinned(xs, ys), tone % 8) for tone, (label, xs, ys) in enumerate(curves)]
-    plot = Plot(title, series, unit=unit, x_label="hour", include=(0.0,), width=WIDE[0], height=WIDE[1])
+    hours = [at / 3600 for at in result.times]
+    series = [Series(one.label, thinned(hours, one.values), one.tone) for one in curves]
+    plot = Plot(title, series, unit=unit, x_label="hour", include=(0.0, top), width=size[0], height=size[1])
     return Card(title, note, [(one.label, one.tone) for one in series], line_chart(plot))
 
 

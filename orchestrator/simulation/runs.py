@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from orchestrator.simulation.contenders import DEFAULTS, auto
+from orchestrator.simulation.contenders import DEFAULTS, FAMILIES, auto
 from orchestrator.simulation.engine import Result, Scaler, Simulation
 from orchestrator.simulation.scenario import Scenario
 from orchestrator.simulation.shapes import SHAPES, day
@@ -22,8 +22,8 @@ def scenario_of(shape: str, seed: int, seconds: float) -> Scenario:
 def simulate_all(shape: str, seed: int, seconds: float) -> tuple[Scenario, list[Result]]:
     """Auto first, then HPA on CPU, HPA on backlog and KEDA with their defaults, all with their series."""
     scenario = scenario_of(shape, seed, seconds)
-    makers: dict[str, Callable[[Scenario], Scaler]] = {"auto": auto}
-    makers |= {f"{family}, defaults": one.scaler for family, one in DEFAULTS.items()}
+    makers: dict[str, Callable[[Scenario], Scaler]] = {"Auto": auto}
+    makers |= {FAMILIES[family]: one.scaler for family, one in DEFAULTS.items()}
     results = []
     for name, make in makers.items():
         result = Simulation(scenario, make(scenario), series=True).run()

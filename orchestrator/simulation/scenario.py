@@ -54,11 +54,6 @@ class RoleModel:
     factor: Timeline = ((0.0, 1.0),)
     """Times the service: a swapped model, longer answers."""
 
-    @property
-    def startup_seconds(self) -> float:
-        """The mean from order to ready."""
-        return (sum(self.provision) + sum(self.load)) / 2
-
 
 @dataclass(frozen=True, slots=True)
 class Reclaim:
@@ -137,7 +132,7 @@ class Scenario:
         return self.demand(now) * role.service_seconds * value_at(role.factor, now) / role.slots
 
     def spec(self, *, minimum: int = 1) -> PipelineSpec:
-        """The run as the planner is told it: prices and slots, no speed and no step time."""
+        """The run as the planner is told it: prices and slots; no speed, no step time, no time of a start."""
         return PipelineSpec(
             roles=tuple(
                 RoleSpec(
@@ -145,7 +140,6 @@ class Scenario:
                     scaling=Auto(minimum, role.most),
                     price=role.price,
                     slots=role.slots,
-                    startup_seconds=role.startup_seconds,
                 )
                 for role in self.roles
             ),

@@ -7,19 +7,35 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
+from orchestrator.planning.spec import Auto, Static
+from orchestrator.planning_files import read_plan
 from services.common.errors import ConfigError
 
 RUN = """
+rollout: {batchGroups: 60, maxStaleness: 6}
+pools: {a100: 9}
+roles:
+  policy: {pool: a100, price: 2, slots: 4, startupSeconds: 200, scaling: {mode: Auto, min: 1, max: 20}}
+  reference: {slots: 4, secondsPerGroup: 8, scaling: {mode: Static, replicas: 2}}
+  reward: {price: 0.5, slots: 4, scaling: {mode: External}}
+  learner: {price: 8}
+"""
+TRAINING_RUN = """
 apiVersion: trimtab.dev/v1alpha1
 kind: TrainingRun
 metadata: {name: hh}
 spec:
-  rollout: {batchGroups: 60, maxStaleness: 6}
-  pools: {a100: 9}
+  model: {path: /models/policy}
+  data: {prompts: /data/prompts.jsonl}
+  rewards:
+    - {stage: reward/helpful, path: /models/reward}
+    - {stage: reward/short, rule: "repetition:n=4", role: {replicas: 3}}
+  rollout: {batchGroups: 60, maxStaleness: 6, slip: [policy, reference, reward/helpful, reward/short]}
+  storage: {pvc: {claimName: runs}}
+  redis: {urlSecret: {name: queue, key: url}}
   roles:
-    policy: {pool: a100, price: 2, slots: 4, startupSeconds: 200, scaling: {mode: Auto, min: 1, max: 20}}
-    reference: {slots: 4, secondsPerGroup: 8, scaling: {mode: Static, replicas: 2}}
-    reward: {price: 0.5, slots: 4, scaling: {mode: External}}
+    policy: {slots: 4, price: 2, pool: a100, scaling: {mode: Auto, min: 1, max: 8, poolLimit: 9}}
+    reference: {slots: 4, replicas: 2}
     learner: {price: 8}
 """
 OBSERVED = {
@@ -60,6 +76,27 @@ def test_plan_prints_the_arithmetic(tmp_path: Path) -> None:
     text = invoke(tmp_path)
     assert "60 groups / 30 s = 2 groups/s" in text
     assert "scale policy to 5" in text
+    assert "policy: 2 more: 5 must be there; reference is held at 2" in text
+
+
+def test_a_training_run_is_read_as_the_operator_reads_it(tmp_path: Path) -> None:
+    """Each reward stage is a role, Static is the default and its number stands at the role, pools have limits."""
+    (tmp_path / "run.yaml").write_text(TRAINING_RUN)
+    spec = read_plan(tmp_path / "run.yaml")
+    assert {role.name: role.scaling for role in spec.roles} == {
+        "policy": Auto(1, 8),
+        "reference": Static(2),
+        "reward-helpful": Static(1),
+        "reward-short": Static(3),
+    }
+    assert (spec.pools, spec.learner_price, spec.max_staleness) == ({"a100": 9}, 8.0, 6)
+
+
+def seen(**more: object) -> dict[str, object]:
+    """OBSERVED with other values for the policy."""
+    roles = OBSERVED["roles"]
+    assert isinstance(roles, dict)
+    return OBSERVED | {"roles": roles | {"policy": roles["policy"] | more}}
 
 
 MODEL = """
@@ -100,11 +137,26 @@ def test_plan_of_a_reward_model(tmp_path: Path) -> None:
     ("run", "observed", "told"),
     [
         ("roles: {policy: {scaling: {mode: Auto, min: 3, max: 2}}}", OBSERVED, "0 <= min <= max"),
-        ("roles: {policy: {scaling: {mode: Sometimes}}}", OBSERVED, "Sometimes"),
+        ("roles: {policy: {scaling: {mode: Sometimes}}}", OBSERVED, "expected mode Auto, Static or External"),
+        ("roles: {policy: {scaling: {min: 3}}}", OBSERVED, "policy.scaling: mode is missing"),
+        ("roles: {policy: {slotz: 3}}", OBSERVED, "roles.policy.slotz: no such field"),
+        ("roles: {policy: {slots: many}}", OBSERVED, "roles.policy.slots: expected a valid integer"),
+        ("roles: {policy: {price: .nan}}", OBSERVED, "price: expected a finite number"),
+        ("roles: {policy: }", OBSERVED, "roles.policy: expected fields"),
+        ("{pools: {a100: -1}, roles: {policy: {}}}", OBSERVED, "pools.a100: expected a number greater"),
+        ("roles: {learner: {}}", OBSERVED, "at least one beside the learner"),
         ("a: [", OBSERVED, "is not YAML"),
         ("- 1", OBSERVED, "expected a TrainingRun"),
-        (RUN, {"roles": {}}, "at: Field required"),
-        (MODEL, {"at": 1.0}, "role: Field required"),
+        (TRAINING_RUN.replace("slots", "slotz"), OBSERVED, "slotz"),
+        (RUN, {"roles": {}}, "at: is missing"),
+        (RUN, [], "expected an object"),
+        (RUN, OBSERVED | {"learner": {"redy_groups": 3}}, "learner.redy_groups: no such field"),
+        (RUN, seen(desired=-1), "roles.policy.desired: expected a number of at least 0, found -1"),
+        (RUN, seen(startup_seconds=float("nan")), "startup_seconds: expected a number of at least 0"),
+        (RUN, seen(replicas=[{"name": "a", "state": "happy"}]), "replicas.0.state: expected 'starting'"),
+        (RUN, OBSERVED | {"roles": {"polciy": {"desired": 1}}}, "roles.polciy: the run has no such role"),
+        (MODEL, {"at": 1.0}, "role: is missing"),
+        (MODEL, ASKED | {"runs_wil": 4}, "runs_wil: no such field"),
         (MODEL.replace("Auto", "Sometimes"), ASKED, "scaling.mode"),
     ],
 )
@@ -117,6 +169,42 @@ def test_what_a_person_writes_wrong_is_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "told"),
+    [
+        ("run.yaml", None, "no such file"),
+        ("obs.json", None, "no such file"),
+        ("run.yaml", b"\xff", "expected UTF-8"),
+        ("obs.json", b"\xff", "expected UTF-8"),
+        ("obs.json", b'{"at": 1', "Invalid JSON: EOF"),
+        ("obs.json", b"", "Invalid JSON: EOF"),
+        ("run.yaml", b"[" * 5000, "is not YAML"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line(
+    tmp_path: Path, file: str, text: bytes | None, told: str
+) -> None:
+    """Missing, no text, cut off: the file and why."""
+    (tmp_path / "run.yaml").write_text(RUN)
+    (tmp_path / "obs.json").write_text(json.dumps(OBSERVED))
+    (tmp_path / file).unlink()
+    if text is not None:
+        (tmp_path / file).write_bytes(text)
+    with pytest.raises(ConfigError, match=f"{file}: .*{told}") as caught:
+        CliRunner().invoke(
+            app,
+            ["plan", "-f", str(tmp_path / "run.yaml"), "--observed", str(tmp_path / "obs.json")],
+            catch_exceptions=False,
+        )
+    assert "\n" not in str(caught.value)
+
+
+def test_a_moment_before_the_observation_is_refused(tmp_path: Path) -> None:
+    """--now is in the clock of the file."""
+    with pytest.raises(ConfigError, match="--now: expected at least 1000"):
+        invoke(tmp_path, "--now", "10")
+
+
 def test_simulate_writes_its_report(tmp_path: Path) -> None:
     """Auto beside the three others, as JSON, and the page."""
     out = tmp_path / "page.html"
@@ -127,6 +215,7 @@ def test_simulate_writes_its_report(tmp_path: Path) -> None:
     )
     assert result.exit_code == 0
     told = json.loads(result.stdout)
-    assert told["scalers"][0]["scaler"] == "auto"
+    assert told["scalers"][0]["scaler"] == "Auto"
     assert len(told["scalers"]) == 4
+    assert 0 < told["optimum_cost_per_thousand"] <= told["scalers"][0]["cost_per_thousand"]
     assert out.read_text().startswith("<!doctype html>")

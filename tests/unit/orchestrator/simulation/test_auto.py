@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 from orchestrator.planning.actions import Drain, Scale
 from orchestrator.simulation.auto import AutoScaler
@@ -75,3 +77,15 @@ def test_scale_in_is_by_drain() -> None:
     drained = [order for at, order in auto.orders if at > fall and isinstance(order, Drain)]
     assert len(drained) >= 3
     assert value_at(scenario.step_seconds, fall - 1) < value_at(scenario.step_seconds, fall + 1)
+
+
+@settings(max_examples=8, deadline=None, derandomize=True, phases=[Phase.generate])
+@given(seed=st.integers(0, 10**6), staleness=st.integers(2, 8), noise=st.floats(0, 0.08))
+def test_no_steady_load_makes_a_role_flap(seed: int, staleness: int, noise: float) -> None:
+    """Nothing reclaimed, nothing changed: after half an hour a role's number grows at most five times an hour."""
+    scenario = replace(SHAPES["steady"](seed, 7200.0), reclaims=(), max_staleness=staleness, step_noise=noise)
+    auto = Recording(scenario.spec())
+    Simulation(scenario, auto).run()
+    late = [order for at, order in auto.orders if at > 1800 and isinstance(order, Scale) and not order.remove]
+    for role in scenario.roles:
+        assert sum(order.role == role.name for order in late) <= 5 * (7200 - 1800) / 3600

@@ -79,6 +79,13 @@ def test_scale_down_waits_for_the_highest_of_300_seconds() -> None:
     assert numbers[-1] == 2
 
 
+def test_an_old_recommendation_holds_the_number_and_never_raises_it() -> None:
+    """40 were wanted, the rate limit gave 5, and now 4 would do: it stays at 5."""
+    seen, hpa = Seen(1), scaler()
+    assert seen.ask(hpa, 15.0, 200) == 5
+    assert seen.ask(hpa, 30.0, 20) == 5
+
+
 def test_keda_goes_to_zero_after_the_cooldown_and_back_with_the_first_group() -> None:
     """An HPA alone stays at one."""
     seen, keda = Seen(1), scaler(minimum=0, cooldown_seconds=300.0)
@@ -99,6 +106,6 @@ def test_without_metrics_an_hpa_stands_still() -> None:
 def test_the_grid_holds_every_family_and_names_are_unique() -> None:
     """Each family is tried with several targets and windows."""
     tried = grid()
-    assert len(tried) == 73
+    assert len(tried) == 126
     assert len({one.name for one in tried}) == len(tried)
     assert {one.family for one in tried} == set(DEFAULTS) == {"hpa-cpu", "hpa-backlog", "keda"}

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.simulation.auto import AutoScaler
+from orchestrator.simulation.contenders import Configuration
 from orchestrator.simulation.engine import Result, Simulation
 from orchestrator.simulation.optimum import clairvoyant
 from orchestrator.simulation.scenario import Reclaim, RoleModel, Scenario
@@ -26,6 +27,7 @@ def scenario(**more: object) -> Scenario:
         "batch_groups": 10,
         "max_staleness": 0,
         "step_seconds": ((0.0, 10.0),),
+        "length_sigma": 0.0,
     }
     return Scenario(**(settings | more))  # type: ignore[arg-type]
 
@@ -62,8 +64,9 @@ def test_a_reclaim_costs_a_start() -> None:
 def test_no_scaler_is_below_it(shape: str) -> None:
     """A lower bound."""
     one = SHAPES[shape](31, 6000.0)
-    for minimum in (1, 30):
-        result = Simulation(one, AutoScaler(one.spec(minimum=minimum))).run()
+    frugal = Configuration("hpa-cpu", "cpu", 0.95, 0.9)
+    for scaler in (AutoScaler(one.spec()), AutoScaler(one.spec(minimum=30)), frugal.scaler(one)):
+        result = Simulation(one, scaler).run()
         assert result.cost_per_thousand >= clairvoyant(one, result).cost_per_thousand
 
 
