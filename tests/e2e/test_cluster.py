@@ -12,42 +12,25 @@ import shutil
 import signal
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.e2e.cluster import objects
-from tests.e2e.cluster.eyes import Eyes, Teller, accounting, is_ready, rise, tell_trouble
-from tests.e2e.cluster.nodes import Nodes, processes_of
+from tests.e2e.cluster.eyes import Eyes, accounting, is_ready, rise, tell_trouble
+from tests.e2e.cluster.leftovers import cluster_objects, objects_of_run, processes
+from tests.e2e.cluster.nodes import processes_of
 from tests.e2e.cluster.objects import RUN
-from tests.e2e.cluster.plane import ROOT, Plane, Trouble, holds, until
+from tests.e2e.cluster.plane import ROOT, Plane, until
+from tests.e2e.cluster.stage import Stage, sweep
 
 CHARTS = ROOT / "deploy" / "charts"
-CRDS = ("trainingruns.trimtab.dev", "rewardmodels.trimtab.dev")
 RISE = 0.2
 """Of the mean optimality, in [0, 1], from the first five steps to the last five."""
 LAST_STEPS = 20
 SERVICES = ("policy", "reference", "reward", "learner", "redis")
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
-
-
-class Stage:
-    """Everything that the steps share."""
-
-    def __init__(self, plane: Plane, folder: Path) -> None:
-        self.tag = f"e2e-{uuid.uuid4().hex[:5]}"
-        self.plane, self.folder, self.tell = plane, folder, Teller()
-        self.system, self.namespace = f"{self.tag}-system", f"{self.tag}-runs"
-        self.nodes = Nodes(plane, folder / "nodes", objects.plans(self.tag))
-        self.eyes = Eyes(plane, self.namespace, folder / "runs")
-        self.had_crds = all(self.find("crd", name) for name in CRDS)
-
-    def find(self, *arguments: str) -> str:
-        """The names of what there is."""
-        return self.plane.kubectl("get", *arguments, "--ignore-not-found", "-o", "name").strip()
 
 
 @pytest.fixture
@@ -67,21 +50,6 @@ def stage() -> Iterator[Stage]:
     finally:
         sweep(made)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def sweep(stage: Stage) -> None:
-    """What a failed step has left; after a good test there is nothing."""
-    plane = stage.plane
-    for arguments in (
-        ["trun", RUN, "-n", stage.namespace, "--timeout=60s"],
-        ["namespace", stage.system, stage.namespace, "--timeout=90s"],
-        ["pv", f"{stage.tag}-runs", f"{stage.tag}-queue", "--timeout=30s"],
-    ):
-        try:
-            plane.kubectl("delete", *arguments, "--ignore-not-found")
-        except Trouble as trouble:
-            print(f"sweep: {trouble}")
-    stage.nodes.stop()
 
 
 def test_a_run_from_the_chart_to_its_deletion(stage: Stage) -> None:
@@ -339,7 +307,7 @@ def leaves_nothing(stage: Stage) -> None:
     with stage.tell.step("delete the run") as seen:
         checkpoints = sorted(eyes.folder.glob("checkpoints/step-*"))
         plane.kubectl("delete", "trun", RUN, "-n", stage.namespace, "--timeout=120s", seconds=140)
-        until("no object of the run is left", lambda: not _objects(stage), 60)
+        until("no object of the run is left", lambda: not objects_of_run(plane, stage.namespace), 60)
         assert checkpoints and all(path.exists() for path in checkpoints)
         seen.append(f"no object left; its {len(checkpoints)} checkpoints are still on the volume")
     with stage.tell.step("helm uninstall") as seen:
@@ -351,7 +319,7 @@ def leaves_nothing(stage: Stage) -> None:
         plane.kubectl("delete", "namespace", stage.system, stage.namespace, "--timeout=120s", seconds=140)
         left = [
             line
-            for line in _everything(plane)
+            for line in cluster_objects(plane)
             if stage.tag in line and "/node" not in line and not line.startswith("node/")
         ]
         assert not [line for line in left if not line.startswith(("lease.", "event"))], left
@@ -368,47 +336,5 @@ def leaves_nothing(stage: Stage) -> None:
             lambda: not [line for line in stage.find("nodes").splitlines() if stage.tag in line],
             30,
         )
-        assert not _processes(stage)
+        assert not processes(stage.folder)
         seen.append(f"{len(pods)} pods had run here; no process, no Node, no Lease")
-
-
-def _objects(stage: Stage) -> list[str]:
-    """Of the run's namespace, without what every namespace has and what the test itself put there."""
-    kinds = stage.plane.kubectl("api-resources", "--verbs=list", "--namespaced", "-o", "name").split()
-    kinds = [kind for kind in kinds if not kind.startswith(("events", "pods.metrics"))]
-    found = stage.plane.kubectl(
-        "get", ",".join(kinds), "-n", stage.namespace, "--ignore-not-found", "-o", "name"
-    )
-    common = (
-        "serviceaccount/default",
-        "configmap/kube-root-ca.crt",
-        "persistentvolumeclaim/runs",
-        "role.rbac.authorization.k8s.io/trimtab-operator",
-        "rolebinding.rbac.authorization.k8s.io/trimtab-operator",
-    )
-    return [line for line in found.split() if line not in common]
-
-
-def _everything(plane: Plane) -> list[str]:
-    kinds = plane.kubectl("api-resources", "--verbs=list", "--namespaced=false", "-o", "name").split()
-    kinds = [kind for kind in kinds if not kind.startswith("componentstatuses")]
-    return plane.kubectl("get", ",".join(kinds), "--ignore-not-found", "-o", "name").split()
-
-
-def _processes(stage: Stage) -> list[str]:
-    """Processes that were started for the test's nodes or pods."""
-
-    def found() -> list[str]:
-        left = []
-        for process in psutil.process_iter():
-            try:
-                words = " ".join(process.cmdline())
-                where = process.environ().get("HOSTNAME", "")
-            except psutil.Error:
-                continue
-            if str(stage.folder) in words or where.startswith((f"{RUN}-", "trimtab-operator-")):
-                left.append(f"{process.pid} {words[:100]}")
-        return left
-
-    holds(lambda: not found(), 5)
-    return found()

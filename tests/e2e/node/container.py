@@ -58,7 +58,8 @@ class Container:
         self._process: Process | None = None
         self._launch: Launch | None = None
         self._stopping = asyncio.Event()
-        self._wants_end: str = ""
+        self._wants_end = ""
+        self._ending: asyncio.Task[None] | None = None
 
     @property
     def log(self) -> Path:
@@ -121,6 +122,9 @@ class Container:
         self._process, self._wants_end = process, ""
         self.state.begin(now(), f"process://{self.setting.pod}/{self.state.name}/{next_restart}")
         self.setting.changed()
+        if self._stopping.is_set():
+            # It was told to stop while it began, when there was nothing to be told.
+            process.signal(signal.SIGKILL)
         watching = asyncio.create_task(self._watch(process))
         try:
             code = await process.wait()

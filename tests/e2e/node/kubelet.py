@@ -14,7 +14,8 @@ from typing import Any
 from tests.e2e.node import dns, logs
 from tests.e2e.node.api import Api, ApiError
 from tests.e2e.node.container import now
-from tests.e2e.node.pod import Host, Pod
+from tests.e2e.node.launching import Host
+from tests.e2e.node.pod import Pod
 from tests.e2e.node.process import image_env
 from tests.e2e.node.registration import LOG_PORT, NodeSpec, Registration
 
@@ -60,6 +61,8 @@ class Kubelet:
         self.pods: dict[str, Pod] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._sending: set[asyncio.Task[None]] = set()
+        self._finished: set[str] = set()
+        """Pods that were here: what is still told of them begins nothing."""
         self._ending = False
 
     async def run(self, ending: asyncio.Event) -> None:
@@ -113,6 +116,8 @@ class Kubelet:
         if item["spec"].get("nodeName") != self._spec.name or self._ending:
             return
         uid = item["metadata"]["uid"]
+        if uid in self._finished:
+            return
         pod = self.pods.get(uid)
         if pod is not None:
             pod.update(item)
@@ -123,12 +128,14 @@ class Kubelet:
 
     def _drop_pod(self, item: Object) -> None:
         self.names.pods.pop(_key(item), None)
+        self._finished.discard(item["metadata"]["uid"])
         pod = self.pods.get(item["metadata"]["uid"])
         if pod is not None:
             pod.vanish()
 
     def _done(self, uid: str, task: asyncio.Task[None]) -> None:
         pod = self.pods.pop(uid)
+        self._finished.add(uid)
         self._tasks.pop(uid, None)
         self._addresses.give_back(pod.address)
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -4,35 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
-from tests.e2e.node.api import Api, ApiError
+from tests.e2e.node.api import ApiError
 from tests.e2e.node.container import RETRY_SECONDS, Container, Setting, now
-from tests.e2e.node.dns import resolv_conf
-from tests.e2e.node.environment import Missing, command_of, variables_of
-from tests.e2e.node.process import Launch, Mount
+from tests.e2e.node.environment import Missing
+from tests.e2e.node.launching import Host, make_launch, write_names
+from tests.e2e.node.process import Launch
 from tests.e2e.node.status import conditions_of, phase_of
 from tests.e2e.node.volumes import Volumes
 
 Object = Mapping[str, Any]
 FINAL = ("Succeeded", "Failed")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
-    """What a pod needs to know of its node."""
-
-    api: Api
-    name: str
-    address: str
-    folder: Path
-    capacity: Mapping[str, str]
-    env: Mapping[str, str]
-    """Of all images."""
-    event: Callable[[Object, str, str, str], None]
 
 
 class Pod:
@@ -102,11 +86,6 @@ class Pod:
             await self._confirm()
         self._volumes.remove()
 
-    def stop_now(self) -> None:
-        """The node ends: the processes, not the object."""
-        for one in (*self.containers, *self.init):
-            one.kill()
-
     async def _live_until_deleted(self) -> None:
         living = asyncio.create_task(self._live())
         deleting = asyncio.create_task(self._deleting.wait())
@@ -165,12 +144,13 @@ class Pod:
         try:
             await self._volumes.prepare(self._seen())
         except (Missing, ApiError, OSError) as error:
-            for one in (*self.init, *self.containers):
-                one.state.message = str(error)
-            self._host.event(self.item, "Warning", "FailedMount", str(error))
-            self._changed()
+            if self.containers[0].state.message != str(error):
+                for one in (*self.init, *self.containers):
+                    one.state.message = str(error)
+                self._host.event(self.item, "Warning", "FailedMount", str(error))
+                self._changed()
             return False
-        self._write_names()
+        write_names(self._host, self._seen(), self.folder)
         self._prepared = True
         for one in (*self.init, *self.containers):
             one.state.message = ""
@@ -211,76 +191,7 @@ class Pod:
         return Container(spec, setting, restarts.get(spec["name"], 0))
 
     async def _launch(self, spec: Object) -> Launch:
-        pod, found = self._seen(), await self._referred(spec)
-        host, port = self._host.api.place
-        base = {
-            **self._host.env,
-            "HOSTNAME": self._hostname,
-            "KUBERNETES_SERVICE_HOST": host,
-            "KUBERNETES_SERVICE_PORT": str(port),
-            "KUBERNETES_SERVICE_PORT_HTTPS": str(port),
-        }
-        env = variables_of(pod, spec, base, lambda kind, name: found.get((kind, name)))
-        security = {**(pod["spec"].get("securityContext") or {}), **(spec.get("securityContext") or {})}
-        uid, group = security.get("runAsUser", 0), security.get("fsGroup")
-        if security.get("runAsNonRoot") and not uid:
-            raise Missing("runAsNonRoot needs runAsUser: there is no image to take it from")
-        groups = [*security.get("supplementalGroups", ()), *([] if group is None else [group])]
-        return Launch(
-            argv=command_of(spec, env),
-            env=env,
-            root=self.folder / "root" / spec["name"],
-            mounts=[*self._names_files(), *self._volumes.mounts(spec, env)],
-            cwd=spec.get("workingDir") or "/",
-            hostname=self._hostname,
-            uid=uid,
-            gid=security.get("runAsGroup", 0),
-            groups=groups,
-            read_only_root=bool(security.get("readOnlyRootFilesystem")),
-        )
-
-    async def _referred(self, spec: Object) -> dict[tuple[str, str], Object]:
-        """The ConfigMaps and Secrets that its variables name."""
-        wanted = set()
-        for source in spec.get("envFrom") or ():
-            for key, kind in (("configMapRef", "ConfigMap"), ("secretRef", "Secret")):
-                wanted |= {(kind, source[key]["name"])} if key in source else set()
-        for entry in spec.get("env") or ():
-            for key, kind in (("configMapKeyRef", "ConfigMap"), ("secretKeyRef", "Secret")):
-                reference = (entry.get("valueFrom") or {}).get(key)
-                wanted |= {(kind, reference["name"])} if reference else set()
-        found: dict[tuple[str, str], Object] = {}
-        for kind, name in wanted:
-            plural = {"ConfigMap": "configmaps", "Secret": "secrets"}[kind]
-            try:
-                item = await self._host.api.find(
-                    f"/api/v1/namespaces/{self.item['metadata']['namespace']}/{plural}/{name}"
-                )
-            except ApiError as error:
-                raise Missing(str(error)) from None
-            if item is not None:
-                found[kind, name] = {**item, "kind": kind}
-        return found
-
-    # ------------------------------------------------------------ names
-
-    @property
-    def _hostname(self) -> str:
-        return str(self.item["spec"].get("hostname") or self.item["metadata"]["name"])
-
-    def _write_names(self) -> None:
-        namespace = self.item["metadata"]["namespace"]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "resolv.conf").write_text(resolv_conf(self._host.address, namespace))
-        full = f"{self._hostname}.{self.item['spec'].get('subdomain', '')}.{namespace}.svc.cluster.local"
-        names = f"{full} {self._hostname}" if self.item["spec"].get("subdomain") else self._hostname
-        (self.folder / "hosts").write_text(f"127.0.0.1 localhost\n{self.address} {names}\n")
-
-    def _names_files(self) -> list[Mount]:
-        return [
-            Mount(source=self.folder / name, target=f"/etc/{name}", read_only=True)
-            for name in ("resolv.conf", "hosts")
-        ]
+        return await make_launch(self._host, self._seen(), spec, self._volumes, self.folder)
 
     # ------------------------------------------------------------ status
 
@@ -296,6 +207,8 @@ class Pod:
         """As it is now."""
         states = [one.state for one in self.containers]
         phase = phase_of(self._policy, states, initialised=self._initialised, stopped=self._stopped)
+        if self._stopped and phase == "Pending":
+            phase = "Failed"
         why = {}
         if self._failed:
             phase, why = "Failed", {"reason": self._failed}
@@ -346,7 +259,7 @@ class Pod:
         """The last status, then the object goes."""
         meta = self.item["metadata"]
         path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}"
-        if (self._before.get("phase")) not in FINAL:
+        if self._before.get("phase") not in FINAL:
             self._stopped = True
             while True:
                 try:

@@ -116,11 +116,11 @@ class Process:
         return 128 - code if code < 0 else code
 
     def signal(self, number: signal.Signals) -> None:
-        """To the program; SIGKILL also ends one that has not begun."""
+        """To the program; one that has not begun ends without having begun."""
         with contextlib.suppress(ProcessLookupError):
             if (pid := self.pid) is not None:
                 os.kill(pid, number)
-            elif number == signal.SIGKILL and self._outer.returncode is None:
+            elif self._outer.returncode is None:
                 self._outer.kill()
 
     async def end(self, grace: float) -> None:
