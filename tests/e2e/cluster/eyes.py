@@ -127,7 +127,7 @@ def rise(rows: list[dict[str, float]], steps: int = 5) -> tuple[float, float]:
     return (mean(scores[:steps]), mean(scores[-steps:])) if len(scores) >= 2 * steps else (0.0, 0.0)
 
 
-def tell_trouble(plane: Plane, namespaces: list[str], nodes: Nodes, lines: int = 15) -> None:
+def tell_trouble(plane: Plane, namespaces: list[str], nodes: Nodes, lines: int = 8) -> None:
     """The pods' last words and the latest events, for whoever looks for the reason."""
     for plan in nodes.plans:
         if nodes.log(plan.name).exists():
@@ -146,4 +146,4 @@ def tell_trouble(plane: Plane, namespaces: list[str], nodes: Nodes, lines: int =
 
 
 def _tail(path: Path, lines: int) -> str:
-    return "\n".join(line[:400] for line in path.read_text(errors="replace").splitlines()[-lines:])
+    return "\n".join(line[:300] for line in path.read_text(errors="replace").splitlines()[-lines:])

@@ -13,6 +13,7 @@ import psutil
 
 from tests.e2e.cluster.plane import ROOT, Plane, Trouble, until
 
+LAUNCH = ROOT / "orchestrator" / "local" / "launch.py"
 POOL = "trimtab.dev/pool"
 
 
@@ -56,7 +57,8 @@ class Nodes:
         env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'protos'}"}
         for number, plan in enumerate(self.plans):
             command = [
-                sys.executable, "-m", "tests.e2e.node", "--kubeconfig", str(self._plane.kubeconfig),
+                # Nodes end with the test, however that ends.
+                sys.executable, "-I", "-S", str(LAUNCH), str(os.getpid()), sys.executable, "-m", "tests.e2e.node", "--kubeconfig", str(self._plane.kubeconfig),
                 "--network", f"127.16.{number}.0/24", "--folder", str(self.folder / plan.name), *plan.flags(),
             ]  # fmt: skip
             with self.log(plan.name).open("ab") as log:

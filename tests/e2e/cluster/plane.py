@@ -26,14 +26,17 @@ class Plane:
 
     def run(self, tool: str, *arguments: str, given: str = "", seconds: float = 180) -> str:
         """kubectl or helm; what it says. Trouble with its last words where it fails."""
-        done = subprocess.run(
-            [TOOLS / tool, "--kubeconfig", str(self.kubeconfig), *arguments],
-            input=given or None,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            cwd=ROOT,
-        )
+        try:
+            done = subprocess.run(
+                [TOOLS / tool, "--kubeconfig", str(self.kubeconfig), *arguments],
+                input=given or None,
+                capture_output=True,
+                text=True,
+                timeout=seconds,
+                cwd=ROOT,
+            )
+        except subprocess.TimeoutExpired:
+            raise Trouble(f"{tool} {' '.join(arguments[:6])}: no end within {seconds:g} s") from None
         if done.returncode != 0:
             raise Trouble(f"{tool} {' '.join(arguments[:6])}: {done.stderr.strip()[-1500:]}")
         return done.stdout
