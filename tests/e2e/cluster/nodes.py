@@ -58,7 +58,8 @@ class Nodes:
         for number, plan in enumerate(self.plans):
             command = [
                 # Nodes end with the test, however that ends.
-                sys.executable, "-I", "-S", str(LAUNCH), str(os.getpid()), sys.executable, "-m", "tests.e2e.node", "--kubeconfig", str(self._plane.kubeconfig),
+                sys.executable, "-I", "-S", str(LAUNCH), str(os.getpid()), sys.executable,
+                "-m", "tests.e2e.node", "--kubeconfig", str(self._plane.kubeconfig),
                 "--network", f"127.16.{number}.0/24", "--folder", str(self.folder / plan.name), *plan.flags(),
             ]  # fmt: skip
             with self.log(plan.name).open("ab") as log:
