@@ -82,7 +82,8 @@ def training_run(tag: str, namespace: str, *, steps: int = ENDLESS) -> Object:
                 "policy": _role("policy"),
                 "reference": _role("reference"),
                 "reward": _role("reward") | {"scaling": {"mode": "External"}},
-                "learner": _role("learner"),
+                # Longer than the operator's interval: it is to read the last figures.
+                "learner": _role("learner") | {"settings": {"linger_seconds": "15"}},
             },
         },
     }
