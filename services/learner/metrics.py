@@ -37,8 +37,11 @@ def append_metrics(path: Path, step: int, metrics: dict[str, float], ledger: Led
     """Add a step's row. Raises StorageFull."""
     counts = {f"rollouts/{name}": count for name, count in ledger.counts().items()}
     row: dict[str, Any] = {"step": step, "time": time.time(), **metrics, **counts}
-    with storage_errors(str(path)), path.open("a") as stream:
-        stream.write(json.dumps(row) + "\n")
+    with storage_errors(str(path)):
+        # Whoever starts the learner need not have made the run's folder: on Kubernetes nobody has.
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as stream:
+            stream.write(json.dumps(row) + "\n")
 
 
 def keep_metrics(path: Path, steps: int) -> None:

@@ -81,7 +81,11 @@ class RewardStage(Spec):
 
     model_config = ConfigDict(
         json_schema_extra=one_of(
-            "a reward takes exactly one of path, rule, rewardModelRef", "path", "rule", "rewardModelRef"
+            "a reward takes exactly one of path, rule, function, rewardModelRef",
+            "path",
+            "rule",
+            "function",
+            "rewardModelRef",
         )
     )
 
@@ -92,13 +96,20 @@ class RewardStage(Spec):
     rule: str | None = Field(
         None, min_length=1, max_length=1024, description="sentiment, length:target=40, …"
     )
+    function: str | None = Field(
+        None,
+        min_length=1,
+        max_length=512,
+        description="A Python function in the image: entry point of group trimtab.rewards, or package.module:function.",
+    )
     reward_model_ref: RewardModelRef | None = None
     role: ServiceRole | None = Field(None, description="Its pods; left out: as roles.reward.")
 
     @model_validator(mode="after")
     def _one(self) -> RewardStage:
-        if sum(part is not None for part in (self.path, self.rule, self.reward_model_ref)) != 1:
-            raise ValueError("expected exactly one of path, rule, rewardModelRef")
+        sources = (self.path, self.rule, self.function, self.reward_model_ref)
+        if sum(source is not None for source in sources) != 1:
+            raise ValueError("expected exactly one of path, rule, function, rewardModelRef")
         return self
 
 

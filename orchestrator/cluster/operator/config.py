@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from typing import Annotated
 
@@ -70,10 +71,16 @@ class RenderSpec(Spec):
         )
 
 
+_PROCESS = secrets.token_hex(4)
+"""Not its id: in a container that is always 1, so on the host's network two replicas would lead under one name."""
+
+
 class OperatorConfig(Spec):
     """The operator's configuration."""
 
-    identity: str = Field("", max_length=128, description="Empty: the host's name and the process id.")
+    identity: str = Field(
+        "", max_length=128, description="Empty: the host's name, and what no other process has."
+    )
     namespaces: tuple[Namespace, ...] = Field((), description="To look after; empty: all.")
     lease: LeaseSpec = LeaseSpec()
     render: RenderSpec = RenderSpec()
@@ -94,7 +101,7 @@ class OperatorConfig(Spec):
 
     def who(self) -> str:
         """This replica's name in the lease."""
-        return self.identity or f"{socket.gethostname()}-{os.getpid()}"
+        return self.identity or f"{socket.gethostname()}-{_PROCESS}"
 
     def home(self) -> str:
         """The operator's namespace."""

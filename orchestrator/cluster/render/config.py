@@ -67,7 +67,7 @@ def starting_model(run: TrainingRun, names: RunNames) -> str:
 
 def reward_path(names: RunNames, entry: RewardStage) -> str:
     """Folder of a stage's reward model: the one given, else the one that the run trains. Empty for others."""
-    if entry.rule is not None or entry.reward_model_ref is not None:
+    if any(source is not None for source in (entry.rule, entry.function, entry.reward_model_ref)):
         return ""
     return f"{names.folder}/reward-model" if entry.path == TRAINED else entry.path or ""
 
@@ -111,6 +111,8 @@ def _reward(run: TrainingRun, names: RunNames, stage: str) -> dict[str, Any]:
 def _source(names: RunNames, entry: RewardStage) -> Mapping[str, Any]:
     if entry.rule is not None:
         return {"rule": entry.rule}
+    if entry.function is not None:
+        return {"function": {"name": entry.function}}
     ref = entry.reward_model_ref
     if ref is None:
         return {"path": reward_path(names, entry)}

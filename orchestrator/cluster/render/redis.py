@@ -146,6 +146,7 @@ def _template(run: TrainingRun, names: RunNames, own: OwnRedisSpec, options: Ren
         name="redis",
         image=own.image or options.images["redis"],
         command=["valkey-server", "/etc/valkey/conf/valkey.conf"],
+        arguments=["--bind", "$(POD_IP)"] if options.listen_on_pod_ip else [],
         ports=[port("redis", REDIS_PORT)],
         probes={
             "startupProbe": {**probe, "failureThreshold": 120},

@@ -158,6 +158,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         changed(RUN, rewards=[{"stage": "reward", "rule": "length", "path": "/m"}]),
         "exactly one of path, rule",
     ),
+    (
+        changed(RUN, rewards=[{"stage": "reward", "rule": "length", "function": "mine:score"}]),
+        "exactly one of path, rule, function, rewardModelRef",
+    ),
     (changed(RUN, stages__iterate={"rounds": 3}), "preferenceUrl"),
     (
         changed(RUN, rollout__slip=[f"reward/{i}" for i in range(6)], queueing={"queueName": "q"}),

@@ -401,6 +401,28 @@ def test_images_and_address_come_from_the_installation() -> None:
     assert "server.host=$(POD_IP)" in policy["args"]
 
 
+def test_a_function_of_the_image_scores() -> None:
+    """A reward stage may name a Python function; its pods read nothing of the storage for it."""
+    function = "services.common.tasks.randomwalks:score"
+    manifests = render_run(run(rewardModel=None, rewards=[{"stage": "reward", "function": function}]))
+    tables = tomllib.loads(found(manifests, "ConfigMap", "helpful-reward")["data"]["reward.toml"])
+    assert tables["models"] == [{"name": "reward", "function": {"name": function}}]
+    mounted = found(manifests, "Deployment", "helpful-reward")["spec"]["template"]["spec"]["volumes"]
+    assert "storage" not in [volume["name"] for volume in mounted]
+
+
+def test_a_server_of_the_runs_own_listens_on_its_pods_address_where_pods_share_one() -> None:
+    """Two runs' servers on one such node would otherwise fight over the port, and one be reached for the other."""
+    for shared, bound in ((True, ["--bind", "$(POD_IP)"]), (False, [])):
+        manifests = render_run(run(), RenderOptions(listen_on_pod_ip=shared))
+        server = found(manifests, "StatefulSet", "helpful-redis")["spec"]["template"]["spec"]["containers"][0]
+        assert [*server["command"], *server.get("args", [])] == [
+            "valkey-server",
+            "/etc/valkey/conf/valkey.conf",
+            *bound,
+        ]
+
+
 def test_a_file_without_uid_renders_without_owner() -> None:
     """`trimtab render` on a file that was never applied names no owner, which would be a wrong one."""
     spec = read_object(TrainingRun, RUN | {"metadata": {"name": "helpful"}})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,3 +49,19 @@ def test_mistakes_name_the_field(override: str, told: str) -> None:
     """One line."""
     with pytest.raises(ConfigError, match=told):
         load_toml(None, OperatorConfig, [override])
+
+
+def test_no_two_processes_have_one_name() -> None:
+    """Containers share their process id (1) and, on the host's network, their host name: both would lead at once."""
+    script = (
+        "from orchestrator.cluster.operator.config import OperatorConfig as C; print(C().who(), C().who())"
+    )
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        ).stdout.split()
+        for _ in range(2)
+    ]
+    assert all(first == second for first, second in told)
+    assert told[0] != told[1]
+    assert OperatorConfig(identity="mine").who() == "mine"

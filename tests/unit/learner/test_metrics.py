@@ -1,0 +1,19 @@
+"""metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from services.learner.ledger import Ledger
+from services.learner.metrics import append_metrics, keep_metrics
+
+
+def test_the_first_row_makes_the_runs_folder(tmp_path: Path) -> None:
+    """On a new volume there is none: the first step comes before the first checkpoint, which would make it."""
+    path = tmp_path / "runs" / "new" / "metrics.jsonl"
+    for step in (1, 2, 3):
+        append_metrics(path, step, {"objective/kl": 0.5}, Ledger())
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
+    keep_metrics(path, 2)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
