@@ -19,10 +19,10 @@ import pytest
 
 from tests.e2e.cluster import objects
 from tests.e2e.cluster.eyes import Eyes, accounting, is_ready, rise, tell_trouble
-from tests.e2e.cluster.leftovers import cluster_objects, objects_of_run, processes
+from tests.e2e.cluster.leftovers import cluster_objects, objects_in, processes
 from tests.e2e.cluster.nodes import processes_of
 from tests.e2e.cluster.objects import RUN
-from tests.e2e.cluster.plane import ROOT, Plane, until
+from tests.e2e.cluster.plane import ROOT, Plane, holds, until
 from tests.e2e.cluster.stage import Stage, sweep
 
 CHARTS = ROOT / "deploy" / "charts"
@@ -94,6 +94,7 @@ def installs(stage: Stage) -> None:
         operators = plane.items("pods", "-n", stage.system)
         seen.append(f"{sum(map(is_ready, operators))} of {len(operators)} operators ready")
         assert sum(map(is_ready, operators)) == 2
+        stage.before_the_run = objects_in(plane, stage.namespace)
     with stage.tell.step("helm test") as seen:
         told = plane.helm("test", "trimtab", "--namespace", stage.system)
         assert "Phase:          Succeeded" in told, told
@@ -312,7 +313,9 @@ def leaves_nothing(stage: Stage) -> None:
     with stage.tell.step("delete the run") as seen:
         checkpoints = sorted(eyes.folder.glob("checkpoints/step-*"))
         plane.kubectl("delete", "trun", RUN, "-n", stage.namespace, "--timeout=120s", seconds=140)
-        until("no object of the run is left", lambda: not objects_of_run(plane, stage.namespace), 60)
+        before = stage.before_the_run | {"persistentvolumeclaim/runs"}
+        holds(lambda: objects_in(plane, stage.namespace) <= before, 60)
+        assert objects_in(plane, stage.namespace) - before == set()
         assert checkpoints and all(path.exists() for path in checkpoints)
         seen.append(f"no object left; its {len(checkpoints)} checkpoints are still on the volume")
     with stage.tell.step("helm uninstall") as seen:

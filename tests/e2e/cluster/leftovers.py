@@ -10,22 +10,16 @@ from tests.e2e.cluster.objects import RUN
 from tests.e2e.cluster.plane import Plane, holds
 
 
-def objects_of_run(plane: Plane, namespace: str) -> list[str]:
-    """Of the run's namespace, without what every namespace has and what the test itself put there."""
+def objects_in(plane: Plane, namespace: str) -> set[str]:
+    """All objects of a namespace but events."""
     kinds = plane.kubectl("api-resources", "--verbs=list", "--namespaced", "-o", "name").split()
     kinds = [kind for kind in kinds if not kind.startswith(("events", "pods.metrics"))]
     found = plane.kubectl("get", ",".join(kinds), "-n", namespace, "--ignore-not-found", "-o", "name")
-    common = (
-        "serviceaccount/default",
-        "configmap/kube-root-ca.crt",
-        "persistentvolumeclaim/runs",
-        "role.rbac.authorization.k8s.io/trimtab-operator",
-        "rolebinding.rbac.authorization.k8s.io/trimtab-operator",
-    )
-    return [line for line in found.split() if line not in common]
+    return set(found.split())
 
 
 def cluster_objects(plane: Plane) -> list[str]:
+    """All objects that belong to no namespace."""
     kinds = plane.kubectl("api-resources", "--verbs=list", "--namespaced=false", "-o", "name").split()
     kinds = [kind for kind in kinds if not kind.startswith("componentstatuses")]
     return plane.kubectl("get", ",".join(kinds), "--ignore-not-found", "-o", "name").split()

@@ -23,6 +23,8 @@ class Stage:
         self.system, self.namespace = f"{self.tag}-system", f"{self.tag}-runs"
         self.nodes = Nodes(plane, folder / "nodes", objects.plans(self.tag))
         self.eyes = Eyes(plane, self.namespace, folder / "runs")
+        self.before_the_run: set[str] = set()
+        """Objects in the run's namespace: what every namespace has, and the release's rights."""
         self.had_crds = all(self.find("crd", name) for name in CRDS)
 
     def find(self, *arguments: str) -> str:
