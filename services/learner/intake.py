@@ -27,7 +27,7 @@ from services.learner.admission import Versions, prompt_index, room
 from services.learner.ledger import Admitted, Ledger
 from services.learner.prompts import Prompt
 from services.learner.rollouts import admitted_of, digests_of, new_group, samples_of
-from services.learner.training import Sample
+from services.learner.sample import Sample
 from services.models.manifest import Version
 from trimtab.rollout.v1.rollout_pb2 import RolloutGroup
 

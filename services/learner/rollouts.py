@@ -11,7 +11,7 @@ from services.common.errors import Corrupted
 from services.common.spec.run import RunSpec
 from services.learner.ledger import Admitted
 from services.learner.prompts import Prompt
-from services.learner.training import Sample
+from services.learner.sample import Sample
 from services.models.manifest import Version
 from services.models.wire import version_message
 from trimtab.common.v1 import common_pb2 as common
@@ -43,7 +43,7 @@ def new_group(
             min_new_tokens=sampling.min_new_tokens,
             stop=sampling.stop,
             seed=(spec.seed << 32) + admitted.number,
-            num_completions=spec.rollout.completions_per_prompt,
+            num_completions=spec.group_size,
         ),
         slip=[*spec.rollout.slip, "learner"],
         admitted_version=version_message(version),
@@ -65,7 +65,10 @@ def digests_of(group: rollout.RolloutGroup) -> list[str]:
 def samples_of(group: rollout.RolloutGroup, spec: RunSpec) -> list[Sample]:
     """One sample for each completion. Raises Corrupted where something that training needs is missing."""
     prompt = to_vector(group.prompt.token_ids, "int32", field="prompt.token_ids")
-    return [_sample(prompt, one, spec, f"completions[{at}]") for at, one in enumerate(group.completions)]
+    return [
+        _sample(prompt, one, spec, f"completions[{at}]", group.group_id)
+        for at, one in enumerate(group.completions)
+    ]
 
 
 def model_seconds(group: rollout.RolloutGroup) -> float:
@@ -73,7 +76,7 @@ def model_seconds(group: rollout.RolloutGroup) -> float:
     return sum(timing.model_seconds for timing in group.timings)
 
 
-def _sample(prompt: np.ndarray, one: rollout.Completion, spec: RunSpec, field: str) -> Sample:
+def _sample(prompt: np.ndarray, one: rollout.Completion, spec: RunSpec, field: str, group_id: str) -> Sample:
     ids = to_vector(one.token_ids, "int32", field=f"{field}.token_ids")
     behaviour = to_vector(one.sampled_logprobs, "float32", field=f"{field}.sampled_logprobs")
     reference = to_vector(one.reference_logprobs, "float32", field=f"{field}.reference_logprobs")
@@ -96,6 +99,7 @@ def _sample(prompt: np.ndarray, one: rollout.Completion, spec: RunSpec, field: s
         loss_mask=mask,
         score=_score(one, spec, field),
         ended=one.finish_reason == common.FINISH_REASON_STOP,
+        group=group_id,
     )
 
 

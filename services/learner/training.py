@@ -1,8 +1,9 @@
-"""One PPO step on a batch of completions: passes, losses, update, metrics. Knows no queue and no wire.
+"""One step on a batch of completions: passes, losses, update, metrics. Knows no queue, no wire and no algorithm.
 
     samples ─▶ frozen lower layers, once ─▶ proximal pass ─▶ targets ─▶ epochs x minibatches of updates
                                              (log-probs, values, entropy)
 
+Targets and losses are the algorithm's (algorithms/), everything around them is here.
 With a single update the proximal pass is the update's own forward pass: the ratio is 1 by definition.
 """
 
@@ -15,36 +16,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from services.common.spec.run import OptimiserSpec, RunSpec
-from services.learner.algorithms import ppo
-from services.learner.algorithms.kl import KlController
-from services.learner.algorithms.masked import masked_mean, masked_variance
+from services.learner.algorithms.base import Current, Part, Rollouts, Targets, cut, merged, taken
+from services.learner.algorithms.importance import importance
+from services.learner.algorithms.kl import KlController, measured_kl
+from services.learner.algorithms.registry import algorithm_of
+from services.learner.sample import Ids, Sample, group_numbers
 from services.learner.scores import ScoreNormaliser
+from services.learner.step_metrics import step_metrics
 from services.models.loading import LoadedModel, serving_state
 from services.models.logprobs import token_logprobs, token_logprobs_and_entropy
 from services.models.master_weights import MasterWeights, ParameterGroup
 from services.models.packing import micro_batches
 from services.models.trunk import freeze
-
-Ids = npt.NDArray[np.int32]
-Floats = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """One completion to learn from. Arrays of the completion's length; log-probs at the sampling temperature."""
-
-    prompt_ids: Ids
-    completion_ids: Ids
-    behaviour_logprobs: Floats
-    reference_logprobs: Floats
-    loss_mask: Floats
-    score: float
-    ended: bool
 
 
 @dataclass(slots=True)
@@ -64,43 +51,51 @@ class Trainer:
         self.model = loaded.model
         self.step_number = 0
         self.episodes = 0
-        self.kl = KlController.start(spec.algorithm.kl)
+        self.algorithm = algorithm_of(spec.algorithm, max_completion_length=spec.sampling.max_new_tokens)
+        self.kl = KlController.start(spec.algorithm.penalty)
         self.scores = ScoreNormaliser(enabled=spec.algorithm.normalise_scores)
         self._split = freeze(self.model, spec.optimiser.frozen_layers)
-        self.value_head = torch.nn.Linear(self.model.config.hidden_size, 1)
-        torch.nn.init.zeros_(self.value_head.weight)
-        torch.nn.init.zeros_(self.value_head.bias)
-        self.value_head.to(self.model.device)
+        self.value_head = _value_head(self.model) if self.algorithm.critic else torch.nn.Identity()
         self.optimiser = _optimiser(self.model, self.value_head, spec.optimiser)
 
     def step(self, samples: Sequence[Sample]) -> dict[str, float]:
         """Learn from a batch once (epochs x minibatches updates) and return metrics by TRL's names."""
         started = time.perf_counter()
-        algorithm = self.spec.algorithm
         trunk = self._trunk(samples)
-        single = algorithm.epochs * algorithm.minibatches == 1
+        updates = self._minibatches(len(samples))
+        # One sample in several minibatches is one update too, with a proximal pass of its own.
+        single = self.spec.algorithm.epochs * self.spec.algorithm.minibatches == 1
         every = list(range(len(samples)))
         proximal = self._forward(samples, trunk, every, gradient=single, entropy=True)
         rollouts, scores = self._rollouts(samples, proximal)
-        targets = ppo.targets(rollouts, algorithm, self.kl.coefficient)
+        targets = self.algorithm.targets(rollouts, self.kl.coefficient)
         totals: dict[str, float] = {}
-        updates = 0
         factor = schedule(self.spec.optimiser, self.step_number, self.spec.steps)
-        for rows in self._minibatches(len(samples)):
-            # Where no token counts the losses are 0, and so is the step.
-            tokens = max(1.0, float(rollouts.mask[rows].sum()))
-            for micro in self._micro_batches(samples, rows):
+        for rows in updates:
+            update: dict[str, float] = {}
+            whole, aims = self._minibatch(rollouts, targets, rows)
+            for places in [every] if single else self._micro_batches([samples[row] for row in rows]):
+                micro = [rows[place] for place in places]
                 current = proximal if single else self._forward(samples, trunk, micro, gradient=True)
-                chosen = every if single else micro
-                self._backward(current, chosen, rollouts, targets, tokens, totals)
-                if single:
-                    break
-            totals["grad_norm"] = totals.get("grad_norm", 0.0) + self.optimiser.step(factor)
-            updates += 1
-        metrics = self._metrics(samples, rollouts, targets, proximal, scores)
-        metrics |= {name: value / updates for name, value in totals.items()}
+                self._backward(current, places, whole, aims, update)
+            update["grad_norm"] = self.optimiser.step(factor)
+            for name, value in update.items():
+                totals[name] = totals.get(name, 0.0) + value
+        metrics = step_metrics(
+            samples,
+            rollouts,
+            targets,
+            _padded(proximal.entropy),
+            scores,
+            critic=self.algorithm.critic,
+            corrected=self.spec.algorithm.importance_sampling.mode != "none",
+        )
+        metrics |= {name: value / len(updates) for name, value in totals.items()}
         metrics["lr"] = self.spec.optimiser.learning_rate * factor
-        self.kl = self.kl.updated(metrics["objective/kl"], len(samples))
+        penalty = measured_kl(
+            self.spec.algorithm.penalty, rollouts.old_logprobs, rollouts.reference_logprobs, rollouts.mask
+        )
+        self.kl = self.kl.updated(penalty, len(samples))
         self.step_number += 1
         self.episodes += len(samples)
         metrics["episode"] = float(self.episodes)
@@ -126,7 +121,7 @@ class Trainer:
         """Continue exactly where `state_dict` was taken; the optimiser's masters rewrite the trained weights."""
         self.step_number = int(state["step"])
         self.episodes = int(state["episodes"])
-        self.kl = KlController(self.spec.algorithm.kl, float(state["kl_coefficient"]))
+        self.kl = KlController(self.spec.algorithm.penalty, float(state["kl_coefficient"]))
         self.scores = ScoreNormaliser.of(state["scores"], enabled=self.spec.algorithm.normalise_scores)
         self.value_head.load_state_dict(state["value_head"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -134,7 +129,7 @@ class Trainer:
     def _trunk(self, samples: Sequence[Sample]) -> list[torch.Tensor]:
         """States after the frozen layers, one [length, width] for each sample."""
         states: list[torch.Tensor] = [torch.empty(0)] * len(samples)
-        for micro in self._micro_batches(samples, list(range(len(samples)))):
+        for micro in self._micro_batches(samples):
             rows = [_whole(samples[index]) for index in micro]
             ids = pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True)
             hidden = self._split.lower(ids.to(self.model.device))
@@ -156,7 +151,7 @@ class Trainer:
             [torch.empty(0)] * len(rows), [torch.empty(0)] * len(rows), [torch.empty(0)] * len(rows)
         )
         with torch.set_grad_enabled(gradient):
-            for micro in self._micro_batches([samples[row] for row in rows], list(range(len(rows)))):
+            for micro in self._micro_batches([samples[row] for row in rows]):
                 chosen = [rows[at] for at in micro]
                 pieces = self._forward_micro(samples, trunk, chosen, entropy)
                 for at, logprobs, values, spread in zip(micro, *pieces, strict=True):
@@ -183,121 +178,81 @@ class Trainer:
         else:
             logprobs = token_logprobs(states, head, goal, temperature)
             spread = torch.zeros_like(logprobs)
-        values = self.value_head(states.float())[:, 0]
+        values = (
+            self.value_head(states.float())[:, 0] if self.algorithm.critic else torch.zeros_like(logprobs)
+        )
         return tuple(piece.split(lengths) for piece in (logprobs, values, spread))
 
-    def _rollouts(self, samples: Sequence[Sample], proximal: _Pass) -> tuple[ppo.Rollouts, torch.Tensor]:
+    def _rollouts(self, samples: Sequence[Sample], proximal: _Pass) -> tuple[Rollouts, torch.Tensor]:
         """The batch as [rows, time] matrices on the CPU, and the scores as they came."""
-        raw = torch.tensor([sample.score for sample in samples])
+        settings = self.spec.algorithm
+        raw = torch.tensor([sample.score for sample in samples], dtype=torch.float32)
         scores = self.scores.update_and_apply(raw)
-        if self.spec.algorithm.clip_scores is not None:
-            scores = scores.clamp(*self.spec.algorithm.clip_scores)
-        penalty = self.spec.algorithm.missing_end_penalty
-        if penalty:
-            scores = scores - penalty * torch.tensor([not sample.ended for sample in samples]).float()
-
-        def padded(rows: Sequence[torch.Tensor]) -> torch.Tensor:
-            return pad_sequence([row.detach().cpu().float() for row in rows], batch_first=True)
-
-        rollouts = ppo.Rollouts(
-            old_logprobs=padded(proximal.logprobs),
-            reference_logprobs=padded([torch.tensor(sample.reference_logprobs) for sample in samples]),
-            old_values=padded(proximal.values),
-            mask=padded([torch.tensor(sample.loss_mask) for sample in samples]),
+        if settings.clip_scores is not None:
+            scores = scores.clamp(*settings.clip_scores)
+        if settings.missing_end_penalty:
+            unfinished = torch.tensor([not sample.ended for sample in samples]).float()
+            kept = scores * (1 - unfinished) if settings.missing_end_replaces else scores
+            scores = kept - settings.missing_end_penalty * unfinished
+        old, mask = (
+            _padded(proximal.logprobs),
+            _padded([torch.tensor(sample.loss_mask) for sample in samples]),
+        )
+        behaviour = _padded([torch.tensor(sample.behaviour_logprobs) for sample in samples])
+        rollouts = Rollouts(
+            # What does not count must not become infinite either: 0 times infinity is no number.
+            old_logprobs=old * mask,
+            reference_logprobs=_padded([torch.tensor(one.reference_logprobs) for one in samples]) * mask,
+            old_values=_padded(proximal.values),
+            mask=mask,
+            importance=importance(settings.importance_sampling, old, behaviour, mask),
             scores=scores,
+            groups=group_numbers(samples),
         )
         return rollouts, raw
 
+    def _minibatch(self, rollouts: Rollouts, targets: Targets, rows: list[int]) -> tuple[Rollouts, Targets]:
+        """Some rows of the batch with what they aim at: cut from the batch's targets, or made for them alone."""
+        whole = taken(rollouts, rows)
+        if self.algorithm.per_minibatch:
+            return whole, self.algorithm.targets(whole, targets.kl_coefficient)
+        return whole, taken(targets, rows)
+
     def _backward(
-        self,
-        current: _Pass,
-        rows: list[int],
-        rollouts: ppo.Rollouts,
-        targets: ppo.Targets,
-        tokens: float,
-        totals: dict[str, float],
+        self, current: _Pass, places: list[int], whole: Rollouts, aims: Targets, update: dict[str, float]
     ) -> None:
-        """Losses of some rows, divided by the tokens of their whole minibatch, and their gradients."""
-        device = self.model.device
-
-        def flat(matrix: torch.Tensor) -> torch.Tensor:
-            return torch.cat(
-                [matrix[row, : len(piece)] for row, piece in zip(rows, current.logprobs, strict=True)]
-            ).to(device)
-
-        algorithm = self.spec.algorithm
-        sums = ppo.losses(
-            torch.cat(current.logprobs),
-            torch.cat(current.values),
-            flat(rollouts.old_logprobs),
-            flat(rollouts.old_values),
-            flat(targets.advantages),
-            flat(targets.returns),
-            flat(rollouts.mask),
-            algorithm,
+        """Loss of some rows of a minibatch, and its gradients; their metrics are added to `update`."""
+        width, device = max(len(piece) for piece in current.logprobs), self.model.device
+        part = Part(
+            cut(taken(whole, places, device=device), width),
+            cut(taken(aims, places, device=device), width),
+            tokens=float(whole.mask.sum()),
+            rows=len(whole.scores),
         )
-        loss = (sums.policy + algorithm.value_coefficient * sums.value) / tokens
-        loss.backward()
+        logprobs = pad_sequence(current.logprobs, batch_first=True)
+        values = pad_sequence(current.values, batch_first=True)
+        loss = self.algorithm.loss(Current(logprobs * part.rollouts.mask, values), part)
+        loss.total.backward()
         self.optimiser.accumulate()
-        for name, value in (
-            ("loss/policy_avg", sums.policy),
-            ("loss/value_avg", sums.value),
-            ("policy/clipfrac_avg", sums.clipped),
-            ("val/clipfrac_avg", sums.value_clipped),
-            ("policy/approxkl_avg", sums.approx_kl),
-            ("val/ratio", sums.ratio),
-        ):
-            totals[name] = totals.get(name, 0.0) + float(value.detach()) / tokens
+        merged(update, loss.metrics)
 
     def _minibatches(self, count: int) -> list[list[int]]:
         """Rows of each update: reshuffled every epoch, by a seed that the step number determines."""
+        settings = self.spec.algorithm
+        if settings.epochs * settings.minibatches == 1:
+            return [list(range(count))]
         generator = np.random.default_rng((self.spec.seed, self.step_number))
-        algorithm = self.spec.algorithm
         return [
             part.tolist()
-            for _ in range(algorithm.epochs)
-            for part in np.array_split(generator.permutation(count), algorithm.minibatches)
+            for _ in range(settings.epochs)
+            for part in np.array_split(generator.permutation(count), settings.minibatches)
             if len(part)
         ]
 
-    def _micro_batches(self, samples: Sequence[Sample], rows: list[int]) -> list[list[int]]:
-        lengths = [len(samples[row].prompt_ids) + len(samples[row].completion_ids) for row in rows]
-        budget = self.spec.optimiser.micro_batch_tokens
-        return [[rows[at] for at in batch] for batch in micro_batches(lengths, budget)]
-
-    def _metrics(
-        self,
-        samples: Sequence[Sample],
-        rollouts: ppo.Rollouts,
-        targets: ppo.Targets,
-        proximal: _Pass,
-        raw_scores: torch.Tensor,
-    ) -> dict[str, float]:
-        """What was true of the batch before the update, by TRL's names (NUMERICS)."""
-        mask = rollouts.mask
-        kl = targets.kl.sum(-1)
-        non_score = -self.kl.coefficient * kl
-        residual = masked_variance(targets.returns - rollouts.old_values, mask, unbiased=False)
-        spread = masked_variance(targets.returns, mask, unbiased=False)
-        lengths = mask.sum(-1)
-        entropy = pad_sequence([piece.detach().cpu() for piece in proximal.entropy], batch_first=True)
-        return {
-            "objective/kl": float(kl.mean()),
-            "objective/kl_coef": self.kl.coefficient,
-            "objective/entropy": float((-rollouts.old_logprobs * mask).sum(-1).mean()),
-            "objective/non_score_reward": float(non_score.mean()),
-            "objective/scores": float(raw_scores.mean()),
-            "objective/scores_std": float(raw_scores.std(unbiased=False)),
-            "objective/rlhf_reward": float((rollouts.scores + non_score).mean()),
-            "policy/entropy_avg": float(masked_mean(entropy, mask)),
-            "val/var_explained": float(1 - residual / spread.clamp(min=1e-8)),
-            "val/num_eos_tokens": float(sum(sample.ended for sample in samples)),
-            "completions/mean_length": float(lengths.mean()),
-            "completions/min_length": float(lengths.min()),
-            "completions/max_length": float(lengths.max()),
-            "completions/clipped_ratio": sum(not sample.ended for sample in samples) / len(samples),
-            "sampling/logprob_difference": _logprob_difference(samples, rollouts),
-        }
+    def _micro_batches(self, samples: Sequence[Sample]) -> list[list[int]]:
+        """Places of samples that go through the model together."""
+        lengths = [len(sample.prompt_ids) + len(sample.completion_ids) for sample in samples]
+        return micro_batches(lengths, self.spec.optimiser.micro_batch_tokens)
 
 
 def schedule(spec: OptimiserSpec, step: int, steps: int) -> float:
@@ -312,11 +267,20 @@ def schedule(spec: OptimiserSpec, step: int, steps: int) -> float:
     return 1.0
 
 
+def _value_head(model: Any) -> torch.nn.Linear:
+    """One value from each hidden state, 0 at the start."""
+    head = torch.nn.Linear(model.config.hidden_size, 1)
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.zeros_(head.bias)
+    return head.to(model.device)
+
+
 def _optimiser(model: Any, value_head: torch.nn.Module, spec: OptimiserSpec) -> MasterWeights:
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    rate = spec.value_learning_rate or spec.learning_rate
+    groups = [ParameterGroup([one for one in model.parameters() if one.requires_grad], spec.learning_rate)]
+    if head := list(value_head.parameters()):
+        groups.append(ParameterGroup(head, spec.value_learning_rate or spec.learning_rate))
     return MasterWeights(
-        [ParameterGroup(trained, spec.learning_rate), ParameterGroup(list(value_head.parameters()), rate)],
+        groups,
         betas=spec.betas,
         eps=spec.eps,
         weight_decay=spec.weight_decay,
@@ -328,12 +292,6 @@ def _whole(sample: Sample) -> Ids:
     return np.concatenate([sample.prompt_ids, sample.completion_ids])
 
 
-def _logprob_difference(samples: Sequence[Sample], rollouts: ppo.Rollouts) -> float:
-    """Mean absolute difference between the engine's and the learner's log-probs, nats per token."""
-    differences = [
-        np.abs(
-            sample.behaviour_logprobs - rollouts.old_logprobs[row, : len(sample.behaviour_logprobs)].numpy()
-        )
-        for row, sample in enumerate(samples)
-    ]
-    return float(np.concatenate(differences).mean())
+def _padded(rows: Sequence[torch.Tensor]) -> torch.Tensor:
+    """[rows, time] float32 on the CPU, without gradient."""
+    return pad_sequence([row.detach().cpu().float() for row in rows], batch_first=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from services.common.spec.run import RunSpec
 from services.common.spec.service import ModelSpec
-from services.learner.training import Sample
+from services.learner.sample import Sample
 from services.models.loading import LoadedModel, load_causal
 from services.models.logprobs import completion_logprobs
 

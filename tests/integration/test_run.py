@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import signal
 import time
@@ -22,7 +23,16 @@ from services.common.stages.tools import RedisTools
 from services.models.loading import load_causal, serving_state
 from services.models.manifest import entries_of, whole_digest
 from services.models.wire import version_of
-from tests.fakes.small_runs import BATCH, make_files, program, rows_of, small_spec, without_times, write_run
+from tests.fakes.small_runs import (
+    BATCH,
+    make_files,
+    program,
+    rows_of,
+    run_tables,
+    small_spec,
+    without_times,
+    write_run,
+)
 from tests.fakes.tiny_runs import model_spec
 from tests.integration.test_supervisor import until
 from trimtab import AsyncLearnerClient, AsyncPolicyClient, TrimtabClientError
@@ -81,6 +91,46 @@ def test_in_process_is_reproducible(files: Path, tmp_path: Path) -> None:
     assert without_times(run_here(spec, tmp_path / "two")) == without_times(rows)
     run_here(small_spec(files, "steps=2"), tmp_path / "three")
     assert without_times(run_here(spec, tmp_path / "three")) == without_times(rows)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "group"),
+    [
+        ({"kind": "grpo", "num_generations": 4, "beta": 0.1}, 4),
+        ({"kind": "rloo"}, 2),
+        ({"kind": "reinforce++", "epochs": 2}, 1),
+        ({"kind": "a2c"}, 1),
+        ({"kind": "rft", "num_generations": 2}, 2),
+        ({"preset": "openai-2019"}, 1),
+    ],
+    ids=["grpo", "rloo", "reinforce++", "a2c", "rft", "preset"],
+)
+def test_each_algorithm_trains_a_run(
+    files: Path, tmp_path: Path, algorithm: dict[str, object], group: int
+) -> None:
+    """Groups of the size that the algorithm asks for go round, and every figure of the steps is finite."""
+    spec = RunSpec.model_validate({**run_tables(files), "steps": 2, "algorithm": algorithm})
+    rows = run_here(spec, tmp_path / "run")
+    check_whole(rows, 2)
+    assert [row["episode"] for row in rows] == [BATCH * group, 2 * BATCH * group]
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    assert ("reward_std" in rows[0]) == (group > 1)
+
+
+def test_an_algorithm_that_no_run_can_train_with_is_refused(files: Path, tmp_path: Path) -> None:
+    """One line says what there is."""
+    done = program(
+        "orchestrator",
+        "train",
+        str(write_run(files)),
+        "--out",
+        str(tmp_path / "run"),
+        "--set",
+        "algorithm.kind=trpo",
+    )
+    assert done.returncode == 2
+    assert "algorithm.kind = trpo" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.timeout(240)

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from services.common.spec.run import KlSpec
-from services.learner.algorithms.kl import KlController, k1, k2, k3
+from services.common.spec.algorithms import KlSpec
+from services.learner.algorithms.kl import KlController, k1, k2, k3, loss_kl, measured_kl, reward_kl
 
 ADAPTIVE = KlSpec(kind="adaptive", coefficient=0.15, target=6.0, horizon=10_000)
 
@@ -70,3 +70,62 @@ def test_adaptive_controller_stops_at_its_lowest() -> None:
     assert once.coefficient == pytest.approx(0.09)
     assert once.updated(0.0, 32).coefficient == 0.085
     assert once.updated(0.0, 32).updated(12.0, 32).coefficient == pytest.approx(0.0935)
+
+
+def test_a_gain_stands_for_episodes_over_horizon() -> None:
+    """RL4LMs: beta * (1 + 0.1 * 0.1), however many episodes there were."""
+    spec = ADAPTIVE.model_copy(update={"gain": 0.1})
+    assert KlController.start(spec).updated(6.6, 64).coefficient == pytest.approx(0.15 * 1.01)
+
+
+FIVE = torch.tensor([0.4, 0.3, 0.15, 0.1, 0.05], dtype=torch.float64)
+FIVE_REFERENCE = torch.tensor([0.1, 0.2, 0.3, 0.15, 0.25], dtype=torch.float64)
+
+
+def test_estimators_against_an_exact_kl_on_five_tokens() -> None:
+    """E[k1] = E[k3] = sum p log(p / q) by enumeration; E[k2] = E[log^2] / 2, which is another number."""
+    p, q = FIVE.log(), FIVE_REFERENCE.log()
+    exact = sum(a * math.log(a / b) for a, b in zip(FIVE.tolist(), FIVE_REFERENCE.tolist(), strict=True))
+    assert (FIVE * k1(p, q)).sum().item() == pytest.approx(exact, abs=1e-12)
+    assert (FIVE * k3(p, q)).sum().item() == pytest.approx(exact, abs=1e-12)
+    squares = sum(
+        a * math.log(a / b) ** 2 for a, b in zip(FIVE.tolist(), FIVE_REFERENCE.tolist(), strict=True)
+    )
+    assert (FIVE * k2(p, q)).sum().item() == pytest.approx(squares / 2, abs=1e-12)
+
+
+def test_k2_in_the_loss_has_the_gradient_of_the_exact_kl() -> None:
+    """E[d k2] = sum p x d log p = d KL on five tokens, where E[d k1] is 0: k1 belongs into the reward."""
+    q = FIVE_REFERENCE.log()
+    logits = FIVE.log().clone().requires_grad_()
+    exact = torch.autograd.grad((logits.softmax(-1) * (logits.log_softmax(-1) - q)).sum(), logits)[0]
+    for estimator, expected in ((k2, exact), (k1, torch.zeros_like(exact))):
+        loss = (FIVE * estimator(logits.log_softmax(-1), q)).sum()
+        torch.testing.assert_close(torch.autograd.grad(loss, logits)[0], expected, atol=1e-12, rtol=0)
+
+
+def test_the_penalty_stands_in_the_reward_or_in_the_loss() -> None:
+    """In exactly one of them, by its own estimator, and never on masked tokens of the reward."""
+    logprobs, reference, mask = (
+        torch.tensor([[-1.0, -1.0]]),
+        torch.tensor([[-3.0, -3.0]]),
+        torch.tensor([[1.0, 0.0]]),
+    )
+    inside = KlSpec(estimator="k2")
+    assert reward_kl(inside, logprobs, reference, mask).tolist() == [[2.0, 0.0]]
+    assert loss_kl(inside, logprobs, reference) is None
+    outside = KlSpec(estimator="k1", placement="loss")
+    assert reward_kl(outside, logprobs, reference, mask).tolist() == [[0.0, 0.0]]
+    found = loss_kl(outside, logprobs, reference)
+    assert found is not None
+    assert found.tolist() == [[2.0, 2.0]]
+
+
+def test_what_the_controller_is_fed() -> None:
+    """Log-ratios (1, 2), (3): sums 3 and 3, mean 3; per token 6 / 3 = 2; k3 sums exp(-x) - 1 + x."""
+    logprobs, mask = torch.tensor([[1.0, 2.0], [3.0, 9.0]]), torch.tensor([[1.0, 1.0], [1.0, 0.0]])
+    reference = torch.zeros(2, 2)
+    assert measured_kl(KlSpec(), logprobs, reference, mask) == pytest.approx(3.0)
+    assert measured_kl(KlSpec(per_token=True), logprobs, reference, mask) == pytest.approx(2.0)
+    expected = sum(math.exp(-x) - 1 + x for x in (1, 2, 3)) / 2
+    assert measured_kl(KlSpec(measured="k3"), logprobs, reference, mask) == pytest.approx(expected)

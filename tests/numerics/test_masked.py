@@ -32,13 +32,13 @@ def test_nothing_or_one_token_gives_no_nan() -> None:
 def test_whiten_biased_keeps_the_mean() -> None:
     """lm-human-preferences' own check: variance 0.6 / 9, so 1.2 becomes -0.4 * 3.87298 + 1.6 = 0.0508."""
     assert masked_variance(GRID, ONES, unbiased=False).item() == pytest.approx(0.0666667, abs=1e-6)
-    found = whiten(GRID, ONES, keep_mean=True, unbiased=False)
+    found = whiten(GRID, ONES, keep_mean=True, form="biased")
     torch.testing.assert_close(found[0], torch.tensor([0.0508, 0.4381, 0.8254]), atol=5e-5, rtol=0)
 
 
 def test_whiten_bessel_corrected() -> None:
     """TRL's and trlX's: variance 0.6 / 8, so 1.2 becomes -0.4 * 3.65148 + 1.6 = 0.1394."""
-    found = whiten(GRID, ONES, keep_mean=True, unbiased=True)
+    found = whiten(GRID, ONES, keep_mean=True, form="unbiased")
     torch.testing.assert_close(found[0], torch.tensor([0.1394, 0.5046, 0.8697]), atol=5e-5, rtol=0)
     # 0.1394 - 1.6 without the mean; Bessel's correction is the default.
     torch.testing.assert_close(whiten(GRID, ONES)[0], found[0] - 1.6, atol=1e-6, rtol=0)
@@ -52,3 +52,15 @@ def test_padding_changes_nothing_and_comes_back_as_zero() -> None:
     # float32 means over numbers of one size, whatever the padding: nothing of 1e6 leaks in.
     torch.testing.assert_close(found[:, :3], whiten(GRID, ONES, keep_mean=True), atol=1e-5, rtol=0)
     assert found[:, 3:].abs().max().item() == 0.0
+
+
+def test_whiten_by_the_deviation() -> None:
+    """RL4LMs: divided by the unbiased deviation plus 1e-8; of equal values 0, however small the denominator."""
+    found = whiten(GRID, ONES, form="deviation")
+    torch.testing.assert_close(found[0], torch.tensor([-1.4606, -1.0954, -0.7303]), atol=5e-5, rtol=0)
+    # A spread of 1e-9 is whitened to 1e-9 / (1e-9 + 1e-8), where the root of the variance + 1e-8 gives 1e-5.
+    tiny = torch.tensor([[-1e-9, 1e-9]], dtype=torch.float64)
+    ones = torch.ones(1, 2, dtype=torch.float64)
+    deviation = 2**0.5 * 1e-9
+    assert whiten(tiny, ones, form="deviation")[0, 1].item() == pytest.approx(1e-9 / (deviation + 1e-8))
+    assert whiten(tiny, ones)[0, 1].item() == pytest.approx(1e-5, rel=1e-4)

@@ -7,43 +7,24 @@ import math
 import pytest
 import torch
 
-from services.common.spec.run import PpoSpec
-from services.learner.algorithms import ppo
+from services.common.spec.algorithms import KlSpec, PpoSpec
+from services.learner.algorithms.base import Current, Loss, Rollouts
 from services.learner.algorithms.masked import whiten
+from tests.numerics.batches import loss_at, made, rollouts, targets, whole
 
-SPEC = PpoSpec(clip_ratio=0.2, clip_value=0.2)
-
-
-def policy_losses(
-    ratios: list[float], advantages: list[float], mask: list[float] | None = None
-) -> ppo.Losses:
-    """Losses at these ratios, with values that cost nothing."""
-    zeros = torch.zeros(len(ratios))
-    return ppo.losses(
-        torch.tensor(ratios).log(),
-        zeros,
-        zeros,
-        zeros,
-        torch.tensor(advantages),
-        zeros,
-        torch.tensor(mask) if mask else torch.ones(len(ratios)),
-        SPEC,
-    )
+SPEC = PpoSpec(clip_ratio=0.2, clip_value=0.2, value_coefficient=0.1)
 
 
-def value_losses(value: float, old: float, goal: float) -> ppo.Losses:
-    """Losses at this value, with a ratio of 1 and no advantage."""
-    zero = torch.zeros(1)
-    return ppo.losses(
-        zero,
-        torch.tensor([value]),
-        zero,
-        torch.tensor([old]),
-        zero,
-        torch.tensor([goal]),
-        torch.ones(1),
-        SPEC,
-    )
+def policy_loss(ratio: float, advantage: float, spec: PpoSpec = SPEC) -> Loss:
+    """One token at this ratio, with a value that costs nothing."""
+    batch = rollouts([[1.0]])
+    return loss_at(made(spec), batch, targets(batch, [[advantage]]), [[ratio]])
+
+
+def value_loss(value: float, old: float, goal: float, spec: PpoSpec = SPEC) -> Loss:
+    """One token at this value, with a ratio of 1 and no advantage."""
+    batch = rollouts([[1.0]], values=[[old]])
+    return loss_at(made(spec), batch, targets(batch, [[0.0]], [[goal]]), [[1.0]], [[value]])
 
 
 @pytest.mark.parametrize(
@@ -59,23 +40,24 @@ def value_losses(value: float, old: float, goal: float) -> ppo.Losses:
 )
 def test_clipped_surrogate(ratio: float, advantage: float, loss: float, clipped: int) -> None:
     """max(-A rho, -A clip(rho, 0.8, 1.2)), and whether the clip decided."""
-    found = policy_losses([ratio], [advantage])
-    assert found.policy.item() == pytest.approx(loss, abs=1e-6)
+    found = policy_loss(ratio, advantage)
+    assert found.total.item() == pytest.approx(loss, abs=1e-6)
+    assert found.metrics["loss/policy_avg"].item() == pytest.approx(loss, abs=1e-6)
     # At 1.2 itself rounding may fall on either side; the loss is the same.
     if ratio != 1.2:
-        assert found.clipped.item() == clipped
-    assert found.ratio.item() == pytest.approx(ratio)
-    assert found.approx_kl.item() == pytest.approx(0.5 * math.log(ratio) ** 2, abs=1e-6)
+        assert found.metrics["policy/clipfrac_avg"].item() == clipped
+    assert found.metrics["val/ratio"].item() == pytest.approx(ratio)
+    assert found.metrics["policy/approxkl_avg"].item() == pytest.approx(0.5 * math.log(ratio) ** 2, abs=1e-6)
 
 
 def test_no_gradient_past_the_clip_and_minus_the_advantage_at_ratio_one() -> None:
-    """d loss / d log pi is -A rho inside the clip, 0 where the clip decides."""
-    logprobs = torch.tensor([0.0, math.log(1.5)], requires_grad=True)
-    zeros = torch.zeros(2)
-    found = ppo.losses(logprobs, zeros, zeros, zeros, torch.tensor([3.0, 1.0]), zeros, torch.ones(2), SPEC)
-    found.policy.backward()
+    """d loss / d log pi is -A rho / tokens inside the clip, 0 where the clip decides."""
+    logprobs = torch.tensor([[0.0, math.log(1.5)]], requires_grad=True)
+    batch = rollouts([[1.0, 1.0]])
+    part = whole(batch, targets(batch, [[3.0, 1.0]]))
+    made(SPEC).loss(Current(logprobs, torch.zeros(1, 2)), part).total.backward()
     assert logprobs.grad is not None
-    torch.testing.assert_close(logprobs.grad, torch.tensor([-3.0, 0.0]))
+    torch.testing.assert_close(logprobs.grad, torch.tensor([[-1.5, 0.0]]))
 
 
 @pytest.mark.parametrize(
@@ -88,29 +70,63 @@ def test_no_gradient_past_the_clip_and_minus_the_advantage_at_ratio_one() -> Non
     ],
 )
 def test_value_loss_is_the_larger_of_two_halves(value: float, goal: float, loss: float, clipped: int) -> None:
-    """1/2 max((V - R)^2, (clip(V, -0.2, 0.2) - R)^2) around an old value of 0."""
-    found = value_losses(value, 0.0, goal)
-    assert found.value.item() == pytest.approx(loss, abs=1e-6)
-    assert found.value_clipped.item() == clipped
+    """1/2 max((V - R)^2, (clip(V, -0.2, 0.2) - R)^2) around an old value of 0, times c_v in the loss."""
+    found = value_loss(value, 0.0, goal)
+    assert found.metrics["loss/value_avg"].item() == pytest.approx(loss, abs=1e-6)
+    assert found.metrics["val/clipfrac_avg"].item() == clipped
+    assert found.total.item() == pytest.approx(0.1 * loss, abs=1e-6)
 
 
-def test_sums_leave_out_masked_tokens() -> None:
-    """A masked token adds to no sum: only the first token's -1.2 and ratio 1.5 remain."""
-    found = policy_losses([1.5, 9.0], [1.0, -50.0], [1.0, 0.0])
-    assert found.policy.item() == pytest.approx(-1.2, abs=1e-6)
-    assert found.clipped.item() == 1
-    assert found.ratio.item() == pytest.approx(1.5)
-    assert found.approx_kl.item() == pytest.approx(0.5 * math.log(1.5) ** 2)
+def test_squared_value_loss_has_no_half_and_no_clip() -> None:
+    """RL4LMs: (0.5 - 1)^2 = 0.25, where the clipped form gives 0.32."""
+    found = value_loss(0.5, 0.0, 1.0, SPEC.model_copy(update={"value_loss": "squared"}))
+    assert found.metrics["loss/value_avg"].item() == pytest.approx(0.25)
+    assert found.metrics["val/clipfrac_avg"].item() == 0
 
 
-def rollouts() -> ppo.Rollouts:
+def test_masked_tokens_add_to_nothing() -> None:
+    """Only the first token's -1.2 and ratio 1.5 remain, and it is the mean over one token."""
+    batch = rollouts([[1.0, 0.0]], values=[[0.0, 5.0]])
+    found = loss_at(
+        made(SPEC), batch, targets(batch, [[1.0, -50.0]], [[0.0, 90.0]]), [[1.5, 9.0]], [[0.0, 7.0]]
+    )
+    assert found.total.item() == pytest.approx(-1.2, abs=1e-6)
+    for name, value in (
+        ("policy/clipfrac_avg", 1.0),
+        ("val/ratio", 1.5),
+        ("loss/value_avg", 0.0),
+        ("val/clipfrac_avg", 0.0),
+        ("policy/approxkl_avg", 0.5 * math.log(1.5) ** 2),
+    ):
+        assert found.metrics[name].item() == pytest.approx(value), name
+
+
+def test_importance_multiplies_the_policy_loss_alone() -> None:
+    """A factor of 2 doubles -1.2 and leaves the value's 0.1 * 0.32."""
+    batch = rollouts([[1.0]], importance=[[2.0]])
+    found = loss_at(made(SPEC), batch, targets(batch, [[1.0]], [[1.0]]), [[1.5]], [[0.5]])
+    assert found.total.item() == pytest.approx(-2.4 + 0.032, abs=1e-6)
+
+
+def test_kl_in_the_loss() -> None:
+    """beta 0.5 and log pi - log pi_ref = ln 1.5 + 0.3 at advantage 0: k2 gives 0.5 * 1/2 (0.7055)^2 = 0.12443."""
+    spec = PpoSpec(kl=KlSpec(estimator="k2", placement="loss"))
+    batch = rollouts([[1.0]], old=[[-1.0]], reference=[[-1.3]])
+    found = loss_at(made(spec), batch, targets(batch, [[0.0]], beta=0.5), [[1.5]])
+    assert found.total.item() == pytest.approx(0.25 * (math.log(1.5) + 0.3) ** 2, abs=1e-6)
+    aims = made(spec).targets(batch, 0.5)
+    assert aims.kl.item() == 0
+    assert aims.rewards.item() == 0
+
+
+def two_rows() -> Rollouts:
     """Two completions of 2 and 1 tokens."""
-    return ppo.Rollouts(
-        old_logprobs=torch.tensor([[-1.0, -2.0], [-0.5, 0.0]]),
-        reference_logprobs=torch.tensor([[-1.5, -1.0], [-0.7, 0.0]]),
-        old_values=torch.tensor([[0.3, 0.1], [0.2, 55.0]]),
-        mask=torch.tensor([[1.0, 1.0], [1.0, 0.0]]),
-        scores=torch.tensor([1.0, -2.0]),
+    return rollouts(
+        [[1.0, 1.0], [1.0, 0.0]],
+        old=[[-1.0, -2.0], [-0.5, 0.0]],
+        reference=[[-1.5, -1.0], [-0.7, 0.0]],
+        values=[[0.3, 0.1], [0.2, 55.0]],
+        scores=[1.0, -2.0],
     )
 
 
@@ -120,8 +136,9 @@ def test_targets() -> None:
     Row 0: A_1 = 1.1 - 0.1 = 1.0; A_0 = -0.05 + 0.1 - 0.3 + 0.95 * 1.0 = 0.70; returns = A + V = (1.0, 1.1).
     Row 1: A_0 = -2.02 - 0.2 = -2.22; return -2.02. Advantages are whitened after the returns are taken.
     """
+    batch = two_rows()
     spec = PpoSpec(gamma=1.0, gae_lambda=0.95, whiten_advantages=False)
-    found = ppo.targets(rollouts(), spec, 0.1)
+    found = made(spec).targets(batch, 0.1)
     for matrix, expected in (
         (found.kl, [[0.5, -1.0], [0.2, 0.0]]),
         (found.rewards, [[-0.05, 1.1], [-2.02, 0.0]]),
@@ -129,15 +146,23 @@ def test_targets() -> None:
         (found.returns, [[1.0, 1.1], [-2.02, 0.0]]),
     ):
         torch.testing.assert_close(matrix, torch.tensor(expected), atol=1e-6, rtol=0)
-    whitened = ppo.targets(rollouts(), spec.model_copy(update={"whiten_advantages": True}), 0.1)
+    whitened = made(spec.model_copy(update={"whiten_advantages": True})).targets(batch, 0.1)
     torch.testing.assert_close(whitened.returns, found.returns)
-    torch.testing.assert_close(whitened.advantages, whiten(found.advantages, rollouts().mask))
+    torch.testing.assert_close(whitened.advantages, whiten(found.advantages, batch.mask))
     assert whitened.advantages.sum().item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_discount_and_lambda_stand_where_they_belong() -> None:
+    """gamma 0.5, lambda 0.4, row 0: A_0 = -0.05 + 0.5 * 0.1 - 0.3 + 0.2 * 1.0 = -0.1."""
+    spec = PpoSpec(gamma=0.5, gae_lambda=0.4, whiten_advantages=False)
+    found = made(spec).targets(two_rows(), 0.1)
+    torch.testing.assert_close(found.advantages[0], torch.tensor([-0.1, 1.0]))
 
 
 def test_whitened_rewards_keep_their_mean() -> None:
     """Rewards of mean (-0.05 + 1.1 - 2.02) / 3 = -0.3233 keep it when whitened; their deviation becomes 1."""
-    found = ppo.targets(rollouts(), PpoSpec(whiten_rewards=True), 0.1)
-    kept = found.rewards[rollouts().mask.bool()]
+    batch = two_rows()
+    found = made(PpoSpec(whiten_rewards=True)).targets(batch, 0.1)
+    kept = found.rewards[batch.mask.bool()]
     assert kept.mean().item() == pytest.approx(-0.323333, abs=1e-5)
     assert kept.std().item() == pytest.approx(1.0, abs=1e-5)

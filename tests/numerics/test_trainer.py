@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from services.learner.training import Sample, Trainer
+from services.learner.sample import Sample
+from services.learner.training import Trainer
 from services.models.loading import LoadedModel
 from services.models.logprobs import completion_logprobs
 from services.policy.engines.base import Request, Sampling

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from orchestrator.cluster.kinds.base import Name, ObjectMeta, SecretKey, immutable, map_of, rules
 from orchestrator.cluster.kinds.pods import LearnerRole, PodSettings, ServiceRole
 from orchestrator.cluster.kinds.reward_model import NAMED_WELL, Digest
 from orchestrator.cluster.kinds.status import TrainingRunStatus
 from orchestrator.cluster.kinds.storage import ModelCacheSpec, RedisSpec, StorageSpec, one_of
+from services.common.spec.algorithms import AlgorithmSpec, PpoSpec, check_kind
 from services.common.spec.base import Spec
 from services.common.spec.run import (
     CheckpointSpec,
     DataSpec,
     OptimiserSpec,
-    PpoSpec,
     RolloutSpec,
     RunSpec,
     SamplingSpec,
@@ -264,7 +264,7 @@ class TrainingRunSpec(Spec):
     )
     steps: int = Field(32, ge=1, description="More of them continue a finished run.")
     sampling: SamplingSpec = SamplingSpec()
-    algorithm: PpoSpec = PpoSpec()
+    algorithm: AlgorithmSpec = PpoSpec()
     optimiser: OptimiserSpec = OptimiserSpec()
     rollout: RolloutSpec = RolloutSpec()
     checkpoint: CheckpointSpec = Field(CheckpointSpec(), description="When it is written, how many are kept.")
@@ -303,6 +303,11 @@ class TrainingRunSpec(Spec):
     max_staleness_seconds: int = Field(
         120, ge=10, le=3600, description="Metrics older than this are lost: the scaler stands still."
     )
+
+    @field_validator("algorithm", mode="before")
+    @classmethod
+    def _known(cls, given: Any) -> Any:
+        return check_kind(given)
 
     def run_spec(self, name: str) -> RunSpec:
         """The run as the services know it. Raises ValueError where its sections do not fit together."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from services.common.spec.algorithms import AlgorithmSpec, GroupSpec, PpoSpec, check_kind
 from services.common.spec.base import Spec
 from services.common.spec.service import ModelSpec
 
@@ -29,51 +30,6 @@ class DataSpec(Spec):
     shuffle: bool = True
 
 
-class KlSpec(Spec):
-    """KL penalty to the reference."""
-
-    kind: Literal["fixed", "adaptive"] = "fixed"
-    coefficient: float = Field(0.05, ge=0, description="beta (at the start, when adaptive).")
-    target: float = Field(
-        6.0, gt=0, description="Adaptive: target of the sequence KL, nats. arXiv 1909.08593."
-    )
-    horizon: float = Field(10_000, gt=0, description="Adaptive: episodes. arXiv 1909.08593.")
-    lowest: float = Field(
-        0.0, ge=0, description="Adaptive: beta never falls below this, however far the KL is from its target."
-    )
-
-
-class PpoSpec(Spec):
-    """Proximal policy optimisation, arXiv 1707.06347, on language models, arXiv 1909.08593."""
-
-    kind: Literal["ppo"] = "ppo"
-    epochs: int = Field(4, ge=1, description="Passes over a rollout batch.")
-    minibatches: int = Field(1, ge=1, description="Optimiser steps per pass.")
-    clip_ratio: float = Field(0.2, gt=0)
-    clip_value: float = Field(0.2, gt=0)
-    value_coefficient: float = Field(0.1, ge=0)
-    gamma: float = Field(1.0, gt=0, le=1)
-    gae_lambda: float = Field(0.95, ge=0, le=1)
-    whiten_advantages: bool = True
-    whiten_rewards: bool = False
-    kl: KlSpec = KlSpec()
-    missing_end_penalty: float = Field(
-        0.0, ge=0, description="Subtracted from the score without an end token."
-    )
-    normalise_scores: bool = Field(False, description="Running mean and deviation, kept in the checkpoint.")
-    clip_scores: tuple[float, float] | None = Field(
-        None,
-        description="Bounds of a score, after normalisation: no gain from what a reward model overrates.",
-    )
-
-    @field_validator("clip_scores")
-    @classmethod
-    def _clip_in_order(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
-        if value is not None and not value[0] < value[1]:
-            raise ValueError("expected [low, high] with low below high")
-        return value
-
-
 class OptimiserSpec(Spec):
     """AdamW on float32 master weights."""
 
@@ -95,7 +51,9 @@ class RolloutSpec(Spec):
     """How groups are made and consumed."""
 
     batch_groups: int = Field(32, ge=1, description="Groups per step.")
-    completions_per_prompt: int = Field(1, ge=1, description="n of a group.")
+    completions_per_prompt: int = Field(
+        1, ge=1, description="n of a group; for grpo, rloo and rft algorithm.num_generations says it."
+    )
     slip: tuple[str, ...] = Field(
         ("policy", "reference", "reward"), min_length=1, description="Stages in order."
     )
@@ -123,10 +81,37 @@ class RunSpec(Spec):
     reward_model: str = Field("", description="Folder of the reward model, or rule:<name>.")
     data: DataSpec
     sampling: SamplingSpec = SamplingSpec()
-    algorithm: PpoSpec = PpoSpec()
+    algorithm: AlgorithmSpec = PpoSpec()
     optimiser: OptimiserSpec = OptimiserSpec()
     rollout: RolloutSpec = RolloutSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
+
+    @field_validator("algorithm", mode="before")
+    @classmethod
+    def _known(cls, given: Any) -> Any:
+        return check_kind(given)
+
+    @property
+    def group_size(self) -> int:
+        """Completions of a prompt."""
+        algorithm = self.algorithm
+        return (
+            algorithm.num_generations
+            if isinstance(algorithm, GroupSpec)
+            else self.rollout.completions_per_prompt
+        )
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> RunSpec:
+        given = self.rollout.completions_per_prompt
+        if given not in (1, self.group_size):
+            raise ValueError(
+                f"rollout.completions_per_prompt = {given}, but algorithm.num_generations = {self.group_size}: "
+                "leave the first out"
+            )
+        if self.group_size < 2 and getattr(self.algorithm, "baseline", False):
+            raise ValueError("algorithm.baseline needs rollout.completions_per_prompt of at least 2")
+        return self
 
     @model_validator(mode="after")
     def _slip_scores(self) -> RunSpec:

@@ -6,11 +6,12 @@ k1 = x, k2 = x^2 / 2, k3 = exp(-x) - 1 + x.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from services.common.spec.run import KlSpec
+from services.common.spec.algorithms import KlSpec
 
 
 def k1(logprobs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
@@ -29,6 +30,29 @@ def k3(logprobs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     return torch.expm1(ratio) - ratio
 
 
+ESTIMATORS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {"k1": k1, "k2": k2, "k3": k3}
+
+
+def reward_kl(
+    spec: KlSpec, logprobs: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """Per-token KL that is taken from the rewards; 0 where the penalty stands in the loss. [rows, time]."""
+    if spec.placement == "loss":
+        return torch.zeros_like(logprobs)
+    return ESTIMATORS[spec.estimator](logprobs, reference) * mask
+
+
+def loss_kl(spec: KlSpec, logprobs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor | None:
+    """Per-token KL that is added to the loss, with its gradient; None where the penalty stands in the reward."""
+    return ESTIMATORS[spec.estimator](logprobs, reference) if spec.placement == "loss" else None
+
+
+def measured_kl(spec: KlSpec, logprobs: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor) -> float:
+    """What an adaptive coefficient is held against: mean over completions of the sum, or mean over tokens."""
+    kl = ESTIMATORS[spec.measured](logprobs, reference) * mask
+    return float(kl.sum() / mask.sum().clamp(min=1)) if spec.per_token else float(kl.sum(-1).mean())
+
+
 @dataclass(frozen=True, slots=True)
 class KlController:
     """The coefficient beta. Immutable: `updated` gives the next one, so that a checkpoint is one number."""
@@ -41,14 +65,16 @@ class KlController:
         """At the configured coefficient."""
         return cls(spec, spec.coefficient)
 
-    def updated(self, sequence_kl: float, episodes: int) -> KlController:
+    def updated(self, kl: float, episodes: int) -> KlController:
         """Adaptive: e = clip(KL / target - 1, -0.2, 0.2); beta *= 1 + e * n / horizon (arXiv 1909.08593, 2.2).
 
-        sequence_kl: mean over episodes of the KL summed over the sequence, nats. Fixed: unchanged. `lowest` bounds
-        beta from below: a run begins at KL 0, far below any target, and would give its penalty away meanwhile.
+        kl: of the last batch, nats, as `measured_kl` gives it. A `gain` stands for n / horizon. Fixed: unchanged.
+        `lowest` bounds beta from below: a run begins at KL 0, far below any target, and would give its penalty away
+        meanwhile.
         """
         if self.spec.kind == "fixed":
             return self
-        error = min(max(sequence_kl / self.spec.target - 1, -0.2), 0.2)
-        coefficient = self.coefficient * (1 + error * episodes / self.spec.horizon)
+        error = min(max(kl / self.spec.target - 1, -0.2), 0.2)
+        gain = episodes / self.spec.horizon if self.spec.gain is None else self.spec.gain
+        coefficient = self.coefficient * (1 + error * gain)
         return KlController(self.spec, max(coefficient, self.spec.lowest))

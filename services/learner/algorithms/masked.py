@@ -21,12 +21,15 @@ def masked_variance(values: torch.Tensor, mask: torch.Tensor, *, unbiased: bool)
 
 
 def whiten(
-    values: torch.Tensor, mask: torch.Tensor, *, keep_mean: bool = False, unbiased: bool = True
+    values: torch.Tensor, mask: torch.Tensor, *, keep_mean: bool = False, form: str = "unbiased"
 ) -> torch.Tensor:
     """(x - mean) * rsqrt(variance + 1e-8) over the masked tokens, 0 elsewhere; `keep_mean` adds the mean again.
 
-    `unbiased` as in TRL and trlX; lm-human-preferences uses the biased variance (NUMERICS).
+    form: "unbiased" as in TRL and trlX, "biased" as in lm-human-preferences; "deviation" divides by the unbiased
+    standard deviation plus 1e-8, as in RL4LMs.
     """
     mean = masked_mean(values, mask)
-    whitened = (values - mean) * torch.rsqrt(masked_variance(values, mask, unbiased=unbiased) + 1e-8)
+    variance = masked_variance(values, mask, unbiased=form != "biased")
+    scale = 1 / (variance.sqrt() + 1e-8) if form == "deviation" else torch.rsqrt(variance + 1e-8)
+    whitened = (values - mean) * scale
     return (whitened + mean if keep_mean else whitened) * mask

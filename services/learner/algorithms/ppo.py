@@ -1,95 +1,96 @@
 """Proximal policy optimisation (arXiv 1707.06347) as used on language models (arXiv 1909.08593, 2203.02155).
 
-    r_t = -beta * (log pi_old - log pi_ref)_t  + score on the last token
+    r_t = -beta * k(pi_old, pi_ref)_t  + score on the last token
     A   = GAE(r, V_old),  returns = A + V_old,  A whitened
     L   = mean max(-A rho, -A clip(rho, 1 - eps, 1 + eps))
         + c_v * mean 1/2 max((V - returns)^2, (clip(V, V_old - eps_v, V_old + eps_v) - returns)^2)
+        (+ beta * mean k(pi, pi_ref), where the penalty is placed in the loss)
 
-with rho = pi / pi_old. Means run over the tokens of the whole batch, whatever micro-batches it is cut into.
+with rho = pi / pi_old. Means run over the tokens of the whole minibatch, whatever micro-batches it is cut into.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
-from services.common.spec.run import PpoSpec
+from services.common.spec.algorithms import PpoSpec
 from services.learner.algorithms.advantages import generalised_advantages, token_rewards
-from services.learner.algorithms.kl import k1
+from services.learner.algorithms.base import Algorithm, Current, Loss, Part, Rollouts, Targets
+from services.learner.algorithms.clipping import clipped_surrogate
+from services.learner.algorithms.kl import loss_kl, reward_kl
 from services.learner.algorithms.masked import whiten
 
 
-@dataclass(frozen=True, slots=True)
-class Rollouts:
-    """What a batch of completions brings. [rows, time] float32 but for scores, [rows]."""
+class Ppo(Algorithm[PpoSpec]):
+    """See the module."""
 
-    old_logprobs: torch.Tensor
-    reference_logprobs: torch.Tensor
-    old_values: torch.Tensor
-    mask: torch.Tensor
-    scores: torch.Tensor
+    critic = True
 
+    @property
+    def per_minibatch(self) -> bool:
+        """See Algorithm."""
+        return self.spec.whiten_scope == "minibatch"
 
-@dataclass(frozen=True, slots=True)
-class Targets:
-    """What the losses aim at, [rows, time] float32."""
+    def targets(self, rollouts: Rollouts, kl_coefficient: float) -> Targets:
+        """See Algorithm."""
+        spec, mask = self.spec, rollouts.mask
+        kl = reward_kl(spec.kl, rollouts.old_logprobs, rollouts.reference_logprobs, mask)
+        rewards = token_rewards(rollouts.scores, kl, mask, kl_coefficient)
+        if spec.whiten_rewards:
+            rewards = whiten(rewards, mask, keep_mean=True, form=spec.whitening)
+        advantages = generalised_advantages(
+            rewards, rollouts.old_values, mask, gamma=spec.gamma, lam=spec.gae_lambda
+        )
+        returns = (advantages + rollouts.old_values) * mask
+        if spec.whiten_advantages:
+            advantages = whiten(advantages, mask, form=spec.whitening)
+        return Targets(
+            advantages=advantages,
+            returns=returns,
+            rewards=rewards,
+            kl=kl,
+            kl_coefficient=kl_coefficient,
+        )
 
-    advantages: torch.Tensor
-    returns: torch.Tensor
-    rewards: torch.Tensor
-    kl: torch.Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Losses:
-    """Sums over tokens, to be divided by the number of tokens of the whole batch; scalars."""
-
-    policy: torch.Tensor
-    value: torch.Tensor
-    clipped: torch.Tensor
-    value_clipped: torch.Tensor
-    approx_kl: torch.Tensor
-    ratio: torch.Tensor
-
-
-def targets(rollouts: Rollouts, spec: PpoSpec, kl_coefficient: float) -> Targets:
-    """Rewards, advantages and returns of a batch, once, before the first update."""
-    mask = rollouts.mask
-    kl = k1(rollouts.old_logprobs, rollouts.reference_logprobs) * mask
-    rewards = token_rewards(rollouts.scores, kl, mask, kl_coefficient)
-    if spec.whiten_rewards:
-        rewards = whiten(rewards, mask, keep_mean=True)
-    advantages = generalised_advantages(
-        rewards, rollouts.old_values, mask, gamma=spec.gamma, lam=spec.gae_lambda
-    )
-    returns = (advantages + rollouts.old_values) * mask
-    if spec.whiten_advantages:
-        advantages = whiten(advantages, mask)
-    return Targets(advantages, returns, rewards, kl)
+    def loss(self, current: Current, part: Part) -> Loss:
+        """See Algorithm."""
+        spec, weights = self.spec, part.by_token
+        policy, metrics = policy_loss(current, part, spec.clip_ratio)
+        squared, clipped = value_error(
+            current.values, part, spec.clip_value, clip=spec.value_loss == "clipped"
+        )
+        value = (squared * weights).sum()
+        total = policy + spec.value_coefficient * value
+        kl = loss_kl(spec.kl, current.logprobs, part.rollouts.reference_logprobs)
+        if kl is not None:
+            total = total + part.targets.kl_coefficient * (kl * weights).sum()
+        metrics |= {"loss/value_avg": value, "val/clipfrac_avg": (clipped * weights).sum()}
+        return Loss(total, metrics)
 
 
-def losses(
-    logprobs: torch.Tensor,
-    values: torch.Tensor,
-    old_logprobs: torch.Tensor,
-    old_values: torch.Tensor,
-    advantages: torch.Tensor,
-    returns: torch.Tensor,
-    mask: torch.Tensor,
-    spec: PpoSpec,
-) -> Losses:
-    """Clipped surrogate and clipped value loss, summed over the tokens given, all [tokens] float32."""
-    ratio = torch.exp(logprobs - old_logprobs)
-    plain = -advantages * ratio
-    clipped = -advantages * ratio.clamp(1 - spec.clip_ratio, 1 + spec.clip_ratio)
-    bounded = old_values + (values - old_values).clamp(-spec.clip_value, spec.clip_value)
-    squared, squared_bounded = (values - returns) ** 2, (bounded - returns) ** 2
-    return Losses(
-        policy=(torch.maximum(plain, clipped) * mask).sum(),
-        value=0.5 * (torch.maximum(squared, squared_bounded) * mask).sum(),
-        clipped=((clipped > plain) * mask).sum().detach(),
-        value_clipped=((squared_bounded > squared) * mask).sum().detach(),
-        approx_kl=(0.5 * (logprobs - old_logprobs) ** 2 * mask).sum().detach(),
-        ratio=(ratio * mask).sum().detach(),
-    )
+def policy_loss(current: Current, part: Part, clip: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The clipped surrogate over the part's tokens, and what TRL's PPO tells of it."""
+    targets, weights = part.targets, part.by_token
+    log_ratio = current.logprobs - part.rollouts.old_logprobs
+    ratio = log_ratio.exp()
+    surrogate = clipped_surrogate(ratio, targets.advantages, clip, clip)
+    policy = (surrogate * part.rollouts.importance * weights).sum()
+    decided = (surrogate > -targets.advantages * ratio).float()
+    return policy, {
+        "loss/policy_avg": policy,
+        "policy/clipfrac_avg": (decided * weights).sum(),
+        "policy/approxkl_avg": (0.5 * log_ratio**2 * weights).sum(),
+        "val/ratio": (ratio * weights).sum(),
+    }
+
+
+def value_error(
+    values: torch.Tensor, part: Part, clip_value: float, *, clip: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each token's value error, and 1 where the clip decided; without `clip` the plain square, as in RL4LMs."""
+    returns, old = part.targets.returns, part.rollouts.old_values
+    squared = (values - returns) ** 2
+    if not clip:
+        return squared, torch.zeros_like(squared)
+    bounded = (old + (values - old).clamp(-clip_value, clip_value) - returns) ** 2
+    return 0.5 * torch.maximum(squared, bounded), (bounded > squared).float()

@@ -12,6 +12,8 @@ import pytest
 from orchestrator.cluster.documents import crd_files
 from orchestrator.cluster.kinds import RewardModel, TrainingRun, TrainingRunSpec, read_object
 from orchestrator.cluster.schema import with_defaults
+from services.common.spec.algorithms import KINDS, PpoSpec
+from services.common.spec.presets import PRESETS
 from services.common.spec.run import RunSpec
 from tests.unit.orchestrator.cluster.admission import admit, broken_rules, violations
 from tests.unit.orchestrator.cluster.objects import CRDS, FULL_MODEL, FULL_RUN, MODEL, RUN, changed
@@ -70,7 +72,8 @@ def test_defaults_are_visible() -> None:
     """Defaults of nested sections are in the schema and in the words that kubectl explain prints."""
     stored = with_defaults(schema_of("TrainingRun"), RUN)["spec"]
     assert stored["algorithm"]["kind"] == "ppo"
-    assert stored["algorithm"]["kl"]["coefficient"] == 0.05
+    kl = schema_of("TrainingRun")["properties"]["spec"]["properties"]["algorithm"]["properties"]["kl"]
+    assert kl["properties"]["coefficient"]["default"] == 0.05
     assert stored["optimiser"]["betas"] == [0.9, 0.999]
     assert stored["roles"]["policy"]["scaling"]["mode"] == "Static"
     assert stored["roles"]["learner"]["nprocPerNode"] == 1
@@ -229,6 +232,24 @@ def test_what_cannot_change(new: dict[str, Any], words: str) -> None:
 def test_what_can_change(new: dict[str, Any]) -> None:
     """A living run is suspended, prolonged, resized and re-tuned in place."""
     admit(CRDS["TrainingRun"], new, RUN)
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_a_preset_is_not_overruled_by_defaults_of_the_server(preset: str) -> None:
+    """What the API server fills in beside a preset leaves every number of it as it is."""
+    run = changed(RUN, algorithm={"kind": "ppo", "preset": preset})
+    stored = admit(CRDS["TrainingRun"], run)
+    assert read_object(TrainingRun, stored).spec.algorithm == PpoSpec(preset=preset)
+    own = admit(CRDS["TrainingRun"], changed(run, algorithm__valueCoefficient=0.7))
+    assert read_object(TrainingRun, own).spec.algorithm == PpoSpec(preset=preset, value_coefficient=0.7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_algorithm_reads_the_same_after_the_server(kind: str) -> None:
+    """Defaults of one kind do not leak into another."""
+    given = {"kind": kind} | ({"name": "ppo"} if kind == "other" else {})
+    run = changed(RUN, algorithm=given)
+    assert read_object(TrainingRun, admit(CRDS["TrainingRun"], run)) == read_object(TrainingRun, run)
 
 
 def test_the_kind_of_algorithm_stays() -> None:

@@ -1,0 +1,301 @@
+"""Settings of the algorithms that a run can train with, one model for each `kind`. What they do: learner/algorithms.
+
+Names are TRL's where it has the setting; sources stand in the algorithms' own modules.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic.alias_generators import to_camel
+
+from services.common.spec.base import Spec
+from services.common.spec.presets import PRESETS, PresetName
+
+NOT_IN_THE_LEARNER = ("trpo", "nlpo", "ilql", "dpo")
+"""Algorithms that services/learner/algorithms has, and benchmarks.randomwalks or one's own loop can use, but no run."""
+
+
+class KlSpec(Spec):
+    """KL penalty to the reference."""
+
+    kind: Literal["fixed", "adaptive"] = "fixed"
+    coefficient: float = Field(0.05, ge=0, description="beta (at the start, when adaptive).")
+    estimator: Literal["k1", "k2", "k3"] = Field("k1", description="Of the penalty, per token.")
+    placement: Literal["reward", "loss"] = Field(
+        "reward", description="Taken from each token's reward, or added to the loss with its own gradient."
+    )
+    target: float = Field(
+        6.0, gt=0, description="Adaptive: target of the measured KL, nats. arXiv 1909.08593."
+    )
+    horizon: float = Field(10_000, gt=0, description="Adaptive: episodes. arXiv 1909.08593.")
+    measured: Literal["k1", "k3"] = Field("k1", description="Adaptive: estimator of the KL held against it.")
+    per_token: bool = Field(
+        False, description="Adaptive: that KL is a mean over tokens, not a sum over the sequence."
+    )
+    gain: float | None = Field(
+        None, gt=0, description="Adaptive: weight of one correction; left out: episodes / horizon."
+    )
+    lowest: float = Field(
+        0.0, ge=0, description="Adaptive: beta never falls below this, however far the KL is from its target."
+    )
+
+
+class ImportanceSpec(Spec):
+    """Correction for rollouts that another policy (or engine) has sampled: learner's over engine's probability."""
+
+    mode: Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = Field(
+        "none", description="Truncated: bounded to the clips. Masked: 0 beyond them (IcePop by token)."
+    )
+    clip_min: float | None = Field(None, ge=0)
+    clip_max: float | None = Field(None, gt=0, description="Left out: 2 by token, 5 by sequence.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> ImportanceSpec:
+        if self.clip_min is not None and self.clip_max is not None and self.clip_min >= self.clip_max:
+            raise ValueError("expected clip_min below clip_max")
+        return self
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest ratio."""
+        cap = 2.0 if self.mode.startswith("token") else 5.0
+        return self.clip_min or 0.0, self.clip_max if self.clip_max is not None else cap
+
+
+def _unsaid(schema: dict[str, Any]) -> None:
+    """A default that the API server must not fill in: a preset could not tell it from what a person wrote."""
+    del schema["default"]
+
+
+class OnlineSpec(Spec):
+    """What every algorithm that learns from fresh completions takes."""
+
+    epochs: int = Field(1, ge=1, description="Passes over a rollout batch.")
+    minibatches: int = Field(
+        1, ge=1, description="Optimiser steps per pass; left out: 1.", json_schema_extra=_unsaid
+    )
+    missing_end_penalty: float = Field(
+        0.0,
+        ge=0,
+        description="Subtracted from the score without an end token; left out: 0.",
+        json_schema_extra=_unsaid,
+    )
+    missing_end_replaces: bool = Field(
+        False,
+        description="Minus the penalty is the score then, whatever it was; left out: false.",
+        json_schema_extra=_unsaid,
+    )
+    normalise_scores: bool = Field(False, description="Running mean and deviation, kept in the checkpoint.")
+    clip_scores: tuple[float, float] | None = Field(
+        None,
+        description="Bounds of a score, after normalisation: no gain from what a reward model overrates.",
+    )
+    importance_sampling: ImportanceSpec = ImportanceSpec()
+
+    @field_validator("clip_scores")
+    @classmethod
+    def _clip_in_order(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not value[0] < value[1]:
+            raise ValueError("expected [low, high] with low below high")
+        return value
+
+    @property
+    def penalty(self) -> KlSpec:
+        """The KL to the reference: where, how much, how it adapts."""
+        raise NotImplementedError
+
+
+class PpoSpec(OnlineSpec):
+    """Proximal policy optimisation, arXiv 1707.06347, on language models, arXiv 1909.08593."""
+
+    kind: Literal["ppo"] = "ppo"
+    preset: PresetName | None = Field(
+        None, description="Numerics of a known system, for all fields that are not given."
+    )
+    epochs: int = Field(4, ge=1, description="Passes over a rollout batch.")
+    clip_ratio: float = Field(0.2, gt=0)
+    clip_value: float = Field(0.2, gt=0)
+    value_loss: Literal["clipped", "squared"] = Field(
+        "clipped", description="Half the larger square around the clip, or the plain square."
+    )
+    value_coefficient: float = Field(0.1, ge=0)
+    gamma: float = Field(1.0, gt=0, le=1)
+    gae_lambda: float = Field(0.95, ge=0, le=1)
+    whiten_advantages: bool = True
+    whiten_rewards: bool = False
+    whitening: Literal["unbiased", "biased", "deviation"] = Field(
+        "unbiased", description="Variance; deviation: divided by the unbiased one plus 1e-8."
+    )
+    whiten_scope: Literal["batch", "minibatch"] = "batch"
+    kl: KlSpec = KlSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, given: Any) -> Any:
+        """A field that is given wins whole; a name that is unknown is told by the field itself."""
+        if not isinstance(given, dict):
+            return given
+        preset = PRESETS.get(given.get("preset") or "", {})
+        return {key: value for key, value in preset.items() if to_camel(key) not in given} | given
+
+    @property
+    def penalty(self) -> KlSpec:
+        """See OnlineSpec."""
+        return self.kl
+
+
+class A2cSpec(OnlineSpec):
+    """Advantage actor-critic, arXiv 1602.01783, as in RL4LMs, arXiv 2210.01241."""
+
+    kind: Literal["a2c"] = "a2c"
+    value_coefficient: float = Field(0.5, ge=0)
+    gamma: float = Field(1.0, gt=0, le=1)
+    gae_lambda: float = Field(1.0, ge=0, le=1)
+    whiten_advantages: bool = False
+    kl: KlSpec = KlSpec()
+
+    @model_validator(mode="after")
+    def _one_step(self) -> A2cSpec:
+        if self.epochs * self.minibatches > 1:
+            raise ValueError("a2c takes one step over a batch: epochs and minibatches stay 1")
+        return self
+
+    @property
+    def penalty(self) -> KlSpec:
+        """See OnlineSpec."""
+        return self.kl
+
+
+class ReinforcePlusPlusSpec(OnlineSpec):
+    """REINFORCE++, arXiv 2501.03262: PPO's clip without a critic, advantages normalised over the batch."""
+
+    kind: Literal["reinforce++"] = "reinforce++"
+    clip_ratio: float = Field(0.2, gt=0)
+    gamma: float = Field(1.0, gt=0, le=1)
+    baseline: bool = Field(
+        False, description="Subtract the prompt's mean score first (REINFORCE++-baseline); needs n of 2."
+    )
+    kl: KlSpec = KlSpec(coefficient=0.01)
+
+    @property
+    def penalty(self) -> KlSpec:
+        """See OnlineSpec."""
+        return self.kl
+
+
+class GroupSpec(OnlineSpec):
+    """Several completions of a prompt, each held against the others."""
+
+    num_generations: int = Field(8, ge=2, description="Completions of a prompt: n of a group.")
+
+
+class ClippedGroupSpec(GroupSpec):
+    """A ratio against the policy before the update, clipped. Names and defaults as in TRL 1.x."""
+
+    beta: float = Field(0.0, ge=0, description="KL coefficient.")
+    epsilon: float = Field(0.2, gt=0, description="Ratio clip below 1.")
+    epsilon_high: float | None = Field(None, gt=0, description="Above 1; left out: epsilon. DAPO: 0.28.")
+
+    @property
+    def high(self) -> float:
+        """The upper clip."""
+        return self.epsilon if self.epsilon_high is None else self.epsilon_high
+
+
+class GrpoSpec(ClippedGroupSpec):
+    """Group relative policy optimisation, arXiv 2402.03300, and its kin."""
+
+    kind: Literal["grpo"] = "grpo"
+    loss_type: Literal["grpo", "dr_grpo", "dapo", "cispo", "luspo", "sapo"] = "dapo"
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    importance_sampling_level: Literal["token", "sequence"] = Field("token", description="sequence: GSPO.")
+    delta: float | None = Field(None, gt=1, description="Bound of the ratio where the advantage is negative.")
+    use_bias_correction_kl: bool = Field(True, description="The KL term is multiplied by the ratio.")
+    sapo_temperature_pos: float = Field(1.0, gt=0)
+    sapo_temperature_neg: float = Field(1.05, gt=0)
+    importance_sampling: ImportanceSpec = ImportanceSpec(mode="sequence_mask", clip_max=3.0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> GrpoSpec:
+        if self.loss_type == "cispo" and self.epsilon_high is None:
+            raise ValueError("cispo needs epsilon_high, the bound of the ratio itself (ScaleRL: 5.0)")
+        return self
+
+    @property
+    def penalty(self) -> KlSpec:
+        """k3 in the loss."""
+        return KlSpec(coefficient=self.beta, estimator="k3", placement="loss")
+
+
+class RlooSpec(ClippedGroupSpec):
+    """REINFORCE leave-one-out, arXiv 2402.14740."""
+
+    kind: Literal["rloo"] = "rloo"
+    num_generations: int = Field(2, ge=2, description="Completions of a prompt: n of a group.")
+    beta: float = Field(0.05, ge=0, description="KL coefficient.")
+    normalize_advantages: bool = False
+
+    @property
+    def penalty(self) -> KlSpec:
+        """k1, summed over the sequence, in the reward."""
+        return KlSpec(coefficient=self.beta)
+
+
+class RftSpec(GroupSpec):
+    """Rejection fine-tuning: cloning of the best of n completions, arXiv 2110.14168, 2308.01825."""
+
+    kind: Literal["rft"] = "rft"
+    keep: int = Field(1, ge=1, description="Best completions of a prompt that are kept.")
+    at_least: float | None = Field(None, description="Lowest score of what is kept; left out: any.")
+
+    @property
+    def penalty(self) -> KlSpec:
+        """None: what is cloned are the policy's own completions."""
+        return KlSpec(coefficient=0.0)
+
+
+class OtherSpec(OnlineSpec):
+    """An algorithm of one's own: a file in learner/algorithms and a line in its registry."""
+
+    kind: Literal["other"] = "other"
+    name: str = Field(min_length=1, max_length=64, description="In the registry.")
+    options: dict[str, float] = Field(default_factory=dict, description="Its settings.")
+    kl: KlSpec = KlSpec()
+
+    @property
+    def penalty(self) -> KlSpec:
+        """See OnlineSpec."""
+        return self.kl
+
+
+def _kind(given: Any) -> str:
+    """The kind of a table or a model; without one it is ppo."""
+    return str(given.get("kind", "ppo") if isinstance(given, dict) else getattr(given, "kind", given))
+
+
+AlgorithmSpec = Annotated[
+    Annotated[PpoSpec, Tag("ppo")]
+    | Annotated[GrpoSpec, Tag("grpo")]
+    | Annotated[RlooSpec, Tag("rloo")]
+    | Annotated[ReinforcePlusPlusSpec, Tag("reinforce++")]
+    | Annotated[A2cSpec, Tag("a2c")]
+    | Annotated[RftSpec, Tag("rft")]
+    | Annotated[OtherSpec, Tag("other")],
+    Discriminator(_kind),
+]
+KINDS = ("ppo", "grpo", "rloo", "reinforce++", "a2c", "rft", "other")
+
+
+def check_kind(given: Any) -> Any:
+    """Refuse, in one line, kinds that are not there or not in the learner."""
+    kind = _kind(given) if isinstance(given, dict) else None
+    if kind in NOT_IN_THE_LEARNER:
+        raise ValueError(
+            f"algorithm.kind = {kind} is in services/learner/algorithms, but a run cannot train with it yet: "
+            f"expected {', '.join(KINDS)}"
+        )
+    if kind is not None and kind not in KINDS:
+        raise ValueError(f"algorithm.kind = {kind}: expected {', '.join(KINDS)}")
+    return given

@@ -1,0 +1,68 @@
+"""Numerics of known PPO implementations, as values of PpoSpec's fields. What a preset names, a test compares.
+
+LHP is openai/lm-human-preferences. What lies outside the algorithm (rate, Adam's eps, sampling temperature, fixed
+length) is the run's own to set: the table in learner/algorithms/README.md lists it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+PresetName = Literal["openai-2019", "instructgpt", "trl", "trlx", "rl4lms"]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # arXiv 1909.08593, LHP: rewards whitened per minibatch with the biased variance, KL controlled by its sum, the
+    # score of an answer without an end replaced by -1.
+    "openai-2019": {
+        "epochs": 4,
+        "minibatches": 1,
+        "value_coefficient": 0.1,
+        "whiten_rewards": True,
+        "whitening": "biased",
+        "whiten_scope": "minibatch",
+        "kl": {"kind": "adaptive", "coefficient": 0.15, "target": 6.0, "horizon": 10_000},
+        "missing_end_penalty": 1.0,
+        "missing_end_replaces": True,
+    },
+    # arXiv 2203.02155: beta 0.02, one inner epoch, minibatches of an eighth, no discount.
+    "instructgpt": {
+        "epochs": 1,
+        "minibatches": 8,
+        "whitening": "biased",
+        "kl": {"coefficient": 0.02},
+    },
+    # TRL 1.x PPOConfig: masked whitening with Bessel's correction, over the whole rollout batch.
+    "trl": {
+        "epochs": 4,
+        "minibatches": 1,
+        "value_coefficient": 0.1,
+        "whitening": "unbiased",
+        "kl": {"coefficient": 0.05},
+    },
+    # trlX: value coefficient 1, advantages whitened per minibatch, the controller fed with k3.
+    "trlx": {
+        "epochs": 4,
+        "minibatches": 1,
+        "value_coefficient": 1.0,
+        "whitening": "unbiased",
+        "whiten_scope": "minibatch",
+        "kl": {"kind": "adaptive", "coefficient": 0.05, "target": 6.0, "horizon": 10_000, "measured": "k3"},
+    },
+    # arXiv 2210.01241: plain squared value error, no clip, gamma 0.99; beta by the mean KL of a token, gain 0.1.
+    "rl4lms": {
+        "epochs": 5,
+        "minibatches": 1,
+        "value_loss": "squared",
+        "value_coefficient": 0.5,
+        "gamma": 0.99,
+        "whitening": "deviation",
+        "whiten_scope": "minibatch",
+        "kl": {
+            "kind": "adaptive",
+            "coefficient": 0.001,
+            "target": 1.0,
+            "per_token": True,
+            "gain": 0.1,
+        },
+    },
+}
