@@ -27,9 +27,9 @@ class FakeProbe:
     def learner(self, address: str) -> LearnerFigures | None:
         return self.learners.get(address) or self.learners.get("")
 
-    def checkpoint(self, address: str, timeout_seconds: float) -> bool:
+    def checkpoint(self, address: str, timeout_seconds: float) -> LearnerFigures | None:
         self.checkpoints.append(address)
-        return self.writes_checkpoints
+        return (self.learner(address) or LearnerFigures()) if self.writes_checkpoints else None
 
     def backlog(self, queue_url: str, run_uid: str) -> Mapping[str, int] | None:
         return self.stages

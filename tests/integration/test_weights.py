@@ -19,7 +19,7 @@ from services.common.server import serving
 from services.common.spec.service import ServiceSpec
 from services.learner import weight_servicer
 from services.learner.weight_servicer import SERVICE_NAME, WeightServicer
-from services.learner.weights import PublishedWeights, chunk
+from services.learner.weights import Layout, PublishedWeights
 from services.models.loading import LoadedModel
 from services.models.manifest import Version, entries_of, whole_digest
 from services.policy.config import WeightSourceSpec
@@ -192,11 +192,11 @@ async def test_wrong_bytes_are_refused_and_fetched_again(
     before = {name: value.clone() for name, value in state.items()}
     state[LAYER] += 1
     version, _ = weights.publish(1, 1, state)
-    real, damages = chunk, iter(["flip", "short"])
+    real, damages = Layout.chunk, iter(["flip", "short"])
 
-    def damaged(*arguments: Any) -> bytes:
-        data = bytearray(real(*arguments))
-        if arguments[2] == 0:
+    def damaged(layout: Layout, offset: int, size: int) -> bytes:
+        data = bytearray(real(layout, offset, size))
+        if offset == 0:
             kind = next(damages, None)
             if kind:
                 # Nothing of the damaged fetch before was served.
@@ -209,7 +209,7 @@ async def test_wrong_bytes_are_refused_and_fetched_again(
                 del data[-1]
         return bytes(data)
 
-    monkeypatch.setattr(weight_servicer, "chunk", damaged)
+    monkeypatch.setattr(Layout, "chunk", damaged)
     learner = WeightsOnly(weights)
     with structlog.testing.capture_logs() as logs:
         async with serving(ServiceSpec(), learner) as where, reading(policy, where.grpc):

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 
+from orchestrator.cluster.control.insight import LearnerFigures
 from orchestrator.cluster.operator.probe import Probe
 
 
@@ -21,7 +22,7 @@ class Checkpoints:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._probe, self._executor, self._timeout, self._clock = probe, executor, timeout_seconds, clock
-        self._asked: dict[str, tuple[Future[bool], float]] = {}
+        self._asked: dict[str, tuple[Future[LearnerFigures | None], float]] = {}
 
     def settled(self, job: str, address: str) -> bool:
         """Whether the checkpoint of this Job's learner is written, or waiting for it has no sense any more."""
@@ -37,10 +38,12 @@ class Checkpoints:
         """Whether a checkpoint was asked for."""
         return job in self._asked
 
-    def written(self, job: str) -> bool:
-        """Whether it was written, of one that is settled."""
+    def written(self, job: str) -> LearnerFigures | None:
+        """Where the learner stood when it was written, of one that is settled; None: it was not written."""
         asked = self._asked.get(job)
-        return asked is not None and asked[0].done() and asked[0].exception() is None and asked[0].result()
+        if asked is None or not asked[0].done() or asked[0].exception() is not None:
+            return None
+        return asked[0].result()
 
     def forget(self, job: str) -> None:
         """The Job is gone, or stays."""

@@ -49,15 +49,15 @@ class NetworkProbe:
             return None
         return learner_figures(answer, paused=answer.phase == wire.RUN_PHASE_PAUSED)
 
-    def checkpoint(self, address: str, timeout_seconds: float) -> bool:
+    def checkpoint(self, address: str, timeout_seconds: float) -> LearnerFigures | None:
         """See Probe.checkpoint."""
         try:
             path = calls.checkpoint(address, timeout_seconds=timeout_seconds)
         except TrimtabError as error:
             _log.warning("no checkpoint", learner=address, error=str(error))
-            return False
+            return None
         _log.info("checkpoint written", learner=address, path=path)
-        return True
+        return self.learner(address) or LearnerFigures()
 
     def backlog(self, queue_url: str, run_uid: str) -> Mapping[str, int] | None:
         """See Probe.backlog."""

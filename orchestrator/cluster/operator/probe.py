@@ -34,8 +34,11 @@ class Probe(Protocol):
         """Where the learner stands."""
         ...
 
-    def checkpoint(self, address: str, timeout_seconds: float) -> bool:
-        """Ask for a checkpoint at the next step boundary and wait for it; whether it was written."""
+    def checkpoint(self, address: str, timeout_seconds: float) -> LearnerFigures | None:
+        """Ask for a checkpoint at the next step boundary and wait for it; where the learner stands then.
+
+        None: it was not written; without steps: it was, and the learner says no more.
+        """
         ...
 
     def backlog(self, queue_url: str, run_uid: str) -> Mapping[str, int] | None:

@@ -148,7 +148,7 @@ class RunReconciler:
             course = Course(stage=course.stage, finished=learner.finished, message=learner.message)
         waits = False
         if run.spec.suspend and not course.finished:
-            waits = not all(self._is_saved(view, job) for job in learner.delete)
+            waits = not all(self._is_saved(ref, view, job) for job in learner.delete)
         return _Plan(
             run=run,
             names=names,
@@ -164,14 +164,20 @@ class RunReconciler:
         last = (figures.last_checkpoint if figures is not None else None) or run.status.last_checkpoint
         return 0 if last is None else last.step
 
-    def _is_saved(self, view: View, job: str) -> bool:
+    def _is_saved(self, ref: Ref, view: View, job: str) -> bool:
         """Whether the learner of this Job may go."""
         running = any(one.name == job and one.state is JobState.RUNNING for one in view.learner)
         first = (pod for pod in view.pods_of(LEARNER) if pod.name.startswith(f"{job}-0"))
         address = next((pod.address for pod in first if pod.ready and pod.address), "")
         if not running or not address:
             return True
-        return self._checkpoints.settled(job, f"{address}:{PORTS[LEARNER].grpc}")
+        if not self._checkpoints.settled(job, f"{address}:{PORTS[LEARNER].grpc}"):
+            return False
+        figures = self._checkpoints.written(job)
+        if figures is not None and figures.steps:
+            # Nobody asks this learner again: what it has said last is what status keeps.
+            self._tools.insights.put(ref, replace(self._tools.insights.get(ref), learner=figures))
+        return True
 
     # ------------------------------------------------------------ what is written
 
@@ -247,7 +253,7 @@ class RunReconciler:
             if there is not None:
                 self._tools.applier.delete(there)
             if self._checkpoints.was_asked(job):
-                missed = not self._checkpoints.written(job)
+                missed = self._checkpoints.written(job) is None
                 note = f"Job {job} is removed " + (
                     "without a new checkpoint" if missed else "after its checkpoint"
                 )

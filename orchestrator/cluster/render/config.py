@@ -52,12 +52,16 @@ def service_toml(run: TrainingRun, names: RunNames, stage: str) -> str:
     return to_toml(tables)
 
 
+LINGER_SECONDS = 20.0
+"""Longer than the operator looks: status is to have the figures of the last step."""
+
+
 def learner_toml(run: TrainingRun, names: RunNames) -> str:
     """The learner's: the run itself, and the folder that it writes."""
     spec = run.spec.run_spec(names.run).model_dump(mode="json", exclude_none=True)
     spec["model"]["path"] = starting_model(run, names)
     tables = _common("learner", run.spec.roles.learner.drain_seconds, names, "learner")
-    return to_toml({**tables, "out": names.folder, "run": spec})
+    return to_toml({**tables, "out": names.folder, "linger_seconds": LINGER_SECONDS, "run": spec})
 
 
 def starting_model(run: TrainingRun, names: RunNames) -> str:

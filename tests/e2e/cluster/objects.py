@@ -82,8 +82,7 @@ def training_run(tag: str, namespace: str, *, steps: int = ENDLESS) -> Object:
                 "policy": _role("policy"),
                 "reference": _role("reference"),
                 "reward": _role("reward") | {"scaling": {"mode": "External"}},
-                # Longer than the operator's interval: it is to read the last figures.
-                "learner": _role("learner") | {"settings": {"linger_seconds": "15"}},
+                "learner": _role("learner"),
             },
         },
     }

@@ -117,14 +117,18 @@ def test_suspend_rests_and_resume_brings_back(harness: Harness) -> None:
 
 
 def test_a_checkpoint_is_written_before_the_learner_goes(harness: Harness, faulty: KubeServer) -> None:
-    """It is asked once, at its pod; an Event says whether it was written."""
+    """It is asked once, at its pod; an Event says whether it was written, and status which one is the last."""
     start(harness)
+    last = CheckpointStatus(step=21, epoch=1, path="/storage/runs/helpful/checkpoints/step-21")
+    harness.probe.learners[""] = LearnerFigures(step=21, steps=32, epoch=1, last_checkpoint=last)
     harness.add_pod(harness.get("Job", "helpful-learner-1"), "helpful-learner-1-0-abcde", running())
     harness.change({"suspend": True})
     harness.settle()
     assert harness.probe.checkpoints == ["10.0.0.7:50054"]
     assert "helpful-learner-1" not in harness.names("Job")
     assert ("Suspended", "Job helpful-learner-1 is removed after its checkpoint") in harness.events()
+    assert harness.status()["lastCheckpoint"]["path"] == last.path
+    assert harness.status()["step"] == 21
 
 
 def test_policies_go_on_until_the_checkpoint_is_there(harness: Harness, faulty: KubeServer) -> None:
