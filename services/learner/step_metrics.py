@@ -69,11 +69,10 @@ def _explained(rollouts: Rollouts, targets: Targets) -> float:
 
 
 def _logprob_difference(samples: Sequence[Sample], rollouts: Rollouts) -> float:
-    """Mean absolute difference between the engine's and the learner's log-probs, nats per token."""
-    differences = [
-        np.abs(
-            sample.behaviour_logprobs - rollouts.old_logprobs[row, : len(sample.behaviour_logprobs)].numpy()
-        )
-        for row, sample in enumerate(samples)
-    ]
-    return float(np.concatenate(differences).mean())
+    """Mean absolute difference between the engine's and the learner's log-probs, nats per token that counts."""
+    total, tokens = 0.0, 0.0
+    for row, sample in enumerate(samples):
+        old = rollouts.old_logprobs[row, : len(sample.behaviour_logprobs)].numpy()
+        total += float((np.abs(sample.behaviour_logprobs - old) * sample.loss_mask).sum())
+        tokens += float(sample.loss_mask.sum())
+    return total / max(1.0, tokens)

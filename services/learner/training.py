@@ -200,8 +200,9 @@ class Trainer:
         )
         behaviour = _padded([torch.tensor(sample.behaviour_logprobs) for sample in samples])
         rollouts = Rollouts(
-            old_logprobs=old,
-            reference_logprobs=_padded([torch.tensor(sample.reference_logprobs) for sample in samples]),
+            # What does not count must not become infinite either: 0 times infinity is no number.
+            old_logprobs=old * mask,
+            reference_logprobs=_padded([torch.tensor(one.reference_logprobs) for one in samples]) * mask,
             old_values=_padded(proximal.values),
             mask=mask,
             importance=importance(settings.importance_sampling, old, behaviour, mask),
@@ -230,7 +231,7 @@ class Trainer:
         )
         logprobs = pad_sequence(current.logprobs, batch_first=True)
         values = pad_sequence(current.values, batch_first=True)
-        loss = self.algorithm.loss(Current(logprobs, values), part)
+        loss = self.algorithm.loss(Current(logprobs * part.rollouts.mask, values), part)
         loss.total.backward()
         self.optimiser.accumulate()
         merged(update, loss.metrics)

@@ -100,9 +100,10 @@ def test_in_process_is_reproducible(files: Path, tmp_path: Path) -> None:
         ({"kind": "rloo"}, 2),
         ({"kind": "reinforce++", "epochs": 2}, 1),
         ({"kind": "a2c"}, 1),
+        ({"kind": "rft", "num_generations": 2}, 2),
         ({"preset": "openai-2019"}, 1),
     ],
-    ids=["grpo", "rloo", "reinforce++", "a2c", "preset"],
+    ids=["grpo", "rloo", "reinforce++", "a2c", "rft", "preset"],
 )
 def test_each_algorithm_trains_a_run(
     files: Path, tmp_path: Path, algorithm: dict[str, object], group: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from services.common.spec.algorithms import (
     OnlineSpec,
     PpoSpec,
     ReinforcePlusPlusSpec,
+    RftSpec,
     RlooSpec,
 )
 from services.learner.algorithms.base import Current, merged
@@ -32,6 +34,7 @@ SPECS: dict[str, OnlineSpec] = {
     "gspo": GrpoSpec(loss_type="grpo", importance_sampling_level="sequence", beta=0.1),
     "luspo": GrpoSpec(loss_type="luspo", importance_sampling_level="sequence"),
     "cispo": GrpoSpec(loss_type="cispo", epsilon_high=1.1),
+    "rft": RftSpec(keep=2),
     "sapo": GrpoSpec(loss_type="sapo", scale_rewards="batch"),
 }
 
@@ -106,12 +109,10 @@ def test_what_is_masked_teaches_nothing(name: str) -> None:
     algorithm = made(SPECS[name])
     batch, start = random_batch()
     noise = 7 * (1 - batch.mask)
-    lies = type(batch)(
-        **{
-            field: getattr(batch, field) + (noise if field.endswith(("logprobs", "values")) else 0)
-            for field in batch.__dataclass_fields__
-        }
-    )
+    moved = {
+        field: getattr(batch, field) + noise for field in ("old_logprobs", "reference_logprobs", "old_values")
+    }
+    lies = replace(batch, **moved)
     losses = []
     for one, now in ((batch, start), (lies, Current(start.logprobs + 2 * noise, start.values - noise))):
         part = whole(one, algorithm.targets(one, 0.1))

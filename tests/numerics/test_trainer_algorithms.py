@@ -31,6 +31,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "rloo": {"kind": "rloo", "num_generations": 3, "minibatches": 2},
     "reinforce++": {"kind": "reinforce++", "epochs": 2},
     "a2c": {"kind": "a2c"},
+    "rft": {"kind": "rft", "num_generations": 3, "keep": 2},
     "per minibatch": {"kind": "ppo", "preset": "openai-2019", "epochs": 2, "minibatches": 2},
 }
 

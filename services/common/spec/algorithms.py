@@ -13,7 +13,7 @@ from pydantic.alias_generators import to_camel
 from services.common.spec.base import Spec
 from services.common.spec.presets import PRESETS, PresetName
 
-NOT_IN_THE_LEARNER = ("trpo", "nlpo", "ilql", "dpo", "rft")
+NOT_IN_THE_LEARNER = ("trpo", "nlpo", "ilql", "dpo")
 """Algorithms that services/learner/algorithms has, and benchmarks.randomwalks or one's own loop can use, but no run."""
 
 
@@ -186,9 +186,14 @@ class ReinforcePlusPlusSpec(OnlineSpec):
 
 
 class GroupSpec(OnlineSpec):
-    """Several completions of a prompt, each held against the others. Names and defaults as in TRL 1.x."""
+    """Several completions of a prompt, each held against the others."""
 
     num_generations: int = Field(8, ge=2, description="Completions of a prompt: n of a group.")
+
+
+class ClippedGroupSpec(GroupSpec):
+    """A ratio against the policy before the update, clipped. Names and defaults as in TRL 1.x."""
+
     beta: float = Field(0.0, ge=0, description="KL coefficient.")
     epsilon: float = Field(0.2, gt=0, description="Ratio clip below 1.")
     epsilon_high: float | None = Field(None, gt=0, description="Above 1; left out: epsilon. DAPO: 0.28.")
@@ -199,7 +204,7 @@ class GroupSpec(OnlineSpec):
         return self.epsilon if self.epsilon_high is None else self.epsilon_high
 
 
-class GrpoSpec(GroupSpec):
+class GrpoSpec(ClippedGroupSpec):
     """Group relative policy optimisation, arXiv 2402.03300, and its kin."""
 
     kind: Literal["grpo"] = "grpo"
@@ -224,7 +229,7 @@ class GrpoSpec(GroupSpec):
         return KlSpec(coefficient=self.beta, estimator="k3", placement="loss")
 
 
-class RlooSpec(GroupSpec):
+class RlooSpec(ClippedGroupSpec):
     """REINFORCE leave-one-out, arXiv 2402.14740."""
 
     kind: Literal["rloo"] = "rloo"
@@ -236,6 +241,19 @@ class RlooSpec(GroupSpec):
     def penalty(self) -> KlSpec:
         """k1, summed over the sequence, in the reward."""
         return KlSpec(coefficient=self.beta)
+
+
+class RftSpec(GroupSpec):
+    """Rejection fine-tuning: cloning of the best of n completions, arXiv 2110.14168, 2308.01825."""
+
+    kind: Literal["rft"] = "rft"
+    keep: int = Field(1, ge=1, description="Best completions of a prompt that are kept.")
+    at_least: float | None = Field(None, description="Lowest score of what is kept; left out: any.")
+
+    @property
+    def penalty(self) -> KlSpec:
+        """None: what is cloned are the policy's own completions."""
+        return KlSpec(coefficient=0.0)
 
 
 class OtherSpec(OnlineSpec):
@@ -263,10 +281,11 @@ AlgorithmSpec = Annotated[
     | Annotated[RlooSpec, Tag("rloo")]
     | Annotated[ReinforcePlusPlusSpec, Tag("reinforce++")]
     | Annotated[A2cSpec, Tag("a2c")]
+    | Annotated[RftSpec, Tag("rft")]
     | Annotated[OtherSpec, Tag("other")],
     Discriminator(_kind),
 ]
-KINDS = ("ppo", "grpo", "rloo", "reinforce++", "a2c", "other")
+KINDS = ("ppo", "grpo", "rloo", "reinforce++", "a2c", "rft", "other")
 
 
 def check_kind(given: Any) -> Any:

@@ -52,7 +52,7 @@ class RolloutSpec(Spec):
 
     batch_groups: int = Field(32, ge=1, description="Groups per step.")
     completions_per_prompt: int = Field(
-        1, ge=1, description="n of a group; for grpo and rloo algorithm.num_generations says it."
+        1, ge=1, description="n of a group; for grpo, rloo and rft algorithm.num_generations says it."
     )
     slip: tuple[str, ...] = Field(
         ("policy", "reference", "reward"), min_length=1, description="Stages in order."

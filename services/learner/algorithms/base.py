@@ -38,6 +38,8 @@ class Rollouts:
     importance: torch.Tensor
     scores: torch.Tensor
     groups: torch.Tensor
+    raw_logprobs: torch.Tensor | None = None
+    """NLPO: the learner's log-probs before the action mask, where `old_logprobs` are those after it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,7 +82,8 @@ class Grpo(Algorithm[GrpoSpec]):
         if spec.loss_type == "cispo":
             return -ratio.clamp(max=spec.high).detach() * advantages * logprobs
         if spec.loss_type == "sapo":
-            tau = torch.where(advantages > 0, spec.sapo_temperature_pos, spec.sapo_temperature_neg)
+            good = (advantages > 0).to(advantages.dtype)
+            tau = spec.sapo_temperature_pos * good + spec.sapo_temperature_neg * (1 - good)
             return -advantages * torch.sigmoid(tau * (ratio - 1)) * 4 / tau
         bounded = ratio if spec.delta is None else ratio.clamp(max=spec.delta)
         clipped = ratio.clamp(1 - spec.epsilon, 1 + spec.high)

@@ -11,6 +11,7 @@ from services.learner.algorithms.base import Algorithm
 from services.learner.algorithms.grpo import Grpo
 from services.learner.algorithms.ppo import Ppo
 from services.learner.algorithms.reinforce import ReinforcePlusPlus
+from services.learner.algorithms.rft import Rft
 from services.learner.algorithms.rloo import Rloo
 
 ALGORITHMS: dict[str, type[Algorithm[Any]]] = {
@@ -19,6 +20,7 @@ ALGORITHMS: dict[str, type[Algorithm[Any]]] = {
     "rloo": Rloo,
     "reinforce++": ReinforcePlusPlus,
     "a2c": A2c,
+    "rft": Rft,
 }
 
 
