@@ -18,7 +18,7 @@ from services.common.tasks.randomwalks import END_ID, MAX_LENGTH, PAD_ID, VOCABU
 STEPS = MAX_LENGTH - 1
 """Tokens after the start."""
 WIDTH = 144
-CLONE_RATE = 1e-3
+CLONE_RATE, CLONE_BATCH = 1e-3, 50
 Decide = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -137,13 +137,20 @@ def cloned(task: RandomWalks, seed: int, *, epochs: int) -> Walker:
     torch.manual_seed(seed)
     model, data = Walker(), of_data(task)
     optimiser = torch.optim.AdamW(model.parameters(), lr=CLONE_RATE, weight_decay=0.0)
+    rates = decaying(optimiser, epochs * -(-len(data.ids) // CLONE_BATCH))
     generator = torch.Generator().manual_seed(seed)
     for _ in range(epochs):
-        for rows in torch.randperm(len(data.ids), generator=generator).split(50):
+        for rows in torch.randperm(len(data.ids), generator=generator).split(CLONE_BATCH):
             logits, _ = model(data.before[rows])
             losses = cross_entropy(logits.transpose(1, 2), data.actions[rows], reduction="none")
             loss = (losses * data.mask[rows]).sum() / data.mask[rows].sum()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
+            rates.step()
     return model
+
+
+def decaying(optimiser: torch.optim.Optimizer, updates: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """The rate's cosine to 0: what is rare in the data comes out sharp."""
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, updates)

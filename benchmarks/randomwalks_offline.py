@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.randomwalks_model import WIDTH, Decide, Walker, of_data, optimality
+from benchmarks.randomwalks_model import WIDTH, Decide, Walker, decaying, of_data, optimality
 from services.common.spec.library import IlqlSpec
 from services.common.tasks.randomwalks import VOCABULARY, RandomWalks
 from services.learner.algorithms.ilql import IlqlHeads, Transitions, decoding_logits, ilql_loss, standardised
 
-EPOCHS, BATCH, RATE = 20, 100, 2e-4
+EPOCHS, BATCH, RATE = 20, 100, 6e-4
 SPEC = IlqlSpec(tau=0.8, alpha=0.1, top_k=10)
 
 
@@ -51,10 +51,12 @@ def train(
     ids, data = transitions(task)
     trained = [parameter for parameter in walker.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=RATE, betas=(0.9, 0.95), weight_decay=1e-6)
+    epochs = max(1, round(share * EPOCHS))
+    rates = decaying(optimiser, epochs * -(-len(ids) // BATCH))
     generator = torch.Generator().manual_seed(seed)
     curve: list[tuple[int, float]] = []
     update = 0
-    for _ in range(max(1, round(share * EPOCHS))):
+    for _ in range(epochs):
         for rows in torch.randperm(len(ids), generator=generator).split(BATCH):
             states = walker.model.states(ids[rows])
             heads = walker.heads(states, walker.model.logits(states[:, :-1]))
@@ -64,6 +66,7 @@ def train(
             loss.total.backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimiser.step()
+            rates.step()
             update += 1
             if update % SPEC.sync_every == 0:
                 walker.heads.sync(SPEC.alpha)

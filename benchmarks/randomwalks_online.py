@@ -31,31 +31,37 @@ from services.learner.algorithms.registry import algorithm_of
 from services.learner.algorithms.trpo import categorical_kl, surrogate, trpo_targets, trust_region_step
 
 NONE = KlSpec(coefficient=0.0)
+CURVATURE_ROWS = 50
+"""Walks of a batch whose second derivative TRPO takes."""
 Point = tuple[int, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How an algorithm is run: rollouts in all, in a batch, and the rate of Adam."""
+    """How an algorithm is run: rollouts in all, in a batch, and the rate of Adam, which falls to a tenth."""
 
     spec: OnlineSpec
     rollouts: int
     batch: int
     rate: float
-    value_rate: float | None = None
 
 
 SETTINGS: dict[str, Setting] = {
     "ppo": Setting(
-        PpoSpec(epochs=4, minibatches=2, value_coefficient=1.2, kl=NONE), rollouts=2800, batch=140, rate=3e-4
+        PpoSpec(epochs=3, minibatches=2, value_coefficient=1.2, kl=NONE), rollouts=2800, batch=100, rate=5e-4
     ),
     "a2c": Setting(A2cSpec(whiten_advantages=True, kl=NONE), rollouts=6000, batch=60, rate=3e-4),
     "grpo": Setting(GrpoSpec(epochs=2), rollouts=6000, batch=120, rate=3e-4),
     "rloo": Setting(RlooSpec(num_generations=6, beta=0.0, epochs=2), rollouts=6000, batch=120, rate=3e-4),
-    "trpo": Setting(TrpoSpec(gamma=1.0, kl=NONE), rollouts=6000, batch=200, rate=1e-3),
+    "trpo": Setting(
+        TrpoSpec(gamma=1.0, kl=NONE, target_kl=0.03, cg_steps=10, critic_passes=4),
+        rollouts=6000,
+        batch=250,
+        rate=1e-3,
+    ),
     "nlpo": Setting(
         NlpoSpec(
-            epochs=4, minibatches=2, value_coefficient=1.2, kl=NONE, top_p=0.9, min_tokens=2, refresh_every=40
+            epochs=2, minibatches=2, value_coefficient=1.2, kl=NONE, top_p=0.95, min_tokens=2, refresh_every=4
         ),
         rollouts=6000,
         batch=150,
@@ -116,6 +122,8 @@ class GradientLearner:
         self.model, self.setting = model, setting
         self.algorithm: Algorithm[Any] = self._algorithm()
         self.optimiser = torch.optim.AdamW(model.parameters(), lr=setting.rate, weight_decay=0.0)
+        updates = setting.rollouts // setting.batch * setting.spec.epochs * setting.spec.minibatches
+        self.rates = torch.optim.lr_scheduler.LinearLR(self.optimiser, 1.0, 0.1, total_iters=updates)
         self.updates = 0
 
     def _algorithm(self) -> Algorithm[Any]:
@@ -143,6 +151,7 @@ class GradientLearner:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
+        self.rates.step()
         self.updates += 1
 
     def _current(self, before: torch.Tensor, actions: torch.Tensor, rows: list[int]) -> Current:  # noqa: ARG002
@@ -236,7 +245,12 @@ class TrustRegionLearner:
         def divergence(theta: torch.Tensor) -> torch.Tensor:
             return categorical_kl(old, self._logs(theta, walks.before), batch.mask)
 
-        step = trust_region_step(self._flat(), raised, divergence, self.spec)
+        few = torch.randperm(len(scores), generator=generator)[:CURVATURE_ROWS]
+
+        def curvature(theta: torch.Tensor) -> torch.Tensor:
+            return categorical_kl(old[few], self._logs(theta, walks.before[few]), batch.mask[few])
+
+        step = trust_region_step(self._flat(), raised, divergence, self.spec, curvature=curvature)
         torch.nn.utils.vector_to_parameters(step.theta, self.model.gpt.parameters())
         self._fit(walks, batch, targets, generator)
 

@@ -141,6 +141,17 @@ def test_back_tracking_shortens_until_the_divergence_fits() -> None:
     )
 
 
+def test_curvature_may_come_from_fewer_states() -> None:
+    """Twice the curvature without damping: the same direction, sqrt(2) shorter, and measured by the divergence."""
+    spec = TrpoSpec(damping=0.0, cg_steps=6)
+    whole = trust_region_step(THETA, raised, divergence, spec)
+    found = trust_region_step(THETA, raised, divergence, spec, curvature=lambda theta: 2 * divergence(theta))
+    steps = whole.theta - THETA, found.theta - THETA
+    scale = 0.8 ** (whole.tries - found.tries) / 2**0.5
+    torch.testing.assert_close(steps[1], steps[0] * scale, atol=1e-6, rtol=0)
+    assert found.kl == pytest.approx(float(divergence(found.theta)))
+
+
 def test_it_reverts_when_no_step_will_do() -> None:
     """Where nothing raises the surrogate theta stays, to the bit, after all tries; a zero gradient needs none."""
     spec = TrpoSpec(backtracking_steps=4)

@@ -97,14 +97,24 @@ def fisher_product(divergence: Scalar, theta: torch.Tensor, damping: float) -> P
     return product
 
 
-def trust_region_step(theta: torch.Tensor, raised: Scalar, divergence: Scalar, spec: TrpoSpec) -> Step:
-    """One step from theta, flat. raised: L at a vector of parameters; divergence: KL(old || there), 0 at theta."""
+def trust_region_step(
+    theta: torch.Tensor,
+    raised: Scalar,
+    divergence: Scalar,
+    spec: TrpoSpec,
+    *,
+    curvature: Scalar | None = None,
+) -> Step:
+    """One step from theta, flat. raised: L at a vector of parameters; divergence: KL(old || there), 0 at theta.
+
+    curvature: the divergence over fewer states, whose second derivative stands for it (section C.1 of the paper).
+    """
     point = theta.detach().requires_grad_()
     before = raised(point)
     slope = torch.autograd.grad(before, point)[0]
     if not bool(slope.any()):
         return Step(theta, accepted=False, tries=0, kl=0.0, gain=0.0)
-    product = fisher_product(divergence, theta, spec.damping)
+    product = fisher_product(curvature or divergence, theta, spec.damping)
     direction = conjugate_gradient(product, slope, steps=spec.cg_steps)
     longest = torch.sqrt(2 * spec.target_kl / (direction @ product(direction)))
     with torch.no_grad():
