@@ -169,12 +169,12 @@ class MaskedLearner(GradientLearner):
 
     def __init__(self, model: Walker, setting: Setting) -> None:
         super().__init__(model, setting)
-        assert isinstance(setting.spec, NlpoSpec)  # noqa: S101 - the table above says so
-        self.mask = MaskModel(model, setting.spec)
+        self.mask = MaskModel(model, self.algorithm.spec)
         self._packed = torch.zeros(0, dtype=torch.uint8)
         self._shares: list[float] = []
 
     def _algorithm(self) -> Algorithm[Any]:
+        assert isinstance(self.setting.spec, NlpoSpec)  # noqa: S101 - the table above says so
         return Nlpo(self.setting.spec, max_completion_length=STEPS)
 
     @property

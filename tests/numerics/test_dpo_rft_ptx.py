@@ -64,8 +64,9 @@ def test_dpo_gradient_against_finite_differences_and_parts() -> None:
                 changed = [tensor.clone() for tensor in tensors]
                 changed[which][at] += sign * 1e-6
                 moved.append(float(loss(changed)))
-            assert leaves[which].grad is not None
-            assert float(leaves[which].grad[at]) == pytest.approx((moved[0] - moved[1]) / 2e-6, abs=1e-8)
+            slope = leaves[which].grad
+            assert slope is not None
+            assert float(slope[at]) == pytest.approx((moved[0] - moved[1]) / 2e-6, abs=1e-8)
     parts = sum(float(loss(tensors, slice(at, at + 1))) for at in range(3))
     assert parts == pytest.approx(float(loss(tensors)), abs=1e-12)
 
