@@ -147,7 +147,7 @@ def test_curvature_may_come_from_fewer_states() -> None:
     whole = trust_region_step(THETA, raised, divergence, spec)
     found = trust_region_step(THETA, raised, divergence, spec, curvature=lambda theta: 2 * divergence(theta))
     steps = whole.theta - THETA, found.theta - THETA
-    scale = 0.8 ** (whole.tries - found.tries) / 2**0.5
+    scale = 0.8 ** (found.tries - whole.tries) / 2**0.5
     torch.testing.assert_close(steps[1], steps[0] * scale, atol=1e-6, rtol=0)
     assert found.kl == pytest.approx(float(divergence(found.theta)))
 
