@@ -114,7 +114,7 @@ async def test_a_pod_runs_to_its_end(world: World) -> None:
     world.run(
         "once",
         "id -u; hostname; cat /etc/trimtab/mode; echo; echo $IP; echo mine > /scratch/file && cat /scratch/file;"
-        "touch /tmp/x 2>/dev/null || echo read-only; ls -A /tmp | wc -l; exit 3",
+        f"touch /tmp/x 2>/dev/null || echo read-only; test -e {ours} || echo hidden; exit 3",
         restartPolicy="Never",
         securityContext={"runAsUser": NOBODY, "runAsGroup": NOBODY, "fsGroup": NOBODY, "runAsNonRoot": True},
         container={
