@@ -3,11 +3,7 @@ PY := .venv/bin/python
 SEED ?= 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-<<<<<<< HEAD
 .PHONY: help setup helm chart-docs demo test test-cluster e2e-cluster test-newcomer test-oldest lint protos protos-check bench mutants clean peer-trl peer-verl peer-openrlhf peer-node peer-mosec peer-litserve peer-vllm
-=======
-.PHONY: help setup helm chart-docs demo test test-cluster test-newcomer test-oldest lint protos protos-check bench mutants clean peer-trl peer-verl peer-openrlhf peer-node peer-mosec peer-litserve peer-vllm
->>>>>>> algos
 help: ## this list
 	@grep -hE '^[a-z0-9%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
