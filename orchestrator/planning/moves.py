@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from orchestrator.planning.actions import Action, Drain, Scale, Undrain
 from orchestrator.planning.observed import Replica, ReplicaState, RoleMemory, RoleObserved, ServiceMemory
+from orchestrator.planning.spec import Auto
 
 LEAVING = (ReplicaState.DRAINING, ReplicaState.RECLAIMED)
 Held = TypeVar("Held", RoleMemory, ServiceMemory)
@@ -33,6 +34,21 @@ def hold(
     if left > 0:
         return replace(memory, surplus_keep=keep), current, left
     return replace(memory, surplus_since=None, surplus_keep=0), keep, None
+
+
+def within(bounds: Auto, room: int | None, target: int) -> tuple[int, list[str]]:
+    """`target` within its bounds and its pool's room (None: no limit), and which of them changed it, in words."""
+    limits = []
+    if target < bounds.minimum:
+        target = bounds.minimum
+        limits.append(f"min {bounds.minimum}")
+    if target > bounds.maximum:
+        target = bounds.maximum
+        limits.append(f"max {bounds.maximum}")
+    if room is not None and target > room:
+        target = room
+        limits.append(f"pool limit {room}")
+    return target, limits
 
 
 def moves(role: str, seen: RoleObserved, wanted: int, reason: str) -> list[Action]:

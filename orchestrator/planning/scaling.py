@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from orchestrator.planning.actions import Action, Remember
 from orchestrator.planning.decision import Decision, RoleDecision
 from orchestrator.planning.flow import discarded_share, flow_of
-from orchestrator.planning.moves import hold, moves, staying
+from orchestrator.planning.moves import hold, moves, staying, within
 from orchestrator.planning.observed import Memory, Observed, RoleMemory, RoleObserved
 from orchestrator.planning.rates import Estimate, learn_role, learn_steps, step_estimate, work_estimate
 from orchestrator.planning.sharing import Part, share_pools
@@ -208,17 +208,8 @@ def _clamp(
         limits.append(
             "the pipeline is bounded by the staleness window" if flow.bound == "staleness" else flow.bound
         )
-    if target < bounds.minimum:
-        target = bounds.minimum
-        limits.append(f"min {bounds.minimum}")
-    if target > bounds.maximum:
-        target = bounds.maximum
-        limits.append(f"max {bounds.maximum}")
-    room = spec.pools.get(role.pool or role.name)
-    if room is not None and target > room:
-        target = room
-        limits.append(f"pool limit {room}")
-    return target, tuple(limits)
+    target, reached = within(bounds, spec.pools.get(role.pool or role.name), target)
+    return target, (*limits, *reached)
 
 
 def _why(current: int, wanted: int, target: int, counts: Numbers, left: float | None) -> str:

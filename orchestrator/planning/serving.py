@@ -19,7 +19,7 @@ import math
 from dataclasses import dataclass, replace
 
 from orchestrator.planning.actions import Action
-from orchestrator.planning.moves import hold, moves, staying
+from orchestrator.planning.moves import hold, moves, staying, within
 from orchestrator.planning.observed import ServiceMemory, ServiceMetrics, ServiceObserved
 from orchestrator.planning.spec import Auto, External, Scaling, Static
 
@@ -151,15 +151,15 @@ def _auto(spec: ServiceSpec, bounds: Auto, observed: ServiceObserved, now: float
     if each is None or metrics is None:
         # One replica learns the speed; nobody asks a service that nobody can reach.
         least = max(bounds.minimum, 1 if rate else 0)
-        target, limits = _clamped(spec, bounds, max(current, least))
+        target, limits = within(bounds, spec.pool_limit, max(current, least))
         why = "nobody has asked yet" if not rate else "its speed is not known yet"
         told = tuple(moves(spec.name, seen, target, why))
-        return replace(base, actions=told, wanted=target, reason=why, limits=limits)
+        return replace(base, actions=told, wanted=target, reason=why, limits=tuple(limits))
     load = (rate + metrics.waiting / CATCH_UP_SECONDS) * each
     some = 1 if rate or metrics.waiting else 0
     least, enough = max(some, _up(load / MOST_BUSY)), max(some, _up(load / LEAST_BUSY))
     target = current if least <= current <= enough else min(max(_up(load / BUSY), least), enough)
-    target, limits = _clamped(spec, bounds, target)
+    target, limits = within(bounds, spec.pool_limit, target)
     startup = spec.startup_seconds if seen.startup_seconds is None else seen.startup_seconds
     memory, wanted, left = hold(memory, current, target, max(HOLD_SECONDS, startup), now)
     reason = _why(current, wanted, target, load, left)
@@ -172,7 +172,7 @@ def _auto(spec: ServiceSpec, bounds: Auto, observed: ServiceObserved, now: float
         load=load,
         least=least,
         enough=enough,
-        limits=limits,
+        limits=tuple(limits),
         hold_left_seconds=left,
     )
 
@@ -183,20 +183,6 @@ def _rate(observed: ServiceObserved) -> float:
     measured = measured if measured >= NOBODY else 0.0
     more = max(0.0, observed.runs_will - observed.runs_rows)
     return measured + more
-
-
-def _clamped(spec: ServiceSpec, bounds: Auto, target: int) -> tuple[int, tuple[str, ...]]:
-    limits = []
-    if target < bounds.minimum:
-        target = bounds.minimum
-        limits.append(f"min {bounds.minimum}")
-    if target > bounds.maximum:
-        target = bounds.maximum
-        limits.append(f"max {bounds.maximum}")
-    if spec.pool_limit is not None and target > spec.pool_limit:
-        target = spec.pool_limit
-        limits.append(f"pool limit {spec.pool_limit}")
-    return target, tuple(limits)
 
 
 def _why(current: int, wanted: int, target: int, load: float, left: float | None) -> str:
