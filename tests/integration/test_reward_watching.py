@@ -121,7 +121,9 @@ def test_padding_is_counted_where_rows_are_padded(folder: Path) -> None:
     watch = Watch(DriftSpec(), RequestLogSpec(), limit_rows=10)
     with ThreadPoolExecutor(1) as tokenisers:
         limits = Limits(batch_tokens=10_000, queued_rows=100, queued_tokens=100_000)
-        source = ModelReward(model, folder, limits=limits, tokenisers=tokenisers, observer=watch)
+        source = ModelReward(
+            model, folder, limits=limits, tokenisers=tokenisers, computes=tokenisers, observer=watch
+        )
         watch.opened("padded", source)
         rows = [ScoreRow(messages=(("user", "u"),), completion="x" * length) for length in (5, 20, 12)]
         source.submit(rows, Caller()).result(60)

@@ -1,6 +1,6 @@
 """A reward model as a RewardSource: tokenising aside, a batch in front, and what happens to rows that fail.
 
-submit ──▶ tokenise (threads, off the event loop) ──▶ Batcher ──▶ forward pass (the model's own thread)
+submit ──▶ tokenise (threads, off the event loop) ──▶ Batcher ──▶ forward pass (the device's one thread)
 """
 
 from __future__ import annotations
@@ -44,19 +44,21 @@ class ModelReward:
         *,
         limits: Limits,
         tokenisers: Executor,
+        computes: Executor,
         observer: Observer = SILENT,
     ) -> None:
         self.folder = folder
         self._scorer = scorer
         self._about = scorer.about()
         self._tokenisers = tokenisers
+        self._computes = computes
         self._observer = observer
         self._closing = threading.Lock()
         self._closed = False
         self._encoding: set[Future[Future[list[ScoreOutcome]]]] = set()
         self._batcher: Batcher[Encoded, _Read] = Batcher(
             scorer.name,
-            self._read,
+            lambda rows: self._computes.submit(self._read, rows).result(),
             size=lambda row: len(row.ids),
             key=lambda row: (row.ids, row.start, row.steps),
             limits=limits,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from services.common.rules import make_rule
@@ -48,13 +49,17 @@ class SourceOpener:
 
     def _model(self, definition: SourceSpec, name: str) -> RewardSource:
         from services.models.classifiers import Readout
+        from services.models.compute import compute_thread, done_once
+        from services.models.loading import torch_device
         from services.reward.rewards.model import ModelReward, open_model
 
         config = self._config
-        scorer = open_model(
+        device = definition.device or config.device
+        open_scorer = partial(
+            open_model,
             definition.path,
             dtype=definition.dtype or config.dtype,
-            device=definition.device or config.device,
+            device=device,
             threads=config.threads,
             name=name,
             readout=Readout(
@@ -64,6 +69,7 @@ class SourceOpener:
                 max_tokens=definition.max_tokens,
             ),
         )
+        scorer = done_once(open_scorer)
         limits = Limits(
             batch_tokens=config.token_budget,
             queued_rows=config.max_queued_rows,
@@ -74,6 +80,7 @@ class SourceOpener:
             Path(definition.path).expanduser(),
             limits=limits,
             tokenisers=self._tokenisers,
+            computes=compute_thread(torch_device(device)),
             observer=self._observer,
         )
         source.warm_up()
