@@ -75,7 +75,7 @@ class RewardApplication:
     async def start(self) -> None:
         """Load what the configuration names; begin to work the stage if its model is there."""
         # Composites last: they are made of the others.
-        for entry in sorted(self._config.models, key=lambda entry: entry.composite is not None):
+        for entry in sorted(self._config.models, key=lambda entry: entry.made_of_others):
             source = await asyncio.to_thread(self._open, entry, entry.name)
             self._models.add(entry.name, source)
             digest = self._models.slot(entry.name).source.digest

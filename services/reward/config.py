@@ -13,7 +13,7 @@ from services.reward.drift import DriftSpec
 from services.reward.request_log import RequestLogSpec
 
 NAME_PATTERN = r"^[A-Za-z0-9_.-]+$"
-_KINDS = ("path", "rule", "function", "composite", "remote", "judge")
+_KINDS = ("path", "rule", "function", "composite", "running", "remote", "judge")
 
 
 class Component(Spec):
@@ -42,6 +42,16 @@ class CompositeSpec(Spec):
     mean: float = Field(0.0, description="sum_then_normalize: subtracted from the sum.")
     deviation: float = Field(1.0, gt=0, description="sum_then_normalize: the sum is divided by it.")
     clip: tuple[float, float] | None = Field(None, description="Bounds of the final value.")
+
+
+class RunningSpec(Spec):
+    """Running normalisation of another model's values; see rewards/running.py for why it is for one replica."""
+
+    model: str = Field(min_length=1, max_length=63, pattern=NAME_PATTERN)
+    single_replica: Literal[True] = Field(
+        description="Must be said: with several replicas equal answers would get different scores."
+    )
+    clip: float = Field(10.0, gt=0, description="Largest distance from 0, in deviations.")
 
 
 class FunctionSpec(Spec):
@@ -105,12 +115,13 @@ class JudgeSpec(Spec):
 
 
 class SourceSpec(Spec):
-    """Where scores come from: exactly one of path, rule, function, composite, remote, judge."""
+    """Where scores come from: exactly one of path, rule, function, composite, running, remote, judge."""
 
     path: str = Field("", description="Folder of a reward model, safetensors only.")
     rule: str = Field("", description="A rule, for example sentiment or length:target=40.")
     function: FunctionSpec | None = None
     composite: CompositeSpec | None = None
+    running: RunningSpec | None = None
     remote: RemoteSpec | None = None
     judge: JudgeSpec | None = None
     dtype: Dtype | None = Field(None, description="Of this model; the service's own where it is left out.")
@@ -129,6 +140,11 @@ class SourceSpec(Spec):
         if sum(bool(getattr(self, kind)) for kind in _KINDS) != 1:
             raise ValueError(f"expected one of {', '.join(_KINDS)}")
         return self
+
+    @property
+    def made_of_others(self) -> bool:
+        """Whether it scores by other models of this service, which must be there first."""
+        return self.composite is not None or self.running is not None
 
 
 class RewardEntry(SourceSpec):

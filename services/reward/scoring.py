@@ -168,7 +168,7 @@ def _component(whole: str, part: str, sources: Mapping[str, RewardSource]) -> Re
         raise NotFound(f"component {part} of {whole} is not loaded; load it first")
     if isinstance(source, ComposedSource):
         raise InvalidInput(
-            f"component {part} of {whole} is a composite itself; name its components instead",
-            {"composite.components": "models, rules, functions, remotes or judges"},
+            f"component {part} of {whole} is itself made of others; name those instead",
+            {"components": "models, rules, functions, remotes or judges"},
         )
     return source

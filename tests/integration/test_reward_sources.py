@@ -160,6 +160,20 @@ async def test_sources_are_loaded_and_swapped_by_definition() -> None:
         assert await client.values(["q"], ["abc d"], model="both") == [4.0]
 
 
+async def test_running_normalisation_stands_before_its_model_and_begins_anew_with_a_swap() -> None:
+    """Listed first, loaded after; 1 then 3 words are 0 and 1; after a swap of the rule the count is fresh."""
+    running: dict[str, Any] = {"name": "even", "running": {"model": "words", "single_replica": True}}
+    async with (
+        service(running, {"name": "words", "rule": "length"}) as endpoints,
+        AsyncRewardClient(endpoints.grpc) as client,
+    ):
+        assert await client.values(["q"], ["one"], model="even") == [0.0]
+        [score] = await client.score(text_inputs(["q"], ["one two three"]), model="even")
+        assert (score.value, dict(score.components)) == (1.0, {"words": 3.0})
+        await client.swap_model("words", definition={"rule": "length:target=9"})
+        assert await client.values(["q"], ["one"], model="even") == [0.0]
+
+
 # ------------------------------------------------------------------ remote
 
 

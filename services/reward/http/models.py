@@ -13,7 +13,7 @@ class ModelAnswer(BaseModel):
     """One model or rule. score = gain * head + bias; lengths in tokens, 0: no limit or not known."""
 
     name: str
-    kind: str = Field(description="model, process, rule, function, composite, remote or judge.")
+    kind: str = Field(description="model, process, rule, function, composite, running, remote or judge.")
     digest: str = Field(description="Equal digests score equally.")
     input: str = Field(description="text, messages or token_ids: what it reads best.")
     truncates: str = Field(description="left, right or never.")

@@ -13,7 +13,7 @@ from services.common.tracing import NO_TRACE, Trace
 from services.models.facts import ModelFacts
 
 InputKind = Literal["text", "messages", "token_ids"]
-SourceKind = Literal["model", "process", "rule", "function", "composite", "remote", "judge"]
+SourceKind = Literal["model", "process", "rule", "function", "composite", "running", "remote", "judge"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

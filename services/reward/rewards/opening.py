@@ -37,6 +37,10 @@ class SourceOpener:
             from services.reward.rewards.composite import CompositeReward
 
             return CompositeReward(definition.composite, {})
+        if definition.running is not None:
+            from services.reward.rewards.running import RunningReward
+
+            return RunningReward(definition.running)
         if definition.remote is not None:
             from services.reward.rewards.remote import RemoteReward
 

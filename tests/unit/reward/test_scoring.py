@@ -116,7 +116,7 @@ def test_a_composite_of_nothing_or_of_composites_is_refused() -> None:
     with pytest.raises(NotFound, match="component z of both is not loaded"):
         models.add("both", Sum(["a", "z"]))
     models.add("both", Sum(["a"]))
-    with pytest.raises(InvalidInput, match="component both of more is a composite itself"):
+    with pytest.raises(InvalidInput, match="component both of more is itself made of others"):
         models.add("more", Sum(["both"]))
     assert models.names() == ["a", "both"]
 

@@ -74,7 +74,7 @@ class RewardModelInfo(google.protobuf.message.Message):
     BIAS_FIELD_NUMBER: builtins.int
     name: builtins.str
     kind: builtins.str
-    """"model", "process", "rule", "function", "composite", "remote" or "judge"."""
+    """"model", "process", "rule", "function", "composite", "running", "remote" or "judge"."""
     input: global___InputKind.ValueType
     truncation: global___TruncationSide.ValueType
     max_tokens: builtins.int
