@@ -105,7 +105,7 @@ class _Belief:
     def __init__(
         self, covariance: Floats, leads: Floats, ends: Edges, index: Indices, tie: float, reliability: float
     ) -> None:
-        """covariance: [subjects, subjects]; leads: [pairs]; ends: [pairs, 2] of its subjects; index: the pairs' names."""
+        """covariance: [subjects, subjects]; leads: [pairs]; ends: [pairs, 2]; index: the pairs' names."""
         self._covariance = covariance
         self._leads = leads
         self._ends = ends
