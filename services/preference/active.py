@@ -14,20 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from services.preference.bradley_terry import Floats, Indices
-from services.preference.crowd import CrowdFit, Votes, fit_crowd, vote_information
+from services.preference.crowd import Votes
 from services.preference.outcomes import entropy, information, shares
-from services.preference.ratings import ELO_PER_LOG_ODDS, Game
+from services.preference.posterior import Belief, Edges, fit_belief, islands, split
+from services.preference.ratings import Game
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(15)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 _AT_ONCE = 64
 _UNKNOWN = 0.8  # reliability of annotators who have not said anything: the prior's mean
-
-Edges = Indices  # [edges, 2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +38,41 @@ class Proposal:
     gain: float
 
 
+class Offer(Protocol):
+    """A task that waits for an answer: its id, and its subjects as games name them."""
+
+    @property
+    def task_id(self) -> str:
+        """What `choose` names it by."""
+
+    @property
+    def first(self) -> str:
+        """One subject."""
+
+    @property
+    def second(self) -> str:
+        """The other."""
+
+
+def choose(games: Sequence[Game], tasks: Sequence[Offer], *, limit: int = 256) -> list[str]:
+    """Ids of at most `limit` tasks, the next one first: `choose_pairs` for assignment's port."""
+    chosen = choose_pairs(games, [(task.first, task.second) for task in tasks], limit)
+    return [tasks[proposal.index].task_id for proposal in chosen]
+
+
 def choose_pairs(
     games: Sequence[Game],
     pairs: Sequence[tuple[str, str]],
     limit: int,
     *,
     pending: Sequence[tuple[str, str]] = (),
-    prior_deviation: float = 800.0,
 ) -> list[Proposal]:
     """At most `limit` of the offered pairs, the most informative first; each index comes once.
 
     games: what was said so far, with or without annotators. pairs: names of subjects as in `games`; subjects without a
     game yet are as uncertain as the prior; the same pair may be offered several times. pending: pairs that somebody is
-    being asked about right now; they count as answered. `prior_deviation`: of the normal prior on strengths, Elo
-    points, finite. A pair of a subject with itself is never chosen. The same input, the same output.
+    being asked about right now; they count as answered. A pair of a subject with itself is never chosen. The same
+    input, the same output. 200 subjects with 20,000 games, all 19,900 pairs offered: about a second for 100.
     """
     told = [game for game in games if game.first != game.second]
     asked = [pair for pair in pending if pair[0] != pair[1]]
@@ -63,43 +84,29 @@ def choose_pairs(
         np.array([game.score for game in told], dtype=np.float64),
         _indices([people[game.annotator] for game in told]),
     )
-    deviation = prior_deviation / ELO_PER_LOG_ODDS
-    found = fit_crowd(votes, len(names), len(people), prior_deviation=deviation)
-    return choose(
-        votes,
-        found,
-        _edges(names, pairs),
-        limit,
-        pending=_edges(names, asked),
-        prior_deviation=deviation,
-    )
+    belief = fit_belief(votes, len(names), len(people))
+    return choose_edges(votes, belief, _edges(names, pairs), limit, pending=_edges(names, asked))
 
 
-def choose(
-    votes: Votes,
-    found: CrowdFit,
-    offered: Edges,
-    limit: int,
-    *,
-    pending: Edges | None = None,
-    prior_deviation: float,
+def choose_edges(
+    votes: Votes, belief: Belief, offered: Edges, limit: int, *, pending: Edges | None = None
 ) -> list[Proposal]:
-    """The same for arrays and a fit at hand. offered, pending: [pairs, 2] indices of subjects; log-odds."""
+    """The same for arrays and a belief at hand. offered, pending: [pairs, 2] indices of subjects."""
     waiting = np.zeros((0, 2), dtype=np.intp) if pending is None else pending
-    beliefs = _beliefs(votes, found, offered, waiting, prior_deviation)
-    heads = [belief.best() for belief in beliefs]
+    parts = _parts(votes, belief, offered, waiting)
+    heads = [part.best() for part in parts]
     chosen: list[Proposal] = []
     while heads and len(chosen) < limit:
         at = max(range(len(heads)), key=lambda n: (heads[n].gain, -heads[n].index))
         if heads[at].gain <= 0:
             break
         chosen.append(heads[at])
-        beliefs[at].take(heads[at].index)
-        heads[at] = beliefs[at].best()
+        parts[at].take(heads[at].index)
+        heads[at] = parts[at].best()
     return chosen
 
 
-class _Belief:
+class _Part:
     """The posterior of subjects that are connected with each other, and the pairs of them that are offered."""
 
     def __init__(
@@ -151,64 +158,25 @@ class _Belief:
         return np.maximum(entropy(probable @ _WEIGHTS) - entropy(probable) @ _WEIGHTS, 0.0)
 
 
-def _beliefs(
-    votes: Votes, found: CrowdFit, offered: Edges, waiting: Edges, prior_deviation: float
-) -> list[_Belief]:
-    """One for each island with offered pairs: what never met is independent, and small matrices are cheap."""
+def _parts(votes: Votes, belief: Belief, offered: Edges, waiting: Edges) -> list[_Part]:
+    """One for each island with offered pairs."""
+    found = belief.found
     strengths = found.fit.strengths
-    met = np.stack([votes.first, votes.second], axis=1)
-    islands = _islands(np.concatenate([met, offered, waiting]), len(strengths))
-    known = vote_information(votes, found)
+    leads = strengths[offered[:, 0]] - strengths[offered[:, 1]]
+    made, island_of = islands(votes, found, belief.prior_deviation, np.concatenate([offered, waiting]))
     reliability = float(found.reliability[votes.annotator].mean()) if len(votes.score) else _UNKNOWN
+    asked = split(island_of[waiting[:, 0]])
     place = np.zeros(len(strengths), dtype=np.intp)
-    beliefs = []
-    of_pairs, of_votes, of_waiting = (islands[edges[:, 0]] for edges in (offered, met, waiting))
-    members, pairs, told, asked = (_by_island(of) for of in (islands, of_pairs, of_votes, of_waiting))
-    for island, index in pairs.items():
-        who = members[island]
-        place[who] = np.arange(len(who))
-        precision = np.diag(np.full(len(who), prior_deviation**-2))
-        rows = told.get(island, index[:0])
-        _add_edges(precision, place[met[rows]], known[rows])
+    parts = []
+    for number, index in split(island_of[offered[:, 0]]).items():
+        members = made[number].members
+        place[members] = np.arange(len(members))
         ends = place[offered[index]]
-        leads = strengths[offered[index, 0]] - strengths[offered[index, 1]]
-        belief = _Belief(np.linalg.inv(precision), leads, ends, index, found.fit.tie, reliability)
-        for one, other in waiting[asked.get(island, index[:0])].tolist():
-            belief.narrow(int(place[one]), int(place[other]), float(strengths[one] - strengths[other]))
-        beliefs.append(belief)
-    return beliefs
-
-
-def _add_edges(precision: Floats, ends: Edges, weights: Floats) -> None:
-    """Adds weight (e_i - e_j)(e_i - e_j)^T for each edge, in place."""
-    one, other = ends.T
-    np.add.at(precision, (one, one), weights)
-    np.add.at(precision, (other, other), weights)
-    np.add.at(precision, (one, other), -weights)
-    np.add.at(precision, (other, one), -weights)
-
-
-def _islands(edges: Edges, subjects: int) -> Indices:
-    """[subjects] the lowest subject that each is connected with."""
-    labels = np.arange(subjects)
-    one, other = np.unique(np.sort(edges, axis=1), axis=0).T if len(edges) else (labels[:0], labels[:0])
-    while True:
-        lowest = np.minimum(labels[one], labels[other])
-        new = labels.copy()
-        np.minimum.at(new, one, lowest)
-        np.minimum.at(new, other, lowest)
-        new = new[new]
-        if np.array_equal(new, labels):
-            return labels
-        labels = new
-
-
-def _by_island(island: Indices) -> dict[int, Indices]:
-    """Positions by island, each ascending."""
-    order = np.argsort(island, kind="stable")
-    names, begins = np.unique(island[order], return_index=True)
-    parts = np.split(order, begins[1:])
-    return dict(zip(names.tolist(), parts, strict=False))
+        part = _Part(made[number].covariance, leads[index], ends, index, found.fit.tie, reliability)
+        for one, other in waiting[asked.get(number, index[:0])].tolist():
+            part.narrow(int(place[one]), int(place[other]), float(strengths[one] - strengths[other]))
+        parts.append(part)
+    return parts
 
 
 def _numbered(*groups: Iterable[str]) -> dict[str, int]:

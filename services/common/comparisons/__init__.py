@@ -17,5 +17,6 @@ from services.common.comparisons.records import (
     Ranking,
     Record,
 )
+from services.common.comparisons.sources import Source
 
-__all__ = ["BestOf", "Comparison", "Message", "Origin", "Ranking", "Reading", "Record", "Report", "read"]
+__all__ = ["BestOf", "Comparison", "Message", "Origin", "Ranking", "Reading", "Record", "Report", "Source", "read"]
