@@ -19,4 +19,15 @@ from services.common.comparisons.records import (
 )
 from services.common.comparisons.sources import Source
 
-__all__ = ["BestOf", "Comparison", "Message", "Origin", "Ranking", "Reading", "Record", "Report", "Source", "read"]
+__all__ = [
+    "BestOf",
+    "Comparison",
+    "Message",
+    "Origin",
+    "Ranking",
+    "Reading",
+    "Record",
+    "Report",
+    "Source",
+    "read",
+]
