@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from benchmarks.ratings_world import Campaign, World, active_curve, kendall_tau, random_curve
 from services.preference.active import Proposal, choose, choose_pairs
 from services.preference.crowd import fit_crowd, vote_information
 from services.preference.posterior import islands
@@ -128,25 +127,3 @@ def test_many_candidates_of_many_prompts() -> None:
     chosen = choose_pairs(games, pairs, 400)
     assert len({index // 3 for index in indices(chosen)}) == 400
     assert all(index % 3 != 0 for index in indices(chosen))
-
-
-def test_kendalls_tau_by_hand() -> None:
-    """One exchange of neighbours among four leaves 5 of 6 pairs as they were: (5 - 1) / 6."""
-    truth = np.array([1.0, 2.0, 3.0, 4.0])
-    assert kendall_tau(truth, truth) == 1
-    assert kendall_tau(-truth, truth) == -1
-    assert kendall_tau(np.array([1.0, 3.0, 2.0, 4.0]), truth) == pytest.approx(4 / 6)
-
-
-def test_a_small_campaign() -> None:
-    """60 items, 8 annotators of whom one guesses, 20 % flips: order and guesser are found, choosing saves 40 %."""
-    world = World(items=60, annotators=8, guessing=1, labels=4000, batch=50, check=250)
-    drawn = Campaign(world, seed=1)
-    target = random_curve(drawn)[-1][1]
-    found = drawn.fit()
-    assert drawn.tau(drawn.plain()) >= 0.85
-    assert target >= 0.9
-    assert drawn.found_guessing(found) == drawn.guessing
-    curve = active_curve(Campaign(world, seed=1), target)
-    assert curve[-2][0] <= 0.6 * world.labels
-    assert min(curve[-1][1], curve[-2][1]) >= target
