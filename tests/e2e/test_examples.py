@@ -18,6 +18,7 @@ from trimtab import RewardClient
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "protos" / "examples"
 MODULES = ROOT / ".venv-peers" / "node" / "node_modules"
+GRPCURL = ROOT / ".venv-peers" / "grpcurl" / "bin"
 PAIRS = [
     ("How are you?", "Wonderful, thank you!"),
     ("How are you?", "Terrible, and that is your fault."),
@@ -111,10 +112,14 @@ def test_javascript_says_why_not(javascript: Path, service: RewardProcess) -> No
     assert "UNAUTHENTICATED" in done.stderr
 
 
-def test_grpcurl_scores(service: RewardProcess, key: tuple[str, Path], expected: list[float]) -> None:
+def test_grpcurl_scores(
+    service: RewardProcess, key: tuple[str, Path], expected: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The shell example lists the models and scores, by reflection alone."""
     if shutil.which("grpcurl") is None:
-        pytest.skip("there is no grpcurl here")
+        if not GRPCURL.is_dir():
+            pytest.skip("make peer-grpcurl first")
+        monkeypatch.setenv("PATH", str(GRPCURL), prepend=os.pathsep)
     done = run(["sh", str(EXAMPLES / "grpcurl.sh"), service.grpc], EXAMPLES, key[0])
     assert done.returncode == 0, done.stderr
     listed, end = json.JSONDecoder().raw_decode(done.stdout)
