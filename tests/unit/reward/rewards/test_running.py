@@ -81,5 +81,5 @@ def test_without_its_component_it_is_unavailable() -> None:
 def test_one_replica_must_be_said() -> None:
     """A configuration that does not say so is refused."""
     for extra in ({}, {"single_replica": False}):
-        with pytest.raises(ValidationError, match="single_?[rR]eplica"):
+        with pytest.raises(ValidationError, match=r"single_?[rR]eplica"):
             RunningSpec.model_validate({"model": "hh", **extra})
