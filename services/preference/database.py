@@ -1,4 +1,4 @@
-"""Owns connections and transactions, SQLite's settings, the database's errors as our own. Knows no table."""
+"""Owns connections and transactions, SQLite's settings, the database's errors as our own. Knows no row."""
 
 from __future__ import annotations
 
@@ -8,32 +8,42 @@ from typing import Any, TypeVar
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
-from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
 
-from services.common.errors import ConfigError, Corrupted, ServiceError, StorageFull, Unavailable
+from services.common.errors import ConfigError, Corrupted, ServiceError, StorageFull, TrimtabError, Unavailable
+from services.preference.migrating import migrate
 
 Result = TypeVar("Result")
 _BUSY_MILLISECONDS = 10_000
+_CONNECTIONS = 4  # of one process; more would only wait for each other in Python
 
 
 class Database:
-    """One database with the tables of `base`, made where they are missing. Runs work in transactions."""
+    """One database with our tables, made or brought up to date at opening. Runs work in transactions."""
 
-    def __init__(self, url: str, base: type[DeclarativeBase]) -> None:
+    def __init__(self, url: str) -> None:
         self._engine = open_engine(url)
         self._sessions = sessionmaker(self._engine, expire_on_commit=False)
         try:
-            base.metadata.create_all(self._engine)
+            migrate(self._engine)
+        except TrimtabError:
+            self.close()
+            raise
         except SQLAlchemyError as error:
             self.close()
             raise storage_error(error) from error
+
+    @property
+    def threads(self) -> int:
+        """How many transactions are worth running at a time: SQLite has one writer."""
+        return 1 if self._engine.dialect.name == "sqlite" else _CONNECTIONS
 
     def close(self) -> None:
         """Let go of all connections."""
         self._engine.dispose()
 
     def transaction(self, work: Callable[[Session], Result]) -> Result:
-        """What `work` returns, committed. It runs once more if another process wrote the same key first."""
+        """What `work` returns, committed. It runs once more if another one wrote the same key first."""
         try:
             with self._sessions.begin() as session:
                 return work(session)

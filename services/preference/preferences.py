@@ -1,10 +1,10 @@
 """Owns the one door to the store for everything inside an event loop: servicer and built-in annotators alike.
 
     servicer ──┐
-               ├──▶ Preferences ──▶ one executor thread ──▶ PreferenceStore
-    annotator ─┘         └──▶ a thread of their own: ratings, which compute for seconds at most
+    annotator ─┼──▶ Preferences ──▶ executor threads ──▶ PreferenceStore
+    pages ─────┘         └──▶ threads of their own: ratings and statistics, which compute for seconds at most
 
-One thread is enough (SQLite has one writer), keeps calls in order, and leaves the loop free.
+SQLite has one writer, so one thread is enough for it; PostgreSQL gets a few. Both leave the loop free.
 """
 
 from __future__ import annotations
@@ -16,8 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from prometheus_client import Counter
+from sqlalchemy.orm import Session
 
+from services.preference import overview
+from services.preference.assignment import Chooser, Unit
 from services.preference.domain import Comparison, Item, Statistics, Subject, Task
+from services.preference.insight import Insight, summarise
 from services.preference.ratings import Rating, RatingMethod, rate
 from services.preference.reports import Cursor
 from services.preference.store import PreferenceStore, Uploaded
@@ -38,10 +42,14 @@ class Preferences:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="preference-store")
         self._opened: PreferenceStore | None = None
         self._uploaded = asyncio.Event()
+        self._news = asyncio.Event()
 
     async def open(self) -> None:
         """Open the store. Once, before anything else."""
         self._opened = await self._run(self._open_store)
+        if self._opened.threads > 1:
+            self._executor.shutdown()
+            self._executor = ThreadPoolExecutor(self._opened.threads, thread_name_prefix="preference-store")
 
     async def close(self) -> None:
         """Close the store after the calls that are under way."""
@@ -55,6 +63,15 @@ class Preferences:
         """Is set at the next upload; take it before looking for tasks, and wait for it after finding none."""
         return self._uploaded
 
+    @property
+    def news(self) -> asyncio.Event:
+        """Is set at the next upload or label."""
+        return self._news
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
     async def upload(self, items: Sequence[Item]) -> Uploaded:
         """Add items."""
         uploaded = await self._run(self._store.upload, items)
@@ -62,33 +79,58 @@ class Preferences:
             UPLOADED.inc(uploaded.accepted)
             self._uploaded.set()
             self._uploaded = asyncio.Event()
+            self._tell()
         return uploaded
 
     async def next_tasks(self, annotator: str, *, campaign: str = "", limit: int = 1) -> list[Task]:
         """Lease tasks."""
         return await self._run(self._store.next_tasks, annotator, campaign=campaign, limit=limit)
 
-    async def release(self, annotator: str) -> int:
-        """Free what an annotator holds."""
-        return await self._run(self._store.release, annotator)
+    async def next_units(
+        self, annotator: str, *, campaign: str = "", limit: int = 1, rankings: bool = True
+    ) -> list[Unit]:
+        """Lease what a page shows."""
+        return await self._run(
+            self._store.next_units, annotator, campaign=campaign, limit=limit, rankings=rankings
+        )
 
-    async def record(self, comparisons: Sequence[Comparison]) -> int:
+    async def unit(self, unit_id: str, *, ranking: bool) -> Unit:
+        """What a page answers."""
+        return await self._run(self._store.unit, unit_id, ranking=ranking)
+
+    async def release(self, annotator: str, task_ids: Sequence[str] | None = None) -> int:
+        """Free what an annotator holds."""
+        return await self._run(self._store.release, annotator, task_ids)
+
+    async def record(self, comparisons: Sequence[Comparison], *, late: bool = False) -> int:
         """Record durably."""
-        recorded = await self._run(self._store.record, comparisons)
+        recorded = await self._run(self._store.record, comparisons, late=late)
         RECORDED.inc(recorded)
+        if recorded:
+            self._tell()
         return recorded
+
+    async def withdraw(self, annotator: str, task_ids: Sequence[str], *, revision: int) -> int:
+        """Take answers back."""
+        return await self._run(self._store.withdraw, annotator, task_ids, revision=revision)
+
+    async def query(self, work: Callable[[Session], Result]) -> Result:
+        """Ask the tables something."""
+        return await self._run(self._store.query, work)
 
     async def register(self, annotator: str, *, rule: str, digest: str) -> None:
         """Make a built-in annotator known."""
         await self._run(self._store.register, annotator, rule=rule, digest=digest)
 
     async def comparisons(
-        self, *, campaign: str = "", items: bool = False
+        self, *, campaign: str = "", items: bool = False, gold: bool = False
     ) -> AsyncIterator[tuple[Comparison, Item | None]]:
         """All comparisons by recorded time, read page by page."""
         after: Cursor | None = None
         while True:
-            page = await self._run(self._store.page, campaign=campaign, after=after, items=items)
+            page = await self._run(
+                self._store.page, campaign=campaign, after=after, items=items, gold=gold
+            )
             for row in page.rows:
                 yield row
             if page.end is None:
@@ -103,6 +145,18 @@ class Preferences:
     async def statistics(self, *, campaign: str = "") -> Statistics:
         """Counts."""
         return await self._run(self._store.statistics, campaign=campaign)
+
+    async def insight(self, *, campaign: str = "") -> Insight:
+        """What each annotator did, and how far they agree."""
+        answers = await self._run(self._store.query, lambda session: overview.answers(session, campaign))
+        return await asyncio.to_thread(summarise, answers)
+
+    async def choose(self, chooser: Chooser, *, limit: int) -> None:
+        """Let open tasks go out in the chooser's order."""
+        games = await self._run(self._store.games, Subject.CANDIDATE)
+        tasks = await self._run(self._store.open_tasks, limit=limit)
+        ids = await asyncio.to_thread(chooser, games, tasks)
+        await self._run(self._store.prefer, list(ids))
 
     @property
     def _store(self) -> PreferenceStore:

@@ -24,7 +24,7 @@ from services.preference.database import Database, open_engine
 from services.preference.domain import Choice, Comparison, Item, Statistics, Subject, Version, plan_tasks
 from services.preference.ratings import Game
 from services.preference.store import PreferenceStore, Uploaded
-from services.preference.tables import ItemRow, Table
+from services.preference.tables import ItemRow
 from tests.unit.preference.builders import Clock, answer, item
 
 
@@ -350,7 +350,7 @@ def test_a_database_that_cannot_be_opened(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_said_and_leaves_nothing_behind(store: PreferenceStore, tmp_path: Path) -> None:
     """Where SQLite can write no further page, the error is RESOURCE_EXHAUSTED and the transaction is undone."""
-    database = Database(f"sqlite:///{tmp_path / 'p.db'}", Table)
+    database = Database(f"sqlite:///{tmp_path / 'p.db'}")
 
     def write(session: Session) -> None:
         pages = session.connection().exec_driver_sql("PRAGMA page_count").scalar()
@@ -367,9 +367,9 @@ def test_a_database_of_another_schema_is_refused(store: PreferenceStore, tmp_pat
     """A database that another version wrote is refused, not guessed at."""
     store.close()
     with sqlite3.connect(tmp_path / "p.db") as connection:
-        connection.execute("UPDATE schema SET version = 99")
+        connection.execute("UPDATE alembic_version SET version_num = '0099'")
     connection.close()
-    with pytest.raises(ConfigError, match="schema 99"):
+    with pytest.raises(ConfigError, match="schema 0099"):
         PreferenceStore(f"sqlite:///{tmp_path / 'p.db'}")
 
 

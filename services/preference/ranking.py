@@ -1,0 +1,50 @@
+"""Owns what a ranking says about pairs. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from services.common.validation import require
+from services.preference.domain import Choice, Comparison, Task
+
+
+def check_ranks(ranks: Sequence[int], count: int) -> None:
+    """InvalidInput unless there is a place, 1 to `count`, for each of `count` answers; equal ones are ties."""
+    require(len(ranks) == count, "ranks", f"expected {count} places, got {len(ranks)}")
+    require(all(1 <= rank <= count for rank in ranks), "ranks", f"expected places of 1 to {count}")
+
+
+def choice_between(first: int, second: int) -> Choice:
+    """What two places say: the lower one is better."""
+    if first == second:
+        return Choice.TIE
+    return Choice.FIRST if first < second else Choice.SECOND
+
+
+def pair_comparisons(
+    tasks: Sequence[Task],
+    ranks: Mapping[str, int] | Choice,
+    template: Comparison,
+) -> list[Comparison]:
+    """One comparison for each task: by the candidates' places, or the same choice (skip, flag) for all.
+
+    `template` has what they share: annotator, confidence, comment, seconds, revision, ranking_id.
+    """
+    return [
+        Comparison(
+            task_id=task.task_id,
+            item_id=task.item.item_id,
+            annotator=template.annotator,
+            first_candidate_id=task.first_candidate_id,
+            second_candidate_id=task.second_candidate_id,
+            choice=ranks
+            if isinstance(ranks, Choice)
+            else choice_between(ranks[task.first_candidate_id], ranks[task.second_candidate_id]),
+            confidence=template.confidence,
+            comment=template.comment,
+            ranking_id=template.ranking_id,
+            seconds=template.seconds,
+            revision=template.revision,
+        )
+        for task in tasks
+    ]
