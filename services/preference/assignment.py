@@ -1,9 +1,9 @@
 """Owns who gets what: overlap, gold items, pairs or rankings, and the port "which tasks next". Pure.
 
-    upload ─▶ wanted_answers()          how many annotators a task is for
-    asking ─▶ gold_due()                whether the next task is one whose answer is known
-           ─▶ is_ranked()               whether an item is shown whole
-    labels ─▶ Chooser(games, tasks)     the order in which open tasks go out; see choosing.py
+upload ─▶ wanted_answers()          how many annotators a task is for
+asking ─▶ gold_due()                whether the next task is one whose answer is known
+       ─▶ is_ranked()               whether an item is shown whole
+labels ─▶ Chooser(games, tasks)     the order in which open tasks go out; see choosing.py
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Owns renewing the order in which tasks go out, as labels come in. Knows no method of choosing.
 
-    a label, an upload ─▶ wait refresh_seconds ─▶ games, open tasks ─▶ Chooser (a thread) ─▶ store.prefer
+a label, an upload ─▶ wait refresh_seconds ─▶ games, open tasks ─▶ Chooser (a thread) ─▶ store.prefer
 """
 
 from __future__ import annotations

@@ -72,7 +72,9 @@ class AssignmentSpec(Spec):
         "random", description="active: first the pairs that the ratings so far are least sure of."
     )
     refresh_seconds: float = Field(10.0, gt=0, description="The active order is renewed at most this often.")
-    consider_tasks: int = Field(2000, ge=1, le=100_000, description="Open tasks that the active order chooses from.")
+    consider_tasks: int = Field(
+        2000, ge=1, le=100_000, description="Open tasks that the active order chooses from."
+    )
     overlap_annotators: int = Field(2, ge=1, le=MAX_ANNOTATORS, description="Of items that several answer.")
     overlap_share: float = Field(0.0, ge=0, le=1, description="Share of items that several answer.")
     gold_every: int = Field(0, ge=0, description="One of so many tasks has a known answer; 0: none.")
@@ -82,9 +84,13 @@ class WebSpec(Spec):
     """[web]: the pages, on server.http_port."""
 
     public_url: str = Field(
-        "", pattern=r"^$|^https?://[^/\s]+$", description="As browsers see it, behind an ingress: https://label.example.org."
+        "",
+        pattern=r"^$|^https?://[^/\s]+$",
+        description="As browsers see it, behind an ingress: https://label.example.org.",
     )
-    rankings: bool = Field(True, description="Items with three to nine answers are ranked; false: pair by pair.")
+    rankings: bool = Field(
+        True, description="Items with three to nine answers are ranked; false: pair by pair."
+    )
     markdown: bool = Field(True, description="Show texts as sanitised Markdown; false: as they are.")
     instructions: str = Field("", max_length=20_000, description="What annotators should go by; Markdown.")
     tasks_ahead: int = Field(5, ge=1, le=50, description="Tasks a page holds, to go on without a connection.")

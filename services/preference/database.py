@@ -10,7 +10,14 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from services.common.errors import ConfigError, Corrupted, ServiceError, StorageFull, TrimtabError, Unavailable
+from services.common.errors import (
+    ConfigError,
+    Corrupted,
+    ServiceError,
+    StorageFull,
+    TrimtabError,
+    Unavailable,
+)
 from services.preference.migrating import migrate
 
 Result = TypeVar("Result")

@@ -139,7 +139,7 @@ def _answers_of(session: Session, annotator: str) -> tuple[int, int]:
         .where(ComparisonRow.annotator == annotator)
         .group_by(ComparisonRow.gold)
     )
-    counts = {gold: count for gold, count in session.execute(query)}
+    counts = {bool(gold): int(count) for gold, count in session.execute(query)}
     return sum(counts.values()), counts.get(True, 0)
 
 

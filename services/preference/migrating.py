@@ -33,7 +33,8 @@ def _revision(connection: Connection) -> str:
     if "alembic_version" in tables:
         return str(connection.scalar(text("SELECT version_num FROM alembic_version")) or "")
     if "schema" in tables:
-        return f"{connection.scalar(text('SELECT version FROM schema')) or 0:04d}"
+        version = connection.scalar(text("SELECT version FROM schema")) or 0
+        return f"{version:04d}"
     return ""
 
 

@@ -15,6 +15,7 @@ from services.preference.tables import (
     CandidateRow,
     ComparisonRow,
     ItemRow,
+    TaskRow,
     comparison_of,
     item_of,
 )
@@ -62,6 +63,21 @@ def answered_by(session: Session, annotator: str, campaign: str) -> int:
     return session.scalar(within(query, ComparisonRow.campaign, campaign)) or 0
 
 
+def task_counts(session: Session, campaign: str) -> tuple[int, int]:
+    """How many tasks wait for an answer, and how many there are."""
+    query = select(TaskRow.answered, func.count()).where(TaskRow.gold.is_(False)).group_by(TaskRow.answered)
+    counts = {
+        bool(done): int(count) for done, count in session.execute(within(query, TaskRow.campaign, campaign))
+    }
+    return counts.get(False, 0), sum(counts.values())
+
+
+def labels_since(session: Session, campaign: str, since: float) -> int:
+    """How many comparisons were recorded from then on, Unix seconds."""
+    query = select(func.count()).where(ComparisonRow.recorded_at >= since)
+    return session.scalar(within(query, ComparisonRow.campaign, campaign)) or 0
+
+
 def answers(session: Session, campaign: str) -> list[Answer]:
     """All answers, gold ones with whether they are right."""
     query = select(
@@ -92,7 +108,9 @@ def answers(session: Session, campaign: str) -> list[Answer]:
 def _gold_orders(session: Session, items: set[str]) -> dict[str, list[str]]:
     if not items:
         return {}
-    query = select(ItemRow.item_id, ItemRow.gold_order).where(func.length(cast(ItemRow.gold_order, String)) > 2)
+    query = select(ItemRow.item_id, ItemRow.gold_order).where(
+        func.length(cast(ItemRow.gold_order, String)) > 2
+    )
     return dict(session.execute(query).all())
 
 

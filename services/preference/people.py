@@ -24,7 +24,8 @@ app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True
 )
 Config = Annotated[
-    Path | None, typer.Option("--config", help="The service's TOML file; without: its defaults.", metavar="FILE")
+    Path | None,
+    typer.Option("--config", help="The service's TOML file; without: its defaults.", metavar="FILE"),
 ]
 
 
@@ -33,7 +34,9 @@ def new(
     name: Annotated[str, typer.Argument(help="Who it is for; the name in every answer.")],
     role: Annotated[str, typer.Option(help="annotator, or owner, who sees the overview too.")] = "annotator",
     campaign: Annotated[str, typer.Option(help="Tasks of this campaign alone; empty: of all.")] = "",
-    expires_days: Annotated[float, typer.Option(help="The link is good for so long; 0: until revoked.", min=0)] = 0,
+    expires_days: Annotated[
+        float, typer.Option(help="The link is good for so long; 0: until revoked.", min=0)
+    ] = 0,
     renew: Annotated[bool, typer.Option("--renew", help="Replace the link of someone who has one.")] = False,
     config: Config = None,
 ) -> None:

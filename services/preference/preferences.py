@@ -19,6 +19,7 @@ from prometheus_client import Counter
 from sqlalchemy.orm import Session
 
 from services.preference import overview
+from services.preference.answering import Outcome, UnitAnswer
 from services.preference.assignment import Chooser, Unit
 from services.preference.domain import Comparison, Item, Statistics, Subject, Task
 from services.preference.insight import Insight, summarise
@@ -94,25 +95,26 @@ class Preferences:
             self._store.next_units, annotator, campaign=campaign, limit=limit, rankings=rankings
         )
 
-    async def unit(self, unit_id: str, *, ranking: bool) -> Unit:
-        """What a page answers."""
-        return await self._run(self._store.unit, unit_id, ranking=ranking)
-
-    async def release(self, annotator: str, task_ids: Sequence[str] | None = None) -> int:
+    async def release(self, annotator: str, *, until: float | None = None) -> int:
         """Free what an annotator holds."""
-        return await self._run(self._store.release, annotator, task_ids)
+        return await self._run(self._store.release, annotator, until=until)
 
-    async def record(self, comparisons: Sequence[Comparison], *, late: bool = False) -> int:
+    async def record(self, comparisons: Sequence[Comparison]) -> int:
         """Record durably."""
-        recorded = await self._run(self._store.record, comparisons, late=late)
+        recorded = await self._run(self._store.record, comparisons)
+        self._count(recorded)
+        return recorded
+
+    async def answer(self, answers: Sequence[UnitAnswer]) -> list[Outcome]:
+        """Keep what pages say durably."""
+        outcomes = await self._run(self._store.answer, answers)
+        self._count(sum(outcome.new for outcome in outcomes))
+        return outcomes
+
+    def _count(self, recorded: int) -> None:
         RECORDED.inc(recorded)
         if recorded:
             self._tell()
-        return recorded
-
-    async def withdraw(self, annotator: str, task_ids: Sequence[str], *, revision: int) -> int:
-        """Take answers back."""
-        return await self._run(self._store.withdraw, annotator, task_ids, revision=revision)
 
     async def query(self, work: Callable[[Session], Result]) -> Result:
         """Ask the tables something."""
@@ -128,9 +130,7 @@ class Preferences:
         """All comparisons by recorded time, read page by page."""
         after: Cursor | None = None
         while True:
-            page = await self._run(
-                self._store.page, campaign=campaign, after=after, items=items, gold=gold
-            )
+            page = await self._run(self._store.page, campaign=campaign, after=after, items=items, gold=gold)
             for row in page.rows:
                 yield row
             if page.end is None:

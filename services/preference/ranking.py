@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from services.common.validation import require
 from services.preference.domain import Choice, Comparison, Task
@@ -22,29 +23,24 @@ def choice_between(first: int, second: int) -> Choice:
 
 
 def pair_comparisons(
-    tasks: Sequence[Task],
-    ranks: Mapping[str, int] | Choice,
-    template: Comparison,
+    tasks: Sequence[Task], ranks: Mapping[str, int] | Choice, template: Comparison, shown: Sequence[str]
 ) -> list[Comparison]:
     """One comparison for each task: by the candidates' places, or the same choice (skip, flag) for all.
 
-    `template` has what they share: annotator, confidence, comment, seconds, revision, ranking_id.
+    `template` has what they share. `shown`: candidate ids as they were shown; the earlier one of a pair is its first.
     """
-    return [
-        Comparison(
-            task_id=task.task_id,
-            item_id=task.item.item_id,
-            annotator=template.annotator,
-            first_candidate_id=task.first_candidate_id,
-            second_candidate_id=task.second_candidate_id,
-            choice=ranks
-            if isinstance(ranks, Choice)
-            else choice_between(ranks[task.first_candidate_id], ranks[task.second_candidate_id]),
-            confidence=template.confidence,
-            comment=template.comment,
-            ranking_id=template.ranking_id,
-            seconds=template.seconds,
-            revision=template.revision,
+    place = {candidate: number for number, candidate in enumerate(shown)}
+    found = []
+    for task in tasks:
+        first, second = sorted((task.first_candidate_id, task.second_candidate_id), key=place.__getitem__)
+        found.append(
+            replace(
+                template,
+                task_id=task.task_id,
+                item_id=task.item.item_id,
+                first_candidate_id=first,
+                second_candidate_id=second,
+                choice=ranks if isinstance(ranks, Choice) else choice_between(ranks[first], ranks[second]),
+            )
         )
-        for task in tasks
-    ]
+    return found

@@ -1,11 +1,11 @@
 """Owns what happens to an answer: kept, a repetition, a replacement, too old, refused. Inside a transaction.
 
-    of the same annotator and task            what happens
-    none                                      kept, unless a later one was taken back
-    an equal revision, the same answer        nothing: a repetition
-    an equal revision, another answer         Mismatch
-    a lower revision than the new one's       replaced, if it is not too long ago
-    a higher revision                         nothing: the new one is a late copy
+of the same annotator and task            what happens
+none                                      kept, unless a later one was taken back
+an equal revision, the same answer        nothing: a repetition
+an equal revision, another answer         Mismatch
+a lower revision than the new one's       replaced, if it is not too long ago
+a higher revision                         nothing: the new one is a late copy
 """
 
 from __future__ import annotations
@@ -116,9 +116,7 @@ def _look(session: Session, ids: set[str]) -> _Known:
     )
 
 
-def _is_new(
-    comparison: Comparison, known: _Known, task: TaskRow, rules: Rules, changes: _Changes
-) -> bool:
+def _is_new(comparison: Comparison, known: _Known, task: TaskRow, rules: Rules, changes: _Changes) -> bool:
     """False for a repetition and a late copy. Mismatch where it cannot be kept."""
     key = (comparison.task_id, comparison.annotator)
     before = known.said.get(key)
@@ -150,9 +148,7 @@ def _check_free(comparison: Comparison, known: _Known, task: TaskRow, now: float
 
 def _check_recent(said: Comparison, rules: Rules) -> Comparison:
     if rules.now - said.recorded_at > rules.undo_seconds:
-        raise Mismatch(
-            f"the answer to task {said.task_id} is older than {rules.undo_seconds:g} s and stands"
-        )
+        raise Mismatch(f"the answer to task {said.task_id} is older than {rules.undo_seconds:g} s and stands")
     return said
 
 

@@ -33,9 +33,7 @@ class Page:
     end: Cursor | None
 
 
-def page(
-    session: Session, campaign: str, after: Cursor | None, items: bool, gold: bool, limit: int
-) -> Page:
+def page(session: Session, campaign: str, after: Cursor | None, items: bool, gold: bool, limit: int) -> Page:
     """At most `limit` comparisons after the cursor."""
     query = select(ComparisonRow).order_by(ComparisonRow.recorded_at, ComparisonRow.sequence).limit(limit)
     query = within(query, ComparisonRow.campaign, campaign)
@@ -98,7 +96,9 @@ def statistics(session: Session, campaign: str) -> Statistics:
         campaign,
     )
     groups = within(
-        select(ComparisonRow.annotator, ComparisonRow.choice, func.count()).where(ComparisonRow.gold.is_(False)),
+        select(ComparisonRow.annotator, ComparisonRow.choice, func.count()).where(
+            ComparisonRow.gold.is_(False)
+        ),
         ComparisonRow.campaign,
         campaign,
     ).group_by(ComparisonRow.annotator, ComparisonRow.choice)

@@ -14,9 +14,10 @@ from typing import TypeVar
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
-from services.common.errors import InvalidInput, Mismatch, NotFound
-from services.preference import leasing, recording, reports
-from services.preference.assignment import Assignment, OpenTask, Unit, is_ranked, wanted_answers
+from services.common.errors import InvalidInput, Mismatch
+from services.preference import answering, leasing, recording, reports
+from services.preference.answering import Outcome, UnitAnswer
+from services.preference.assignment import Assignment, OpenTask, Unit, wanted_answers
 from services.preference.database import Database
 from services.preference.domain import (
     MAX_TASKS,
@@ -114,48 +115,35 @@ class PreferenceStore:
             lambda session: leasing.lease_units(session, self._asking(annotator, campaign, limit, rankings))
         )
 
-    def unit(self, unit_id: str, *, ranking: bool) -> Unit:
-        """A unit by its id. NotFound where there is none; its lease is not looked at."""
+    def release(self, annotator: str, *, until: float | None = None) -> int:
+        """Free what an annotator holds; how many tasks that were.
 
-        def work(session: Session) -> Unit:
-            rows = leasing.rows_of_unit(session, unit_id)
-            if not ranking:
-                rows = [row for row in rows if row.task_id == unit_id]
-            tasks = tuple(leasing.as_task(row, row.lease_until) for row in rows)
-            if not tasks or (ranking and (tasks[0].task_id != unit_id or not is_ranked(tasks[0].item))):
-                raise NotFound(f"task {unit_id} is not known")
-            return Unit("ranking" if ranking else "pair", tasks)
-
-        return self._run(work)
-
-    def release(self, annotator: str, task_ids: Sequence[str] | None = None) -> int:
-        """Free what an annotator holds, or of that these tasks alone; how many tasks that were."""
+        `until`: only leases that end by then, so that a page that goes frees none of its successor's.
+        """
         held = update(TaskRow).where(TaskRow.lease_holder == annotator, TaskRow.answered.is_(False))
-        if task_ids is not None:
-            held = held.where(TaskRow.task_id.in_(task_ids))
+        if until is not None:
+            held = held.where(TaskRow.lease_until <= until)
         freed = held.values(lease_holder="", lease_until=0.0)
         return self._run(lambda session: int(getattr(session.execute(freed), "rowcount", 0)))
 
-    def record(self, comparisons: Sequence[Comparison], *, late: bool = False) -> int:
+    def record(self, comparisons: Sequence[Comparison]) -> int:
         """Record all or nothing; durable on return. How many are new: repeating one changes nothing.
 
         NotFound: no such task. InvalidInput: the candidates are not the task's. Mismatch: another annotator
-        holds the lease, or the task has another answer by now; `late`: kept all the same, for work done offline.
-        A higher revision replaces the annotator's own answer; see recording.py.
+        holds the lease, or the task has its answers by now.
         """
         check_comparisons(comparisons)
-        return self._run(lambda session: recording.record(session, comparisons, self._rules(late)))
+        return self._run(lambda session: recording.record(session, comparisons, self._rules(late=False)))
 
-    def withdraw(self, annotator: str, task_ids: Sequence[str], *, revision: int) -> int:
-        """Take an annotator's answers back, and lease the tasks again; how many there were.
+    def answer(self, answers: Sequence[UnitAnswer]) -> list[Outcome]:
+        """Keep what pages say, durable on return; what became of each. They may come late, twice, or be taken back.
 
-        Copies of them that come late, up to `revision`, change nothing. Mismatch: they stand by now.
+        Tasks whose answers are taken back are leased to their annotator again. See recording.py.
         """
-        check_annotator(annotator)
 
-        def work(session: Session) -> int:
+        def work(session: Session) -> list[Outcome]:
             until = self._clock() + self._lease_seconds
-            return recording.withdraw(session, annotator, task_ids, revision, self._rules(False), until)
+            return answering.answer_all(session, answers, self._rules(late=True), until)
 
         return self._run(work)
 
@@ -209,7 +197,8 @@ class PreferenceStore:
             session.execute(update(TaskRow).where(TaskRow.priority != 0).values(priority=0))
             if task_ids:
                 places = [
-                    {"task_id": task, "priority": place - len(task_ids)} for place, task in enumerate(task_ids)
+                    {"task_id": task, "priority": place - len(task_ids)}
+                    for place, task in enumerate(task_ids)
                 ]
                 session.execute(update(TaskRow), places)
 
@@ -245,5 +234,5 @@ class PreferenceStore:
             rankings=rankings,
         )
 
-    def _rules(self, late: bool) -> recording.Rules:
+    def _rules(self, *, late: bool) -> recording.Rules:
         return recording.Rules(now=self._clock(), undo_seconds=self._assignment.undo_seconds, late=late)

@@ -16,7 +16,9 @@ _ID = sa.String(200)
 def upgrade() -> None:
     """Make them."""
     # Programs from before the migrations read this row, and refuse a database that is newer than they are.
-    schema = op.create_table("schema", sa.Column("version", sa.Integer, primary_key=True, autoincrement=False))
+    schema = op.create_table(
+        "schema", sa.Column("version", sa.Integer, primary_key=True, autoincrement=False)
+    )
     op.bulk_insert(schema, [{"version": 1}])
     op.create_table(
         "items",
