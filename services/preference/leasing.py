@@ -60,12 +60,11 @@ def lease_units(session: Session, asking: Asking) -> list[Unit]:
     if len(groups) < asking.limit:
         groups += _parts(asking, _gold_rows(session, asking, None))
     if len(groups) < asking.limit:
-        seen: set[str] = {rows[0].item_id for rows in groups}
+        whole = {rows[0].item_id for rows in groups if len(rows) > 1}
         for row in session.scalars(_free(asking).limit(asking.limit - len(groups))).all():
-            if row.item_id in seen and asking.ranks(row):
-                continue
-            seen.add(row.item_id)
-            groups.append(_whole(session, asking, row))
+            if row.item_id not in whole:
+                groups.append(_whole(session, asking, row))
+                whole.update({row.item_id} if len(groups[-1]) > 1 else ())
     tasks = {task.task_id: task for task in _take(session, asking, [row for rows in groups for row in rows])}
     return [
         Unit("ranking" if len(rows) > 1 else "pair", tuple(tasks[row.task_id] for row in rows))

@@ -23,6 +23,9 @@ _DAY_SECONDS = 86_400.0
 app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True
 )
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="One field of it, as the service takes it.", metavar="A.B=C")
+]
 Config = Annotated[
     Path | None,
     typer.Option("--config", help="The service's TOML file; without: its defaults.", metavar="FILE"),
@@ -39,11 +42,12 @@ def new(
     ] = 0,
     renew: Annotated[bool, typer.Option("--renew", help="Replace the link of someone who has one.")] = False,
     config: Config = None,
+    overrides: Overrides = None,
 ) -> None:
     """Make a personal link and print it once, on stdout."""
     from services.preference import accounts
 
-    with _opened(config) as (database, spec):
+    with _opened(config, overrides) as (database, spec):
         now = time.time()
         person = accounts.Person(
             name=name,
@@ -59,11 +63,11 @@ def new(
 
 
 @app.command("list")
-def list_people(config: Config = None) -> None:
+def list_people(config: Config = None, overrides: Overrides = None) -> None:
     """Everybody, a line each."""
     from services.preference import accounts
 
-    with _opened(config) as (database, _):
+    with _opened(config, overrides) as (database, _):
         print(f"{'name':<24} {'role':<10} {'campaign':<20} link")
         for person in database.transaction(accounts.everybody):
             link = "revoked" if not person.link else "until revoked"
@@ -76,11 +80,12 @@ def list_people(config: Config = None) -> None:
 def revoke(
     name: Annotated[str, typer.Argument(help="Whose link.")],
     config: Config = None,
+    overrides: Overrides = None,
 ) -> None:
     """Take a link away and end its sessions; the answers stay."""
     from services.preference import accounts
 
-    with _opened(config) as (database, _):
+    with _opened(config, overrides) as (database, _):
         database.transaction(lambda session: accounts.revoke(session, name))
         print(f"{name}: the link is revoked", file=sys.stderr)
 
@@ -93,7 +98,7 @@ def _address(spec: PreferenceConfig) -> str:
 
 
 @contextmanager
-def _opened(config: Path | None) -> Iterator[tuple[Database, PreferenceConfig]]:
+def _opened(config: Path | None, overrides: list[str] | None) -> Iterator[tuple[Database, PreferenceConfig]]:
     """The database of the configuration. A mistake ends the program with one line and code 2."""
     from services.common.errors import TrimtabError, UserError
     from services.common.spec.load import load_toml
@@ -101,7 +106,7 @@ def _opened(config: Path | None) -> Iterator[tuple[Database, PreferenceConfig]]:
     from services.preference.database import Database
 
     try:
-        spec = load_toml(config, PreferenceConfig, [])
+        spec = load_toml(config, PreferenceConfig, overrides or [])
         database = Database(spec.database_url.get_secret_value())
         try:
             yield database, spec

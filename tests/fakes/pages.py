@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from services.preference.accounts import Person, Role, new_person
+from services.preference.database import Database
 from trimtab.clients.preference import PreferenceClient
 
 if TYPE_CHECKING:
@@ -28,8 +30,8 @@ class Pages:
         self._endpoints = folder / "endpoints.json"
         self._log = folder / "log"
         self._config = folder / "preference.toml"
-        url = database_url or f"sqlite:///{folder / 'p.db'}"
-        self._toml = f'database_url = "{url}"\nendpoints_file = "{self._endpoints}"\n'
+        self._database_url = database_url or f"sqlite:///{folder / 'p.db'}"
+        self._toml = f'database_url = "{self._database_url}"\nendpoints_file = "{self._endpoints}"\n'
         self._more = toml
         self._http_port = 0
         self.process: subprocess.Popen[str] | None = None
@@ -68,14 +70,15 @@ class Pages:
         self.process.send_signal(number)
         return self.process.wait(30)
 
-    def link(self, name: str, *arguments: str) -> str:
-        """A personal link, made by the command that owners use."""
-        command = [sys.executable, "-m", "services.preference.people", "new", name, *arguments]
-        done = subprocess.run(
-            [*command, "--config", str(self._config)], capture_output=True, text=True, timeout=60
-        )
-        assert done.returncode == 0, done.stderr
-        return f"{self.url}/join#{done.stdout.strip().partition('#')[2]}"
+    def link(self, name: str, role: Role = "annotator", campaign: str = "") -> str:
+        """A personal link, made beside the running service."""
+        person = Person(name=name, role=role, campaign=campaign)
+        database = Database(self._database_url)
+        try:
+            token = database.transaction(lambda session: new_person(session, person, now=time.time()))
+        finally:
+            database.close()
+        return f"{self.url}/join#{token}"
 
 
 @contextmanager

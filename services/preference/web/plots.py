@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 
 from services.preference.ratings import Rating
 
-WIDTH = 720
-_LABELS = 170  # room for names, left of the plot
-_ROW = 30
+WIDTH = 560  # of the rating plot, half a page
+_LABELS = 130  # room for names, left of the plot
+_ROW = 34
 _MARGIN = 16
 _HOURS = 48
-_BARS_HEIGHT = 150
+_BARS_WIDTH, _BARS_HEIGHT = 1130, 170
 _STEP = re.compile(r"\d+")
 
 
@@ -69,7 +69,7 @@ class HourPlot:
     ticks: Sequence[Tick]
     hours: Sequence[Tick]
     height: float = _BARS_HEIGHT
-    width: float = WIDTH
+    width: float = _BARS_WIDTH
 
 
 def by_version(ratings: Sequence[Rating]) -> list[Rating]:
@@ -113,7 +113,7 @@ def hour_plot(by_hour: Mapping[int, int], now: float) -> HourPlot:
     counts = [by_hour.get(last - back, 0) for back in range(_HOURS - 1, -1, -1)]
     ticks = nice_ticks(0, max(*counts, 1))
     base, left = _BARS_HEIGHT - 24, 44
-    step = (WIDTH - left - _MARGIN) / _HOURS
+    step = (_BARS_WIDTH - left - _MARGIN) / _HOURS
 
     def y(count: float) -> float:
         return round(base - count / ticks[-1] * (base - 12), 1)

@@ -30,7 +30,8 @@ document.addEventListener("DOMContentLoaded", () => {
     asking: false,
     away: false, // nobody was at work when time was over
     progress: null,
-    before: 0, // answered in this page and not in `progress` yet
+    done: 0,
+    changes: 0, // answers and undos since this page began
     keys: setting("keys") !== "off",
   };
 
@@ -46,14 +47,16 @@ document.addEventListener("DOMContentLoaded", () => {
   async function ask() {
     if (state.asking) return;
     state.asking = true;
+    const [before, still] = [state.changes, !queue.all().length];
     try {
-      const answer = await call("/api/tasks", { limit: AHEAD });
+      const answer = await call("/api/tasks", { limit: Math.min(50, AHEAD + queue.units().size) });
       state.skew = answer.now - Date.now() / 1000;
       state.away = false;
       for (const unit of answer.units) unit.lease = unit.until - answer.now;
       take(answer.units);
+      // Counted there and here: only while nothing is on its way do both mean the same.
+      if (!state.progress || (still && state.changes === before)) state.done = answer.progress.done + queue.units().size;
       state.progress = answer.progress;
-      state.before = queue.units().size;
     } catch (error) {
       if (error.status === 401 || error.status === 403) connection("stopped", queue.all().length);
       else if (!state.shown) waiting("No connection. What you answered is kept here; this page tries again.");
@@ -80,7 +83,8 @@ document.addEventListener("DOMContentLoaded", () => {
   function next() {
     const unit = state.units.shift();
     if (unit) show(unit);
-    else if (!state.asking) nothing();
+    else if (state.asking) waiting("Looking for the next task …");
+    else nothing();
     if (state.units.length < AHEAD / 2) ask();
   }
 
@@ -140,6 +144,11 @@ document.addEventListener("DOMContentLoaded", () => {
       const place = element("button", "place", "Place next");
       place.type = "button";
       place.addEventListener("click", () => put(index));
+      place.setAttribute("aria-keyshortcuts", String(index + 1));
+      place.setAttribute("aria-describedby", title.id);
+      const key = element("kbd", "", String(index + 1));
+      key.setAttribute("aria-hidden", "true");
+      head.append(key);
       head.append(place);
     }
     part.append(head, state.plain ? plain(answer.text) : prose(answer.html));
@@ -183,9 +192,9 @@ document.addEventListener("DOMContentLoaded", () => {
     state.history = [...state.history, { unit: state.shown, answer: full }].slice(-KEPT);
     keep();
     state.answered.add(unit);
-    state.before += 1;
+    count(1);
     queue.push(full);
-    announce(`${spoken(full)}. ${done()} answered.`);
+    announce(`${spoken(full)}. ${state.done} answered.`);
     state.shown = null;
     next();
     progress();
@@ -207,7 +216,7 @@ document.addEventListener("DOMContentLoaded", () => {
       queue.push({ unit: last.unit.unit, kind: last.unit.kind, revision: revision(), withdrawn: true });
     }
     state.answered.delete(last.unit.unit);
-    state.before -= 1;
+    count(-1);
     if (state.shown) state.units.unshift(state.shown);
     last.unit.until = null; // the service leases it anew; the next asking tells until when
     show(last.unit, last.answer);
@@ -218,6 +227,8 @@ document.addEventListener("DOMContentLoaded", () => {
   // What the service will not take is not asked again; whoever answered should know.
   function refused({ unit, refused: why }) {
     notice(`One answer was not kept: ${why}.`);
+    count(-1);
+    progress();
     state.history = state.history.filter((one) => one.unit.unit !== unit);
     keep();
     undoable();
@@ -306,10 +317,13 @@ document.addEventListener("DOMContentLoaded", () => {
     });
   }
 
-  const done = () => (state.progress ? state.progress.done : 0) + state.before;
+  function count(more) {
+    state.done += more;
+    state.changes += 1;
+  }
 
   function progress() {
-    find("done").textContent = String(done());
+    find("done").textContent = String(state.done);
     if (!state.progress) return;
     const { open, total } = state.progress;
     find("meter").max = Math.max(total, 1);

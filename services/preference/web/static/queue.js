@@ -45,6 +45,9 @@
 
     push(answer) {
       this.save([...this.all(), answer]);
+      // Without a connection the next attempt has its time already: what never left can still be taken out.
+      if (this.state === "offline") return this.say("offline");
+      this.say("sending");
       this.flush();
     }
 
