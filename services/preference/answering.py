@@ -5,17 +5,18 @@ An answer names places as the annotator saw them; which candidate stood where is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
 from services.common.errors import InvalidInput, NotFound, TrimtabError
 from services.common.validation import require
-from services.preference import leasing, recording
-from services.preference.assignment import Kind, Unit, is_ranked
+from services.preference import leasing
+from services.preference.assignment import Kind, is_ranked_count, shown_order
 from services.preference.domain import Choice, Comparison, check_comparisons, content_id
-from services.preference.ranking import check_ranks, pair_comparisons
+from services.preference.ranking import Pair, check_ranks, pair_comparisons
+from services.preference.recording import Book, Rules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,44 +47,50 @@ class Outcome:
     refused: str = ""
 
 
-def answer_all(
-    session: Session, answers: Sequence[UnitAnswer], rules: recording.Rules, until: float
-) -> list[Outcome]:
+def answer_all(session: Session, answers: Sequence[UnitAnswer], rules: Rules) -> list[Outcome]:
     """Each in turn; one that is refused changes nothing and stops no other."""
+    pairs = leasing.pairs_beside(session, {answer.unit_id for answer in answers})
+    book = Book.open(session, (pair.task_id for pair in pairs.values()), rules)
     outcomes = []
     for answer in answers:
         try:
-            outcomes.append(Outcome(_answer(session, answer, rules, until)))
+            outcomes.append(Outcome(_note(book, _unit_of(pairs, answer), answer)))
         except TrimtabError as error:
             outcomes.append(Outcome(refused=str(error)))
+    book.write(session)
     return outcomes
 
 
-def unit_of(session: Session, unit_id: str, kind: Kind) -> Unit:
-    """A unit by its id, whoever holds it. NotFound where there is none."""
-    rows = leasing.rows_of_unit(session, unit_id)
-    if kind == "pair":
-        rows = [row for row in rows if row.task_id == unit_id]
-    tasks = tuple(leasing.as_task(row, row.lease_until) for row in rows)
-    if not tasks or (kind == "ranking" and (tasks[0].task_id != unit_id or not is_ranked(tasks[0].item))):
-        raise NotFound(f"task {unit_id} is not known")
-    return Unit(kind, tasks)
+def _unit_of(pairs: Mapping[str, Pair], answer: UnitAnswer) -> list[Pair]:
+    """The pairs that an answer is about. NotFound where there are none."""
+    named = pairs.get(answer.unit_id)
+    if named is not None and answer.kind == "pair":
+        return [named]
+    of_item = sorted(
+        (pair for pair in pairs.values() if named is not None and pair.item_id == named.item_id),
+        key=lambda pair: pair.task_id,
+    )
+    if not of_item or of_item[0] is not named or not is_ranked_count(len(_candidates(of_item))):
+        raise NotFound(f"task {answer.unit_id} is not known")
+    return of_item
 
 
-def _answer(session: Session, answer: UnitAnswer, rules: recording.Rules, until: float) -> int:
-    unit = unit_of(session, answer.unit_id, answer.kind)
+def _note(book: Book, pairs: Sequence[Pair], answer: UnitAnswer) -> int:
     if answer.withdrawn:
-        ids = [task.task_id for task in unit.tasks]
-        return recording.withdraw(session, answer.annotator, ids, answer.revision, rules, until)
-    comparisons = comparisons_of(unit, answer)
+        return book.withdraw(answer.annotator, [pair.task_id for pair in pairs], answer.revision)
+    comparisons = comparisons_of(pairs, answer)
     check_comparisons(comparisons)
-    return recording.record(session, comparisons, rules)
+    return book.answer(comparisons)
 
 
-def comparisons_of(unit: Unit, answer: UnitAnswer) -> list[Comparison]:
+def _candidates(pairs: Sequence[Pair]) -> set[str]:
+    return {candidate for pair in pairs for candidate in (pair.first_candidate_id, pair.second_candidate_id)}
+
+
+def comparisons_of(pairs: Sequence[Pair], answer: UnitAnswer) -> list[Comparison]:
     """What an answer says about each pair, sides as shown. InvalidInput where it fits the unit not."""
     require(answer.revision > 0, "revision", "expected a positive number")
-    shown = unit.shown(answer.annotator)
+    shown = shown_order(pairs[0].item_id, sorted(_candidates(pairs)), answer.annotator)
     ranks: dict[str, int] | Choice
     if answer.choice is not None:
         if answer.choice not in (Choice.SKIP, Choice.FLAG):
@@ -100,8 +107,8 @@ def comparisons_of(unit: Unit, answer: UnitAnswer) -> list[Comparison]:
         choice=Choice.SKIP,
         confidence=answer.confidence,
         comment=answer.comment,
-        ranking_id=content_id(unit.unit_id, answer.annotator) if unit.kind == "ranking" else "",
+        ranking_id=content_id(answer.unit_id, answer.annotator) if answer.kind == "ranking" else "",
         seconds=answer.seconds,
         revision=answer.revision,
     )
-    return pair_comparisons(unit.tasks, ranks, template, shown)
+    return pair_comparisons(pairs, ranks, template, shown)

@@ -88,7 +88,12 @@ def gold_due(answers: int, gold_answers: int, gold_every: int) -> bool:
 
 def is_ranked(item: Item) -> bool:
     """Whether an item is one for ranking: with three to nine answers, one keystroke each."""
-    return MIN_RANKED <= len(item.candidates) <= MAX_RANKED
+    return is_ranked_count(len(item.candidates))
+
+
+def is_ranked_count(candidates: int) -> bool:
+    """The same of an item with so many answers."""
+    return MIN_RANKED <= candidates <= MAX_RANKED
 
 
 @dataclass(frozen=True, slots=True)

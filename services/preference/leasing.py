@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from services.preference.assignment import Unit, gold_due, is_ranked
 from services.preference.domain import Task, content_id
+from services.preference.ranking import Pair
 from services.preference.tables import ComparisonRow, ItemRow, TaskRow, item_of
 
 _MOST_HELD = 1000
@@ -72,14 +73,16 @@ def lease_units(session: Session, asking: Asking) -> list[Unit]:
     ]
 
 
-def rows_of_unit(session: Session, unit_id: str) -> list[TaskRow]:
-    """The task of that id, with all tasks of its item; empty where there is none."""
-    of_item = select(TaskRow.item_id).where(TaskRow.task_id == unit_id).scalar_subquery()
-    return list(session.scalars(_tasks().where(TaskRow.item_id == of_item).order_by(TaskRow.task_id)))
+def pairs_beside(session: Session, task_ids: set[str]) -> dict[str, Pair]:
+    """These tasks and all others of their items, by id."""
+    items = select(TaskRow.item_id).where(TaskRow.task_id.in_(task_ids))
+    query = select(
+        TaskRow.task_id, TaskRow.item_id, TaskRow.first_candidate_id, TaskRow.second_candidate_id
+    ).where(TaskRow.item_id.in_(items))
+    return {row[0]: Pair(*row) for row in session.execute(query)}
 
 
-def as_task(row: TaskRow, until: float) -> Task:
-    """The task of a row that was loaded with its item."""
+def _as_task(row: TaskRow, until: float) -> Task:
     return Task(
         task_id=row.task_id,
         item=item_of(row.item),
@@ -171,4 +174,4 @@ def _take(session: Session, asking: Asking, rows: Sequence[TaskRow]) -> list[Tas
         .values(lease_holder=asking.annotator, lease_until=asking.until)
         .execution_options(synchronize_session=False)
     )
-    return [as_task(row, asking.until) for row in rows]
+    return [_as_task(row, asking.until) for row in rows]

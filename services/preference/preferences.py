@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
@@ -29,8 +30,10 @@ from services.preference.store import PreferenceStore, Uploaded
 
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
+_ANSWERS_AT_ONCE = 32  # pages whose answers share a transaction, and so a sync of the disk
 
 RECORDED = Counter("trimtab_preference_comparisons", "Comparisons recorded.")
+
 UPLOADED = Counter("trimtab_preference_items", "Items uploaded.")
 
 
@@ -44,6 +47,8 @@ class Preferences:
         self._opened: PreferenceStore | None = None
         self._uploaded = asyncio.Event()
         self._news = asyncio.Event()
+        self._waiting: list[tuple[Sequence[UnitAnswer], asyncio.Future[list[Outcome]]]] = []
+        self._writing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Open the store. Once, before anything else."""
@@ -106,10 +111,33 @@ class Preferences:
         return recorded
 
     async def answer(self, answers: Sequence[UnitAnswer]) -> list[Outcome]:
-        """Keep what pages say durably."""
-        outcomes = await self._run(self._store.answer, answers)
-        self._count(sum(outcome.new for outcome in outcomes))
-        return outcomes
+        """Keep what pages say durably. What comes while others are being written goes to disk together."""
+        written: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((answers, written))
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write_answers())
+        return await written
+
+    async def _write_answers(self) -> None:
+        """Write all that wait, one transaction after the other. One that fails fails all that are in it."""
+        while self._waiting:
+            batch, self._waiting = self._waiting[:_ANSWERS_AT_ONCE], self._waiting[_ANSWERS_AT_ONCE:]
+            try:
+                outcomes = await self._run(
+                    self._store.answer, [one for answers, _ in batch for one in answers]
+                )
+            except Exception as error:
+                for _, written in batch:
+                    if not written.done():
+                        written.set_exception(error)
+                continue
+            told = iter(outcomes)
+            for answers, written in batch:
+                part = list(itertools.islice(told, len(answers)))
+                if not written.done():  # who asked may be gone
+                    written.set_result(part)
+            self._count(sum(outcome.new for outcome in outcomes))
+        self._writing = None
 
     def _count(self, recorded: int) -> None:
         RECORDED.inc(recorded)

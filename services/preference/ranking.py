@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from services.common.validation import require
-from services.preference.domain import Choice, Comparison, Task
+from services.preference.domain import Choice, Comparison
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A task, as far as an answer needs it."""
+
+    task_id: str
+    item_id: str
+    first_candidate_id: str
+    second_candidate_id: str
 
 
 def check_ranks(ranks: Sequence[int], count: int) -> None:
@@ -23,21 +33,21 @@ def choice_between(first: int, second: int) -> Choice:
 
 
 def pair_comparisons(
-    tasks: Sequence[Task], ranks: Mapping[str, int] | Choice, template: Comparison, shown: Sequence[str]
+    pairs: Sequence[Pair], ranks: Mapping[str, int] | Choice, template: Comparison, shown: Sequence[str]
 ) -> list[Comparison]:
-    """One comparison for each task: by the candidates' places, or the same choice (skip, flag) for all.
+    """One comparison for each pair: by the candidates' places, or the same choice (skip, flag) for all.
 
     `template` has what they share. `shown`: candidate ids as they were shown; the earlier one of a pair is its first.
     """
     place = {candidate: number for number, candidate in enumerate(shown)}
     found = []
-    for task in tasks:
-        first, second = sorted((task.first_candidate_id, task.second_candidate_id), key=place.__getitem__)
+    for pair in pairs:
+        first, second = sorted((pair.first_candidate_id, pair.second_candidate_id), key=place.__getitem__)
         found.append(
             replace(
                 template,
-                task_id=task.task_id,
-                item_id=task.item.item_id,
+                task_id=pair.task_id,
+                item_id=pair.item_id,
                 first_candidate_id=first,
                 second_candidate_id=second,
                 choice=ranks if isinstance(ranks, Choice) else choice_between(ranks[first], ranks[second]),

@@ -142,8 +142,7 @@ class PreferenceStore:
         """
 
         def work(session: Session) -> list[Outcome]:
-            until = self._clock() + self._lease_seconds
-            return answering.answer_all(session, answers, self._rules(late=True), until)
+            return answering.answer_all(session, answers, self._rules(late=True))
 
         return self._run(work)
 
@@ -235,4 +234,10 @@ class PreferenceStore:
         )
 
     def _rules(self, *, late: bool) -> recording.Rules:
-        return recording.Rules(now=self._clock(), undo_seconds=self._assignment.undo_seconds, late=late)
+        now = self._clock()
+        return recording.Rules(
+            now=now,
+            until=now + self._lease_seconds,
+            undo_seconds=self._assignment.undo_seconds,
+            late=late,
+        )

@@ -114,11 +114,14 @@ def _open_first(page: Page) -> None:
 def main() -> None:
     """Into docs/images."""
     if not CHROMIUM.exists():
-        raise SystemExit(f"{CHROMIUM}: there is no Chromium; apt-get install chromium, or set TRIMTAB_CHROMIUM")
+        raise SystemExit(
+            f"{CHROMIUM}: there is no Chromium; apt-get install chromium, or set TRIMTAB_CHROMIUM"
+        )
     OUT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         seed(f"sqlite:///{folder}/p.db")
-        pages = Pages(Path(folder), '[web]\ninstructions = "Prefer the answer that helps more. **Truth** before style."\n')
+        instructions = "Prefer the answer that helps more. **Truth** before style."
+        pages = Pages(Path(folder), f'[web]\ninstructions = "{instructions}"\n')
         with pages.start():
             links = {
                 "amara": pages.link("amara", campaign="people"),

@@ -75,13 +75,25 @@ def postgres(*, durable: bool = False) -> Iterator[Postgres]:
     assert binaries is not None
     user = _USER if os.geteuid() == 0 else None
     # A socket's path has at most 107 bytes.
-    folder = Path(tempfile.mkdtemp(prefix="tt-pg-", dir="/tmp"))  # noqa: S108
+    folder = Path(tempfile.mkdtemp(prefix="tt-pg-", dir="/tmp"))
     try:
         if user:
             os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
         data = folder / "data"
         subprocess.run(
-            [binaries / "initdb", "-D", data, "-A", "trust", "-U", "trimtab", "--no-sync", "-E", "UTF8", "--locale=C"],
+            [
+                binaries / "initdb",
+                "-D",
+                data,
+                "-A",
+                "trust",
+                "-U",
+                "trimtab",
+                "--no-sync",
+                "-E",
+                "UTF8",
+                "--locale=C",
+            ],
             check=True,
             capture_output=True,
             user=user,
@@ -91,7 +103,10 @@ def postgres(*, durable: bool = False) -> Iterator[Postgres]:
             settings += ["-c", "fsync=off", "-c", "full_page_writes=off"]
         with (folder / "log").open("w") as log:
             process = subprocess.Popen(
-                [binaries / "postgres", "-D", data, "-k", folder, *settings], stderr=log, stdout=log, user=user
+                [binaries / "postgres", "-D", data, "-k", folder, *settings],
+                stderr=log,
+                stdout=log,
+                user=user,
             )
         try:
             server = Postgres(folder)

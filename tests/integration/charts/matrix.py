@@ -33,7 +33,11 @@ EVERYTHING: Values = {
         "accessKeys": {"existingSecret": "keys"},
         "tls": {"enabled": True, "clientCa": False},
         "config": '[[annotators]]\nname = "auto"\nrule = "sentiment"\n\n[web]\nrankings = false\n',
-        "pages": {"enabled": True, "publicUrl": "https://label.example.org", "allowedNamespaces": ["ingress"]},
+        "pages": {
+            "enabled": True,
+            "publicUrl": "https://label.example.org",
+            "allowedNamespaces": ["ingress"],
+        },
         "allowedNamespaces": ["people"],
     },
     "certManager": {

@@ -137,8 +137,10 @@ async def test_the_cookie_is_out_of_reach(site: Site, preferences: Preferences) 
     """HttpOnly and Lax; over TLS also Secure, under a name that no subdomain can set."""
     token = await site.link("ann")
     plain = await site.stranger().post("/api/sign-in", json={"token": token})
-    secure = await Site(preferences, replace(WebSettings(), https=True)).stranger().post(
-        "/api/sign-in", json={"token": token}
+    secure = (
+        await Site(preferences, replace(WebSettings(), https=True))
+        .stranger()
+        .post("/api/sign-in", json={"token": token})
     )
     assert plain.headers["set-cookie"].startswith("trimtab=")
     assert secure.headers["set-cookie"].startswith("__Host-trimtab=")
@@ -201,7 +203,8 @@ async def test_malformed_calls_are_refused_by_name(site: Site) -> None:
         assert field in answered.json()["error"]["violations"]
     answered = await ann.post("/api/answers", json={"answers": [{"unit": "x"}]})
     assert "answers.0.kind" in answered.json()["error"]["violations"]
-    assert (await ann.post("/api/answers", content=b"{", headers={"content-type": "application/json"})).status_code == 400
+    broken = await ann.post("/api/answers", content=b"{", headers={"content-type": "application/json"})
+    assert broken.status_code == 400
     large = await ann.post("/api/answers", json={"answers": [], "x": "y" * (1 << 20)})
     assert large.status_code == 413
     own = await site.signed_in("own", "owner")
@@ -211,7 +214,9 @@ async def test_malformed_calls_are_refused_by_name(site: Site) -> None:
 
 async def test_too_many_requests_are_told_when_to_come_again(preferences: Preferences) -> None:
     """Of one person beyond the rate, and of sign-ins from one address: 429 with Retry-After; others go on."""
-    site = Site(preferences, replace(WebSettings(), web=WebSpec(requests_per_minute=10, sign_ins_per_minute=4)))
+    site = Site(
+        preferences, replace(WebSettings(), web=WebSpec(requests_per_minute=10, sign_ins_per_minute=4))
+    )
     ann, bob = await site.signed_in("ann"), await site.signed_in("bob")
     statuses = [(await ann.get("/label")).status_code for _ in range(12)]
     assert statuses[:9] == [200] * 9
@@ -239,7 +244,10 @@ async def test_signing_out_and_revoking_end_sessions(site: Site) -> None:
 async def test_the_overview_and_the_browser_show_what_was_said(site: Site) -> None:
     """Counts, ratings by version, annotators; filters by annotator, choice, text, dispute and kind; pages of 25."""
     await site.preferences.upload(
-        [replace(item(n, f"apple {n}", f"pear {n}", sources=("policy@0", "policy@9")), annotators=2) for n in range(30)]
+        [
+            replace(item(n, f"apple {n}", f"pear {n}", sources=("policy@0", "policy@9")), annotators=2)
+            for n in range(30)
+        ]
     )
     for name, choice in (("ann", Choice.FIRST), ("bob", Choice.SECOND)):
         tasks = await site.preferences.next_tasks(name, limit=30)

@@ -58,7 +58,9 @@ def test_the_share_of_items_gets_so_many_annotators() -> None:
     assert set(counts) == {1, 3}
     assert abs(counts[3] - 600) <= 4 * (2000 * 0.3 * 0.7) ** 0.5
     assert wanted_answers(replace(item(1), annotators=5), how) == 5
-    assert {wanted_answers(item(n), Assignment(overlap_annotators=2, overlap_share=1)) for n in range(50)} == {2}
+    assert {
+        wanted_answers(item(n), Assignment(overlap_annotators=2, overlap_share=1)) for n in range(50)
+    } == {2}
 
 
 def test_an_overlapping_task_goes_to_each_annotator_once(opened: Callable[..., PreferenceStore]) -> None:
@@ -268,7 +270,9 @@ def test_ten_at_once_never_hold_the_same(database_url: str) -> None:
         store = PreferenceStore(database_url)
         while units := store.next_units(name, limit=2):
             held.extend(unit.unit_id for unit in units)
-            assert all(outcome.new == 1 for outcome in store.answer([said(unit, name, 1, 2) for unit in units]))
+            assert all(
+                outcome.new == 1 for outcome in store.answer([said(unit, name, 1, 2) for unit in units])
+            )
         store.close()
 
     threads = [threading.Thread(target=work, args=(f"ann{n}",)) for n in range(10)]

@@ -47,7 +47,9 @@ def test_nothing_in_a_text_becomes_code(text: str) -> None:
 
 def test_markdown_looks_like_markdown() -> None:
     """Emphasis, lists, code and tables are rendered; a line's end stays one; links leave nothing behind."""
-    made = to_html("**a** *b*\nc\n\n- d\n\n`e < f`\n\n|g|h|\n|-|-|\n|1|2|\n\n[i](https://example.org/?a=1&b=2)")
+    made = to_html(
+        "**a** *b*\nc\n\n- d\n\n`e < f`\n\n|g|h|\n|-|-|\n|1|2|\n\n[i](https://example.org/?a=1&b=2)"
+    )
     for part in (
         "<strong>a</strong> <em>b</em><br>",
         "<li>d</li>",
