@@ -157,8 +157,6 @@ def test_hostile_texts_do_nothing(service: tuple[Pages, PreferenceClient], conte
             assert page.locator(f"{part} :is(script, img, iframe, style)").count() == 0
             links = page.locator(f"{part} a").evaluate_all("links => links.map(link => link.href)")
             assert all(link.startswith("https:") for link in links)
-                == 0
-            )
         assert "<script>window.hurt = 1" in page.inner_text("#answers")
         assert "javascript:window.hurt=3" in page.inner_text("#answers")
         page.keyboard.press("v")
