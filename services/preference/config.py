@@ -42,7 +42,9 @@ class AnnotatorSpec(Spec):
 class RatingSpec(Spec):
     """How comparisons become ratings."""
 
-    kind: Literal["elo", "bradley-terry"] = "elo"
+    kind: Literal["elo", "bradley-terry", "crowd"] = Field(
+        "elo", description="crowd: Bradley-Terry with annotators weighted by reliability."
+    )
     k: float = Field(32.0, gt=0, description="Elo points at stake per comparison.")
     start: float = Field(1000.0, description="Elo points of the average.")
     permutations: int = Field(16, ge=1, le=1000, description="Orders that Elo is averaged over.")

@@ -6,12 +6,14 @@ pairs it is the share of all such pairs of annotators. Skipped and flagged ones 
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
+from services.preference.agreement import Judgement, krippendorff_alpha
 from services.preference.domain import Choice
 
 _CHOICES = (Choice.FIRST, Choice.SECOND, Choice.TIE)
@@ -19,7 +21,11 @@ _CHOICES = (Choice.FIRST, Choice.SECOND, Choice.TIE)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer, as far as it counts here. `right`: of a gold task, whether it was right; None: not gold."""
+    """One answer, as far as it counts here. `right`: of a gold task, whether it was right; None: not gold.
+
+    `value`: 1 for the candidate of the lesser id, 0 for the other, 0.5 for a tie, so that it means the same whichever
+    was shown first; None for what is no choice.
+    """
 
     task_id: str
     annotator: str
@@ -28,6 +34,7 @@ class Answer:
     recorded_at: float
     seconds: float | None = None
     right: bool | None = None
+    value: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,10 +55,14 @@ class AnnotatorSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Insight:
-    """All annotators, the busiest first; agreement; labels in each hour (Unix hours), gold ones among them."""
+    """All annotators, the busiest first; agreement; labels in each hour (Unix hours), gold ones among them.
+
+    `alpha`: Krippendorff's, ties between wins and losses; None where nothing can be said.
+    """
 
     annotators: tuple[AnnotatorSummary, ...] = ()
     agreement: float | None = None
+    alpha: float | None = None
     overlapping: int = 0
     by_hour: Mapping[int, int] = field(default_factory=dict)
 
@@ -72,9 +83,22 @@ def summarise(answers: Iterable[Answer]) -> Insight:
     return Insight(
         annotators=tuple(sorted(summaries, key=lambda one: (-one.comparisons, one.annotator))),
         agreement=sum(same.values()) / total if total else None,
+        alpha=_alpha(by_task),
         overlapping=sum(len(given) > 1 for given in by_task.values()),
         by_hour=dict(hours),
     )
+
+
+def _alpha(tasks: Mapping[str, Sequence[Answer]]) -> float | None:
+    told = [
+        Judgement(task, answer.annotator, answer.value)
+        for task, given in tasks.items()
+        if len(given) > 1
+        for answer in given
+        if answer.value is not None
+    ]
+    alpha = krippendorff_alpha(told, "ordinal").alpha
+    return None if math.isnan(alpha) else alpha
 
 
 def _agreements(tasks: Iterable[Sequence[Answer]]) -> tuple[dict[str, int], dict[str, int]]:

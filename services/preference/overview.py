@@ -98,10 +98,12 @@ def answers(session: Session, campaign: str) -> list[Answer]:
         choice = Choice(said)
         preferred = {Choice.FIRST: first, Choice.SECOND: second}.get(choice, f"({said})")
         right = None
+        lesser = 1.0 if preferred == min(first, second) else 0.0
+        value = {Choice.FIRST: lesser, Choice.SECOND: lesser, Choice.TIE: 0.5}.get(choice)
         if gold:
             order = orders[item]
             right = preferred == min(first, second, key=order.index)
-        found.append(Answer(task, annotator, choice, preferred, recorded, seconds, right))
+        found.append(Answer(task, annotator, choice, preferred, recorded, seconds, right, value))
     return found
 
 

@@ -22,9 +22,10 @@ from sqlalchemy.orm import Session
 from services.preference import overview
 from services.preference.answering import Outcome, UnitAnswer
 from services.preference.assignment import Chooser, Unit
+from services.preference.crowd import Reliability
 from services.preference.domain import Comparison, Item, Statistics, Subject, Task
 from services.preference.insight import Insight, summarise
-from services.preference.ratings import Rating, RatingMethod, rate
+from services.preference.ratings import Rating, RatingMethod, rate, reliability
 from services.preference.reports import Cursor
 from services.preference.store import PreferenceStore, Uploaded
 
@@ -169,6 +170,11 @@ class Preferences:
         """Ratings, best first."""
         games = await self._run(self._store.games, subject, campaign=campaign)
         return await asyncio.to_thread(rate, games, self._method)
+
+    async def reliability(self, *, campaign: str = "") -> list[Reliability]:
+        """How reliable each annotator is."""
+        games = await self._run(self._store.games, Subject.CANDIDATE, campaign=campaign)
+        return await asyncio.to_thread(reliability, games, self._method)
 
     async def statistics(self, *, campaign: str = "") -> Statistics:
         """Counts."""

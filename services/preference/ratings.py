@@ -2,35 +2,41 @@
 
 Elo depends on the order of the games (Elo 1978; Boubdir et al. 2023, arXiv 2311.17295), so the rating is the
 mean over seeded permutations of that order. Intervals are 95 % percentile bootstrap over the comparisons,
-taken as independent. Bradley-Terry is the model that Elo approximates; it has no order at all.
+taken as independent. Bradley-Terry is the model that Elo approximates; it has no order at all. "crowd" is
+Bradley-Terry with annotators weighted by reliability (crowd.py); its intervals are of the Laplace approximation.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from services.common.errors import InvalidInput
 from services.preference.bradley_terry import Fit, Floats, Indices, PairCounts, fit_bradley_terry
+from services.preference.crowd import CrowdFit, Reliability, Votes, fit_crowd, reliabilities
+from services.preference.posterior import islands
 
 Orders = npt.NDArray[np.int32]
 
 ELO_PER_LOG_ODDS = 400 / math.log(10)
 _BOUNDS = (2.5, 97.5)
+_WIDEST = 4000.0  # Elo points; of a prior where one must be
 _CELLS = 8_000_000  # ratings (64 MB) or game numbers (32 MB) held at once
 
 
 @dataclass(frozen=True, slots=True)
 class Game:
-    """One comparison of two subjects. `score` of the first: 1 won, 0.5 tie, 0 lost."""
+    """One comparison of two subjects. `score` of the first: 1 won, 0.5 tie, 0 lost. `annotator`: who said so."""
 
     first: str
     second: str
     score: float
+    annotator: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +56,31 @@ class RatingMethod:
 
     `k`: Elo points at stake per comparison. `start`: points of a subject before its first comparison.
     `permutations`: orders that Elo is averaged over. `samples`: bootstrap resamples.
-    `prior_deviation`: of the normal prior on Bradley-Terry strengths, Elo points; infinite is none.
+    `prior_deviation`: of the normal prior on Bradley-Terry strengths, Elo points; infinite is none, and as wide as
+    4000 for "crowd". `anchor`: a subject that has `start` points by definition, without an interval: the others' are
+    then of their lead over it (version 0 of a policy); empty: the mean has.
     """
 
-    kind: Literal["elo", "bradley-terry"] = "elo"
+    kind: Literal["elo", "bradley-terry", "crowd"] = "elo"
     k: float = 32.0
     start: float = 1000.0
     permutations: int = 16
     samples: int = 200
     prior_deviation: float = 800.0
     seed: int = 1
+    anchor: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Games:
-    """Games as arrays: `first`, `second` [games] index `subjects`; `score` [games] float64."""
+    """Games as arrays [games]: `first`, `second` index `subjects`, `annotator` `annotators`; `score` float64."""
 
     subjects: tuple[str, ...]
     first: Indices
     second: Indices
     score: Floats
+    annotators: tuple[str, ...] = ()
+    annotator: Indices = field(default_factory=lambda: np.zeros(0, dtype=np.intp))
 
     @classmethod
     def of(cls, games: Sequence[Game]) -> Games:
@@ -79,7 +90,16 @@ class Games:
         index = {name: number for number, name in enumerate(subjects)}
         first = np.array([index[game.first] for game in told], dtype=np.intp)
         second = np.array([index[game.second] for game in told], dtype=np.intp)
-        return cls(subjects, first, second, np.array([game.score for game in told], dtype=np.float64))
+        score = np.array([game.score for game in told], dtype=np.float64)
+        annotators = tuple(sorted({game.annotator for game in told}))
+        people = {name: number for number, name in enumerate(annotators)}
+        annotator = np.array([people[game.annotator] for game in told], dtype=np.intp)
+        return cls(subjects, first, second, score, annotators, annotator)
+
+    @property
+    def votes(self) -> Votes:
+        """The same, for crowd.py."""
+        return Votes(self.first, self.second, self.score, self.annotator)
 
     def __len__(self) -> int:
         return len(self.score)
@@ -163,7 +183,7 @@ def bradley_terry(games: Games, *, start: float = 1000.0, prior_deviation: float
 
 def _bradley_terry_bootstrap(games: Games, method: RatingMethod, rng: np.random.Generator) -> Floats:
     """[samples, subjects]. A resample may leave the maximum undefined, so it always has a (wide) prior."""
-    prior = min(method.prior_deviation, 4000.0) / ELO_PER_LOG_ODDS
+    prior = min(method.prior_deviation, _WIDEST) / ELO_PER_LOG_ODDS
     counts = count_pairs(games)
     cells = np.concatenate([counts.first_wins, counts.second_wins, counts.ties])
     guess = fit_bradley_terry(counts, len(games.subjects), prior_deviation=prior)
@@ -179,19 +199,44 @@ def _bradley_terry_bootstrap(games: Games, method: RatingMethod, rng: np.random.
     return np.stack(samples)
 
 
+def _crowd(games: Games, method: RatingMethod) -> tuple[CrowdFit, float]:
+    """The fit with annotators, and the prior's deviation in log-odds."""
+    prior = min(method.prior_deviation, _WIDEST) / ELO_PER_LOG_ODDS
+    fit = fit_crowd(games.votes, len(games.subjects), len(games.annotators), prior_deviation=prior)
+    return fit, prior
+
+
+def _crowd_samples(games: Games, method: RatingMethod, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Points [subjects], and draws [samples, subjects] from their posterior, each island around its own mean."""
+    found, prior = _crowd(games, method)
+    drawn = np.repeat(found.fit.strengths[None], method.samples, axis=0)
+    for island in islands(games.votes, found, prior)[0]:
+        root = np.linalg.cholesky(island.covariance)
+        noise = rng.standard_normal((method.samples, len(root))) @ root.T
+        drawn[:, island.members] += noise - noise.mean(axis=1, keepdims=True)
+    return _points(found.fit, method.start), method.start + drawn * ELO_PER_LOG_ODDS
+
+
+def reliability(games: Sequence[Game], method: RatingMethod | None = None) -> list[Reliability]:
+    """How reliable each annotator is, the least first; who answers at random is marked. crowd.py says how."""
+    table = Games.of(games)
+    if len(table) == 0:
+        return []
+    found, _ = _crowd(table, method or RatingMethod())
+    return reliabilities(table.votes, found, table.annotators)
+
+
 def rate(games: Sequence[Game], method: RatingMethod | None = None) -> list[Rating]:
-    """Ratings of every subject that met another one, best first. The same input, the same output."""
+    """Ratings of every subject that met another one, best first. The same input, the same output.
+
+    InvalidInput for an anchor that no other subject met.
+    """
     how = method or RatingMethod()
     table = Games.of(games)
     if len(table) == 0:
         return []
-    rng = np.random.default_rng(how.seed)
-    if how.kind == "elo":
-        points, resampled = elo_averaged(table, how, rng), _elo_bootstrap(table, how, rng)
-    else:
-        points = bradley_terry(table, start=how.start, prior_deviation=how.prior_deviation)
-        resampled = _bradley_terry_bootstrap(table, how, rng)
-    low, high = np.percentile(resampled, _BOUNDS, axis=0)
+    points, samples = _anchored(table, how, *_estimate(table, how, np.random.default_rng(how.seed)))
+    low, high = np.percentile(samples, _BOUNDS, axis=0)
     played = np.bincount(table.first, minlength=len(points)) + np.bincount(
         table.second, minlength=len(points)
     )
@@ -207,3 +252,22 @@ def rate(games: Sequence[Game], method: RatingMethod | None = None) -> list[Rati
         for n, name in enumerate(table.subjects)
     ]
     return sorted(ratings, key=lambda rating: (-rating.rating, rating.subject))
+
+
+def _estimate(table: Games, how: RatingMethod, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Points [subjects], and [samples, subjects] how they might as well have come out."""
+    if how.kind == "elo":
+        return elo_averaged(table, how, rng), _elo_bootstrap(table, how, rng)
+    if how.kind == "crowd":
+        return _crowd_samples(table, how, rng)
+    points = bradley_terry(table, start=how.start, prior_deviation=how.prior_deviation)
+    return points, _bradley_terry_bootstrap(table, how, rng)
+
+
+def _anchored(table: Games, how: RatingMethod, points: Floats, samples: Floats) -> tuple[Floats, Floats]:
+    if not how.anchor:
+        return points, samples
+    if how.anchor not in table.subjects:
+        raise InvalidInput(f"anchor: expected a subject that was compared with another, got {how.anchor}")
+    at = table.subjects.index(how.anchor)
+    return points - points[at] + how.start, samples - samples[:, at : at + 1] + how.start

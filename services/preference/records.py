@@ -1,29 +1,37 @@
-"""Owns JSONL files of comparisons in TRL's preference schemas, in and out. Knows no wire and no database.
+"""Owns how recorded preferences of any format become items and comparisons, and how those become TRL's rows.
 
-Optional columns, kept both ways: item_id, prompt_id, campaign, annotator. What rows look like: rows.py.
+Reading files and their formats: services/common/comparisons. Knows no wire and no database.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, Protocol
 
-from services.common.errors import InvalidInput, NotFound
-from services.preference.domain import Candidate, Choice, Comparison, Item, content_id, make_task_id
-from services.preference.rows import Malformed, column, parse_json, parse_pair
+from services.common import comparisons as common
+from services.common.comparisons.fields import Malformed
+from services.common.errors import InvalidInput
+from services.preference.domain import (
+    MAX_CANDIDATES,
+    Candidate,
+    Choice,
+    Comparison,
+    Item,
+    Message,
+    content_id,
+    make_task_id,
+)
 
-Form = Literal["conversational", "text"]
+Form = Literal["conversational", "text", "implicit"]
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One row: an item of two candidates and which of them was chosen."""
+    """What one row says: an item, and a comparison for each pair of its candidates that was decided or tied."""
 
     item: Item
-    comparison: Comparison
+    comparisons: tuple[Comparison, ...]
 
 
 @dataclass(slots=True)
@@ -35,86 +43,97 @@ class Written:
     skipped: int = 0
 
 
-class RecordReader:
-    """The records of a JSONL file, read as they are asked for.
+class RowWriter(Protocol):
+    """Takes rows one by one; files.py has some."""
 
-    A malformed row, or one that contradicts an earlier one, raises InvalidInput "file:line: field: what was
-    expected"; with `skip_malformed` it is counted in `skipped`, and `first_problem` keeps the first text.
+    def write(self, row: dict[str, Any]) -> None:
+        """Add a row."""
+
+
+class RecordReader:
+    """The records of a source (services.common.comparisons.read says which), read as they are asked for.
+
+    Iterating raises InvalidInput "file:line: field: what was expected" for a bad row, and for one in which an annotator
+    contradicts an earlier choice; with `skip_bad_rows` they are counted in `report`, as everything is that deserves a
+    word. `campaign` and `annotator` are for rows that name none.
     """
 
     def __init__(
         self,
-        path: Path,
+        source: common.Source,
         *,
         campaign: str = "",
         annotator: str = "import",
-        skip_malformed: bool = False,
+        skip_bad_rows: bool = False,
     ) -> None:
-        """`campaign` and `annotator` are for rows that name none. NotFound where there is no such file."""
-        if not path.is_file():
-            raise NotFound(f"{path}: no such file")
-        self._path = path
-        self._defaults = {"campaign": campaign, "annotator": annotator}
-        self._skip = skip_malformed
-        self.skipped = 0
-        self.first_problem = ""
+        """NotFound where there is no such file."""
+        self._reading = common.read(source, skip_bad_rows=skip_bad_rows)
+        self._campaign = campaign
+        self._annotator = annotator
+        self._said: dict[str, dict[str, tuple[str, str]]] = {}
+
+    @property
+    def report(self) -> common.Report:
+        """What was found so far."""
+        return self._reading.report
 
     def __iter__(self) -> Iterator[Record]:
-        seen: dict[str, tuple[str, int]] = {}
-        with self._path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    record = parse_record(parse_json(line), self._defaults)
-                    _check_consistent(record.comparison, number, seen)
-                except Malformed as problem:
-                    self._malformed(number, problem)
-                else:
-                    yield record
+        for row in self._reading:
+            try:
+                record = self._record(row)
+            except Malformed as problem:
+                self._reading.reject(row, problem)
+            else:
+                yield record
 
-    def _malformed(self, number: int, problem: Malformed) -> None:
-        text = f"{self._path}:{number}: {problem.field}: {problem.expected}"
-        if not self._skip:
-            raise InvalidInput(text, {problem.field: problem.expected}) from None
-        self.skipped += 1
-        self.first_problem = self.first_problem or text
-
-
-def _check_consistent(comparison: Comparison, line: int, seen: dict[str, tuple[str, int]]) -> None:
-    """A pair has one answer; an equal row again is no harm. `seen`: task to preferred candidate and line."""
-    preferred, where = seen.setdefault(comparison.task_id, (comparison.preferred, line))
-    if preferred != comparison.preferred:
-        raise Malformed("chosen", f"expected the same choice as line {where} for the same two texts")
+    def _record(self, row: common.Record) -> Record:
+        annotator = row.origin.annotator or self._annotator
+        record = to_record(row, campaign=self._campaign, annotator=annotator)
+        others = [self._said.get(comparison.task_id, {}) for comparison in record.comparisons]
+        if any(said and annotator not in said for said in others):
+            # The service takes one answer to a task unless told otherwise; another annotator's is kept beside it.
+            again = content_id(record.item.item_id, annotator)
+            record = to_record(row, campaign=self._campaign, annotator=annotator, item_id=again)
+        for comparison in record.comparisons:
+            said = self._said.setdefault(comparison.task_id, {})
+            preferred, place = said.setdefault(annotator, (comparison.preferred, row.origin.place))
+            if preferred != comparison.preferred:
+                raise Malformed("row", f"expected the same choice as {place} for the same two texts")
+        return record
 
 
-def parse_record(row: Mapping[str, Any], defaults: Mapping[str, str]) -> Record:
-    """The record of one row; ids that it does not give are digests of its content. Raises Malformed."""
-    pair = parse_pair(row)
-    chosen, rejected = pair.chosen, pair.rejected
-    if chosen == rejected:
-        raise Malformed("rejected", "expected another text than chosen")
-    prompt = pair.prompt
-    item_id = column(row, "item_id", content_id(repr(prompt), *sorted((chosen, rejected))))
-    candidates = {text: Candidate(candidate_id=content_id(text), text=text) for text in (chosen, rejected)}
+def to_record(row: common.Record, *, campaign: str, annotator: str, item_id: str = "") -> Record:
+    """The item and comparisons of one row; ids that it does not give are digests of its content. Raises Malformed."""
+    origin = row.origin
+    prompt = tuple(Message(message.role, message.content) for message in row.prompt)
+    # A best-of row may repeat a text; by id, so that neither place nor order tells which one was chosen.
+    texts = sorted(set(row.answers), key=content_id)
+    if len(texts) > MAX_CANDIDATES:
+        raise Malformed("row", f"expected at most {MAX_CANDIDATES} answers, got {len(texts)}")
+    sources = dict(zip(row.answers[::-1], row.sources[::-1], strict=True))
     item = Item(
-        item_id=item_id,
+        item_id=item_id or origin.item_id or content_id(repr(prompt), *sorted(texts)),
         prompt=prompt,
-        # By id, so that neither place nor order tells which one was chosen.
-        candidates=tuple(sorted(candidates.values(), key=lambda candidate: candidate.candidate_id)),
-        campaign=column(row, "campaign", defaults.get("campaign", "")),
-        prompt_id=column(row, "prompt_id", content_id(repr(prompt))),
+        candidates=tuple(
+            Candidate(candidate_id=content_id(text), text=text, source=sources[text]) for text in texts
+        ),
+        campaign=origin.campaign or campaign,
+        prompt_id=origin.prompt_id or content_id(repr(prompt)),
     )
-    first, second = candidates[chosen].candidate_id, candidates[rejected].candidate_id
-    comparison = Comparison(
-        task_id=make_task_id(item_id, first, second),
-        item_id=item_id,
-        annotator=column(row, "annotator", defaults.get("annotator", "import")),
-        first_candidate_id=first,
-        second_candidate_id=second,
-        choice=Choice.FIRST,
-    )
-    return Record(item, comparison)
+    said = dict.fromkeys(row.wins(), Choice.FIRST) | dict.fromkeys(row.ties(), Choice.TIE)
+    comparisons = {
+        make_task_id(item.item_id, *(ids := [content_id(row.answers[n]) for n in pair])): Comparison(
+            task_id=make_task_id(item.item_id, *ids),
+            item_id=item.item_id,
+            annotator=annotator,
+            first_candidate_id=ids[0],
+            second_candidate_id=ids[1],
+            choice=choice,
+            confidence=origin.confidence,
+        )
+        for pair, choice in said.items()
+    }
+    return Record(item, tuple(comparisons.values()))
 
 
 def format_record(comparison: Comparison, item: Item, form: Form = "conversational") -> dict[str, Any]:
@@ -124,11 +143,15 @@ def format_record(comparison: Comparison, item: Item, form: Form = "conversation
     texts = [item.candidate(candidate_id).text for candidate_id in (chosen, rejected)]
     # A row is read back as an item of two candidates: those of one larger item need names of their own.
     item_id = item.item_id if len(item.candidates) == 2 else content_id(item.item_id, *sorted(texts))
+    sources = [item.candidate(candidate_id).source for candidate_id in (chosen, rejected)]
     columns = {
         "item_id": item_id,
         "prompt_id": item.prompt_id,
         "campaign": item.campaign,
         "annotator": comparison.annotator,
+        "confidence": comparison.confidence,
+        "chosen_source": sources[0],
+        "rejected_source": sources[1],
     }
     if form == "text":
         if len(item.prompt) != 1:
@@ -139,13 +162,15 @@ def format_record(comparison: Comparison, item: Item, form: Form = "conversation
         return {"prompt": item.prompt[0].content, "chosen": texts[0], "rejected": texts[1], **columns}
     prompt = [{"role": message.role, "content": message.content} for message in item.prompt]
     chosen_message, rejected_message = ([{"role": "assistant", "content": text}] for text in texts)
+    if form == "implicit":
+        return {"chosen": prompt + chosen_message, "rejected": prompt + rejected_message, **columns}
     return {"prompt": prompt, "chosen": chosen_message, "rejected": rejected_message, **columns}
 
 
 def write_records(
-    out: TextIO, rows: Iterable[tuple[Comparison, Item]], form: Form = "conversational"
+    out: RowWriter, rows: Iterable[tuple[Comparison, Item]], form: Form = "conversational"
 ) -> Written:
-    """One line per comparison with a winner; ties and skipped ones, for which TRL has none, are counted."""
+    """One row per comparison with a winner; ties and skipped ones, for which TRL has none, are counted."""
     written = Written()
     for comparison, item in rows:
         if comparison.choice is Choice.TIE:
@@ -153,6 +178,6 @@ def write_records(
         elif comparison.choice in (Choice.SKIP, Choice.FLAG):
             written.skipped += 1
         else:
-            out.write(json.dumps(format_record(comparison, item, form), ensure_ascii=False) + "\n")
+            out.write(format_record(comparison, item, form))
             written.rows += 1
     return written

@@ -59,6 +59,7 @@ def games(session: Session, subject: Subject, campaign: str) -> list[Game]:
     query = (
         select(ComparisonRow.item_id, ComparisonRow.choice)
         .add_columns(first.candidate_id, first.source, second.candidate_id, second.source)
+        .add_columns(ComparisonRow.annotator)
         .join(first, first.item_id == ComparisonRow.item_id)
         .join(second, second.item_id == ComparisonRow.item_id)
         .where(first.candidate_id == ComparisonRow.first_candidate_id)
@@ -68,9 +69,13 @@ def games(session: Session, subject: Subject, campaign: str) -> list[Game]:
         .order_by(ComparisonRow.recorded_at, ComparisonRow.sequence)
     )
     rows = session.execute(within(query, ComparisonRow.campaign, campaign)).all()
-    if subject is Subject.SOURCE:
-        return [Game(one, two, _SCORES[Choice(said)]) for _, said, _, one, _, two in rows if one and two]
-    return [Game(f"{i}/{one}", f"{i}/{two}", _SCORES[Choice(said)]) for i, said, one, _, two, _ in rows]
+    return [
+        Game(one_source, two_source, _SCORES[Choice(said)], who)
+        if subject is Subject.SOURCE
+        else Game(f"{item}/{one}", f"{item}/{two}", _SCORES[Choice(said)], who)
+        for item, said, one, one_source, two, two_source, who in rows
+        if subject is Subject.CANDIDATE or (one_source and two_source)
+    ]
 
 
 def open_tasks(session: Session, limit: int) -> list[OpenTask]:

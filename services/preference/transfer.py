@@ -1,22 +1,21 @@
-"""Owns `python -m services.preference.transfer`: JSONL files into a running service and out of it, over gRPC.
+"""Owns `python -m services.preference.transfer`: files into a running service and out of it, over gRPC.
 
-Knows the public client and records.py, nothing of the service's inside.
+Knows the public client, records.py and files.py, nothing of the service's inside.
 """
 
 from __future__ import annotations
 
-import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
     from services.preference.domain import Comparison, Item
-    from services.preference.records import RecordReader, Written
+    from services.preference.records import Form, Record, RecordReader, Written
     from trimtab.clients.preference import PreferenceClient
 
 BATCH = 200
@@ -25,72 +24,86 @@ app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True
 )
 Target = Annotated[str, typer.Option(help="host:port of the preference service.")]
-Skip = Annotated[bool, typer.Option("--skip", help="Leave malformed rows out and count them.")]
+Skip = Annotated[bool, typer.Option("--skip-bad-rows", "--skip", help="Leave bad rows out and count them.")]
+Source = Annotated[
+    str,
+    typer.Argument(
+        help=".jsonl, .json (also .gz), .parquet, a saved data set's folder, datasets:NAME?split=…"
+    ),
+]
 
 
 @app.command("import")
 def import_command(
-    file: Path,
+    source: Source,
     target: Target = "127.0.0.1:50055",
     campaign: Annotated[str, typer.Option(help="Of rows that name none.")] = "",
     annotator: Annotated[str, typer.Option(help="Who chose, in rows that name nobody.")] = "import",
-    skip: Skip = False,
+    skip_bad_rows: Skip = False,
 ) -> None:
-    """Comparisons of a JSONL file, in TRL's schemas, into the service. Repeating it changes nothing."""
+    """Comparisons, rankings and best-of choices of a source into the service. Repeating it changes nothing."""
     from services.preference.records import RecordReader
     from trimtab.clients.preference import PreferenceClient
 
     with _one_line_errors(), PreferenceClient(target) as client:
-        reader = RecordReader(file, campaign=campaign, annotator=annotator, skip_malformed=skip)
-        rows, recorded = import_records(client, reader)
-        print(f"{rows} rows read, {recorded} comparisons new, {reader.skipped} rows skipped", file=sys.stderr)
-        if reader.skipped:
-            print(f"first skipped: {reader.first_problem}", file=sys.stderr)
+        reader = RecordReader(source, campaign=campaign, annotator=annotator, skip_bad_rows=skip_bad_rows)
+        compared, new = import_records(client, reader)
+        print(reader.report, file=sys.stderr)
+        print(f"{compared} comparisons, {new} of them new to the service", file=sys.stderr)
 
 
 @app.command("export")
 def export_command(
-    file: Path,
+    file: Annotated[Path, typer.Argument(help="Ends with .jsonl, .jsonl.gz or .parquet.")],
     target: Target = "127.0.0.1:50055",
     campaign: Annotated[str, typer.Option(help="Empty: all.")] = "",
-    text: Annotated[bool, typer.Option("--text", help="Prompts as text instead of messages.")] = False,
+    form: Annotated[
+        Literal["conversational", "text", "implicit"],
+        typer.Option(help="TRL's schema: messages, text, or messages with the prompt in both sides."),
+    ] = "conversational",
+    text: Annotated[bool, typer.Option("--text", help="The same as --form text.")] = False,
 ) -> None:
-    """Comparisons with a winner into a JSONL file, which appears whole or not at all."""
+    """Comparisons with a winner into a file, which appears whole or not at all."""
     from trimtab.clients.preference import PreferenceClient
 
     with _one_line_errors(), PreferenceClient(target) as client:
-        written = export_records(client, file, campaign=campaign, text=text)
+        written = export_records(client, file, campaign=campaign, form="text" if text else form)
         left_out = f"{written.ties} ties and {written.skipped} skipped ones left out"
         print(f"{written.rows} rows written, {left_out}", file=sys.stderr)
 
 
 def import_records(client: PreferenceClient, reader: RecordReader) -> tuple[int, int]:
-    """Send all records; how many rows were read, and how many comparisons were new to the service."""
+    """Send all records; how many comparisons were read, and how many of them were new to the service."""
+    compared = new = 0
+    batch: list[Record] = []
+    waiting = 0
+    for record in reader:
+        batch.append(record)
+        waiting += len(record.comparisons)
+        if waiting >= BATCH:
+            new += _send(client, batch)
+            compared += waiting
+            batch, waiting = [], 0
+    return compared + waiting, new + (_send(client, batch) if batch else 0)
+
+
+def _send(client: PreferenceClient, batch: Sequence[Record]) -> int:
     from services.preference.servicer import comparison_to, item_to
 
-    rows = recorded = 0
-    records = iter(reader)
-    while batch := list(itertools.islice(records, BATCH)):
-        client.upload([item_to(record.item) for record in batch])
-        recorded += client.record([comparison_to(record.comparison) for record in batch])
-        rows += len(batch)
-    return rows, recorded
+    client.upload([item_to(record.item) for record in batch])
+    said = [comparison for record in batch for comparison in record.comparisons]
+    return client.record([comparison_to(comparison) for comparison in said])
 
 
 def export_records(
-    client: PreferenceClient, file: Path, *, campaign: str = "", text: bool = False
+    client: PreferenceClient, file: Path, *, campaign: str = "", form: Form = "conversational"
 ) -> Written:
     """Write every comparison with a winner; counts of what was written and what was left out."""
+    from services.preference.files import row_writer
     from services.preference.records import write_records
 
-    aside = file.with_name(f".{file.name}.part")
-    try:
-        with aside.open("w", encoding="utf-8") as out:
-            written = write_records(out, _received(client, campaign), "text" if text else "conversational")
-        aside.replace(file)
-    finally:
-        aside.unlink(missing_ok=True)
-    return written
+    with row_writer(file) as out:
+        return write_records(out, _received(client, campaign), form)
 
 
 def _received(client: PreferenceClient, campaign: str) -> Iterator[tuple[Comparison, Item]]:

@@ -16,6 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from services.common.errors import InvalidInput
 from services.common.validation import require
 from services.preference import overview
+from services.preference.crowd import Reliability
 from services.preference.domain import Choice, Comparison, Item, Statistics, Subject
 from services.preference.insight import Insight
 from services.preference.overview import Filter
@@ -41,6 +42,7 @@ class _Looked:
     counts: Statistics
     insight: Insight
     ratings: list[Rating]
+    reliable: dict[str, Reliability]
     at: float
     until: float
 
@@ -74,6 +76,7 @@ class OwnerRoutes:
             insight=looked.insight,
             last_hour=last_hour,
             ratings=looked.ratings,
+            reliable=looked.reliable,
             rating_plot=plots.rating_plot(ratings),
             hour_plot=plots.hour_plot(looked.insight.by_hour, now),
             looked_at=looked.at,
@@ -128,9 +131,11 @@ class OwnerRoutes:
                 counts = await self._preferences.statistics(campaign=campaign)
                 insight = await self._preferences.insight(campaign=campaign)
                 ratings = await self._preferences.ratings(Subject.SOURCE, campaign=campaign)
+                found = await self._preferences.reliability(campaign=campaign)
+                reliable = {one.annotator: one for one in found}
                 now = time.time()
                 until = now + max(_FRESH_SECONDS, _SLOW_FACTOR * (now - began))
-                looked = self._looked[campaign] = _Looked(counts, insight, ratings, now, until)
+                looked = self._looked[campaign] = _Looked(counts, insight, ratings, reliable, now, until)
             return looked
 
     def _row(self, comparison: Comparison, item: Item) -> dict[str, Any]:

@@ -250,15 +250,17 @@ def test_files_in_and_out(start: Callable[..., Service], tmp_path: Path) -> None
             command = [sys.executable, "-m", "services.preference.transfer", *arguments, "--target", address]
             return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
-        assert "450 comparisons new" in transfer("import", str(source), "--campaign", "old").stderr
-        assert "0 comparisons new" in transfer("import", str(source), "--campaign", "old").stderr
+        new = "450 comparisons, {} of them new to the service"
+        assert new.format(450) in transfer("import", str(source), "--campaign", "old").stderr
+        assert new.format(0) in transfer("import", str(source), "--campaign", "old").stderr
         failed = transfer("import", str(bad))
         assert failed.returncode == 2
         assert failed.stderr == (
             f"transfer: {bad}:1: rejected: expected text or a list of messages, there is none\n"
         )
-        skipped = transfer("import", str(bad), "--skip")
-        assert (skipped.returncode, "1 rows skipped" in skipped.stderr) == (0, True)
+        skipped = transfer("import", str(bad), "--skip-bad-rows")
+        assert (skipped.returncode, "1 bad ones left out" in skipped.stderr) == (0, True)
+        assert f"first {bad}:1: rejected: expected text" in skipped.stderr
         assert transfer("export", str(out), "--text", "--campaign", "old").returncode == 0
         exported = [json.loads(line) for line in out.read_text().splitlines()]
         assert sorted(row["chosen"] for row in exported) == sorted(row["chosen"] for row in rows)

@@ -1,8 +1,7 @@
-"""JSONL in TRL's schemas: every form read, malformed rows named, what is written can be read again."""
+"""Rows of every format become items and comparisons, bad rows are named, what is written can be read again."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from dataclasses import replace
@@ -12,8 +11,9 @@ from typing import Any
 import pytest
 
 from services.common.errors import InvalidInput, NotFound
-from services.preference.domain import Candidate, Choice, Comparison, Item, Message
-from services.preference.records import Record, RecordReader, Written, format_record, write_records
+from services.preference.domain import Candidate, Choice, Comparison, Item, Message, plan_tasks
+from services.preference.files import row_writer
+from services.preference.records import Form, Record, RecordReader, Written, format_record, write_records
 
 
 def user(text: str) -> dict[str, str]:
@@ -35,7 +35,18 @@ def read(tmp_path: Path, *rows: object, **options: Any) -> list[Record]:
 
 
 def chosen(record: Record) -> str:
-    return record.item.candidate(record.comparison.preferred).text
+    (comparison,) = record.comparisons
+    return record.item.candidate(comparison.preferred).text
+
+
+def said(record: Record) -> list[str]:
+    """ "better > worse" or "one = other" for each comparison, by texts."""
+    text = {candidate.candidate_id: candidate.text for candidate in record.item.candidates}
+    signs = {Choice.FIRST: ">", Choice.TIE: "="}
+    return sorted(
+        f"{text[one.first_candidate_id]} {signs[one.choice]} {text[one.second_candidate_id]}"
+        for one in record.comparisons
+    )
 
 
 SAME: list[dict[str, Any]] = [
@@ -54,7 +65,7 @@ def test_every_schema_says_the_same(tmp_path: Path, row: dict[str, Any]) -> None
     assert record.item.prompt == (Message("user", "hi"),)
     assert sorted(candidate.text for candidate in record.item.candidates) == ["no", "yes"]
     assert chosen(record) == "yes"
-    assert record.comparison.annotator == "import"
+    assert record.comparisons[0].annotator == "import"
 
 
 def test_the_place_of_a_candidate_does_not_tell_the_choice(tmp_path: Path) -> None:
@@ -78,68 +89,92 @@ def test_optional_columns(tmp_path: Path) -> None:
     row = SAME[1] | {"item_id": "i", "prompt_id": 7, "annotator": "ann"}
     (record,) = read(tmp_path, row, campaign="spring", annotator="bob")
     assert (record.item.item_id, record.item.prompt_id, record.item.campaign) == ("i", "7", "spring")
-    assert record.comparison.annotator == "ann"
+    assert record.comparisons[0].annotator == "ann"
+
+
+def test_a_ranking_is_an_item_with_all_its_pairs(tmp_path: Path) -> None:
+    """Four answers, two of them tied: one item, five wins and a tie, every task of the item answered."""
+    (record,) = read(tmp_path, {"prompt": "hi", "ranked": ["a", ["b", "c"], "d"], "annotator": "ann"})
+    assert sorted(candidate.text for candidate in record.item.candidates) == list("abcd")
+    assert said(record) == ["a > b", "a > c", "a > d", "b = c", "b > d", "c > d"]
+    planned = {task.task_id for task in plan_tasks(record.item, 1)}
+    assert {comparison.task_id for comparison in record.comparisons} == planned
+    assert {comparison.annotator for comparison in record.comparisons} == {"ann"}
+
+
+def test_a_best_of_row_leaves_the_rest_open(tmp_path: Path) -> None:
+    """The best beats each other text once, however often it stands there; between the others nothing was said."""
+    row = {"query": "hi", "sample0": "a", "sample1": "b", "sample2": "c", "sample3": "b", "best": 2}
+    (record,) = read(tmp_path, row)
+    assert said(record) == ["c > a", "c > b"]
+    assert len(record.item.candidates) == 3
+
+
+def test_a_summary_comparison_keeps_who_and_what(tmp_path: Path) -> None:
+    """Worker, confidence and policies of OpenAI's rows become annotator, confidence and sources."""
+    row = {
+        "info": {"id": "t3", "post": "Long."},
+        "summaries": [{"text": "a", "policy": "sup"}, {"text": "b", "policy": "ppo"}],
+        "choice": 1,
+        "worker": "w",
+        "extra": {"confidence": 9},
+    }
+    (record,) = read(tmp_path, row)
+    assert {candidate.text: candidate.source for candidate in record.item.candidates} == {
+        "a": "sup",
+        "b": "ppo",
+    }
+    (comparison,) = record.comparisons
+    assert (comparison.annotator, comparison.confidence, chosen(record)) == ("w", 1.0, "b")
+    assert record.item.prompt_id == "t3"
+
+
+def test_several_annotators_of_a_pair(tmp_path: Path) -> None:
+    """The service takes one answer to a task: another annotator's is kept in an item of its own, again and again."""
+    rows = [SAME[1] | {"annotator": who} for who in ("ann", "bob", "ann", "bob")]
+    ann, bob, *again = read(
+        tmp_path, *rows, {"prompt": "hi", "chosen": "no", "rejected": "yes", "annotator": "cat"}
+    )
+    assert ann.item.item_id == read(tmp_path, SAME[0])[0].item.item_id
+    assert again[:2] == [ann, bob]
+    assert len({record.item.item_id for record in (ann, bob, again[2])}) == 3
+    assert ann.item.candidates == bob.item.candidates
 
 
 @pytest.mark.parametrize(
     ("row", "says"),
     [
         ("{", "row: expected one JSON object"),
-        ("[1]", "row: expected a JSON object, got a list"),
         ("[" * 100_000, "row: expected one JSON object"),
-        ({"prompt": "a", "chosen": "b"}, "rejected: expected text or a list of messages, there is none"),
         ({"prompt": "a", "chosen": "b", "rejected": None}, "rejected: expected text, got null"),
         ({"prompt": "a", "chosen": "b", "rejected": "b"}, "rejected: expected another text than chosen"),
-        (
-            {"prompt": 1, "chosen": "b", "rejected": "c"},
-            "prompt: expected text or a list of messages, got a number",
-        ),
-        (
-            {"prompt": [], "chosen": "b", "rejected": "c"},
-            "prompt: expected text or a list of messages, got an empty",
-        ),
-        (
-            {"prompt": [user("a")], "chosen": "b", "rejected": "c"},
-            "chosen: expected text or a list of messages",
-        ),
-        ({"prompt": ["a"], "chosen": "b", "rejected": "c"}, "prompt[0]: expected {role, content}, got text"),
-        (
-            {"prompt": [{"content": "a"}], "chosen": "b", "rejected": "c"},
-            "prompt[0].role: expected text, got null",
-        ),
-        (
-            {"prompt": [user("a")], "chosen": [assistant("b")] * 2, "rejected": [assistant("c")]},
-            "chosen: expected one message after the prompt, got 2",
-        ),
-        ({"chosen": "b", "rejected": "c"}, "chosen: expected a dialogue that begins with"),
-        ({"chosen": [user("a")], "rejected": [user("b")]}, "chosen: expected a prompt and an answer"),
-        (
-            {"chosen": [user("a"), assistant("b")], "rejected": [user("x"), assistant("c")]},
-            "rejected: expected the same messages as chosen but for the last one",
-        ),
-        ({"prompt": "a\0", "chosen": "b", "rejected": "c"}, "prompt: expected text without NUL"),
         (SAME[1] | {"item_id": "x" * 201}, "item_id: expected at most 200 characters, got 201"),
-        (SAME[1] | {"item_id": ["x"]}, "item_id: expected text, got a list"),
-        ({"prompt": "hi", "chosen": "no", "rejected": "yes"}, "chosen: expected the same choice as line 1"),
+        ({"prompt": "a", "ranked": [str(n) for n in range(33)]}, "row: expected at most 32 answers, got 33"),
+        ({"prompt": "hi", "chosen": "no", "rejected": "yes"}, "row: expected the same choice as "),
     ],
 )
-def test_a_malformed_row_is_named(tmp_path: Path, row: object, says: str) -> None:
+def test_a_bad_row_is_named(tmp_path: Path, row: object, says: str) -> None:
     """File, line, field and what was expected, in one line; with skipping, it is counted instead."""
     path = write(tmp_path, SAME[0], "", row, {"prompt": "later", "chosen": "x", "rejected": "y"})
     with pytest.raises(InvalidInput) as caught:
         list(RecordReader(path))
     assert str(caught.value).startswith(f"{path}:3: {says}")
     assert "\n" not in str(caught.value)
-    reader = RecordReader(path, skip_malformed=True)
+    reader = RecordReader(path, skip_bad_rows=True)
     assert [chosen(record) for record in reader] == ["yes", "x"]
-    assert reader.skipped == 1
-    assert reader.first_problem.startswith(f"{path}:3: {says}")
+    assert (reader.report.rows, reader.report.records, reader.report.bad_rows) == (3, 2, 1)
+    assert reader.report.first_bad.startswith(f"{path}:3: {says}")
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     """A missing file is NOT_FOUND, in one line."""
     with pytest.raises(NotFound, match="no such file"):
         RecordReader(tmp_path / "nothing.jsonl")
+
+
+class Rows(list[dict[str, Any]]):
+    def write(self, row: dict[str, Any]) -> None:
+        self.append(row)
 
 
 def larger(choice: Choice) -> tuple[Comparison, Item]:
@@ -150,56 +185,91 @@ def larger(choice: Choice) -> tuple[Comparison, Item]:
         campaign="c",
         prompt_id="p",
     )
-    said = Comparison(
+    comparison = Comparison(
         task_id="t", annotator="ann", first_candidate_id="2", second_candidate_id="0", choice=choice
     )
-    return said, item
+    return comparison, item
 
 
-def test_both_forms_by_hand() -> None:
+def test_all_forms_by_hand() -> None:
     """The second of the two shown won: chosen is its text, in the form that was asked for."""
-    said, item = larger(Choice.SECOND)
-    row = format_record(said, item)
+    comparison, item = larger(Choice.SECOND)
+    row = format_record(comparison, item)
     assert row["prompt"] == [user("hi")]
     assert row["chosen"] == [assistant("text 0")]
     assert row["rejected"] == [assistant("text 2")]
     assert (row["prompt_id"], row["campaign"], row["annotator"]) == ("p", "c", "ann")
-    row = format_record(said, item, "text")
+    implicit = format_record(comparison, item, "implicit")
+    assert implicit["chosen"] == [user("hi"), assistant("text 0")]
+    assert implicit["rejected"] == [user("hi"), assistant("text 2")]
+    assert "prompt" not in implicit
+    row = format_record(comparison, item, "text")
     assert (row["prompt"], row["chosen"], row["rejected"]) == ("hi", "text 0", "text 2")
     with pytest.raises(InvalidInput, match="no text form"):
-        format_record(said, replace(item, prompt=item.prompt * 2), "text")
+        format_record(comparison, replace(item, prompt=item.prompt * 2), "text")
 
 
 def test_ties_and_skipped_are_counted() -> None:
     """TRL's schemas know winners only: what has none is counted, not written."""
-    out = io.StringIO()
+    out = Rows()
     rows = [larger(choice) for choice in (Choice.FIRST, Choice.TIE, Choice.SKIP, Choice.FLAG)]
     assert write_records(out, rows) == Written(rows=1, ties=1, skipped=2)
-    assert len(out.getvalue().splitlines()) == 1
+    assert len(out) == 1
 
 
-def test_what_is_written_can_be_read_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz", "out.parquet"])
+@pytest.mark.parametrize("form", ["conversational", "text", "implicit"])
+def test_what_is_written_can_be_read_again(tmp_path: Path, name: str, form: Form) -> None:
     """Two pairs of one item of three come back as two items, with the same texts, choices and columns."""
-    said, item = larger(Choice.FIRST)
-    other = replace(said, first_candidate_id="0", second_candidate_id="1", choice=Choice.SECOND)
-    path = tmp_path / "out.jsonl"
-    with path.open("w") as out:
-        write_records(out, [(said, item), (other, item)])
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow", reason="the extra `data` is not installed")
+    comparison, item = larger(Choice.FIRST)
+    item = replace(
+        item, candidates=tuple(replace(c, source=f"policy@{c.candidate_id}") for c in item.candidates)
+    )
+    other = replace(comparison, first_candidate_id="0", second_candidate_id="1", choice=Choice.SECOND)
+    path = tmp_path / name
+    with row_writer(path) as out:
+        write_records(out, [(replace(comparison, confidence=0.5), item), (other, item)], form)
     records = list(RecordReader(path))
     assert [chosen(record) for record in records] == ["text 2", "text 1"]
+    assert [record.comparisons[0].confidence for record in records] == [0.5, None]
     assert len({record.item.item_id for record in records}) == 2
     assert {record.item.prompt_id for record in records} == {"p"}
-    assert {record.comparison.annotator for record in records} == {"ann"}
+    assert {record.comparisons[0].annotator for record in records} == {"ann"}
+    assert {c.text: c.source for c in records[0].item.candidates} == {
+        "text 2": "policy@2",
+        "text 0": "policy@0",
+    }
+    assert [file.name for file in tmp_path.iterdir()] == [name]
 
 
-def test_real_pairs_are_read() -> None:
-    """Every Open-Assistant pair is read, each with a winner and a prompt of at least one message."""
+def test_an_export_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    """Neither a part of a file nor, for an unknown ending, any file; no comparisons make an empty file."""
+    for name in ("out.jsonl", "out.parquet"):
+        with pytest.raises(RuntimeError), row_writer(tmp_path / name) as out:
+            out.write({"prompt": "hi"})
+            raise RuntimeError
+    with (
+        pytest.raises(InvalidInput, match="expected a file that ends with"),
+        row_writer(tmp_path / "out.csv"),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    for name in ("out.jsonl", "out.parquet"):
+        with row_writer(tmp_path / name):
+            pass
+        assert list(RecordReader(tmp_path / name)) == []
+
+
+@pytest.mark.parametrize("name", ["oasst_pairs.jsonl", "hh_harmless_pairs.jsonl.gz"])
+def test_real_pairs_are_read(name: str) -> None:
+    """Nearly every Open-Assistant and HH pair becomes an item with a winner and a prompt."""
     folder = os.environ.get("TRIMTAB_DATA")
     if not folder:
         pytest.skip("TRIMTAB_DATA names no folder of real data")
-    path = Path(folder) / "oasst_pairs.jsonl"
-    reader = RecordReader(path, skip_malformed=True)
+    reader = RecordReader(Path(folder) / name, skip_bad_rows=True)
     records = list(reader)
-    assert len(records) + reader.skipped == path.read_bytes().count(b"\n")
-    assert reader.skipped <= 0.01 * len(records)
-    assert all(record.item.prompt and record.comparison.preferred for record in records)
+    assert len(records) + reader.report.bad_rows == reader.report.rows
+    assert reader.report.bad_rows <= 0.01 * len(records)
+    assert all(record.item.prompt and chosen(record) is not None for record in records)

@@ -247,9 +247,11 @@ def test_games_of_candidates_and_of_sources(store: PreferenceStore) -> None:
         for task, score in zip(tasks, (1.0, 0.5), strict=False)
     ]
     assert store.games(Subject.CANDIDATE) == [
-        Game(f"{i}/{a}", f"{i}/{b}", score) for i, a, b, score in expected
+        Game(f"{i}/{a}", f"{i}/{b}", score, "ann") for i, a, b, score in expected
     ]
-    assert store.games(Subject.SOURCE) == [Game(names[a], names[b], score) for _, a, b, score in expected]
+    assert store.games(Subject.SOURCE) == [
+        Game(names[a], names[b], score, "ann") for _, a, b, score in expected
+    ]
 
 
 def test_everything_is_there_after_reopening(reopen: Callable[..., PreferenceStore]) -> None:

@@ -1,0 +1,34 @@
+"""Owns how ratings become scalar training targets. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import fmean
+
+from services.preference.ratings import Rating
+
+
+def item_of(subject: str) -> str:
+    """The item of a candidate that is named item_id/candidate_id."""
+    return subject.rpartition("/")[0]
+
+
+def scalar_targets(
+    ratings: Sequence[Rating], *, group: Callable[[str], str] | None = None
+) -> dict[str, float]:
+    """Ratings with mean 0 and standard deviation 1, by subject; all 0 where all ratings are equal.
+
+    group: names what a subject is only comparable within (`item_of` for candidates: answers to different prompts never
+    met). Each group's mean is then 0, and one standard deviation, over the deviations of all groups, scales them all:
+    scaling each group by its own would make as much of a hair's breadth as of a mile.
+    """
+    groups: dict[str, list[float]] = {}
+    for rating in ratings:
+        groups.setdefault(group(rating.subject) if group else "", []).append(rating.rating)
+    means = {name: fmean(values) for name, values in groups.items()}
+    centred = {
+        rating.subject: rating.rating - means[group(rating.subject) if group else ""] for rating in ratings
+    }
+    spread = fmean(value**2 for value in centred.values()) ** 0.5 if centred else 0.0
+    # Below a billionth of a point, differences are rounding.
+    return {subject: value / spread if spread > 1e-9 else 0.0 for subject, value in centred.items()}

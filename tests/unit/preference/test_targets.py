@@ -1,0 +1,55 @@
+"""Ratings as training targets, worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.common.errors import InvalidInput
+from services.preference.ratings import Game, Rating, RatingMethod, rate
+from services.preference.targets import item_of, scalar_targets
+
+
+def ratings(**points: float) -> list[Rating]:
+    return [Rating(name.replace("_", "/"), value, value, value, 1) for name, value in points.items()]
+
+
+def test_mean_0_and_deviation_1() -> None:
+    """1100, 1000, 900 have mean 1000 and deviation sqrt(20000 / 3)."""
+    step = 100 / (20_000 / 3) ** 0.5
+    assert scalar_targets(ratings(a=1100, b=1000, c=900)) == pytest.approx({"a": step, "b": 0.0, "c": -step})
+
+
+def test_candidates_are_centred_within_their_item() -> None:
+    """Each prompt's mean is 0, and one scale holds for all: what was close stays close."""
+    found = scalar_targets(ratings(x_1=1200, x_2=1000, y_1=510, y_2=490), group=item_of)
+    scale = ((100**2 + 100**2 + 10**2 + 10**2) / 4) ** 0.5
+    expected = {"x/1": 100 / scale, "x/2": -100 / scale, "y/1": 10 / scale, "y/2": -10 / scale}
+    assert found == pytest.approx(expected)
+    assert item_of("a/b/c") == "a/b"
+
+
+def test_nothing_to_tell_apart() -> None:
+    """Equal ratings, whatever their rounding, are 0; none are none."""
+    assert scalar_targets(ratings(a=1000, b=1000)) == {"a": 0.0, "b": 0.0}
+    assert scalar_targets([]) == {}
+
+
+def test_policies_over_versions_are_rated_against_an_anchor() -> None:
+    """Odds of 4 to 1 and of 2 to 1 in a row: version 2 leads version 0 by 400 log10 8, which has 1000 by definition."""
+    games = [Game("policy@1", "policy@0", 1.0)] * 4 + [Game("policy@1", "policy@0", 0.0)]
+    games += [Game("policy@2", "policy@1", 1.0)] * 2 + [Game("policy@2", "policy@1", 0.0)]
+    method = RatingMethod(kind="bradley-terry", prior_deviation=float("inf"), samples=50, anchor="policy@0")
+    best, middle, first = rate(games * 10, method)
+    assert (first.subject, first.rating, first.low, first.high) == ("policy@0", 1000.0, 1000.0, 1000.0)
+    assert middle.rating == pytest.approx(1000 + 240.824, abs=1e-2)
+    assert best.rating == pytest.approx(1000 + 361.236, abs=1e-2)
+    assert best.high - best.low > middle.high - middle.low > 50
+
+
+@pytest.mark.parametrize("kind", ["elo", "bradley-terry", "crowd"])
+def test_an_anchor_that_was_not_compared_is_refused(kind: str) -> None:
+    """In one line that names it."""
+    with pytest.raises(
+        InvalidInput, match="anchor: expected a subject that was compared with another, got z"
+    ):
+        rate([Game("a", "b", 1.0)], RatingMethod(kind=kind, anchor="z"))  # type: ignore[arg-type]
