@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.fakes.postgres import Postgres, postgres, programs
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Postgres]:
-    if programs() is None:
-        pytest.skip("PostgreSQL is not installed")
-    with postgres() as server:
-        yield server
+from tests.fakes.postgres import Postgres
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
