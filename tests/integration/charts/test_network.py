@@ -34,6 +34,7 @@ def world() -> tuple[list[Manifest], dict[str, Pod]]:
             "enabled": True,
             "database": {"existingSecret": "ratings", "cidrs": ["10.1.0.0/16"]},
             "allowedNamespaces": ["people"],
+            "pages": {"enabled": True, "allowedNamespaces": ["ingress"]},
         },
     }
     manifests = render(values)
