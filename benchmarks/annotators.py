@@ -7,6 +7,7 @@ installed). Each annotator signs in by a link, holds five tasks as the page does
 than people: exponential, mean 1 s), answers, takes one answer in twenty back and gives it anew. A label's time is from
 sending it to the acknowledgement. Afterwards the stream of comparisons must hold every acknowledged label, none twice.
 Then the same for ten seconds without thinking, for the most that it can do (`saturated_…`, without a bar).
+`cpu_ms_per_label` is the service's processor time, tasks and sign-ins included: it hardly depends on what else runs.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 
 from benchmarks.harness import at_least, at_most, run, say
 from tests.fakes.campaign import item
@@ -128,7 +130,11 @@ def measure_database(database: str, url: str, seconds: float) -> dict[str, float
             for begin in range(0, ITEMS, 500):
                 client.upload([item(number) for number in range(begin, begin + 500)])
             links = {f"ann{number}": pages.link(f"ann{number}") for number in range(ANNOTATORS)}
+            assert pages.process is not None  # noqa: S101 - it was started
+            service = psutil.Process(pages.process.pid)
+            before = service.cpu_times()
             calm = asyncio.run(label(pages, links, seconds, THINK_SECONDS))
+            after = service.cpu_times()
             full = asyncio.run(label(pages, links, FULL_SECONDS, 0.0))
             kept: dict[tuple[str, str], int] = {}
             for one in client.comparisons():
@@ -140,6 +146,9 @@ def measure_database(database: str, url: str, seconds: float) -> dict[str, float
         "p50_ms": 1000 * float(np.percentile(calm.seconds, 50)),
         "p99_ms": 1000 * float(np.percentile(calm.seconds, 99)),
         "labels_per_second": len(calm.seconds) / seconds,
+        "cpu_ms_per_label": 1000
+        * (after.user + after.system - before.user - before.system)
+        / len(calm.seconds),
         "lost": len(wanted - set(kept)),
         "twice": sum(count - 1 for count in kept.values()) + len(set(kept) - wanted),
         "saturated_p99_ms": 1000 * float(np.percentile(full.seconds, 99)),

@@ -172,8 +172,13 @@ class Preferences:
         return await asyncio.to_thread(rate, games, self._method)
 
     async def reliability(self, *, campaign: str = "") -> list[Reliability]:
-        """How reliable each annotator is."""
-        games = await self._run(self._store.games, Subject.CANDIDATE, campaign=campaign)
+        """How reliable each annotator is, by comparisons of sources, of candidates where no sources are named.
+
+        Candidates of different items never meet: by them alone, one answer to each pair tells nothing about anybody.
+        """
+        games = await self._run(self._store.games, Subject.SOURCE, campaign=campaign)
+        if not games:
+            games = await self._run(self._store.games, Subject.CANDIDATE, campaign=campaign)
         return await asyncio.to_thread(reliability, games, self._method)
 
     async def statistics(self, *, campaign: str = "") -> Statistics:

@@ -103,7 +103,8 @@ class PreferenceStore:
                 f"max_tasks: expected 1 to {MAX_TASKS}, got {limit}", {"max_tasks": f"1 to {MAX_TASKS}"}
             )
         return self._run(
-            lambda session: leasing.lease_tasks(session, self._asking(annotator, campaign, limit))
+            lambda session: leasing.lease_tasks(session, self._asking(annotator, campaign, limit)),
+            durable=False,
         )
 
     def next_units(
@@ -112,7 +113,8 @@ class PreferenceStore:
         """The same as a page shows them; `rankings`: items with three to nine answers whole."""
         check_annotator(annotator)
         return self._run(
-            lambda session: leasing.lease_units(session, self._asking(annotator, campaign, limit, rankings))
+            lambda session: leasing.lease_units(session, self._asking(annotator, campaign, limit, rankings)),
+            durable=False,
         )
 
     def release(self, annotator: str, *, until: float | None = None) -> int:
@@ -124,7 +126,7 @@ class PreferenceStore:
         if until is not None:
             held = held.where(TaskRow.lease_until <= until)
         freed = held.values(lease_holder="", lease_until=0.0)
-        return self._run(lambda session: int(getattr(session.execute(freed), "rowcount", 0)))
+        return self._run(lambda session: int(getattr(session.execute(freed), "rowcount", 0)), durable=False)
 
     def record(self, comparisons: Sequence[Comparison]) -> int:
         """Record all or nothing; durable on return. How many are new: repeating one changes nothing.

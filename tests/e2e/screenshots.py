@@ -83,7 +83,7 @@ def take(opened: Browser, pages: Pages, links: dict[str, str]) -> None:
         for size, viewport in (("", WIDE), ("-phone", PHONE)):
             for view, (who, path, prepare) in views.items():
                 context = opened.new_context(
-                    viewport=viewport, color_scheme=theme, device_scale_factor=1 if not size else 2
+                    viewport=viewport, color_scheme=theme, device_scale_factor=1 if not size else 1.5
                 )
                 page = context.new_page()
                 if who:
@@ -91,7 +91,7 @@ def take(opened: Browser, pages: Pages, links: dict[str, str]) -> None:
                     page.wait_for_url("**/label" if who != "olga" else "**/overview")
                 page.goto(pages.url + path)
                 prepare(page)
-                whole = view in ("overview", "comparisons")
+                whole = view == "overview"
                 page.screenshot(path=OUT / f"preference-{view}-{theme}{size}.png", full_page=whole)
                 context.close()
 
