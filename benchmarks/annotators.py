@@ -3,7 +3,7 @@
     python -m benchmarks.annotators [--quick]
 
 One service on loopback, with SQLite and then with PostgreSQL (a server of our own, syncing every commit as it does when
-installed). Each annotator signs in by a link, holds five tasks as the page does, thinks for about a second (much faster
+installed). Each annotator, signed in by a link, holds five tasks as the page does, thinks for about a second (much faster
 than people: exponential, mean 1 s), answers, takes one answer in twenty back and gives it anew. A label's time is from
 sending it to the acknowledgement. Afterwards the stream of comparisons must hold every acknowledged label, none twice.
 Then the same for ten seconds without thinking, for the most that it can do (`saturated_…`, without a bar).
@@ -58,11 +58,14 @@ class Annotator:
         self._draw = random.Random(name)
         self._revision = 0
 
-    async def work(self, token: str, until: float) -> None:
-        """Sign in and label until then (monotonic seconds)."""
+    async def sign_in(self, token: str) -> None:
+        """Open the link and the page."""
         await self._post("/api/sign-in", {"token": token})
         page = (await self._client.get("/label")).text
         self._client.headers["x-csrf-token"] = page.partition('data-csrf="')[2].partition('"')[0]
+
+    async def work(self, until: float) -> None:
+        """Label until then (monotonic seconds)."""
         held: list[dict[str, Any]] = []
         await asyncio.sleep(self._draw.uniform(0, self._think))
         while time.monotonic() < until:
@@ -107,15 +110,14 @@ class Annotator:
 async def label(pages: Pages, links: Mapping[str, str], seconds: float, think: float) -> Seen:
     """All of them at once for so long."""
     seen = Seen()
-    ends = time.monotonic() + seconds
     clients = [httpx.AsyncClient(base_url=pages.url, timeout=60, trust_env=False) for _ in links]
+    people = [Annotator(name, client, seen, think) for name, client in zip(links, clients, strict=True)]
+    tokens = [link.partition("#")[2] for link in links.values()]
     try:
-        await asyncio.gather(
-            *(
-                Annotator(name, client, seen, think).work(link.partition("#")[2], ends)
-                for (name, link), client in zip(links.items(), clients, strict=True)
-            )
-        )
+        for person, token in zip(people, tokens, strict=True):
+            await person.sign_in(token)
+        ends = time.monotonic() + seconds
+        await asyncio.gather(*(person.work(ends) for person in people))
     finally:
         await asyncio.gather(*(client.aclose() for client in clients))
     return seen
