@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common.validation import require
 from services.preference import domain
-from services.preference.insight import AnnotatorSummary
+from services.preference.insight import AnnotatorSummary, Insight
 from services.preference.preferences import Preferences
 from trimtab.common.v1 import common_pb2 as common
 from trimtab.preference.v1 import preference_pb2 as wire
@@ -100,7 +100,9 @@ class PreferenceServicer(rpc.PreferenceServiceServicer):
     ) -> wire.GetStatisticsResponse:
         """Counts."""
         counts = await self._preferences.statistics(campaign=request.campaign)
-        insight = await self._preferences.insight(campaign=request.campaign)
+        insight = Insight()
+        if request.include_annotators:
+            insight = await self._preferences.insight(campaign=request.campaign)
         return wire.GetStatisticsResponse(
             items=counts.items,
             tasks_open=counts.tasks_open,

@@ -218,8 +218,10 @@ def test_gold_overlap_and_annotators_over_grpc(start: Callable[..., Service]) ->
                 said = answer(tasks[0], name, wire.CHOICE_FIRST if first else wire.CHOICE_SECOND)
                 said.seconds, said.ranking_id = 2.5, "r"
                 assert client.record([said]) == 1
-        statistics = client.statistics()
+        statistics = client.statistics(annotators=True)
         assert (statistics.comparisons, statistics.tasks_open, statistics.agreement) == (2, 0, 0.0)
+        assert not client.statistics().annotators
+        assert len(list(client.comparisons(include_gold=True))) == 4
         right = {
             one.annotator: (one.gold, one.gold_right, one.median_seconds) for one in statistics.annotators
         }

@@ -435,13 +435,17 @@ class GetStatisticsRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CAMPAIGN_FIELD_NUMBER: builtins.int
+    INCLUDE_ANNOTATORS_FIELD_NUMBER: builtins.int
     campaign: builtins.str
+    include_annotators: builtins.bool
+    """Agreement and annotators too, for which all answers are read."""
     def __init__(
         self,
         *,
         campaign: builtins.str = ...,
+        include_annotators: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["campaign", b"campaign"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["campaign", b"campaign", "include_annotators", b"include_annotators"]) -> None: ...
 
 global___GetStatisticsRequest = GetStatisticsRequest
 
@@ -480,7 +484,7 @@ class GetStatisticsResponse(google.protobuf.message.Message):
     skipped: builtins.int
     agreement: builtins.float
     """Of pairs that several annotators answered: the share of pairs of
-    annotators who said the same. Absent: there are none.
+    annotators who said the same. Absent: there are none, or not asked for.
     """
     @property
     def comparisons_by_annotator(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]: ...
