@@ -4,10 +4,10 @@
 
 One service on loopback, with SQLite and then with PostgreSQL (a server of our own, syncing every commit as it does when
 installed). Each annotator, signed in by a link, holds five tasks as the page does, thinks for about a second
-(exponential, mean 1 s: much faster than people), answers, takes one answer in twenty back and gives it anew. A label's time is from
-sending it to the acknowledgement. Afterwards the stream of comparisons must hold every acknowledged label, none twice.
-Then the same for ten seconds without thinking, for the most that it can do (`saturated_…`, without a bar).
-`cpu_ms_per_label` is the service's processor time, tasks and sign-ins included: it hardly depends on what else runs.
+(exponential, mean 1 s: much faster than people), answers, takes one answer in twenty back and gives it anew. A label's
+time is from sending it to the acknowledgement. Afterwards the stream of comparisons must hold every acknowledged label,
+none twice. Then the same for ten seconds without thinking, for the most that it can do (`saturated_…`, without a bar).
+`cpu_ms_per_label` is the service's processor time, tasks included: it hardly depends on what else runs.
 """
 
 from __future__ import annotations
