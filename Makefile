@@ -3,7 +3,7 @@ PY := .venv/bin/python
 SEED ?= 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup helm chart-docs demo test test-cluster e2e-cluster test-newcomer test-oldest lint protos protos-check bench mutants clean peer-trl peer-verl peer-openrlhf peer-node peer-grpcurl peer-mosec peer-litserve peer-vllm
+.PHONY: $(shell grep -oE '^[a-z0-9-]+:' $(MAKEFILE_LIST) | tr -d :)
 help: ## this list
 	@grep -hE '^[a-z0-9%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
@@ -73,6 +73,9 @@ protos: ## stubs anew from protos/
 
 protos-check: protos
 	@git diff --exit-code --stat -- protos/trimtab || (echo "stubs differ from the protos: commit what 'make protos' wrote" >&2; exit 1)
+
+screenshots: .venv/.ready ## docs/images: the preference service's pages, with Debian's chromium
+	$(PY) -m tests.e2e.screenshots
 
 mutants: .venv/.ready ## changes of the algorithms' formulas that no test notices (MODULES="ppo grpo")
 	$(PY) -m tests.numerics.mutants $(MODULES)

@@ -11,8 +11,9 @@ from services.common.errors import TrimtabError
 from services.common.rules import make_rule
 from services.common.spec.base import Spec
 from services.common.spec.service import ServiceSpec
+from services.preference.assignment import Assignment
 from services.preference.database import parse_url
-from services.preference.domain import MAX_ID_CHARACTERS, MAX_TASKS
+from services.preference.domain import MAX_ANNOTATORS, MAX_ID_CHARACTERS, MAX_TASKS
 from services.preference.ratings import RatingMethod
 
 
@@ -66,8 +67,43 @@ class RatingSpec(Spec):
         )
 
 
+class AssignmentSpec(Spec):
+    """[assignment]: who gets which tasks, and in which order."""
+
+    order: Literal["random", "active"] = Field(
+        "random", description="active: first the pairs that the ratings so far are least sure of."
+    )
+    refresh_seconds: float = Field(10.0, gt=0, description="The active order is renewed at most this often.")
+    consider_tasks: int = Field(
+        2000, ge=1, le=100_000, description="Open tasks that the active order chooses from."
+    )
+    overlap_annotators: int = Field(2, ge=1, le=MAX_ANNOTATORS, description="Of items that several answer.")
+    overlap_share: float = Field(0.0, ge=0, le=1, description="Share of items that several answer.")
+    gold_every: int = Field(0, ge=0, description="One of so many tasks has a known answer; 0: none.")
+
+
+class WebSpec(Spec):
+    """[web]: the pages, on server.http_port."""
+
+    public_url: str = Field(
+        "",
+        pattern=r"^$|^https?://[^/\s]+$",
+        description="As browsers see it, behind an ingress: https://label.example.org.",
+    )
+    rankings: bool = Field(
+        True, description="Items with three to nine answers are ranked; false: pair by pair."
+    )
+    markdown: bool = Field(True, description="Show texts as sanitised Markdown; false: as they are.")
+    instructions: str = Field("", max_length=20_000, description="What annotators should go by; Markdown.")
+    tasks_ahead: int = Field(5, ge=1, le=50, description="Tasks a page holds, to go on without a connection.")
+    session_hours: float = Field(72.0, gt=0, description="Then the link must be opened again.")
+    undo_seconds: float = Field(3600.0, ge=0, description="An answer can be taken back for so long.")
+    requests_per_minute: int = Field(600, ge=10, description="Of one person.")
+    sign_ins_per_minute: int = Field(30, ge=1, description="From one address.")
+
+
 class PreferenceConfig(ServiceSpec):
-    """[server] [log] [rating] [[annotators]], the database and the lease of a task."""
+    """[server] [log] [assignment] [web] [rating] [[annotators]], the database and the lease of a task."""
 
     database_url: SecretStr = Field(
         SecretStr("sqlite:///preference.db"),
@@ -77,6 +113,18 @@ class PreferenceConfig(ServiceSpec):
     order_seed: int = Field(1, ge=0, lt=2**31, description="Draws order and sides of the tasks of new items.")
     annotators: tuple[AnnotatorSpec, ...] = ()
     rating: RatingSpec = RatingSpec()
+    assignment: AssignmentSpec = AssignmentSpec()
+    web: WebSpec = WebSpec()
+
+    def assigning(self) -> Assignment:
+        """The same for the store."""
+        return Assignment(
+            overlap_annotators=self.assignment.overlap_annotators,
+            overlap_share=self.assignment.overlap_share,
+            gold_every=self.assignment.gold_every,
+            undo_seconds=self.web.undo_seconds,
+            seed=self.order_seed,
+        )
 
     @field_validator("database_url")
     @classmethod

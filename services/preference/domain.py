@@ -16,6 +16,8 @@ MAX_CANDIDATES = 32  # 496 tasks
 MAX_ID_CHARACTERS = 200
 MAX_TASKS = 1000
 MAX_BATCH = 1000
+MAX_ANNOTATORS = 100
+MAX_SECONDS = 86_400.0
 
 
 class Choice(enum.StrEnum):
@@ -64,13 +66,19 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """A prompt and two or more candidates. `prompt_id` is for splitting by prompt, never by row."""
+    """A prompt and two or more candidates. `prompt_id` is for splitting by prompt, never by row.
+
+    `annotators`: how many of them answer each of its tasks; 0: as the service assigns.
+    `gold_order`: all candidate ids, best first, where the answer is known; such an item checks annotators.
+    """
 
     item_id: str
     prompt: tuple[Message, ...]
     candidates: tuple[Candidate, ...]
     campaign: str = ""
     prompt_id: str = ""
+    annotators: int = 0
+    gold_order: tuple[str, ...] = ()
 
     def candidate(self, candidate_id: str) -> Candidate:
         """The candidate of that id. KeyError if there is none."""
@@ -93,7 +101,11 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """One annotator's answer to one task. `recorded_at` (Unix seconds) and `item_id` are set by the store."""
+    """One annotator's answer to one task. `recorded_at` (Unix seconds), `item_id` and `gold` are set by the store.
+
+    `ranking_id` is shared by the pairs of one ranking, empty where a pair was shown. `seconds`: from seeing the
+    task to answering. `revision`: of the same annotator's answers to a task the highest one stands.
+    """
 
     task_id: str
     annotator: str
@@ -104,6 +116,10 @@ class Comparison:
     confidence: float | None = None
     comment: str = ""
     recorded_at: float = 0.0
+    ranking_id: str = ""
+    seconds: float | None = None
+    revision: int = 0
+    gold: bool = False
 
     @property
     def preferred(self) -> str:
@@ -189,6 +205,13 @@ def _check_item(found: Violations, item: Item, where: str) -> None:
     found.check(len(ids) == count, f"{where}.candidates", "expected candidate_ids that differ")
     for number, candidate in enumerate(item.candidates):
         _check_candidate(found, candidate, f"{where}.candidates[{number}]")
+    found.check(
+        0 <= item.annotators <= MAX_ANNOTATORS,
+        f"{where}.annotators",
+        f"expected 0 to {MAX_ANNOTATORS}, got {item.annotators}",
+    )
+    whole = not item.gold_order or sorted(item.gold_order) == sorted(ids)
+    found.check(whole, f"{where}.gold_order", "expected every candidate_id once, best first, or none")
 
 
 def _check_candidate(found: Violations, candidate: Candidate, where: str) -> None:
@@ -215,6 +238,11 @@ def check_comparisons(comparisons: Sequence[Comparison]) -> None:
         if sure is not None:
             within = math.isfinite(sure) and 0 <= sure <= 1
             found.check(within, f"{where}.confidence", f"expected 0 to 1, got {sure}")
+        _check_id(found, comparison.ranking_id, f"{where}.ranking_id", empty=True)
+        took = comparison.seconds
+        if took is not None:
+            within = math.isfinite(took) and 0 <= took <= MAX_SECONDS
+            found.check(within, f"{where}.seconds", f"expected 0 to {MAX_SECONDS:g}, got {took}")
     found.raise_any()
 
 

@@ -1,31 +1,40 @@
 """Owns the one door to the store for everything inside an event loop: servicer and built-in annotators alike.
 
     servicer ──┐
-               ├──▶ Preferences ──▶ one executor thread ──▶ PreferenceStore
-    annotator ─┘         └──▶ a thread of their own: ratings, which compute for seconds at most
+    annotator ─┼──▶ Preferences ──▶ executor threads ──▶ PreferenceStore
+    pages ─────┘         └──▶ threads of their own: ratings and statistics, which compute for seconds at most
 
-One thread is enough (SQLite has one writer), keeps calls in order, and leaves the loop free.
+SQLite has one writer, so one thread is enough for it; PostgreSQL gets a few. Both leave the loop free.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from prometheus_client import Counter
+from sqlalchemy.orm import Session
 
+from services.preference import overview
+from services.preference.answering import Outcome, UnitAnswer
+from services.preference.assignment import Chooser, Unit
+from services.preference.crowd import Reliability
 from services.preference.domain import Comparison, Item, Statistics, Subject, Task
-from services.preference.ratings import Rating, RatingMethod, rate
+from services.preference.insight import Insight, summarise
+from services.preference.ratings import Rating, RatingMethod, rate, reliability
 from services.preference.reports import Cursor
 from services.preference.store import PreferenceStore, Uploaded
 
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
+_ANSWERS_AT_ONCE = 32  # pages whose answers share a transaction, and so a sync of the disk
 
 RECORDED = Counter("trimtab_preference_comparisons", "Comparisons recorded.")
+
 UPLOADED = Counter("trimtab_preference_items", "Items uploaded.")
 
 
@@ -38,10 +47,16 @@ class Preferences:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="preference-store")
         self._opened: PreferenceStore | None = None
         self._uploaded = asyncio.Event()
+        self._news = asyncio.Event()
+        self._waiting: list[tuple[Sequence[UnitAnswer], asyncio.Future[list[Outcome]]]] = []
+        self._writing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Open the store. Once, before anything else."""
         self._opened = await self._run(self._open_store)
+        if self._opened.threads > 1:
+            self._executor.shutdown()
+            self._executor = ThreadPoolExecutor(self._opened.threads, thread_name_prefix="preference-store")
 
     async def close(self) -> None:
         """Close the store after the calls that are under way."""
@@ -55,6 +70,15 @@ class Preferences:
         """Is set at the next upload; take it before looking for tasks, and wait for it after finding none."""
         return self._uploaded
 
+    @property
+    def news(self) -> asyncio.Event:
+        """Is set at the next upload or label."""
+        return self._news
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
     async def upload(self, items: Sequence[Item]) -> Uploaded:
         """Add items."""
         uploaded = await self._run(self._store.upload, items)
@@ -62,33 +86,80 @@ class Preferences:
             UPLOADED.inc(uploaded.accepted)
             self._uploaded.set()
             self._uploaded = asyncio.Event()
+            self._tell()
         return uploaded
 
     async def next_tasks(self, annotator: str, *, campaign: str = "", limit: int = 1) -> list[Task]:
         """Lease tasks."""
         return await self._run(self._store.next_tasks, annotator, campaign=campaign, limit=limit)
 
-    async def release(self, annotator: str) -> int:
+    async def next_units(
+        self, annotator: str, *, campaign: str = "", limit: int = 1, rankings: bool = True
+    ) -> list[Unit]:
+        """Lease what a page shows."""
+        return await self._run(
+            self._store.next_units, annotator, campaign=campaign, limit=limit, rankings=rankings
+        )
+
+    async def release(self, annotator: str, *, until: float | None = None) -> int:
         """Free what an annotator holds."""
-        return await self._run(self._store.release, annotator)
+        return await self._run(self._store.release, annotator, until=until)
 
     async def record(self, comparisons: Sequence[Comparison]) -> int:
         """Record durably."""
         recorded = await self._run(self._store.record, comparisons)
-        RECORDED.inc(recorded)
+        self._count(recorded)
         return recorded
+
+    async def answer(self, answers: Sequence[UnitAnswer]) -> list[Outcome]:
+        """Keep what pages say durably. What comes while others are being written goes to disk together."""
+        written: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((answers, written))
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write_answers())
+        return await written
+
+    async def _write_answers(self) -> None:
+        """Write all that wait, one transaction after the other. One that fails fails all that are in it."""
+        while self._waiting:
+            batch, self._waiting = self._waiting[:_ANSWERS_AT_ONCE], self._waiting[_ANSWERS_AT_ONCE:]
+            try:
+                outcomes = await self._run(
+                    self._store.answer, [one for answers, _ in batch for one in answers]
+                )
+            except Exception as error:
+                for _, written in batch:
+                    if not written.done():
+                        written.set_exception(error)
+                continue
+            told = iter(outcomes)
+            for answers, written in batch:
+                part = list(itertools.islice(told, len(answers)))
+                if not written.done():  # who asked may be gone
+                    written.set_result(part)
+            self._count(sum(outcome.new for outcome in outcomes))
+        self._writing = None
+
+    def _count(self, recorded: int) -> None:
+        RECORDED.inc(recorded)
+        if recorded:
+            self._tell()
+
+    async def query(self, work: Callable[[Session], Result]) -> Result:
+        """Ask the tables something."""
+        return await self._run(self._store.query, work)
 
     async def register(self, annotator: str, *, rule: str, digest: str) -> None:
         """Make a built-in annotator known."""
         await self._run(self._store.register, annotator, rule=rule, digest=digest)
 
     async def comparisons(
-        self, *, campaign: str = "", items: bool = False
+        self, *, campaign: str = "", items: bool = False, gold: bool = False
     ) -> AsyncIterator[tuple[Comparison, Item | None]]:
         """All comparisons by recorded time, read page by page."""
         after: Cursor | None = None
         while True:
-            page = await self._run(self._store.page, campaign=campaign, after=after, items=items)
+            page = await self._run(self._store.page, campaign=campaign, after=after, items=items, gold=gold)
             for row in page.rows:
                 yield row
             if page.end is None:
@@ -100,9 +171,31 @@ class Preferences:
         games = await self._run(self._store.games, subject, campaign=campaign)
         return await asyncio.to_thread(rate, games, self._method)
 
+    async def reliability(self, *, campaign: str = "") -> list[Reliability]:
+        """How reliable each annotator is, by comparisons of sources, of candidates where no sources are named.
+
+        Candidates of different items never meet: by them alone, one answer to each pair tells nothing about anybody.
+        """
+        games = await self._run(self._store.games, Subject.SOURCE, campaign=campaign)
+        if not games:
+            games = await self._run(self._store.games, Subject.CANDIDATE, campaign=campaign)
+        return await asyncio.to_thread(reliability, games, self._method)
+
     async def statistics(self, *, campaign: str = "") -> Statistics:
         """Counts."""
         return await self._run(self._store.statistics, campaign=campaign)
+
+    async def insight(self, *, campaign: str = "") -> Insight:
+        """What each annotator did, and how far they agree."""
+        answers = await self._run(self._store.query, lambda session: overview.answers(session, campaign))
+        return await asyncio.to_thread(summarise, answers)
+
+    async def choose(self, chooser: Chooser, *, limit: int) -> None:
+        """Let open tasks go out in the chooser's order."""
+        games = await self._run(self._store.games, Subject.CANDIDATE)
+        tasks = await self._run(self._store.open_tasks, limit=limit)
+        ids = await asyncio.to_thread(chooser, games, tasks)
+        await self._run(self._store.prefer, list(ids))
 
     @property
     def _store(self) -> PreferenceStore:

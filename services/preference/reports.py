@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Select, func, select, tuple_
 from sqlalchemy.orm import Session, aliased, selectinload
 
+from services.preference.assignment import OpenTask
 from services.preference.domain import Choice, Comparison, Item, Statistics, Subject
 from services.preference.ratings import Game
 from services.preference.tables import CandidateRow, ComparisonRow, ItemRow, TaskRow, comparison_of, item_of
@@ -32,10 +33,12 @@ class Page:
     end: Cursor | None
 
 
-def page(session: Session, campaign: str, after: Cursor | None, items: bool, limit: int) -> Page:
+def page(session: Session, campaign: str, after: Cursor | None, items: bool, gold: bool, limit: int) -> Page:
     """At most `limit` comparisons after the cursor."""
     query = select(ComparisonRow).order_by(ComparisonRow.recorded_at, ComparisonRow.sequence).limit(limit)
-    query = _within(query, ComparisonRow.campaign, campaign)
+    query = within(query, ComparisonRow.campaign, campaign)
+    if not gold:
+        query = query.where(ComparisonRow.gold.is_(False))
     if after is not None:
         position = tuple_(ComparisonRow.recorded_at, ComparisonRow.sequence)
         query = query.where(position > (after.recorded_at, after.sequence))
@@ -48,7 +51,7 @@ def page(session: Session, campaign: str, after: Cursor | None, items: bool, lim
 
 
 def games(session: Session, subject: Subject, campaign: str) -> list[Game]:
-    """Comparisons as games, by recorded time; skipped and flagged ones are none.
+    """Comparisons as games, by recorded time; skipped, flagged and gold ones are none.
 
     A candidate is named item_id/candidate_id, a source by itself; pairs without a source are left out.
     """
@@ -62,9 +65,10 @@ def games(session: Session, subject: Subject, campaign: str) -> list[Game]:
         .where(first.candidate_id == ComparisonRow.first_candidate_id)
         .where(second.candidate_id == ComparisonRow.second_candidate_id)
         .where(ComparisonRow.choice.in_([choice.value for choice in _SCORES]))
+        .where(ComparisonRow.gold.is_(False))
         .order_by(ComparisonRow.recorded_at, ComparisonRow.sequence)
     )
-    rows = session.execute(_within(query, ComparisonRow.campaign, campaign)).all()
+    rows = session.execute(within(query, ComparisonRow.campaign, campaign)).all()
     return [
         Game(one_source, two_source, _SCORES[Choice(said)], who)
         if subject is Subject.SOURCE
@@ -74,12 +78,34 @@ def games(session: Session, subject: Subject, campaign: str) -> list[Game]:
     ]
 
 
+def open_tasks(session: Session, limit: int) -> list[OpenTask]:
+    """Tasks that wait for an answer, whether or not somebody holds them, in the drawn order."""
+    query = (
+        select(TaskRow.task_id, TaskRow.item_id, TaskRow.first_candidate_id, TaskRow.second_candidate_id)
+        .where(TaskRow.answered.is_(False), TaskRow.gold.is_(False))
+        .order_by(TaskRow.order_key, TaskRow.task_id)
+        .limit(limit)
+    )
+    return [
+        OpenTask(task, f"{item}/{first}", f"{item}/{second}")
+        for task, item, first, second in session.execute(query)
+    ]
+
+
 def statistics(session: Session, campaign: str) -> Statistics:
-    """Counts of items, open tasks and comparisons."""
-    items = _within(select(func.count()).select_from(ItemRow), ItemRow.campaign, campaign)
-    tasks = _within(select(func.count()).where(TaskRow.answered.is_(False)), TaskRow.campaign, campaign)
-    groups = _within(
-        select(ComparisonRow.annotator, ComparisonRow.choice, func.count()), ComparisonRow.campaign, campaign
+    """Counts of items, open tasks and comparisons; gold tasks and what was said of them are left out."""
+    items = within(select(func.count()).select_from(ItemRow), ItemRow.campaign, campaign)
+    tasks = within(
+        select(func.count()).where(TaskRow.answered.is_(False), TaskRow.gold.is_(False)),
+        TaskRow.campaign,
+        campaign,
+    )
+    groups = within(
+        select(ComparisonRow.annotator, ComparisonRow.choice, func.count()).where(
+            ComparisonRow.gold.is_(False)
+        ),
+        ComparisonRow.campaign,
+        campaign,
     ).group_by(ComparisonRow.annotator, ComparisonRow.choice)
     by_annotator: dict[str, int] = {}
     by_choice: dict[Choice, int] = {}
@@ -96,5 +122,6 @@ def statistics(session: Session, campaign: str) -> Statistics:
     )
 
 
-def _within(query: Query, column: Any, campaign: str) -> Query:
+def within(query: Query, column: Any, campaign: str) -> Query:
+    """The query for one campaign; for all where it is empty."""
     return query.where(column == campaign) if campaign else query

@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common.validation import require
 from services.preference import domain
+from services.preference.insight import AnnotatorSummary, Insight
 from services.preference.preferences import Preferences
 from trimtab.common.v1 import common_pb2 as common
 from trimtab.preference.v1 import preference_pb2 as wire
@@ -68,7 +69,9 @@ class PreferenceServicer(rpc.PreferenceServiceServicer):
         self, request: wire.StreamComparisonsRequest, _context: Any
     ) -> AsyncIterator[wire.StreamComparisonsResponse]:
         """All comparisons so far, by recorded time."""
-        rows = self._preferences.comparisons(campaign=request.campaign, items=request.include_items)
+        rows = self._preferences.comparisons(
+            campaign=request.campaign, items=request.include_items, gold=request.include_gold
+        )
         async for comparison, item in rows:
             yield wire.StreamComparisonsResponse(
                 comparison=comparison_to(comparison), item=None if item is None else item_to(item)
@@ -97,6 +100,9 @@ class PreferenceServicer(rpc.PreferenceServiceServicer):
     ) -> wire.GetStatisticsResponse:
         """Counts."""
         counts = await self._preferences.statistics(campaign=request.campaign)
+        insight = Insight()
+        if request.include_annotators:
+            insight = await self._preferences.insight(campaign=request.campaign)
         return wire.GetStatisticsResponse(
             items=counts.items,
             tasks_open=counts.tasks_open,
@@ -104,7 +110,23 @@ class PreferenceServicer(rpc.PreferenceServiceServicer):
             ties=counts.ties,
             skipped=counts.skipped,
             comparisons_by_annotator=counts.comparisons_by_annotator,
+            agreement=insight.agreement,
+            annotators=[_annotator_to(annotator) for annotator in insight.annotators],
         )
+
+
+def _annotator_to(did: AnnotatorSummary) -> wire.AnnotatorStatistics:
+    return wire.AnnotatorStatistics(
+        annotator=did.annotator,
+        comparisons=did.comparisons,
+        ties=did.ties,
+        skipped=did.skipped,
+        first_share=did.first_share,
+        agreement=did.agreement,
+        gold=did.gold,
+        gold_right=did.gold_right,
+        median_seconds=did.median_seconds,
+    )
 
 
 def item_from(item: wire.Item) -> domain.Item:
@@ -115,6 +137,8 @@ def item_from(item: wire.Item) -> domain.Item:
         candidates=tuple(_candidate_from(candidate) for candidate in item.candidates),
         campaign=item.campaign,
         prompt_id=item.prompt_id,
+        annotators=item.annotators,
+        gold_order=tuple(item.gold_order),
     )
 
 
@@ -138,6 +162,8 @@ def item_to(item: domain.Item) -> wire.Item:
         candidates=[_candidate_to(candidate) for candidate in item.candidates],
         campaign=item.campaign,
         prompt_id=item.prompt_id,
+        annotators=item.annotators,
+        gold_order=item.gold_order,
     )
 
 
@@ -177,6 +203,8 @@ def comparison_from(comparison: wire.Comparison, field: str) -> domain.Compariso
         choice=_CHOICES[comparison.choice],
         confidence=comparison.confidence if comparison.HasField("confidence") else None,
         comment=comparison.comment,
+        ranking_id=comparison.ranking_id,
+        seconds=comparison.seconds if comparison.HasField("seconds") else None,
     )
 
 
@@ -192,6 +220,8 @@ def comparison_to(comparison: domain.Comparison) -> wire.Comparison:
         confidence=comparison.confidence,
         comment=comparison.comment,
         recorded_at=_timestamp(comparison.recorded_at),
+        ranking_id=comparison.ranking_id,
+        seconds=comparison.seconds,
     )
 
 

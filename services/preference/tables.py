@@ -1,10 +1,22 @@
-"""Owns the tables, and how domain objects become rows and come back. Knows no query."""
+"""Owns the tables of items and answers, and how domain objects become rows and come back. Knows no query.
+
+A change here needs a migration beside it: migrations/versions/.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, ForeignKeyConstraint, Index, String, Text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from services.preference.domain import (
@@ -18,20 +30,11 @@ from services.preference.domain import (
     Version,
 )
 
-SCHEMA = 1  # raised with every change of the tables
 _Id = String(MAX_ID_CHARACTERS)
 
 
 class Table(DeclarativeBase):
     """Base of all tables."""
-
-
-class SchemaRow(Table):
-    """One row: the version of the tables."""
-
-    __tablename__ = "schema"
-
-    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
 
 
 class ItemRow(Table):
@@ -43,6 +46,8 @@ class ItemRow(Table):
     campaign: Mapped[str] = mapped_column(_Id, index=True)
     prompt_id: Mapped[str] = mapped_column(_Id)
     prompt: Mapped[list[dict[str, str]]] = mapped_column(JSON)
+    annotators: Mapped[int] = mapped_column(default=0)
+    gold_order: Mapped[list[str]] = mapped_column(JSON, default=list)
     candidates: Mapped[list[CandidateRow]] = relationship(order_by="CandidateRow.position", lazy="raise")
 
 
@@ -62,12 +67,16 @@ class CandidateRow(Table):
 
 
 class TaskRow(Table):
-    """A pair to compare. `lease_until`: Unix seconds; not after now means free."""
+    """A pair to compare. `lease_until`: Unix seconds; not after now means free.
+
+    `answered`: there are `wanted` answers, by as many annotators. A gold task is never answered: everybody gets it.
+    Presented by `priority` (the chooser's; lower first), then by `order_key` (drawn).
+    """
 
     __tablename__ = "tasks"
     __table_args__ = (
-        Index("tasks_open", "answered", "order_key"),
-        Index("tasks_open_of_campaign", "campaign", "answered", "order_key"),
+        Index("tasks_open", "answered", "gold", "priority", "order_key"),
+        Index("tasks_open_of_campaign", "campaign", "answered", "gold", "priority", "order_key"),
         Index("tasks_held", "lease_holder"),
     )
 
@@ -77,7 +86,11 @@ class TaskRow(Table):
     first_candidate_id: Mapped[str] = mapped_column(_Id)
     second_candidate_id: Mapped[str] = mapped_column(_Id)
     order_key: Mapped[int] = mapped_column(BigInteger)
+    priority: Mapped[int] = mapped_column(default=0)
+    wanted: Mapped[int] = mapped_column(default=1)
+    answers: Mapped[int] = mapped_column(default=0)
     answered: Mapped[bool] = mapped_column(default=False)
+    gold: Mapped[bool] = mapped_column(default=False)
     lease_holder: Mapped[str] = mapped_column(_Id, default="")
     lease_until: Mapped[float] = mapped_column(default=0.0)
     item: Mapped[ItemRow] = relationship(lazy="raise")
@@ -95,10 +108,11 @@ class AnnotatorRow(Table):
 
 
 class ComparisonRow(Table):
-    """One answer to one task, in the order shown to the annotator."""
+    """One annotator's answer to one task, in the order shown."""
 
     __tablename__ = "comparisons"
     __table_args__ = (
+        UniqueConstraint("task_id", "annotator", name="comparisons_once"),
         ForeignKeyConstraint(
             ["item_id", "first_candidate_id"], ["candidates.item_id", "candidates.candidate_id"]
         ),
@@ -110,7 +124,7 @@ class ComparisonRow(Table):
     )
 
     sequence: Mapped[int] = mapped_column(primary_key=True)
-    task_id: Mapped[str] = mapped_column(_Id, ForeignKey("tasks.task_id"), unique=True)
+    task_id: Mapped[str] = mapped_column(_Id, ForeignKey("tasks.task_id"))
     item_id: Mapped[str] = mapped_column(_Id, ForeignKey("items.item_id"), index=True)
     campaign: Mapped[str] = mapped_column(_Id)
     annotator: Mapped[str] = mapped_column(_Id, ForeignKey("annotators.name"), index=True)
@@ -120,13 +134,63 @@ class ComparisonRow(Table):
     confidence: Mapped[float | None]
     comment: Mapped[str] = mapped_column(Text)
     recorded_at: Mapped[float]
+    ranking_id: Mapped[str] = mapped_column(_Id, default="")
+    seconds: Mapped[float | None]
+    revision: Mapped[int] = mapped_column(BigInteger, default=0)
+    gold: Mapped[bool] = mapped_column(default=False)
     item: Mapped[ItemRow] = relationship(lazy="raise", viewonly=True)
+
+
+class WithdrawnRow(Table):
+    """An answer that its annotator took back or replaced: kept for the record, and so that a late copy is known."""
+
+    __tablename__ = "withdrawn"
+    __table_args__ = (Index("withdrawn_of_task", "task_id", "annotator"),)
+
+    sequence: Mapped[int] = mapped_column(primary_key=True)
+    task_id: Mapped[str] = mapped_column(_Id, ForeignKey("tasks.task_id"))
+    annotator: Mapped[str] = mapped_column(_Id)
+    choice: Mapped[str] = mapped_column(String(8))
+    preferred: Mapped[str] = mapped_column(_Id)
+    recorded_at: Mapped[float]
+    withdrawn_at: Mapped[float]
+    revision: Mapped[int] = mapped_column(BigInteger)
+
+
+class PersonRow(Table):
+    """Someone with a personal link: its hash, none where it was revoked. An empty campaign means all."""
+
+    __tablename__ = "people"
+
+    name: Mapped[str] = mapped_column(_Id, primary_key=True)
+    role: Mapped[str] = mapped_column(String(16))
+    campaign: Mapped[str] = mapped_column(_Id, default="")
+    link_hash: Mapped[str | None] = mapped_column(String(80), unique=True)
+    link_expires: Mapped[float | None]
+    created_at: Mapped[float]
+
+
+class SessionRow(Table):
+    """A browser that signed in, by the hash of its cookie."""
+
+    __tablename__ = "sessions"
+
+    token_hash: Mapped[str] = mapped_column(String(80), primary_key=True)
+    name: Mapped[str] = mapped_column(_Id, ForeignKey("people.name"), index=True)
+    expires: Mapped[float]
 
 
 def item_values(item: Item) -> dict[str, Any]:
     """Columns of the item's own row."""
     prompt = [{"role": message.role, "content": message.content} for message in item.prompt]
-    return {"item_id": item.item_id, "campaign": item.campaign, "prompt_id": item.prompt_id, "prompt": prompt}
+    return {
+        "item_id": item.item_id,
+        "campaign": item.campaign,
+        "prompt_id": item.prompt_id,
+        "prompt": prompt,
+        "annotators": item.annotators,
+        "gold_order": list(item.gold_order),
+    }
 
 
 def candidate_values(item: Item) -> list[dict[str, Any]]:
@@ -146,8 +210,8 @@ def candidate_values(item: Item) -> list[dict[str, Any]]:
     ]
 
 
-def task_values(item: Item, task: PlannedTask) -> dict[str, Any]:
-    """Columns of a new task, leased to nobody."""
+def task_values(item: Item, task: PlannedTask, wanted: int) -> dict[str, Any]:
+    """Columns of a new task, leased to nobody, that `wanted` annotators are to answer."""
     return {
         "task_id": task.task_id,
         "item_id": item.item_id,
@@ -155,7 +219,11 @@ def task_values(item: Item, task: PlannedTask) -> dict[str, Any]:
         "first_candidate_id": task.first_candidate_id,
         "second_candidate_id": task.second_candidate_id,
         "order_key": task.order,
+        "priority": 0,
+        "wanted": wanted,
+        "answers": 0,
         "answered": False,
+        "gold": bool(item.gold_order),
         "lease_holder": "",
         "lease_until": 0.0,
     }
@@ -170,6 +238,8 @@ def item_of(row: ItemRow) -> Item:
         candidates=tuple(_candidate_of(candidate) for candidate in row.candidates),
         campaign=row.campaign,
         prompt_id=row.prompt_id,
+        annotators=row.annotators,
+        gold_order=tuple(row.gold_order),
     )
 
 
@@ -192,4 +262,8 @@ def comparison_of(row: ComparisonRow) -> Comparison:
         confidence=row.confidence,
         comment=row.comment,
         recorded_at=row.recorded_at,
+        ranking_id=row.ranking_id,
+        seconds=row.seconds,
+        revision=row.revision,
+        gold=row.gold,
     )

@@ -40,10 +40,17 @@ class PreferenceClient(SyncClient):
         return self._call(self._stub.RecordComparison, request, timeout_seconds).recorded
 
     def comparisons(
-        self, *, campaign: str = "", include_items: bool = False, timeout_seconds: float | None = None
+        self,
+        *,
+        campaign: str = "",
+        include_items: bool = False,
+        include_gold: bool = False,
+        timeout_seconds: float | None = None,
     ) -> Iterator[wire.StreamComparisonsResponse]:
-        """Every comparison of a campaign."""
-        request = wire.StreamComparisonsRequest(campaign=campaign, include_items=include_items)
+        """Every comparison of a campaign; those of gold items only where asked for."""
+        request = wire.StreamComparisonsRequest(
+            campaign=campaign, include_items=include_items, include_gold=include_gold
+        )
         return self._stream(self._stub.StreamComparisons, request, timeout_seconds)
 
     def ratings(
@@ -58,10 +65,10 @@ class PreferenceClient(SyncClient):
         return list(self._call(self._stub.GetRatings, request, timeout_seconds).ratings)
 
     def statistics(
-        self, *, campaign: str = "", timeout_seconds: float | None = None
+        self, *, campaign: str = "", annotators: bool = False, timeout_seconds: float | None = None
     ) -> wire.GetStatisticsResponse:
-        """How much has been compared, by whom."""
-        request = wire.GetStatisticsRequest(campaign=campaign)
+        """How much has been compared, by whom. `annotators`: how each of them does, and how far they agree."""
+        request = wire.GetStatisticsRequest(campaign=campaign, include_annotators=annotators)
         return self._call(self._stub.GetStatistics, request, timeout_seconds)
 
 
@@ -94,10 +101,17 @@ class AsyncPreferenceClient(AsyncClient):
         return (await self._call(self._stub.RecordComparison, request, timeout_seconds)).recorded
 
     def comparisons(
-        self, *, campaign: str = "", include_items: bool = False, timeout_seconds: float | None = None
+        self,
+        *,
+        campaign: str = "",
+        include_items: bool = False,
+        include_gold: bool = False,
+        timeout_seconds: float | None = None,
     ) -> AsyncIterator[wire.StreamComparisonsResponse]:
-        """Every comparison of a campaign."""
-        request = wire.StreamComparisonsRequest(campaign=campaign, include_items=include_items)
+        """Every comparison of a campaign; those of gold items only where asked for."""
+        request = wire.StreamComparisonsRequest(
+            campaign=campaign, include_items=include_items, include_gold=include_gold
+        )
         return self._stream(self._stub.StreamComparisons, request, timeout_seconds)
 
     async def ratings(
@@ -112,8 +126,8 @@ class AsyncPreferenceClient(AsyncClient):
         return list((await self._call(self._stub.GetRatings, request, timeout_seconds)).ratings)
 
     async def statistics(
-        self, *, campaign: str = "", timeout_seconds: float | None = None
+        self, *, campaign: str = "", annotators: bool = False, timeout_seconds: float | None = None
     ) -> wire.GetStatisticsResponse:
-        """How much has been compared, by whom."""
-        request = wire.GetStatisticsRequest(campaign=campaign)
+        """How much has been compared, by whom. `annotators`: how each of them does, and how far they agree."""
+        request = wire.GetStatisticsRequest(campaign=campaign, include_annotators=annotators)
         return await self._call(self._stub.GetStatistics, request, timeout_seconds)

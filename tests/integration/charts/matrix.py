@@ -31,8 +31,13 @@ EVERYTHING: Values = {
         "enabled": True,
         "database": DATABASE | {"cidrs": ["10.1.0.0/16"]},
         "accessKeys": {"existingSecret": "keys"},
-        "tls": {"enabled": True},
-        "config": '[[annotators]]\nname = "auto"\nrule = "sentiment"\n',
+        "tls": {"enabled": True, "clientCa": False},
+        "config": '[[annotators]]\nname = "auto"\nrule = "sentiment"\n\n[web]\nrankings = false\n',
+        "pages": {
+            "enabled": True,
+            "publicUrl": "https://label.example.org",
+            "allowedNamespaces": ["ingress"],
+        },
         "allowedNamespaces": ["people"],
     },
     "certManager": {

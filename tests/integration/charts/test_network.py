@@ -34,6 +34,7 @@ def world() -> tuple[list[Manifest], dict[str, Pod]]:
             "enabled": True,
             "database": {"existingSecret": "ratings", "cidrs": ["10.1.0.0/16"]},
             "allowedNamespaces": ["people"],
+            "pages": {"enabled": True, "allowedNamespaces": ["ingress"]},
         },
     }
     manifests = render(values)
@@ -120,6 +121,15 @@ def test_namespaces_that_values_name_are_let_in() -> None:
     assert not may_reach(policies, Pod("keda"), pods["preference"], 50055)
     assert may_reach(policies, Pod("people"), pods["preference"], 50055)
     assert not may_reach(policies, Pod("people"), pods["valkey"], 6379)
+
+
+def test_the_pages_are_for_the_ingress_alone() -> None:
+    """Its namespace reaches the pages and nothing else of the preference service; others do not reach them."""
+    policies, pods = world()
+    assert may_reach(policies, Pod("ingress"), pods["preference"], 8055)
+    assert not may_reach(policies, Pod("ingress"), pods["preference"], 50055)
+    for other in (Pod("people"), STRANGER, MONITORING):
+        assert not may_reach(policies, other, pods["preference"], 8055)
 
 
 def test_the_database_is_where_the_values_say() -> None:

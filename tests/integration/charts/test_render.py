@@ -156,7 +156,7 @@ def test_the_preference_service_takes_its_configuration(name: str) -> None:
         "grpc": config.server.port,
         "health": config.server.health_port,
         "metrics": config.server.metrics_port,
-    }
+    } | ({"http": config.server.http_port} if "pages" in MATRIX[name]["preference"] else {})
 
 
 def test_the_queue_server_is_set_as_the_stages_ask() -> None:
@@ -214,6 +214,17 @@ def test_where_runs_are_there_is_the_queues_secret() -> None:
                 }
             },
             "in the clear",
+        ),
+        (
+            {
+                "preference": {
+                    "enabled": True,
+                    "database": {"existingSecret": "x"},
+                    "tls": {"enabled": True, "secretName": "own"},
+                    "pages": {"enabled": True},
+                }
+            },
+            "client certificates",
         ),
         ({"certManager": {"certificates": [{"name": "a"}]}}, "certManager.enabled"),
     ],

@@ -24,7 +24,7 @@ from services.preference.database import Database, open_engine
 from services.preference.domain import Choice, Comparison, Item, Statistics, Subject, Version, plan_tasks
 from services.preference.ratings import Game
 from services.preference.store import PreferenceStore, Uploaded
-from services.preference.tables import ItemRow, Table
+from services.preference.tables import ItemRow
 from tests.unit.preference.builders import Clock, answer, item
 
 
@@ -49,7 +49,15 @@ def reopen(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., PreferenceSto
 
 
 @pytest.fixture
-def store(reopen: Callable[..., PreferenceStore]) -> PreferenceStore:
+def store(database_url: str, clock: Clock) -> Iterator[PreferenceStore]:
+    """On SQLite and on PostgreSQL."""
+    opened = PreferenceStore(database_url, lease_seconds=60, clock=clock)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def lite(reopen: Callable[..., PreferenceStore]) -> PreferenceStore:
     return reopen()
 
 
@@ -258,7 +266,7 @@ def test_everything_is_there_after_reopening(reopen: Callable[..., PreferenceSto
     ]
 
 
-def test_sqlite_syncs_every_commit(store: PreferenceStore, tmp_path: Path) -> None:
+def test_sqlite_syncs_every_commit(lite: PreferenceStore, tmp_path: Path) -> None:
     """The file is in WAL mode, and our connections use synchronous=FULL (2)."""
     engine = open_engine(f"sqlite:///{tmp_path / 'p.db'}")
     with engine.connect() as connection:
@@ -350,9 +358,9 @@ def test_a_database_that_cannot_be_opened(tmp_path: Path) -> None:
         PreferenceStore(f"sqlite:///{tmp_path / 'text.db'}")
 
 
-def test_a_full_disk_is_said_and_leaves_nothing_behind(store: PreferenceStore, tmp_path: Path) -> None:
+def test_a_full_disk_is_said_and_leaves_nothing_behind(lite: PreferenceStore, tmp_path: Path) -> None:
     """Where SQLite can write no further page, the error is RESOURCE_EXHAUSTED and the transaction is undone."""
-    database = Database(f"sqlite:///{tmp_path / 'p.db'}", Table)
+    database = Database(f"sqlite:///{tmp_path / 'p.db'}")
 
     def write(session: Session) -> None:
         pages = session.connection().exec_driver_sql("PRAGMA page_count").scalar()
@@ -362,16 +370,16 @@ def test_a_full_disk_is_said_and_leaves_nothing_behind(store: PreferenceStore, t
     with pytest.raises(StorageFull, match="no room"):
         database.transaction(write)
     database.close()
-    assert store.statistics().items == 0
+    assert lite.statistics().items == 0
 
 
-def test_a_database_of_another_schema_is_refused(store: PreferenceStore, tmp_path: Path) -> None:
+def test_a_database_of_another_schema_is_refused(lite: PreferenceStore, tmp_path: Path) -> None:
     """A database that another version wrote is refused, not guessed at."""
-    store.close()
+    lite.close()
     with sqlite3.connect(tmp_path / "p.db") as connection:
-        connection.execute("UPDATE schema SET version = 99")
+        connection.execute("UPDATE alembic_version SET version_num = '0099'")
     connection.close()
-    with pytest.raises(ConfigError, match="schema 99"):
+    with pytest.raises(ConfigError, match="schema 0099"):
         PreferenceStore(f"sqlite:///{tmp_path / 'p.db'}")
 
 

@@ -24,6 +24,9 @@
 {{- if and $preference.accessKeys.existingSecret (not $preference.tls.enabled) (not $preference.accessKeys.allowPlaintext) -}}
 {{- fail "preference.accessKeys without tls would send keys in the clear: set preference.tls.enabled, or accessKeys.allowPlaintext" -}}
 {{- end -}}
+{{- if and $preference.pages.enabled $preference.tls.enabled $preference.tls.clientCa -}}
+{{- fail "preference.pages: browsers have no client certificates: set preference.tls.clientCa to false" -}}
+{{- end -}}
 {{- end -}}
 {{- if and .Values.certManager.certificates (not .Values.certManager.enabled) -}}
 {{- fail "certManager.certificates: expected certManager.enabled" -}}

@@ -101,14 +101,24 @@ class Item(google.protobuf.message.Message):
     CANDIDATES_FIELD_NUMBER: builtins.int
     CAMPAIGN_FIELD_NUMBER: builtins.int
     PROMPT_ID_FIELD_NUMBER: builtins.int
+    ANNOTATORS_FIELD_NUMBER: builtins.int
+    GOLD_ORDER_FIELD_NUMBER: builtins.int
     item_id: builtins.str
     campaign: builtins.str
     prompt_id: builtins.str
     """For splitting by prompt, never by row."""
+    annotators: builtins.int
+    """How many annotators answer each of its tasks. 0: as the service assigns."""
     @property
     def prompt(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[trimtab.common.v1.common_pb2.ChatMessage]: ...
     @property
     def candidates(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Candidate]: ...
+    @property
+    def gold_order(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """A known answer, to check annotators by: all candidate_ids, best first.
+        Such an item goes to everybody and counts in no rating. Empty: none.
+        """
+
     def __init__(
         self,
         *,
@@ -117,8 +127,10 @@ class Item(google.protobuf.message.Message):
         candidates: collections.abc.Iterable[global___Candidate] | None = ...,
         campaign: builtins.str = ...,
         prompt_id: builtins.str = ...,
+        annotators: builtins.int = ...,
+        gold_order: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["campaign", b"campaign", "candidates", b"candidates", "item_id", b"item_id", "prompt", b"prompt", "prompt_id", b"prompt_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["annotators", b"annotators", "campaign", b"campaign", "candidates", b"candidates", "gold_order", b"gold_order", "item_id", b"item_id", "prompt", b"prompt", "prompt_id", b"prompt_id"]) -> None: ...
 
 global___Item = Item
 
@@ -167,6 +179,8 @@ class Comparison(google.protobuf.message.Message):
     CONFIDENCE_FIELD_NUMBER: builtins.int
     COMMENT_FIELD_NUMBER: builtins.int
     RECORDED_AT_FIELD_NUMBER: builtins.int
+    RANKING_ID_FIELD_NUMBER: builtins.int
+    SECONDS_FIELD_NUMBER: builtins.int
     task_id: builtins.str
     item_id: builtins.str
     annotator: builtins.str
@@ -176,6 +190,10 @@ class Comparison(google.protobuf.message.Message):
     confidence: builtins.float
     """0 to 1; absent: not asked."""
     comment: builtins.str
+    ranking_id: builtins.str
+    """Shared by all pairs of one ranking by one annotator; empty: a pair was shown."""
+    seconds: builtins.float
+    """From seeing the task to answering; absent: not measured."""
     @property
     def recorded_at(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     def __init__(
@@ -190,10 +208,15 @@ class Comparison(google.protobuf.message.Message):
         confidence: builtins.float | None = ...,
         comment: builtins.str = ...,
         recorded_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        ranking_id: builtins.str = ...,
+        seconds: builtins.float | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_confidence", b"_confidence", "confidence", b"confidence", "recorded_at", b"recorded_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_confidence", b"_confidence", "annotator", b"annotator", "choice", b"choice", "comment", b"comment", "confidence", b"confidence", "first_candidate_id", b"first_candidate_id", "item_id", b"item_id", "recorded_at", b"recorded_at", "second_candidate_id", b"second_candidate_id", "task_id", b"task_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_confidence", b"_confidence", "_seconds", b"_seconds", "confidence", b"confidence", "recorded_at", b"recorded_at", "seconds", b"seconds"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_confidence", b"_confidence", "_seconds", b"_seconds", "annotator", b"annotator", "choice", b"choice", "comment", b"comment", "confidence", b"confidence", "first_candidate_id", b"first_candidate_id", "item_id", b"item_id", "ranking_id", b"ranking_id", "recorded_at", b"recorded_at", "second_candidate_id", b"second_candidate_id", "seconds", b"seconds", "task_id", b"task_id"]) -> None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_confidence", b"_confidence"]) -> typing.Literal["confidence"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_seconds", b"_seconds"]) -> typing.Literal["seconds"] | None: ...
 
 global___Comparison = Comparison
 
@@ -335,16 +358,20 @@ class StreamComparisonsRequest(google.protobuf.message.Message):
 
     CAMPAIGN_FIELD_NUMBER: builtins.int
     INCLUDE_ITEMS_FIELD_NUMBER: builtins.int
+    INCLUDE_GOLD_FIELD_NUMBER: builtins.int
     campaign: builtins.str
     include_items: builtins.bool
     """Comparisons with the items they are about."""
+    include_gold: builtins.bool
+    """Those of gold items too, which are left out otherwise."""
     def __init__(
         self,
         *,
         campaign: builtins.str = ...,
         include_items: builtins.bool = ...,
+        include_gold: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["campaign", b"campaign", "include_items", b"include_items"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["campaign", b"campaign", "include_gold", b"include_gold", "include_items", b"include_items"]) -> None: ...
 
 global___StreamComparisonsRequest = StreamComparisonsRequest
 
@@ -408,13 +435,17 @@ class GetStatisticsRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CAMPAIGN_FIELD_NUMBER: builtins.int
+    INCLUDE_ANNOTATORS_FIELD_NUMBER: builtins.int
     campaign: builtins.str
+    include_annotators: builtins.bool
+    """Agreement and annotators too, for which all answers are read."""
     def __init__(
         self,
         *,
         campaign: builtins.str = ...,
+        include_annotators: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["campaign", b"campaign"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["campaign", b"campaign", "include_annotators", b"include_annotators"]) -> None: ...
 
 global___GetStatisticsRequest = GetStatisticsRequest
 
@@ -444,13 +475,21 @@ class GetStatisticsResponse(google.protobuf.message.Message):
     TIES_FIELD_NUMBER: builtins.int
     SKIPPED_FIELD_NUMBER: builtins.int
     COMPARISONS_BY_ANNOTATOR_FIELD_NUMBER: builtins.int
+    AGREEMENT_FIELD_NUMBER: builtins.int
+    ANNOTATORS_FIELD_NUMBER: builtins.int
     items: builtins.int
     tasks_open: builtins.int
     comparisons: builtins.int
     ties: builtins.int
     skipped: builtins.int
+    agreement: builtins.float
+    """Of pairs that several annotators answered: the share of pairs of
+    annotators who said the same. Absent: there are none, or not asked for.
+    """
     @property
     def comparisons_by_annotator(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]: ...
+    @property
+    def annotators(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AnnotatorStatistics]: ...
     def __init__(
         self,
         *,
@@ -460,7 +499,64 @@ class GetStatisticsResponse(google.protobuf.message.Message):
         ties: builtins.int = ...,
         skipped: builtins.int = ...,
         comparisons_by_annotator: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
+        agreement: builtins.float | None = ...,
+        annotators: collections.abc.Iterable[global___AnnotatorStatistics] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["comparisons", b"comparisons", "comparisons_by_annotator", b"comparisons_by_annotator", "items", b"items", "skipped", b"skipped", "tasks_open", b"tasks_open", "ties", b"ties"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_agreement", b"_agreement", "agreement", b"agreement"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_agreement", b"_agreement", "agreement", b"agreement", "annotators", b"annotators", "comparisons", b"comparisons", "comparisons_by_annotator", b"comparisons_by_annotator", "items", b"items", "skipped", b"skipped", "tasks_open", b"tasks_open", "ties", b"ties"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_agreement", b"_agreement"]) -> typing.Literal["agreement"] | None: ...
 
 global___GetStatisticsResponse = GetStatisticsResponse
+
+@typing.final
+class AnnotatorStatistics(google.protobuf.message.Message):
+    """What one annotator did; skipped and flagged ones are no choices. Counts of
+    golds are apart from the others.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ANNOTATOR_FIELD_NUMBER: builtins.int
+    COMPARISONS_FIELD_NUMBER: builtins.int
+    TIES_FIELD_NUMBER: builtins.int
+    SKIPPED_FIELD_NUMBER: builtins.int
+    FIRST_SHARE_FIELD_NUMBER: builtins.int
+    AGREEMENT_FIELD_NUMBER: builtins.int
+    GOLD_FIELD_NUMBER: builtins.int
+    GOLD_RIGHT_FIELD_NUMBER: builtins.int
+    MEDIAN_SECONDS_FIELD_NUMBER: builtins.int
+    annotator: builtins.str
+    comparisons: builtins.int
+    ties: builtins.int
+    skipped: builtins.int
+    first_share: builtins.float
+    """Share of choices (ties left out) that named the answer shown first."""
+    agreement: builtins.float
+    """Share of others who said the same about the same pair."""
+    gold: builtins.int
+    gold_right: builtins.int
+    median_seconds: builtins.float
+    """Median time for an answer."""
+    def __init__(
+        self,
+        *,
+        annotator: builtins.str = ...,
+        comparisons: builtins.int = ...,
+        ties: builtins.int = ...,
+        skipped: builtins.int = ...,
+        first_share: builtins.float | None = ...,
+        agreement: builtins.float | None = ...,
+        gold: builtins.int = ...,
+        gold_right: builtins.int = ...,
+        median_seconds: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_agreement", b"_agreement", "_first_share", b"_first_share", "_median_seconds", b"_median_seconds", "agreement", b"agreement", "first_share", b"first_share", "median_seconds", b"median_seconds"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_agreement", b"_agreement", "_first_share", b"_first_share", "_median_seconds", b"_median_seconds", "agreement", b"agreement", "annotator", b"annotator", "comparisons", b"comparisons", "first_share", b"first_share", "gold", b"gold", "gold_right", b"gold_right", "median_seconds", b"median_seconds", "skipped", b"skipped", "ties", b"ties"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_agreement", b"_agreement"]) -> typing.Literal["agreement"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_first_share", b"_first_share"]) -> typing.Literal["first_share"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_median_seconds", b"_median_seconds"]) -> typing.Literal["median_seconds"] | None: ...
+
+global___AnnotatorStatistics = AnnotatorStatistics

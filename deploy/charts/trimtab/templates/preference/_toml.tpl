@@ -7,6 +7,9 @@ host = "0.0.0.0"
 port = 50055
 health_port = 50155
 metrics_port = 50255
+{{- if $preference.pages.enabled }}
+http_port = 8055
+{{- end }}
 drain_seconds = {{ $preference.drainSeconds }}
 {{- if not $guarded }}
 allow_unauthenticated = true

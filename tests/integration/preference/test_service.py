@@ -28,12 +28,12 @@ campaign = "demo"
 class Service:
     """One process of the service over a folder; started again it finds the same database."""
 
-    def __init__(self, folder: Path, toml: str = "") -> None:
+    def __init__(self, folder: Path, toml: str = "", database_url: str = "") -> None:
         self._folder = folder
         self._endpoints = folder / "endpoints.json"
         self._config = folder / "preference.toml"
         self._config.write_text(
-            f'database_url = "sqlite:///{folder / "p.db"}"\nendpoints_file = "{self._endpoints}"\n'
+            f'database_url = "{database_url or f"sqlite:///{folder}/p.db"}"\nendpoints_file = "{self._endpoints}"\n'
             f"lease_seconds = 60\n{toml}"
         )
         self.process: subprocess.Popen[str] | None = None
@@ -64,8 +64,8 @@ class Service:
 def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     services: list[Service] = []
 
-    def make(toml: str = "") -> Service:
-        services.append(Service(tmp_path, toml))
+    def make(toml: str = "", database_url: str = "") -> Service:
+        services.append(Service(tmp_path, toml, database_url))
         return services[-1]
 
     yield make
@@ -184,9 +184,13 @@ def test_people_s_tasks_and_their_mistakes(start: Callable[..., Service]) -> Non
         assert not streamed.HasField("item")
 
 
-def test_acknowledged_comparisons_survive_kill_9(start: Callable[..., Service]) -> None:
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_acknowledged_comparisons_survive_kill_9(
+    start: Callable[..., Service], database: str, request: pytest.FixtureRequest
+) -> None:
     """Killed right after the answer to RecordComparison, the service started again still has it."""
-    service = start()
+    url = "" if database == "sqlite" else request.getfixturevalue("postgres_server").url()
+    service = start(database_url=url)
     for round_number in range(3):
         with service.start() as client:
             client.upload([item(round_number)])
@@ -198,6 +202,32 @@ def test_acknowledged_comparisons_survive_kill_9(start: Callable[..., Service]) 
         assert said == ["item-0", "item-1", "item-2"]
         assert client.statistics().tasks_open == 0
     assert service.stop() == 0
+
+
+def test_gold_overlap_and_annotators_over_grpc(start: Callable[..., Service]) -> None:
+    """Two annotators get an item that is for two, and each the gold item; the stream and statistics tell them apart."""
+    service = start("[assignment]\ngold_every = 1\n")
+    with service.start() as client:
+        both, gold = item(1), item(2)
+        both.annotators = 2
+        gold.gold_order.extend(["c0", "c1"])
+        client.upload([both, gold])
+        for name, choice in (("ann", "c0"), ("bob", "c1")):
+            while tasks := client.next_tasks(name):
+                first = tasks[0].first_candidate_id == choice
+                said = answer(tasks[0], name, wire.CHOICE_FIRST if first else wire.CHOICE_SECOND)
+                said.seconds, said.ranking_id = 2.5, "r"
+                assert client.record([said]) == 1
+        statistics = client.statistics(annotators=True)
+        assert (statistics.comparisons, statistics.tasks_open, statistics.agreement) == (2, 0, 0.0)
+        assert not client.statistics().annotators
+        assert len(list(client.comparisons(include_gold=True))) == 4
+        right = {
+            one.annotator: (one.gold, one.gold_right, one.median_seconds) for one in statistics.annotators
+        }
+        assert right == {"ann": (1, 1, 2.5), "bob": (1, 0, 2.5)}
+        [first, _] = [streamed.comparison for streamed in client.comparisons()]
+        assert (first.seconds, first.ranking_id, first.item_id) == (2.5, "r", "item-1")
 
 
 def test_killed_while_annotating_it_labels_the_rest(start: Callable[..., Service]) -> None:

@@ -1,0 +1,177 @@
+"""Owns which rows an annotator gets: held ones first, a gold one if it is due, then free ones. Inside a transaction.
+
+A task is leased to one annotator at a time, also where several are to answer it: they come one after the other.
+Gold tasks are leased to nobody: everybody gets each of them once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from sqlalchemy import Select, exists, func, select, update
+from sqlalchemy.orm import Session, selectinload
+
+from services.preference.assignment import Unit, gold_due, is_ranked
+from services.preference.domain import Task, content_id
+from services.preference.ranking import Pair
+from services.preference.tables import ComparisonRow, ItemRow, TaskRow, item_of
+
+_MOST_HELD = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """Who asks for how many, now and until when (Unix seconds). An empty campaign means all."""
+
+    annotator: str
+    campaign: str
+    limit: int
+    now: float
+    until: float
+    gold_every: int = 0
+    rankings: bool = True
+
+    def ranks(self, row: TaskRow) -> bool:
+        """Whether the row's item is to be shown whole."""
+        return self.rankings and is_ranked(item_of(row.item))
+
+
+def lease_tasks(session: Session, asking: Asking) -> list[Task]:
+    """Single pairs."""
+    rows = list(session.scalars(_held(asking).limit(asking.limit)))
+    if len(rows) < asking.limit:
+        rows += _gold_rows(session, asking, 1)
+    if len(rows) < asking.limit:
+        rows += session.scalars(_free(asking).limit(asking.limit - len(rows)))
+    return _take(session, asking, rows)
+
+
+def lease_units(session: Session, asking: Asking) -> list[Unit]:
+    """What a page shows: items with few enough answers whole, as rankings; others as pairs."""
+    held = list(session.scalars(_held(asking).order_by(None).order_by(TaskRow.item_id).limit(_MOST_HELD)))
+    groups = [
+        part
+        for _, of_item in groupby(held, key=lambda row: row.item_id)
+        for part in _parts(asking, list(of_item))
+    ]
+    groups.sort(key=lambda rows: min((row.priority, row.order_key) for row in rows))
+    groups = groups[: asking.limit]
+    if len(groups) < asking.limit:
+        groups += _parts(asking, _gold_rows(session, asking, None))
+    if len(groups) < asking.limit:
+        whole = {rows[0].item_id for rows in groups if len(rows) > 1}
+        for row in session.scalars(_free(asking).limit(asking.limit - len(groups))).all():
+            if row.item_id not in whole:
+                groups.append(_whole(session, asking, row))
+                whole.update({row.item_id} if len(groups[-1]) > 1 else ())
+    tasks = {task.task_id: task for task in _take(session, asking, [row for rows in groups for row in rows])}
+    return [
+        Unit("ranking" if len(rows) > 1 else "pair", tuple(tasks[row.task_id] for row in rows))
+        for rows in groups
+    ]
+
+
+def pairs_beside(session: Session, task_ids: set[str]) -> dict[str, Pair]:
+    """These tasks and all others of their items, by id."""
+    items = select(TaskRow.item_id).where(TaskRow.task_id.in_(task_ids))
+    query = select(
+        TaskRow.task_id, TaskRow.item_id, TaskRow.first_candidate_id, TaskRow.second_candidate_id
+    ).where(TaskRow.item_id.in_(items))
+    return {row[0]: Pair(*row) for row in session.execute(query)}
+
+
+def _as_task(row: TaskRow, until: float) -> Task:
+    return Task(
+        task_id=row.task_id,
+        item=item_of(row.item),
+        first_candidate_id=row.first_candidate_id,
+        second_candidate_id=row.second_candidate_id,
+        lease_until=until,
+    )
+
+
+def _tasks() -> Select[TaskRow]:
+    return select(TaskRow).options(selectinload(TaskRow.item).selectinload(ItemRow.candidates))
+
+
+def _unanswered(asking: Asking) -> Select[TaskRow]:
+    """Tasks that this annotator has not answered, in the order of presentation."""
+    mine = exists().where(
+        ComparisonRow.task_id == TaskRow.task_id, ComparisonRow.annotator == asking.annotator
+    )
+    query = _tasks().where(~mine).order_by(TaskRow.priority, TaskRow.order_key, TaskRow.task_id)
+    return query.where(TaskRow.campaign == asking.campaign) if asking.campaign else query
+
+
+def _open(asking: Asking) -> Select[TaskRow]:
+    query = _unanswered(asking).where(TaskRow.answered.is_(False), TaskRow.gold.is_(False))
+    return query.with_for_update(skip_locked=True, of=TaskRow)  # PostgreSQL; SQLite has one writer anyway
+
+
+def _held(asking: Asking) -> Select[TaskRow]:
+    return _open(asking).where(TaskRow.lease_holder == asking.annotator, TaskRow.lease_until > asking.now)
+
+
+def _free(asking: Asking) -> Select[TaskRow]:
+    return _open(asking).where(TaskRow.lease_until <= asking.now)
+
+
+def _gold_rows(session: Session, asking: Asking, limit: int | None) -> Sequence[TaskRow]:
+    """A gold task that is due, or, without a limit, all tasks of one gold item. Another one for another annotator."""
+    if not asking.gold_every:
+        return []
+    answers, golds = _answers_of(session, asking.annotator)
+    if not gold_due(answers, golds, asking.gold_every):
+        return []
+    rows = session.scalars(_unanswered(asking).where(TaskRow.gold.is_(True)).limit(_MOST_HELD)).all()
+    if not rows:
+        return []
+    first = min(rows, key=lambda row: content_id(asking.annotator, row.item_id, row.task_id))
+    of_item = [row for row in rows if row.item_id == first.item_id]
+    return of_item[:limit]
+
+
+def _answers_of(session: Session, annotator: str) -> tuple[int, int]:
+    """How many times an annotator answered (a ranking is one answer), and how often about gold."""
+    told = func.coalesce(func.nullif(ComparisonRow.ranking_id, ""), ComparisonRow.task_id)
+    query = (
+        select(ComparisonRow.gold, func.count(told.distinct()))
+        .where(ComparisonRow.annotator == annotator)
+        .group_by(ComparisonRow.gold)
+    )
+    counts = {bool(gold): int(count) for gold, count in session.execute(query)}
+    return sum(counts.values()), counts.get(True, 0)
+
+
+def _parts(asking: Asking, rows: Sequence[TaskRow]) -> Iterable[list[TaskRow]]:
+    """The rows of one item: together if they are all its pairs and it can be ranked, else one by one."""
+    if rows and asking.ranks(rows[0]) and len(rows) == _pairs(rows[0]):
+        return [list(rows)]
+    return [[row] for row in rows]
+
+
+def _whole(session: Session, asking: Asking, row: TaskRow) -> list[TaskRow]:
+    """All tasks of a free row's item if it can be ranked and they are all free; else that row alone."""
+    if not asking.ranks(row):
+        return [row]
+    rows = session.scalars(_free(asking).where(TaskRow.item_id == row.item_id)).all()
+    return list(rows) if len(rows) == _pairs(row) else [row]
+
+
+def _pairs(row: TaskRow) -> int:
+    """How many pairs its item has."""
+    candidates = len(row.item.candidates)
+    return candidates * (candidates - 1) // 2
+
+
+def _take(session: Session, asking: Asking, rows: Sequence[TaskRow]) -> list[Task]:
+    ids = [row.task_id for row in rows if not row.gold]
+    session.execute(
+        update(TaskRow)
+        .where(TaskRow.task_id.in_(ids))
+        .values(lease_holder=asking.annotator, lease_until=asking.until)
+        .execution_options(synchronize_session=False)
+    )
+    return [_as_task(row, asking.until) for row in rows]

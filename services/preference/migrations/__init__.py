@@ -1,0 +1,1 @@
+"""The tables' history: what Alembic runs to bring a database up to date."""

@@ -1,0 +1,239 @@
+"""Owns what happens to an answer: kept, a repetition, a replacement, too old, refused. Inside a transaction.
+
+of the same annotator and task            what happens
+none                                      kept, unless a later one was taken back
+an equal revision, the same answer        nothing: a repetition
+an equal revision, another answer         Mismatch
+a lower revision than the new one's       replaced, if it is not too long ago
+a higher revision                         nothing: the new one is a late copy
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sqlalchemy import delete, func, insert, select, tuple_, update
+from sqlalchemy.orm import Session
+
+from services.common.errors import InvalidInput, Mismatch, NotFound
+from services.preference.domain import Choice, Comparison
+from services.preference.tables import AnnotatorRow, ComparisonRow, TaskRow, WithdrawnRow, comparison_of
+
+Key = tuple[str, str]  # task, annotator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """`late`: answers are kept though the task is someone else's by now, or has its answers already.
+
+    `now` and `until`, when the lease of a task whose answer is taken back ends, in Unix seconds.
+    """
+
+    now: float
+    until: float
+    undo_seconds: float
+    late: bool = False
+
+
+@dataclass(slots=True)
+class Book:
+    """What is said of some tasks: read once, changed in memory, written at once. Nothing is written by itself."""
+
+    rules: Rules
+    tasks: dict[str, TaskRow]
+    said: dict[Key, Comparison]
+    withdrawn: dict[Key, int]  # the highest revision that was taken back
+    before: dict[Key, Comparison] = field(init=False)
+    taken: list[tuple[Comparison, int]] = field(default_factory=list)
+    leased: dict[str, str] = field(default_factory=dict)  # task -> who took an answer back
+
+    def __post_init__(self) -> None:
+        self.before = dict(self.said)
+
+    @classmethod
+    def open(cls, session: Session, task_ids: Iterable[str], rules: Rules) -> Book:
+        """All that is said of these tasks, whose rows are locked until the transaction ends."""
+        ids = set(task_ids)
+        # In order, so that two that lock several rows never wait for each other.
+        rows = session.scalars(
+            select(TaskRow).where(TaskRow.task_id.in_(ids)).order_by(TaskRow.task_id).with_for_update()
+        )
+        tasks = {row.task_id: row for row in rows}
+        answers = session.scalars(select(ComparisonRow).where(ComparisonRow.task_id.in_(ids)))
+        said = {(row.task_id, row.annotator): comparison_of(row) for row in answers}
+        highest = (
+            select(WithdrawnRow.task_id, WithdrawnRow.annotator, func.max(WithdrawnRow.revision))
+            .where(WithdrawnRow.task_id.in_(ids))
+            .group_by(WithdrawnRow.task_id, WithdrawnRow.annotator)
+        )
+        withdrawn = {(task, annotator): most for task, annotator, most in session.execute(highest)}
+        return cls(rules, tasks, said, withdrawn)
+
+    def answer(self, comparisons: Sequence[Comparison]) -> int:
+        """Note answers to different tasks, all or none; how many are new. NotFound, InvalidInput, Mismatch."""
+        new = [shown for shown in map(self._shown, comparisons) if self._is_new(shown)]
+        for comparison in new:
+            key = (comparison.task_id, comparison.annotator)
+            if key in self.said:
+                self.taken.append((self.said[key], self.said[key].revision))
+            self.said[key] = comparison
+            self.leased.pop(comparison.task_id, None)
+        return len(new)
+
+    def withdraw(self, annotator: str, task_ids: Sequence[str], revision: int) -> int:
+        """Note that answers are taken back, all or none; how many there were. Mismatch: they stand by now."""
+        mine = [self.said[key] for task in task_ids if (key := (task, annotator)) in self.said]
+        taken = [self._check_recent(said) for said in mine if said.revision < revision]
+        for said in taken:
+            key = (said.task_id, annotator)
+            del self.said[key]
+            self.withdrawn[key] = revision
+            self.taken.append((said, revision))
+            self.leased[said.task_id] = annotator
+        return len(taken)
+
+    def _shown(self, comparison: Comparison) -> Comparison:
+        task = self.tasks.get(comparison.task_id)
+        if task is None:
+            raise NotFound(f"task {comparison.task_id} is not known")
+        return _as_shown(comparison, task)
+
+    def _is_new(self, comparison: Comparison) -> bool:
+        """False for a repetition and a late copy. Mismatch where it cannot be kept."""
+        key = (comparison.task_id, comparison.annotator)
+        before = self.said.get(key)
+        if before is None:
+            if 0 < comparison.revision <= self.withdrawn.get(key, -1):
+                return False
+            if not (self.rules.late or self.tasks[comparison.task_id].gold):
+                self._check_free(comparison)
+            return True
+        if comparison.revision < before.revision:
+            return False
+        same = before.preferred == comparison.preferred
+        if comparison.revision == before.revision and not same:
+            raise Mismatch(f"task {comparison.task_id} has another answer already, by {before.annotator}")
+        if same and (comparison.revision == before.revision or before.comment == comparison.comment):
+            return False
+        self._check_recent(before)
+        return True
+
+    def _check_free(self, comparison: Comparison) -> None:
+        task = self.tasks[comparison.task_id]
+        by = [annotator for answered, annotator in self.said if answered == task.task_id]
+        if len(by) >= task.wanted:
+            raise Mismatch(f"task {task.task_id} has another answer already, by {by[0]}")
+        if task.lease_until > self.rules.now and task.lease_holder != comparison.annotator:
+            raise Mismatch(f"task {task.task_id} is leased to someone else by now")
+
+    def _check_recent(self, said: Comparison) -> Comparison:
+        # What was noted a moment ago has no time yet.
+        if said.recorded_at and self.rules.now - said.recorded_at > self.rules.undo_seconds:
+            raise Mismatch(
+                f"the answer to task {said.task_id} is older than {self.rules.undo_seconds:g} s and stands"
+            )
+        return said
+
+    def write(self, session: Session) -> None:
+        """Bring the tables up to what is noted."""
+        gone = [key for key, said in self.before.items() if self.said.get(key) is not said]
+        fresh = {key: said for key, said in self.said.items() if self.before.get(key) is not said}
+        if self.taken:
+            session.execute(
+                insert(WithdrawnRow), [_taken_values(*taken, self.rules.now) for taken in self.taken]
+            )
+        if gone:
+            session.execute(
+                delete(ComparisonRow)
+                .where(tuple_(ComparisonRow.task_id, ComparisonRow.annotator).in_(gone))
+                .execution_options(synchronize_session=False)
+            )
+        if fresh:
+            _know_annotators(session, {annotator for _, annotator in fresh}, self.rules.now)
+            values = [_values(said, self.tasks[said.task_id], self.rules.now) for said in fresh.values()]
+            session.execute(insert(ComparisonRow), values)
+        if touched := {task for task, _ in (*gone, *fresh)}:
+            answerers = {task: {name for told, name in fresh if told == task} for task in touched}
+            changed = [self._task_values(self.tasks[task], answerers[task]) for task in sorted(touched)]
+            session.execute(update(TaskRow), changed)
+
+    def _task_values(self, task: TaskRow, answerers: set[str]) -> dict[str, Any]:
+        """The count of a task's answers, and whose it is now: nobody's when it has its answers."""
+        answers = sum(told == task.task_id for told, _ in self.said)
+        answered = answers >= task.wanted and not task.gold
+        holder, until = task.lease_holder, task.lease_until
+        if answered or holder in answerers:
+            holder, until = "", 0.0
+        taker = self.leased.get(task.task_id)
+        if taker is not None and not answered and not task.gold and until <= self.rules.now:
+            holder, until = taker, self.rules.until
+        return {
+            "task_id": task.task_id,
+            "answers": answers,
+            "answered": answered,
+            "lease_holder": holder,
+            "lease_until": until,
+        }
+
+
+def record(session: Session, comparisons: Sequence[Comparison], rules: Rules) -> int:
+    """Write all or raise: how many are new. See PreferenceStore.record."""
+    book = Book.open(session, (comparison.task_id for comparison in comparisons), rules)
+    new = sum(book.answer([comparison]) for comparison in comparisons)
+    book.write(session)
+    return new
+
+
+def _as_shown(comparison: Comparison, task: TaskRow) -> Comparison:
+    """The comparison with its item and candidates; an annotator may have shown them the other way round."""
+    sides = (comparison.first_candidate_id, comparison.second_candidate_id)
+    expected = (task.first_candidate_id, task.second_candidate_id)
+    if sides == ("", ""):
+        sides = expected
+    if sides not in (expected, expected[::-1]) or comparison.item_id not in ("", task.item_id):
+        raise InvalidInput(
+            f"task {task.task_id} compares {expected[0]} and {expected[1]} of item {task.item_id}",
+            {"first_candidate_id": expected[0], "second_candidate_id": expected[1], "item_id": task.item_id},
+        )
+    return replace(
+        comparison, item_id=task.item_id, first_candidate_id=sides[0], second_candidate_id=sides[1]
+    )
+
+
+def _taken_values(said: Comparison, revision: int, now: float) -> dict[str, Any]:
+    return {
+        "task_id": said.task_id,
+        "annotator": said.annotator,
+        "choice": said.choice.value,
+        "preferred": said.preferred,
+        "recorded_at": said.recorded_at or now,
+        "withdrawn_at": now,
+        "revision": revision,
+    }
+
+
+def _know_annotators(session: Session, names: set[str], now: float) -> None:
+    known = set(session.scalars(select(AnnotatorRow.name).where(AnnotatorRow.name.in_(names))))
+    session.add_all(AnnotatorRow(name=name, first_seen=now) for name in sorted(names - known))
+    session.flush()
+
+
+def _values(comparison: Comparison, task: TaskRow, now: float) -> dict[str, Any]:
+    return {
+        "task_id": task.task_id,
+        "item_id": task.item_id,
+        "campaign": task.campaign,
+        "annotator": comparison.annotator,
+        "first_candidate_id": comparison.first_candidate_id,
+        "second_candidate_id": comparison.second_candidate_id,
+        "choice": Choice(comparison.choice).value,
+        "confidence": comparison.confidence,
+        "comment": comparison.comment,
+        "recorded_at": now,
+        "ranking_id": comparison.ranking_id,
+        "seconds": comparison.seconds,
+        "revision": comparison.revision,
+        "gold": task.gold,
+    }

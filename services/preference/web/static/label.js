@@ -1,0 +1,499 @@
+"use strict";
+// The annotator's page: which task is shown, what keys and buttons say about it, undo, time, progress.
+//
+//   tasks ahead ─▶ shown ─▶ answered ─▶ queue.js ─▶ service
+//      ▲             ▲────── undo ────────┘
+//      └── asked for when few are left, and again to renew the lease of whoever is at work
+document.addEventListener("DOMContentLoaded", () => {
+  const { call, AnswerQueue } = window.trimtab;
+  const page = document.body.dataset;
+  const AHEAD = Number(page.ahead);
+  const KEPT = 20; // answers that can be undone here
+  const ACTIVE_SECONDS = 90;
+  const find = (id) => document.getElementById(id);
+  const policy = window.trustedTypes
+    ? window.trustedTypes.createPolicy("trimtab", { createHTML: (html) => html })
+    : { createHTML: (html) => html };
+
+  const state = {
+    units: [], // held, not shown yet
+    shown: null,
+    order: [], // of a ranking: groups of answers, best first
+    tie: false, // the next one shares the last place
+    confidence: null,
+    plain: false,
+    answered: new Set(),
+    history: restore(),
+    since: 0, // when the shown one appeared
+    skew: 0, // the service's clock minus ours, seconds
+    active: Date.now(),
+    asking: false,
+    away: false, // nobody was at work when time was over
+    progress: null,
+    done: 0,
+    changes: 0, // answers and undos since this page began
+    keys: setting("keys") !== "off",
+  };
+
+  const queue = new AnswerQueue({
+    key: `trimtab-answers:${page.annotator}`,
+    send: async (answers) => (await call("/api/answers", { answers })).outcomes,
+    changed: connection,
+    told: (outcome) => { if (outcome.refused) refused(outcome); },
+  });
+
+  // ---------------------------------------------------------------- tasks
+
+  async function ask() {
+    if (state.asking) return;
+    state.asking = true;
+    const [before, still] = [state.changes, !queue.all().length];
+    try {
+      const answer = await call("/api/tasks", { limit: Math.min(50, AHEAD + queue.units().size) });
+      state.skew = answer.now - Date.now() / 1000;
+      state.away = false;
+      for (const unit of answer.units) unit.lease = unit.until - answer.now;
+      take(answer.units);
+      // Counted there and here: only while nothing is on its way do both mean the same.
+      if (!state.progress || (still && state.changes === before)) state.done = answer.progress.done + queue.units().size;
+      state.progress = answer.progress;
+    } catch (error) {
+      if (error.status === 401 || error.status === 403) connection("stopped", queue.all().length);
+      else if (!state.shown) waiting("No connection. What you answered is kept here; this page tries again.");
+    } finally {
+      state.asking = false;
+    }
+    if (!state.shown) next();
+    progress();
+  }
+
+  function take(units) {
+    const pending = queue.units();
+    const given = new Map(units.map((unit) => [unit.unit, unit]));
+    const mine = state.units.filter((unit) => given.has(unit.unit) || queue.all().length);
+    for (const unit of state.shown ? [...mine, state.shown] : mine) {
+      const again = given.get(unit.unit);
+      if (again) Object.assign(unit, { until: again.until, lease: again.lease });
+      given.delete(unit.unit);
+    }
+    const fresh = [...given.values()].filter((unit) => !pending.has(unit.unit) && !state.answered.has(unit.unit));
+    state.units = [...mine, ...fresh];
+  }
+
+  function next() {
+    const unit = state.units.shift();
+    if (unit) show(unit);
+    else if (state.asking) waiting("Looking for the next task …");
+    else nothing();
+    if (state.units.length < AHEAD / 2) ask();
+  }
+
+  function nothing() {
+    state.shown = null;
+    waiting(queue.all().length ? "" : "All done for now. New tasks appear here by themselves.");
+  }
+
+  function waiting(text) {
+    find("task").hidden = find("actions").hidden = true;
+    find("empty").hidden = false;
+    if (text) find("empty-text").textContent = text;
+    find("timer").textContent = "";
+  }
+
+  // ---------------------------------------------------------------- showing
+
+  function show(unit, answer) {
+    state.shown = unit;
+    state.order = [];
+    state.tie = false;
+    state.since = Date.now();
+    find("empty").hidden = true;
+    find("task").hidden = find("actions").hidden = false;
+    find("prompt-text").replaceChildren(...unit.prompt.map(turn));
+    const ranking = unit.kind === "ranking";
+    const answers = find("answers");
+    answers.classList.toggle("many", ranking);
+    answers.replaceChildren(...unit.answers.map((text, index) => card(text, index, ranking)));
+    find("pair-keys").hidden = ranking;
+    find("ranking-keys").hidden = !ranking;
+    find("comment").value = answer ? answer.comment : "";
+    confide(answer ? answer.confidence : null);
+    ranks();
+    undoable();
+    scrollTo(0, 0);
+    find("prompt").scrollTop = 0;
+    find("prompt-title").focus({ preventScroll: true });
+    tick();
+  }
+
+  function turn({ role, html }) {
+    const part = element("div", "turn");
+    if (state.shown.prompt.length > 1 || role !== "user") part.append(element("div", "role", role));
+    part.append(prose(html));
+    return part;
+  }
+
+  function card(answer, index, ranking) {
+    const part = element("article", "answer card");
+    const title = element("h3", "", ranking ? `Answer ${index + 1}` : `Answer ${"AB"[index]}`);
+    title.id = `answer-${index}`;
+    part.setAttribute("aria-labelledby", title.id);
+    const head = element("header");
+    head.append(title);
+    if (ranking) {
+      const place = element("button", "place", "Place next");
+      place.type = "button";
+      place.addEventListener("click", () => put(index));
+      place.setAttribute("aria-keyshortcuts", String(index + 1));
+      place.setAttribute("aria-describedby", title.id);
+      const key = element("kbd", "", String(index + 1));
+      key.setAttribute("aria-hidden", "true");
+      head.append(key);
+      head.append(place);
+    }
+    part.append(head, state.plain ? plain(answer.text) : prose(answer.html));
+    return part;
+  }
+
+  // The one place where HTML from the service becomes nodes: it is Markdown that the service rendered and sanitised.
+  function prose(html) {
+    const part = element("div", "prose");
+    part.innerHTML = policy.createHTML(html);
+    return part.textContent.trim() ? part : element("div", "prose empty-text", "(an empty answer)");
+  }
+
+  function plain(text) {
+    return text.trim() ? element("div", "prose plain", text) : element("div", "prose empty-text", "(an empty answer)");
+  }
+
+  function element(name, classes = "", text = "") {
+    const made = document.createElement(name);
+    if (classes) made.className = classes;
+    if (text) made.textContent = text;
+    return made;
+  }
+
+  // ---------------------------------------------------------------- answering
+
+  function answer(said) {
+    if (!state.shown) return;
+    const { unit, kind } = state.shown;
+    const full = {
+      unit,
+      kind,
+      revision: revision(),
+      ranks: [],
+      choice: null,
+      confidence: state.confidence,
+      comment: find("comment").value.trim(),
+      seconds: Math.min((Date.now() - state.since) / 1000, 86400),
+      ...said,
+    };
+    state.history = [...state.history, { unit: state.shown, answer: full }].slice(-KEPT);
+    keep();
+    state.answered.add(unit);
+    count(1);
+    queue.push(full);
+    announce(`${spoken(full)}. ${state.done} answered.`);
+    state.shown = null;
+    next();
+    progress();
+  }
+
+  const pair = (first, second) => { if (state.shown && state.shown.kind === "pair") answer({ ranks: [first, second] }); };
+
+  function spoken({ kind, ranks: places, choice }) {
+    if (choice) return choice === "skip" ? "Skipped" : "Flagged";
+    if (kind === "ranking") return "Ranking kept";
+    return places[0] === places[1] ? "Tie" : `Answer ${places[0] < places[1] ? "A" : "B"} is better`;
+  }
+
+  function undo() {
+    const last = state.history.pop();
+    if (!last) return;
+    keep();
+    if (!queue.drop(last.answer)) {
+      queue.push({ unit: last.unit.unit, kind: last.unit.kind, revision: revision(), withdrawn: true });
+    }
+    state.answered.delete(last.unit.unit);
+    count(-1);
+    if (state.shown) state.units.unshift(state.shown);
+    last.unit.until = null; // the service leases it anew; the next asking tells until when
+    show(last.unit, last.answer);
+    announce("Undone. This task is yours again.");
+    progress();
+  }
+
+  // What the service will not take is not asked again; whoever answered should know.
+  function refused({ unit, refused: why }) {
+    notice(`One answer was not kept: ${why}.`);
+    count(-1);
+    progress();
+    state.history = state.history.filter((one) => one.unit.unit !== unit);
+    keep();
+    undoable();
+  }
+
+  // ---------------------------------------------------------------- ranking
+
+  function put(index) {
+    const { shown, order } = state;
+    if (!shown || shown.kind !== "ranking" || index >= shown.answers.length) return;
+    if (order.flat().includes(index)) {
+      state.order = order.map((group) => group.filter((one) => one !== index)).filter((group) => group.length);
+    } else if (state.tie && order.length) {
+      order.at(-1).push(index);
+    } else {
+      order.push([index]);
+    }
+    state.tie = false;
+    const left = shown.answers.map((_, one) => one).filter((one) => !state.order.flat().includes(one));
+    // Where one is left, its place is clear.
+    if (left.length === 1 && !order.flat().includes(left[0]) && state.order.flat().includes(index)) state.order.push(left);
+    ranks();
+    announce(`Order: ${ordered()}${complete() ? ". Enter keeps it." : ""}`);
+  }
+
+  function tie() {
+    if (!state.order.length) return;
+    state.tie = !state.tie;
+    ranks();
+    announce(state.tie ? "The next one shares the last place." : "The next one gets a place of its own.");
+  }
+
+  function back() {
+    const last = state.order.at(-1);
+    if (!last) return;
+    last.pop();
+    if (!last.length) state.order.pop();
+    ranks();
+  }
+
+  const complete = () => state.shown && state.order.flat().length === state.shown.answers.length;
+  const ordered = () => state.order.map((group) => group.map((one) => one + 1).join(" = ")).join(", ");
+
+  function rank() {
+    if (!state.shown || state.shown.kind !== "ranking" || !complete()) return;
+    const places = state.shown.answers.map((_, index) => state.order.findIndex((group) => group.includes(index)) + 1);
+    answer({ ranks: places });
+  }
+
+  function ranks() {
+    const ranking = state.shown && state.shown.kind === "ranking";
+    if (!ranking) return;
+    find("order").textContent = state.order.length ? `Best first: ${ordered()}` : "Name the best answer first";
+    find("rank").disabled = !complete();
+    find("same").setAttribute("aria-pressed", String(state.tie));
+    find("same").disabled = !state.order.length || complete();
+    [...find("answers").children].forEach((part, index) => {
+      const place = state.order.findIndex((group) => group.includes(index)) + 1;
+      part.classList.toggle("placed", place > 0);
+      const button = part.querySelector(".place");
+      button.textContent = place ? `Place ${place}` : "Place next";
+      button.setAttribute("aria-pressed", String(place > 0));
+    });
+  }
+
+  // ---------------------------------------------------------------- what stands around
+
+  function confide(value) {
+    state.confidence = value;
+    for (const button of document.querySelectorAll("[data-confidence]")) {
+      button.setAttribute("aria-pressed", String(Number(button.dataset.confidence) === value));
+    }
+  }
+
+  function toggle(value) {
+    confide(state.confidence === value ? null : value);
+  }
+
+  function source() {
+    state.plain = !state.plain;
+    find("source").setAttribute("aria-pressed", String(state.plain));
+    if (!state.shown) return;
+    [...find("answers").children].forEach((part, index) => {
+      const text = state.shown.answers[index];
+      part.querySelector(".prose").replaceWith(state.plain ? plain(text.text) : prose(text.html));
+    });
+  }
+
+  function count(more) {
+    state.done += more;
+    state.changes += 1;
+  }
+
+  function progress() {
+    find("done").textContent = String(state.done);
+    if (!state.progress) return;
+    const { open, total } = state.progress;
+    find("meter").max = Math.max(total, 1);
+    find("meter").value = total - open;
+    find("open").textContent = `${total - open} of ${total} pairs in all`;
+  }
+
+  function connection(kind, waitingAnswers) {
+    const pill = find("connection");
+    const texts = {
+      saved: "All saved",
+      sending: "Saving …",
+      offline: waitingAnswers ? `Offline: ${waitingAnswers} kept here` : "Offline",
+      stopped: "Signed out: open your link again",
+    };
+    if (pill.textContent !== texts[kind]) pill.textContent = texts[kind];
+    pill.className = `pill ${{ offline: "waiting", stopped: "stopped" }[kind] || ""}`;
+    if (kind === "saved" && !state.shown) ask();
+  }
+
+  function tick() {
+    const unit = state.shown;
+    const timer = find("timer");
+    if (!unit || !unit.until) {
+      timer.textContent = "";
+      return;
+    }
+    const left = unit.until - (Date.now() / 1000 + state.skew);
+    const busy = Date.now() - state.active < ACTIVE_SECONDS * 1000;
+    if (left < Math.min(60, unit.lease / 4) && busy && navigator.onLine) ask(); // who is at work keeps the task
+    if (left <= 0 && navigator.onLine && !busy) return over();
+    const seconds = Math.max(0, Math.ceil(left));
+    timer.textContent = `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")} left`;
+    timer.classList.toggle("soon", seconds < 60);
+  }
+
+  // Nobody was at work: the task goes back, and others may have it.
+  function over() {
+    state.units = [];
+    state.shown = null;
+    state.away = true;
+    waiting("Time for this task was over, and it went back. Press any key to go on.");
+    announce("Time for this task was over, and it went back.");
+  }
+
+  function undoable() {
+    find("undo").disabled = !state.history.length;
+  }
+
+  function notice(text) {
+    find("notice-text").textContent = text;
+    find("notice").hidden = false;
+  }
+
+  function announce(text) {
+    find("status").textContent = text;
+  }
+
+  function revision() {
+    const made = Math.max(Date.now(), Number(setting("revision") || 0) + 1);
+    setting("revision", made);
+    return made;
+  }
+
+  function setting(name, value) {
+    try {
+      if (value !== undefined) localStorage.setItem(`trimtab-${name}`, String(value));
+      return localStorage.getItem(`trimtab-${name}`);
+    } catch {
+      return null;
+    }
+  }
+
+  function restore() {
+    try {
+      return JSON.parse(sessionStorage.getItem(`trimtab-history:${page.annotator}`) || "[]");
+    } catch {
+      return [];
+    }
+  }
+
+  function keep() {
+    try {
+      sessionStorage.setItem(`trimtab-history:${page.annotator}`, JSON.stringify(state.history));
+    } catch { /* then it lives as long as this page */ }
+  }
+
+  // ---------------------------------------------------------------- keys and buttons
+
+  const help = find("help-dialog");
+  const BUTTONS = {
+    left: () => pair(1, 2),
+    right: () => pair(2, 1),
+    equal: () => pair(1, 1),
+    skip: () => answer({ choice: "skip" }),
+    flag: () => answer({ choice: "flag" }),
+    undo,
+    rank,
+    same: tie,
+    source,
+    help: () => help.showModal(),
+    "help-close": () => help.close(),
+    "notice-close": () => { find("notice").hidden = true; },
+  };
+  const KEYS = {
+    ArrowLeft: BUTTONS.left,
+    ArrowRight: BUTTONS.right,
+    t: BUTTONS.equal,
+    0: BUTTONS.equal,
+    s: BUTTONS.skip,
+    f: BUTTONS.flag,
+    u: undo,
+    v: source,
+    c: () => find("comment").focus(),
+    q: () => toggle(0.33),
+    w: () => toggle(0.67),
+    e: () => toggle(1),
+    "=": tie,
+    Backspace: back,
+    "?": BUTTONS.help,
+    h: BUTTONS.help,
+  };
+
+  for (const [id, act] of Object.entries(BUTTONS)) find(id).addEventListener("click", act);
+  for (const button of document.querySelectorAll("[data-confidence]")) {
+    button.addEventListener("click", () => toggle(Number(button.dataset.confidence)));
+  }
+  find("keys").checked = state.keys;
+  find("keys").addEventListener("change", (event) => {
+    state.keys = event.target.checked;
+    setting("keys", state.keys ? "on" : "off");
+  });
+
+  document.addEventListener("keydown", (event) => {
+    const writing = event.target.closest("input, textarea, select");
+    if (writing && event.key === "Escape") return writing.blur();
+    if (writing || help.open || event.altKey || event.metaKey || !state.keys) return;
+    const act = keyed(event);
+    if (!act || (event.repeat && event.key !== "Backspace")) return;
+    event.preventDefault();
+    act();
+  });
+
+  function keyed(event) {
+    if (event.ctrlKey) return event.key === "z" ? undo : null;
+    if (event.key === "Enter") return event.target.closest("button, a, summary") ? null : rank;
+    const ranking = state.shown && state.shown.kind === "ranking";
+    if (ranking && /^[1-9]$/.test(event.key)) return () => put(Number(event.key) - 1);
+    if (event.key === "1") return BUTTONS.left;
+    if (event.key === "2") return BUTTONS.right;
+    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    return Object.hasOwn(KEYS, key) ? KEYS[key] : null;
+  }
+
+  for (const kind of ["keydown", "pointerdown", "scroll", "pointermove"]) {
+    document.addEventListener(kind, () => {
+      state.active = Date.now();
+      if (state.away) ask();
+    }, { passive: true, capture: true });
+  }
+  // A page that goes gives back what it held; one that comes back asks again.
+  window.addEventListener("pagehide", () => {
+    const until = Math.max(0, ...[...state.units, state.shown].filter(Boolean).map((unit) => unit.until || 0));
+    if (until) call("/api/release", { until }, { keepalive: true }).catch(() => {});
+  });
+  window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
+  window.addEventListener("online", ask);
+  setInterval(tick, 1000);
+  setInterval(() => { if (!state.shown && !state.away && Date.now() - state.active < 600_000) ask(); }, 5000);
+
+  undoable();
+  queue.flush().then(ask);
+});
