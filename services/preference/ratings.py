@@ -26,11 +26,12 @@ _CELLS = 8_000_000  # ratings (64 MB) or game numbers (32 MB) held at once
 
 @dataclass(frozen=True, slots=True)
 class Game:
-    """One comparison of two subjects. `score` of the first: 1 won, 0.5 tie, 0 lost."""
+    """One comparison of two subjects. `score` of the first: 1 won, 0.5 tie, 0 lost. `annotator`: who said so."""
 
     first: str
     second: str
     score: float
+    annotator: str = ""
 
 
 @dataclass(frozen=True, slots=True)
