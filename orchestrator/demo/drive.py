@@ -187,6 +187,8 @@ class _Demo:
                     *("--dropout", str(demo.reward_dropout)),
                     *("--seed", str(self._spec.seed)),
                     "--train-embeddings",
+                    # As its settings were found; they are not those of a head that begins normalised.
+                    "--no-normalise-before",
                 ],
             )
         self._spec = self._spec.model_copy(update={"reward_model": str(root / "reward_model")})

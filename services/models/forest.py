@@ -5,8 +5,8 @@
     forest  [tree][tree][tree]          one sequence, no padding in any linear layer
 
 Only attention is padded, tree by tree, and computed with plain products: torch's fused kernel for the processor takes
-ten times as long to go back through rows this short (12.7 against 1.2 ms a row of 150 tokens). It costs a square in the length
-of a tree, so a tree stays within `limit` tokens; a row that is longer stands alone.
+several times as long to go back through rows this short. It costs a square in the length of a tree, so a tree stays
+within `limit` tokens; a row that is longer stands alone.
 
 Sharing changes sums' order alone. Works for causal models that take their attention from transformers' registry;
 `enable_forests` tries it against the padded pass.
@@ -126,14 +126,19 @@ def _forest(
 
 def forest_states(backbone: Any, forest: Forest) -> torch.Tensor:
     """Last hidden states of each row's last token, [rows, width], differentiable."""
+    return token_states(backbone, forest)[forest.ends.to(backbone.device)]
+
+
+def token_states(backbone: Any, forest: Forest) -> torch.Tensor:
+    """Last hidden states of all tokens as they stand in the forest, [tokens, width], differentiable."""
     device = backbone.device
-    states = backbone(
+    states: torch.Tensor = backbone(
         input_ids=forest.ids[None].to(device),
         position_ids=forest.positions[None].to(device),
         forest=(forest.place.to(device), forest.back.to(device), forest.hidden.to(device)),
         use_cache=False,
     ).last_hidden_state[0]
-    return states[forest.ends.to(device)]
+    return states
 
 
 def forest_attention(
@@ -173,13 +178,13 @@ class _Attention(torch.autograd.Function):
         scores = torch.bmm(q, k.transpose(1, 2)).float().view(shape.scores)
         scores.masked_fill_(hidden, float("-inf"))
         shares = torch.softmax(scores, dim=-1).to(query.dtype).view(*q.shape[:2], shape.longest)
-        ctx.save_for_backward(q, k, v, shares, place, back)
+        ctx.save_for_backward(q, k, v, shares, back)
         ctx.shape, ctx.scale = shape, scale
         return _flat(torch.bmm(shares, v), back, shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        q, k, v, shares, place, back = ctx.saved_tensors
+        q, k, v, shares, back = ctx.saved_tensors
         shape = ctx.shape
         grad = grads[0].new_zeros((shape.trees * shape.longest, *grads[0].shape[1:]))
         grad = _heads_first(grad.index_copy_(0, back, grads[0].contiguous()), shape)
