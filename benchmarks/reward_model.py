@@ -39,7 +39,13 @@ SPLIT_SEED = 7
 FLIPS = 20_000
 # What TRL took for the 700 HH pairs where the bar was set, on two quiet cores.
 FLOOR_SECONDS = 442.0
-SETTINGS = {"learning_rate": 1e-4, "batch_pairs": 8, "epochs": 1, "warmup_share": 0.1, "weight_decay": 0.01}
+SETTINGS: dict[str, Any] = {
+    "learning_rate": 1e-4,
+    "batch_pairs": 8,
+    "epochs": 1,
+    "warmup_share": 0.1,
+    "weight_decay": 0.01,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -172,7 +172,7 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Any, key: Any, value: Any, place: Any, back: Any, hidden: Any, scale: float
     ) -> Any:
-        shape = _Shape(*place.shape, key.shape[1], query.shape[1] // key.shape[1])
+        shape = _Shape(place.shape[0], place.shape[1], key.shape[1], query.shape[1] // key.shape[1])
         q, k, v = (_padded(states, place, shape) for states in (query, key, value))
         q = q * scale
         scores = torch.bmm(q, k.transpose(1, 2)).float().view(shape.scores)

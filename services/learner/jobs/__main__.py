@@ -145,7 +145,7 @@ def sft(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Of answers made under --context.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="Of the same; 0 is greedy.")] = 1.0,
     lora_rank: Annotated[int, typer.Option(min=0, help="Rank of LoRA's adapters; 0 trains the model.")] = 0,
-    lora_alpha: Annotated[float, typer.Option(min=0.0)] = 32.0,
+    lora_alpha: Annotated[int, typer.Option(min=1)] = 32,
     learning_rate: Annotated[float, typer.Option(min=0.0)] = 2e-5,
     epochs: Annotated[int, typer.Option(min=1)] = 1,
     batch_rows: Annotated[int, typer.Option(min=1)] = 16,
@@ -195,9 +195,14 @@ def sft(
 def _dtype(name: str) -> Literal["auto", "float32", "bfloat16"]:
     from services.common.errors import UserError
 
-    if name == "auto" or name == "float32" or name == "bfloat16":
-        return name
-    raise UserError(f"--dtype {name}: expected auto, float32 or bfloat16")
+    known: dict[str, Literal["auto", "float32", "bfloat16"]] = {
+        "auto": "auto",
+        "float32": "float32",
+        "bfloat16": "bfloat16",
+    }
+    if name not in known:
+        raise UserError(f"--dtype {name}: expected {', '.join(known)}")
+    return known[name]
 
 
 if __name__ == "__main__":

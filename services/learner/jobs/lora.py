@@ -9,7 +9,7 @@ import torch
 from services.common.errors import ConfigError
 
 
-def with_adapters(model: Any, *, rank: int, alpha: float, seed: int) -> Any:
+def with_adapters(model: Any, *, rank: int, alpha: int, seed: int) -> Any:
     """The model, frozen, with trainable adapters on every linear layer but the head; a peft model around it.
 
     Raises ConfigError where peft is not installed.

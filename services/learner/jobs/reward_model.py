@@ -20,6 +20,7 @@ import torch
 
 from services.common.errors import InvalidInput
 from services.learner.jobs.comparisons import Compared, batches, split_by_group, without
+from services.learner.jobs.course import checkpointing, rate_factor
 from services.learner.jobs.evaluation import Evaluation, Judged, accuracy, evaluate, judged
 from services.learner.jobs.losses import Objective, said, said_loss
 from services.models.forest import trees_of
@@ -139,7 +140,7 @@ class _Course:
         answers = reference or [row for prompt in self._fit for row in rows_of(prompt)][:_NORMALISED_BY]
         if options.normalise_before:
             model.normalised(answers)
-        with _drawing(options.seed), _checkpointing(model, options.gradient_checkpointing):
+        with _drawing(options.seed), checkpointing(model.backbone, options.gradient_checkpointing):
             if pretraining:
                 self._stage(
                     pretraining,
@@ -192,7 +193,7 @@ class _Course:
         order = order[: options.max_steps or None]
         before = len(self._history) and int(self._history[-1]["step"]) + 1
         for number, batch in enumerate(order):
-            factor = _factor(number, len(order), options.warmup_share)
+            factor = rate_factor(number, len(order), options.warmup_share)
             encoded = [self._encode(prompt) for prompt in batch]
             loss = update(self._model, batch, encoded, options, optimiser, factor, objective)
             if number % options.evaluate_every == 0 or number == len(order) - 1:
@@ -273,12 +274,6 @@ def make_optimiser(model: RewardModel, options: RewardTraining, rate: float) -> 
     )
 
 
-def _factor(number: int, total: int, warmup_share: float) -> float:
-    """Linear warm-up, then linear to 0."""
-    warmup = max(1, round(warmup_share * total))
-    return (number + 1) / warmup if number < warmup else max(0.0, (total - number) / max(1, total - warmup))
-
-
 def update(
     model: RewardModel,
     batch: Sequence[Compared],
@@ -331,21 +326,6 @@ def _dropout(model: RewardModel, share: float) -> Iterator[None]:
     finally:
         for place in places:
             place.p = 0.0
-        model.eval()
-
-
-@contextlib.contextmanager
-def _checkpointing(model: RewardModel, wanted: bool) -> Iterator[None]:
-    """Activations made anew in the backward pass. transformers does so in training mode alone; dropout is 0 there."""
-    if not wanted:
-        yield
-        return
-    model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
-    model.train()
-    try:
-        yield
-    finally:
-        model.backbone.gradient_checkpointing_disable()
         model.eval()
 
 

@@ -31,7 +31,7 @@ def scatter(xs: Sequence[float], ys: Sequence[float], *, title: str, x_label: st
     def up(value: float) -> float:
         return HEIGHT - _BOTTOM - (value - low) / (high - low) * (HEIGHT - _TOP - _BOTTOM)
 
-    shown = np.unique(np.linspace(0, len(x) - 1, min(len(x), _MOST_POINTS)).astype(int)) if len(x) else []
+    shown = np.unique(np.linspace(0, len(x) - 1, min(len(x), _MOST_POINTS)).astype(int)).tolist()
     points = "".join(
         f'<circle class="point" cx="{across(x[i]):.1f}" cy="{up(y[i]):.1f}" r="2.5"/>' for i in shown
     )

@@ -8,10 +8,9 @@ padded where a model does not allow it. The mean runs over the batch's tokens, w
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from services.common.errors import InvalidInput
+from services.learner.jobs.course import checkpointing, rate_factor
 from services.learner.jobs.demonstrations import Demonstration
 from services.models.chat import rendered
 from services.models.forest import enable_forests, plant, token_states
@@ -161,9 +161,9 @@ def train(
     optimiser = make_optimiser(trainee.model, options)
     order = _order(len(rows), options)
     history = []
-    with _checkpointing(trainee.backbone, options.gradient_checkpointing):
+    with checkpointing(trainee.backbone, options.gradient_checkpointing):
         for number, batch in enumerate(order):
-            factor = _factor(number, len(order), options.warmup_share)
+            factor = rate_factor(number, len(order), options.warmup_share)
             loss = update(trainee, [rows[index] for index in batch], options, optimiser, factor)
             history.append({"step": number, "loss": loss})
             if progress:
@@ -192,7 +192,7 @@ def update(
     total = 0.0
     for micro in micro_batches([len(row.ids) for row in rows], options.micro_batch_tokens):
         loss = -trainee.logprobs([rows[index] for index in micro]).sum() / tokens
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.accumulate()
         total += float(loss.detach())
     optimiser.step(factor)
@@ -226,24 +226,3 @@ def _order(rows: int, options: SftTraining) -> list[list[int]]:
         drawn = np.random.default_rng((options.seed, epoch)).permutation(rows).tolist()
         batches += [drawn[at : at + options.batch_rows] for at in range(0, rows, options.batch_rows)]
     return batches
-
-
-def _factor(number: int, total: int, warmup_share: float) -> float:
-    """Linear warm-up, then linear to 0."""
-    warmup = max(1, round(warmup_share * total))
-    return (number + 1) / warmup if number < warmup else max(0.0, (total - number) / max(1, total - warmup))
-
-
-@contextlib.contextmanager
-def _checkpointing(backbone: Any, wanted: bool) -> Iterator[None]:
-    """Activations made anew in the backward pass; transformers does so in training mode alone, dropout is 0 there."""
-    if not wanted:
-        yield
-        return
-    backbone.gradient_checkpointing_enable({"use_reentrant": False})
-    backbone.train()
-    try:
-        yield
-    finally:
-        backbone.gradient_checkpointing_disable()
-        backbone.eval()

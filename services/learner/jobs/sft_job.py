@@ -31,7 +31,7 @@ class SftJob:
     max_new_tokens: int = 256
     temperature: float = 1.0
     lora_rank: int = 0
-    lora_alpha: float = 32.0
+    lora_alpha: int = 32
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: int = 0
     packing: bool = True
