@@ -108,6 +108,37 @@ def train(
 
 
 @app.command()
+def iterate(
+    run_file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="RUN.TOML", help="A run with [iterate].", show_default="three rounds, 135M model"
+        ),
+    ] = None,
+    seed: Seed = None,
+    out: Out = None,
+    model: Model = None,
+    steps: Steps = None,
+    overrides: Set = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Rounds of RLHF: sample, compare, fit the reward model, reinforce, and again on the new policy."""
+    from orchestrator.iterate.drive import RUN_FILE, run_iterate
+
+    options = RunOptions(
+        seed=seed,
+        out=out,
+        model=model,
+        steps=steps,
+        overrides=tuple(overrides or ()),
+        resume=resume,
+        overwrite=overwrite,
+    )
+    raise typer.Exit(run_iterate(run_file or RUN_FILE, options))
+
+
+@app.command()
 def up(
     run_file: RunFile,
     service: Annotated[

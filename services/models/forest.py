@@ -235,6 +235,8 @@ def enable_forests(backbone: Any) -> bool:
     """Switch a causal backbone to passes over forests; false, and unchanged, for one that they do not suit."""
     if not getattr(backbone, "_supports_attention_backend", False) or windowed(backbone.config):
         return False
+    if backbone.config._attn_implementation == ATTENTION:
+        return True
     from transformers import AttentionInterface
 
     AttentionInterface.register(ATTENTION, forest_attention)
