@@ -15,39 +15,33 @@ must be that model's digest, at the start of RL and at its end.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from orchestrator.demo.collect import Comparisons, Sampler, item_of, persist
+from orchestrator.demo.collect import Sampler, item_of, persist
 from orchestrator.demo.files import write_atomically
 from orchestrator.demo.progress import Phases, share_done
 from orchestrator.demo.ready import make_ready
 from orchestrator.iterate import contest, state
 from orchestrator.iterate.answers import Answered, answered
+from orchestrator.iterate.crew import Crew
 from orchestrator.iterate.drive import STATE_FILE, Material
 from orchestrator.iterate.options import IterateRun
 from orchestrator.iterate.report import write_report
 from orchestrator.local.layout import RunLayout
 from orchestrator.local.progress import LiveView
-from orchestrator.local.stack import Stack
-from orchestrator.local.train import StatusWatch
 from services.common.errors import Corrupted
 from services.common.jsonl import json_rows
 from services.common.spec.run import RunSpec
-from trimtab import AsyncPolicyClient, AsyncPreferenceClient
-from trimtab.clients.reward import AsyncRewardClient
 from trimtab.common.v1 import common_pb2 as common
 
 EVALUATION = "evaluation"
-_REWARD_NAME = "reward"
 # Draws for different purposes lie this far apart.
 _TRAIN_DRAWS, _HELD_DRAWS = 10_000_000, 500_000_000
 _YEAR_SECONDS = 365 * 86_400.0
@@ -62,11 +56,7 @@ class Course:
         self._layout, self._iterate, self._material = layout, spec.iterate, material
         self._spec, self._named = spec.run(), spec.model.path
         self._rounds, self._view = rounds, view
-        self._serving: int | None = None
-        """The version that the policy service was started with; None: it has to be started."""
-        self._reference: int | None = None
-        self._stack: Stack
-        self._closing = AsyncExitStack()
+        self._crew: Crew
 
     async def run(self) -> int:
         """Until the last round or a plateau; the report is written after each round."""
@@ -75,9 +65,7 @@ class Course:
         )
         if self._iterate.learn == "comparisons":
             await make_ready(self._iterate.reward_base)
-        async with AsyncExitStack() as self._closing:
-            self._stack = await self._closing.enter_async_context(self._make_stack())
-            await self._stack.ready("preference")
+        async with Crew(self._layout, self._spec, self._iterate.annotator_rule, self._view.say) as self._crew:
             while not self._rounds.stopped:
                 await self._next_round()
         path = write_report(self._layout.root, self._rounds)
@@ -126,6 +114,8 @@ class Course:
         """The current policy's answers to each training prompt, and some by earlier ones."""
         for version, count in self._shares(one.number):
             await self._answers(version, one.number, count, moving)
+        # Now, while it serves: after RL it would have to be started once more.
+        await self._held_out(one.number - 1, moving)
 
     def _shares(self, number: int) -> list[tuple[int, int]]:
         """(version, answers to each prompt): the current one last, since it is what RL goes on with.
@@ -178,16 +168,16 @@ class Course:
         each = math.comb(told.answers, 2)
         if told.labels:
             items = items[: max(1, told.labels // each)]
-        comparisons = await self._comparisons()
+        comparisons = await self._crew.comparisons()
         await comparisons.upload(items)
         await self._labelled(campaign, each * len(items), moving)
         one.comparisons = await comparisons.export(campaign, self._pairs(one.number))
 
     async def _labelled(self, campaign: str, tasks: int, moving: Callable[[str], None]) -> None:
         if not self._iterate.annotator_rule:
-            where = self._stack.endpoint("preference")
+            where = self._crew.stack.endpoint("preference")
             self._view.say(f"      {tasks} comparisons wait for people: campaign {campaign} at {where}")
-        await (await self._comparisons()).labelled(
+        await (await self._crew.comparisons()).labelled(
             campaign,
             tasks,
             lambda done: moving(f"{done} of {tasks} compared"),
@@ -219,20 +209,13 @@ class Course:
         """RL with the round's reward model, between the two looks at which model that is."""
         number, folder = one.number, self._round_folder(one.number)
         spec = self._round_spec(number)
-        await self._policy(number - 1)
-        await self._use_reference(0 if self._iterate.reference == "initial" else number - 1)
-        one.reward_digest = await self._use_reward_model(folder / "reward_model")
-        await self._stack.add("learner", spec=spec, settings={"out": str(folder)})
-        watch = StatusWatch(self._view)
-        polling = asyncio.create_task(watch.run(self._stack.endpoint("learner")))
-        try:
-            await self._stack.ended("learner")
-        finally:
-            polling.cancel()
-            await asyncio.wait([polling])
-        await self._stack.remove("learner")
-        self._serving = None  # it has followed the learner
-        if await self._reward_digest() != one.reward_digest:
+        # What the learner begins with, or its first rollouts would be of a version that it does not know.
+        await self._crew.use("policy", spec.model.path)
+        held_to = 0 if self._iterate.reference == "initial" else number - 1
+        await self._crew.use("reference", self._model(held_to))
+        one.reward_digest = await self._crew.use_reward_model(folder / "reward_model")
+        await self._crew.learn(spec, folder, self._view)
+        if await self._crew.reward_digest() != one.reward_digest:
             raise Corrupted(f"round {number}: the reward model was changed while the round was trained")
         one.policy_digest = json.loads((folder / "published.json").read_text())["digest"]
         rows = [row for _, row in json_rows(folder / "metrics.jsonl")]
@@ -256,7 +239,7 @@ class Course:
         )
 
     async def _job(self, name: str, *arguments: str) -> None:
-        await self._stack.job(name, [sys.executable, "-m", "services.learner.jobs", name, *arguments])
+        await self._crew.stack.job(name, [sys.executable, "-m", "services.learner.jobs", name, *arguments])
 
     # ------------------------------------------------------------ evaluate
 
@@ -280,7 +263,7 @@ class Course:
                 zip(held[older][at].texts, held[one.number][at].texts, strict=True)
             )
         ]
-        comparisons = await self._comparisons()
+        comparisons = await self._crew.comparisons()
         await comparisons.upload(items)
         each = len(self._material.held_out) * self._iterate.completions
         await self._labelled(EVALUATION, each * math.comb(one.number + 1, 2), moving)
@@ -311,7 +294,7 @@ class Course:
         )
 
     async def _verdicts(self) -> list[contest.Verdict]:
-        client: AsyncPreferenceClient = await self._client(AsyncPreferenceClient, "preference")
+        client = await self._crew.preference_client()
 
         async def call() -> list[contest.Verdict]:
             found = []
@@ -321,36 +304,13 @@ class Course:
                     found.append(one)
             return found
 
-        return await persist(call, lambda: self._stack.ready("preference"))
+        return await persist(call, lambda: self._crew.stack.ready("preference"))
 
-    # ------------------------------------------------------------ services
-
-    def _make_stack(self) -> Stack:
-        rule = self._iterate.annotator_rule
-        annotators = [{"name": "built-in", "rule": rule, "poll_seconds": 1.0}] if rule else []
-        settings: dict[str, dict[str, Any]] = {
-            "policy": {
-                "max_rows": 128,
-                "queue": {"batch_groups": 128},
-                "server": {"default_deadline_seconds": 1200},
-            },
-            "reference": {"queue": {"batch_groups": 128}, "token_budget": 2048},
-            "reward": {"queue": {"batch_groups": 128}},
-            "preference": {"annotators": annotators},
-        }
-        return Stack(
-            self._layout,
-            self._spec,
-            ["preference"],
-            settings=settings,
-            env={"TOKENIZERS_PARALLELISM": "false"},
-            on_event=self._view.say,
-        )
+    # ------------------------------------------------------------ where things are
 
     def _round_spec(self, number: int) -> RunSpec:
         """A round's run: its seed, and where its policy begins."""
-        begins = 0 if self._iterate.policy_init == "initial" else number - 1
-        model = self._spec.model.model_copy(update={"path": self._model(begins)})
+        model = self._spec.model.model_copy(update={"path": self._model(self._begins(number))})
         return self._spec.model_copy(
             update={
                 "model": model,
@@ -358,6 +318,10 @@ class Course:
                 "reward_model": str(self._round_folder(number) / "reward_model"),
             }
         )
+
+    def _begins(self, number: int) -> int:
+        """The version that a round's policy begins from."""
+        return 0 if self._iterate.policy_init == "initial" else number - 1
 
     def _round_folder(self, number: int) -> Path:
         return self._layout.root / "rounds" / f"{number:02d}"
@@ -369,67 +333,13 @@ class Course:
         """The folder of a version; 0 is the initial model."""
         return str(self._round_folder(version) / "model") if version else self._spec.model.path
 
-    async def _policy(self, version: int) -> None:
-        """The policy service serves this version."""
-        if self._serving == version:
-            return
-        await self._replace("policy", self._model(version))
-        self._serving = version
-
-    async def _use_reference(self, version: int) -> None:
-        if self._reference != version:
-            await self._replace("reference", self._model(version))
-            self._reference = version
-
-    async def _replace(self, name: str, model: str) -> None:
-        if self._stack.has(name):
-            await self._stack.remove(name)
-        await self._stack.add(name, settings={"model": {"path": model}})
-        await self._stack.ready(name)
-
-    async def _use_reward_model(self, folder: Path) -> str:
-        """Put a model behind the reward service's name: by a swap where it serves another one. Its digest."""
-        if not self._stack.has("reward"):
-            spec = self._spec.model_copy(update={"reward_model": str(folder)})
-            await self._stack.add("reward", spec=spec)
-            await self._stack.ready("reward")
-            return await self._reward_digest()
-        client = await self._client(AsyncRewardClient, "reward")
-
-        async def call() -> str:
-            return str(
-                (
-                    await client.swap_model(_REWARD_NAME, str(folder), timeout_seconds=300)
-                ).model.model.model_digest
-            )
-
-        digest = await persist(call, lambda: self._stack.ready("reward"))
-        # The service's own file says the new one too: one that is restarted comes back with it.
-        self._stack.configure("reward", spec=self._spec.model_copy(update={"reward_model": str(folder)}))
-        return digest
-
-    async def _reward_digest(self) -> str:
-        """The digest of the model that the reward service serves now."""
-        client = await self._client(AsyncRewardClient, "reward")
-        models = await persist(client.list_models, lambda: self._stack.ready("reward"))
-        return str(next(one.model.model_digest for one in models if one.name == _REWARD_NAME))
-
-    async def _client(self, kind: Any, name: str) -> Any:
-        client = kind(await self._stack.ready(name))
-        return await self._closing.enter_async_context(client)
-
-    async def _comparisons(self) -> Comparisons:
-        client: AsyncPreferenceClient = await self._client(AsyncPreferenceClient, "preference")
-        return Comparisons(client, lambda: self._stack.ready("preference"))
-
     async def _sampler(self, version: int) -> Sampler:
         """The policy service with this version, and a sampler that no other version answers."""
-        await self._policy(version)
-        client: AsyncPolicyClient = await self._client(AsyncPolicyClient, "policy")
         digest = self._rounds.rounds[version - 1].policy_digest if version else ""
+        client = await self._crew.policy_client(self._model(version))
         return Sampler(
             client,
-            lambda: self._stack.ready("policy"),
+            lambda: self._crew.stack.ready("policy"),
             self._iterate.call_prompts,
             self._spec.sampling.max_new_tokens,
             common.WeightsVersion(digest=digest) if digest else None,

@@ -39,7 +39,7 @@ def run_file(tmp_path: Path) -> Path:
     del tables["reward_model"]
     tables["iterate"] = {
         "rounds": 2,
-        "reference": "previous",
+        "reference": "initial",
         "answers": 3,
         "reward_base": str(tmp_path / "encoder"),
         "reward_batch_pairs": 8,
@@ -58,7 +58,7 @@ class Ended(Exception):
     """Somebody pulled the plug."""
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_rounds_that_are_ended_in_the_middle_are_taken_up_again(
     run_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,8 +74,8 @@ def test_rounds_that_are_ended_in_the_middle_are_taken_up_again(
         with pytest.raises(Ended):
             run_iterate(run_file, RunOptions(out=out))
     before = (out / "rounds" / "01" / "answers-0.jsonl").read_bytes()
-    with pytest.raises(Mismatch, match="begun with reference = previous"):
-        run_iterate(run_file, RunOptions(out=out, resume=True, overrides=('iterate.reference="initial"',)))
+    with pytest.raises(Mismatch, match="begun with reference = initial"):
+        run_iterate(run_file, RunOptions(out=out, resume=True, overrides=('iterate.reference="previous"',)))
     assert run_iterate(run_file, RunOptions(out=out, resume=True)) == 0
     assert (out / "rounds" / "01" / "answers-0.jsonl").read_bytes() == before
     found = state.read(out / STATE_FILE)
@@ -95,7 +95,7 @@ def test_rounds_that_are_ended_in_the_middle_are_taken_up_again(
     ratings = json.loads((out / "ratings.json").read_text())
     assert {one["subject"] for one in ratings} == {"policy@0 (initial)", "policy@1", "policy@2"}
     summary = json.loads((out / "summary.json").read_text())
-    assert (summary["rounds"], summary["reference"], summary["policy_init"]) == (2, "previous", "previous")
+    assert (summary["rounds"], summary["reference"], summary["policy_init"]) == (2, "initial", "previous")
     page = (out / "report.html").read_text()
     assert "policy@2" in page
     assert "<svg" in page

@@ -57,7 +57,9 @@ def test_parquet(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="the extra `data` is not installed")
     arrow = pytest.importorskip("pyarrow")
     message = [{"role": "assistant", "content": "yes"}]
-    rows: list[dict[str, Any]] = [{"prompt": [{"role": "user", "content": "hi"}], "chosen": message, "rejected": message}]
+    rows: list[dict[str, Any]] = [
+        {"prompt": [{"role": "user", "content": "hi"}], "chosen": message, "rejected": message}
+    ]
     rows.append(rows[0] | {"rejected": [{"role": "assistant", "content": "no"}], "margin": 0.5})
     parquet.write_table(
         arrow.Table.from_pylist(
