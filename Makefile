@@ -110,7 +110,7 @@ peer-grpcurl: .venv-peers/grpcurl/.ready ## grpcurl, for tests/e2e/test_examples
 # needs these.
 PEER_verl := -e protos verl==0.9.1 torch==2.13.0
 PEER_trl := -c constraints.txt -e protos trl==1.16.0 datasets==5.2.0 accelerate torch transformers
-peer-trl: .venv-peers/trl/.ready ## TRL, for tests/e2e/test_trl.py
+peer-trl: .venv-peers/trl/.ready ## TRL, for tests/e2e/test_trl.py and benchmarks.reward_model
 peer-verl: .venv-peers/verl/.ready ## verl, for tests/e2e/test_trainers.py
 
 .venv-peers/openrlhf/.ready: constraints.txt Makefile

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator import cluster_cli, planning_cli
+from orchestrator import cluster_cli, jobs_cli, planning_cli
 from orchestrator.local.options import Format, RunOptions
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 queue_app = typer.Typer(help="Look into a run's stages and dead letters.", no_args_is_help=True)
 app.add_typer(queue_app, name="queue")
 planning_cli.register(app)
+jobs_cli.register(app)
 cluster_cli.register(app)
 
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.TOML", help="The run's spec.", show_default=False)]
@@ -104,6 +105,37 @@ def train(
 
     code = training.in_process(run_file, options) if in_process else training.train(run_file, options)
     raise typer.Exit(code)
+
+
+@app.command()
+def iterate(
+    run_file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="RUN.TOML", help="A run with [iterate].", show_default="three rounds, 135M model"
+        ),
+    ] = None,
+    seed: Seed = None,
+    out: Out = None,
+    model: Model = None,
+    steps: Steps = None,
+    overrides: Set = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Rounds of RLHF: sample, compare, fit the reward model, reinforce, and again on the new policy."""
+    from orchestrator.iterate.drive import RUN_FILE, run_iterate
+
+    options = RunOptions(
+        seed=seed,
+        out=out,
+        model=model,
+        steps=steps,
+        overrides=tuple(overrides or ()),
+        resume=resume,
+        overwrite=overwrite,
+    )
+    raise typer.Exit(run_iterate(run_file or RUN_FILE, options))
 
 
 @app.command()

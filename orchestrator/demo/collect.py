@@ -185,9 +185,15 @@ class Comparisons:
 
             await persist(call, self._ready)
 
-    async def labelled(self, campaign: str, tasks: int, heard: Callable[[int], None]) -> int:
-        """Wait until every task has been compared (or skipped); how many comparisons there are."""
-        ends = asyncio.get_running_loop().time() + _LABEL_SECONDS
+    async def labelled(
+        self,
+        campaign: str,
+        tasks: int,
+        heard: Callable[[int], None],
+        timeout_seconds: float = _LABEL_SECONDS,
+    ) -> int:
+        """Wait until every task has been compared (or skipped); how many comparisons there are. Raises Expired."""
+        ends = asyncio.get_running_loop().time() + timeout_seconds
         while True:
 
             async def call() -> Any:

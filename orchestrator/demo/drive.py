@@ -31,6 +31,7 @@ from orchestrator.demo.files import write_atomically
 from orchestrator.demo.judge import answers_of, policy_logprobs, reference_logprobs
 from orchestrator.demo.options import DemoSpec
 from orchestrator.demo.progress import Phases, share_done
+from orchestrator.demo.ready import make_ready
 from orchestrator.demo.report import write_report
 from orchestrator.demo.summary import RolloutCounts, Summary, write_summary
 from orchestrator.local.foreground import run_until_signal
@@ -39,8 +40,7 @@ from orchestrator.local.options import RunOptions
 from orchestrator.local.progress import LiveView, counts
 from orchestrator.local.stack import Stack
 from orchestrator.local.train import StatusWatch
-from orchestrator.planning.processes import USER_ERROR
-from services.common.errors import NotFound, ServiceError, UserError
+from services.common.errors import NotFound, UserError
 from services.common.jsonl import json_rows
 from services.common.rules import make_rule
 from services.common.spec.run import RunSpec
@@ -111,7 +111,7 @@ class _Demo:
         """Convert the models once, in a process of their own: this one has no torch."""
         for name in (self._spec.model.path, self._demo.reward_base):
             self._view.waiting(f"making {name} ready")
-            made = await _make_ready(name)
+            made = await make_ready(name)
             if name == self._spec.model.path:
                 model = self._spec.model.model_copy(update={"path": made})
                 self._spec = self._spec.model_copy(update={"model": model})
@@ -187,6 +187,8 @@ class _Demo:
                     *("--dropout", str(demo.reward_dropout)),
                     *("--seed", str(self._spec.seed)),
                     "--train-embeddings",
+                    # As its settings were found; they are not those of a head that begins normalised.
+                    "--no-normalise-before",
                 ],
             )
         self._spec = self._spec.model_copy(update={"reward_model": str(root / "reward_model")})
@@ -349,28 +351,6 @@ class _Demo:
             self._spec.sampling.max_new_tokens,
             version,
         )
-
-
-async def _make_ready(model: str) -> str:
-    """The folder (or hub id) of a model that may have to be converted first. Raises what stood in the way."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "services.models",
-        model,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        out, err = await process.communicate()
-    finally:
-        if process.returncode is None:  # we are being ended
-            process.kill()
-            await process.wait()
-    if process.returncode != 0:
-        lines = err.decode(errors="replace").strip().splitlines() or ["it could not be loaded"]
-        raise (UserError if process.returncode == USER_ERROR else ServiceError)(lines[-1])
-    return out.decode().strip().splitlines()[-1]
 
 
 def _versions() -> dict[str, str]:

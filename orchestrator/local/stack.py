@@ -112,16 +112,28 @@ class Stack:
     ) -> None:
         """Start one more service. `settings` are laid over those given for it at the beginning."""
         role = role_of(name)
-        above = overlay(self._settings.get(name, {}), settings or {})
-        config = service_config(name, spec or self.spec, self._around, above)
         self.supervisor.want(
-            service_process(name, config, self.layout, self._env),
+            service_process(name, self._config(name, settings, spec), self.layout, self._env),
             needs=(QUEUE,) if role.reads_queue else (),
             drain_rank=role.drain_rank,
             restart=role.restart,
         )
         if name not in self._added:
             self._added.append(name)
+
+    def has(self, name: str) -> bool:
+        """Whether the service was added and not removed."""
+        return name in self._added
+
+    def configure(
+        self, name: str, *, settings: Mapping[str, Any] | None = None, spec: RunSpec | None = None
+    ) -> None:
+        """Write a service's configuration anew without touching it: one that is restarted comes back with it."""
+        service_process(name, self._config(name, settings, spec), self.layout, self._env)
+
+    def _config(self, name: str, settings: Mapping[str, Any] | None, spec: RunSpec | None) -> dict[str, Any]:
+        above = overlay(self._settings.get(name, {}), settings or {})
+        return service_config(name, spec or self.spec, self._around, above)
 
     async def remove(self, name: str) -> None:
         """Drain one service and wait until it has ended."""

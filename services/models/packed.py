@@ -102,16 +102,19 @@ def packed_states(
 
 def enable_packing(backbone: Any) -> bool:
     """Switch a backbone to packed passes; false, and unchanged, for one that packing does not suit."""
-    if not getattr(backbone, "_supports_attention_backend", False) or _windowed(backbone.config):
+    if not getattr(backbone, "_supports_attention_backend", False) or windowed(backbone.config):
         return False
     from transformers import AttentionInterface
 
     AttentionInterface.register(ATTENTION, packed_attention)
     before = backbone.config._attn_implementation
     try:
-        expected = _padded_probe(backbone)
+        rows = probe_rows(backbone)
+        expected = padded_states(backbone, rows)
         backbone.set_attn_implementation(ATTENTION)
-        if _agrees(expected, _packed_probe(backbone)):
+        with torch.inference_mode():
+            found = packed_states(backbone, rows)
+        if same_states(expected, found):
             return True
     except Exception as error:  # whatever a model raises that knows no such positions or arguments
         _log.info("packing does not suit this model", model=type(backbone).__name__, reason=str(error))
@@ -119,7 +122,7 @@ def enable_packing(backbone: Any) -> bool:
     return False
 
 
-def _windowed(config: Any) -> bool:
+def windowed(config: Any) -> bool:
     """Whether some layer sees less than the whole row before it, or bends its attention scores."""
     kinds = set(getattr(config, "layer_types", None) or ())
     capped = getattr(config, "attn_logit_softcapping", None)
@@ -130,13 +133,14 @@ def _one_row(rows: Sequence[Sequence[int]], device: torch.device) -> torch.Tenso
     return torch.tensor([[each for row in rows for each in row]], dtype=torch.long, device=device)
 
 
-def _probe(backbone: Any) -> list[list[int]]:
+def probe_rows(backbone: Any) -> list[list[int]]:
+    """Three rows of token ids to try a way of passing on; no two begin alike."""
     size = int(backbone.get_input_embeddings().weight.shape[0])
     return [[(7 * at + 11 * row) % size for at in range(length)] for row, length in enumerate((9, 1, 5))]
 
 
-def _padded_probe(backbone: Any) -> torch.Tensor:
-    rows = _probe(backbone)
+def padded_states(backbone: Any, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Last hidden states of all tokens by the model's own padded pass, row after row: [tokens, width]."""
     width = max(map(len, rows))
     ids = torch.zeros((len(rows), width), dtype=torch.long, device=backbone.device)
     mask = torch.zeros_like(ids)
@@ -148,13 +152,8 @@ def _padded_probe(backbone: Any) -> torch.Tensor:
     return torch.cat([states[at, : len(row)] for at, row in enumerate(rows)])
 
 
-def _packed_probe(backbone: Any) -> torch.Tensor:
-    with torch.inference_mode():
-        return packed_states(backbone, _probe(backbone))
-
-
-def _agrees(expected: torch.Tensor, found: torch.Tensor) -> bool:
-    """Within the rounding of the dtype: relative to how far the states spread."""
+def same_states(expected: torch.Tensor, found: torch.Tensor) -> bool:
+    """Whether two computations agree within the rounding of the dtype: relative to how far the states spread."""
     tolerance = 1e-3 if expected.dtype == torch.float32 else 5e-2
     spread = float(expected.float().std()) or 1.0
     return float((expected.float() - found.float()).abs().mean()) <= tolerance * spread

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from services.common.errors import Corrupted, InvalidInput, NotFound
 from services.models.chat import rendered
 from services.models.facts import ModelFacts, chat_template_digest, model_digest, tokenizer_fingerprint
+from services.models.forest import enable_forests, forest_states, plant
 from services.models.loading import (
     load_tokenizer,
     resolve,
@@ -72,11 +73,16 @@ class RewardModel(torch.nn.Module):
         self.head = head
         self.name = name
         self.packed = False
+        self.sharing = False
         self._facts: ModelFacts | None = None
 
     def pack(self) -> None:
         """Serve without padding from now on, where the backbone allows it. Not for training."""
         self.packed = enable_packing(self.backbone)
+
+    def share_beginnings(self) -> None:
+        """From now on answers to one prompt read it once, where the backbone allows it. For training."""
+        self.sharing = self.settings.pooling == "last" and enable_forests(self.backbone)
 
     def encode(self, row: ScoreText) -> Encoded:
         """Token ids of a row, cut from the left to max_tokens.
@@ -133,10 +139,23 @@ class RewardModel(torch.nn.Module):
         states = self.backbone(input_ids=ids.to(device), **options).last_hidden_state
         return self._head(torch.einsum("rt,rtw->rw", pooled_over.to(device), states.float()))
 
+    def family_outputs(self, families: Sequence[Sequence[Encoded]]) -> torch.Tensor:
+        """Head outputs of all rows, family after family, [rows] float32, differentiable.
+
+        A family are the answers to one prompt: what they begin with is read once where beginnings are shared.
+        """
+        if not self.sharing:
+            return self.head_outputs([row for family in families for row in family])
+        forest = plant([[row.ids for row in family] for family in families])
+        return self._head(forest_states(self.backbone, forest).float())
+
     def read(self, rows: Sequence[Encoded]) -> list[Reading]:
         """gain * head + bias of each row, in order, by one forward pass."""
         with torch.inference_mode():
-            outputs = self._packed_outputs(rows) if self.packed else self.head_outputs(rows)
+            if self.sharing:
+                outputs = self.family_outputs([[row] for row in rows])
+            else:
+                outputs = self._packed_outputs(rows) if self.packed else self.head_outputs(rows)
         gain, bias = self.settings.gain, self.settings.bias
         return [Reading(value=gain * output + bias) for output in outputs.tolist()]
 

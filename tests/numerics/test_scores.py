@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from services.common.spec.run import OptimiserSpec
-from services.learner.jobs.comparisons import Pair, split_by_group
-from services.learner.jobs.reward_model import wilson
+from services.learner.jobs.comparisons import Compared, Win, split_by_group
+from services.learner.jobs.evaluation import wilson
 from services.learner.scores import ScoreNormaliser
 from services.learner.training import schedule
 
@@ -66,9 +66,9 @@ def test_wilson_interval() -> None:
 
 
 def test_split_keeps_groups_together() -> None:
-    """No prompt on both sides, every pair on one, a tenth of the groups held out, the same for the same seed."""
+    """No group on both sides, every prompt on one, a tenth of the groups held out, the same for the same seed."""
     pairs = [
-        Pair(messages=(("user", f"{at % 50}"),), chosen="a", rejected="b", group=f"g{at % 50}")
+        Compared(messages=(("user", str(at)),), answers=("a", "b"), wins=(Win(0, 1),), group=f"g{at % 50}")
         for at in range(200)
     ]
     fit, held = split_by_group(pairs, 0.1, seed=3)

@@ -1,68 +1,151 @@
-"""Comparisons as training sees them: by prompt, each answer once. Pure; knows no model.
+"""Comparisons as training sees them: by prompt, each answer once. Pure; knows no model and no file format.
 
-All comparisons of a prompt stay in one batch: an answer is then read once, however often it was compared, and does not
-come back in later batches as something learned by heart (arXiv 2203.02155, 3.5).
+All that was said about a prompt's answers stays in one batch: an answer is then read once, however often it was
+compared, and does not come back in later batches as something learned by heart (arXiv 2203.02155, 3.5).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
+
+from services.common.comparisons import BestOf, Comparison, Record
 
 Messages = tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """Two answers to one prompt, the better one first. `group` is what the split goes by."""
+class Win(NamedTuple):
+    """One answer beat another, both by index. `margin`: by how much at least, in units of the score's logit."""
 
-    messages: Messages
-    chosen: str
-    rejected: str
-    group: str
+    better: int
+    worse: int
+    margin: float = 0.0
+
+
+class Choice(NamedTuple):
+    """The best of N answers, by index; nothing is said about the others (arXiv 1909.08593)."""
+
+    best: int
+    among: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """A prompt, its answers, and who beat whom: (better, worse) as indices of answers."""
+    """A prompt, its answers, and what was said of them. `group` is what a split goes by."""
 
     messages: Messages
     answers: tuple[str, ...]
-    wins: tuple[tuple[int, int], ...]
+    wins: tuple[Win, ...] = ()
+    choices: tuple[Choice, ...] = ()
+    group: str = ""
+
+    @property
+    def statements(self) -> int:
+        """What a batch is counted in: comparisons, and choices of the best."""
+        return len(self.wins) + len(self.choices)
+
+    def pairs(self) -> tuple[Win, ...]:
+        """All that can be judged as one against another: a choice of the best beats each other answer."""
+        chosen = (Win(c.best, other) for c in self.choices for other in c.among if other != c.best)
+        return (*self.wins, *chosen)
+
+    def agreement(self) -> dict[tuple[int, int], tuple[float, int]]:
+        """For each (better, worse): the share that the more common verdict has, and how often the two were compared."""
+        votes = Counter((win.better, win.worse) for win in self.pairs())
+        found = {}
+        for (one, other), count in votes.items():
+            total = count + votes[other, one]
+            found[one, other] = (max(count, total - count) / total, total)
+        return found
 
 
-def by_prompt(pairs: Sequence[Pair]) -> list[Compared]:
-    """One entry for each prompt, in the order in which prompts and answers first appear."""
-    answers: dict[Messages, dict[str, int]] = {}
-    wins: dict[Messages, list[tuple[int, int]]] = {}
-    for pair in pairs:
-        known = answers.setdefault(pair.messages, {})
-        better, worse = (known.setdefault(text, len(known)) for text in (pair.chosen, pair.rejected))
-        wins.setdefault(pair.messages, []).append((better, worse))
+@dataclass(slots=True)
+class _Gathered:
+    group: str
+    answers: dict[str, int] = field(default_factory=dict)
+    wins: list[Win] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
+
+    def indices(self, texts: Iterable[str]) -> list[int]:
+        return [self.answers.setdefault(text, len(self.answers)) for text in texts]
+
+
+def by_prompt(records: Iterable[Record]) -> list[Compared]:
+    """One entry for each prompt, in the order in which prompts and answers first appear.
+
+    Prompts of one group, and groups of one prompt, are one group: a prompt under two names is on one side of a split.
+    """
+    gathered: dict[Messages, _Gathered] = {}
+    same: dict[str, str] = {}
+    for record in records:
+        messages = tuple((message.role, message.content) for message in record.prompt)
+        known = gathered.setdefault(messages, _Gathered(record.origin.group))
+        _join(same, known.group, record.origin.group)
+        at = known.indices(record.answers)
+        if isinstance(record, BestOf):
+            among = tuple(dict.fromkeys(at))
+            if len(among) > 1:
+                known.choices.append(Choice(at[record.best], among))
+            continue
+        margin = record.margin or 0.0 if isinstance(record, Comparison) else 0.0
+        known.wins += [Win(at[better], at[worse], margin) for better, worse in record.wins()]
     return [
-        Compared(messages=messages, answers=tuple(known), wins=tuple(wins[messages]))
-        for messages, known in answers.items()
+        Compared(
+            messages=messages,
+            answers=tuple(one.answers),
+            wins=tuple(one.wins),
+            choices=tuple(one.choices),
+            group=_root(same, one.group),
+        )
+        for messages, one in gathered.items()
+        if one.wins or one.choices
     ]
 
 
-def batches(prompts: Sequence[Compared], least_pairs: int, seed: tuple[int, ...]) -> list[list[Compared]]:
-    """All prompts in an order by the seed, in batches of at least so many comparisons (the last may have fewer)."""
+def _root(same: dict[str, str], name: str) -> str:
+    while same.get(name, name) != name:
+        name = same[name]
+    return name
+
+
+def _join(same: dict[str, str], one: str, other: str) -> None:
+    first, second = sorted((_root(same, one), _root(same, other)))
+    same[second] = first
+
+
+def batches(prompts: Sequence[Compared], least: int, seed: tuple[int, ...]) -> list[list[Compared]]:
+    """All prompts in an order by the seed, in batches of at least so many statements (the last may have fewer)."""
     made: list[list[Compared]] = []
     missing = 0
     for index in np.random.default_rng(seed).permutation(len(prompts)).tolist():
         if missing <= 0:
             made.append([])
-            missing = least_pairs
+            missing = least
         made[-1].append(prompts[index])
-        missing -= len(prompts[index].wins)
+        missing -= prompts[index].statements
     return made
 
 
-def split_by_group(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Training and held-out pairs, no group on both sides."""
-    groups = sorted({pair.group for pair in pairs})
+def split_by_group(
+    prompts: Sequence[Compared], share: float, seed: int
+) -> tuple[list[Compared], list[Compared]]:
+    """Training and held-out prompts, no group on both sides."""
+    groups = sorted({prompt.group for prompt in prompts})
     order = np.random.default_rng(seed).permutation(len(groups))
-    held = {groups[index] for index in order[: max(1, round(share * len(groups)))]}
-    return [p for p in pairs if p.group not in held], [p for p in pairs if p.group in held]
+    return split_off(prompts, {groups[index] for index in order[: max(1, round(share * len(groups)))]})
+
+
+def split_off(prompts: Sequence[Compared], groups: Collection[str]) -> tuple[list[Compared], list[Compared]]:
+    """Prompts of other groups, and of these."""
+    rest = [prompt for prompt in prompts if prompt.group not in groups]
+    return rest, [prompt for prompt in prompts if prompt.group in groups]
+
+
+def without(prompts: Sequence[Compared], others: Sequence[Compared]) -> list[Compared]:
+    """The prompts that are not among the others, by group and by text: for pretraining beside a held-out set."""
+    texts, groups = {one.messages for one in others}, {one.group for one in others}
+    return [one for one in prompts if one.messages not in texts and one.group not in groups]

@@ -1,32 +1,38 @@
-"""Trains a reward model on comparisons and ends. Run as `python -m services.learner.jobs reward-model`.
+"""Trains a reward model on comparisons. Owns the course of training; what is computed stands in losses, evaluation.
 
-    L = -mean log sigmoid(r(x, chosen) - r(x, rejected))      (arXiv 1909.08593, 2203.02155)
+    comparisons ─▶ split by prompt ─▶ [gain, bias on reference answers] ─▶ [pretraining] ─▶ training ─▶ gain, bias
+                        └────────────────────── held-out prompts ──────────────────────▶ evaluation
 
-The mean runs over all comparisons of a batch, in which each answer is read once. Pairs are split by prompt, never
-by row; the accuracy on held-out prompts stands beside that of "the longer answer wins". Gain and bias are set at the
-end so that the answers seen score mean 0, deviation 1.
+All that was said of a prompt's answers is one element of a batch, in which each answer is read once and what the
+answers begin with is read once for all of them. The loss is the mean over all statements of the batch. Gain and bias
+make the reference answers score mean 0, deviation 1, before training and after (arXiv 1909.08593, 2.1); they are the
+model's own.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import math
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 
 from services.common.errors import InvalidInput
-from services.learner.jobs.comparisons import Compared, Pair, batches, by_prompt, split_by_group
+from services.learner.jobs.comparisons import Compared, batches, split_by_group, without
+from services.learner.jobs.course import checkpointing, rate_factor
+from services.learner.jobs.evaluation import Evaluation, Judged, accuracy, evaluate, judged
+from services.learner.jobs.losses import Objective, said, said_loss
+from services.models.forest import trees_of
 from services.models.master_weights import MasterWeights, ParameterGroup
 from services.models.packing import micro_batches
-from services.models.reward_model import RewardModel, new_reward_model
+from services.models.reward_model import RewardModel
 from services.models.scorer import Encoded, ScoreText
+
+# Answers that gain and bias are set by, where none are given for it.
+_NORMALISED_BY = 512
+_SCORED_TOKENS = 4096
+Progress = Callable[[int, int, float, float], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +42,7 @@ class RewardTraining:
     learning_rate: float = 1e-4
     epochs: int = 1
     batch_pairs: int = 32
-    """At least; the comparisons of a prompt stay together."""
+    """Statements (comparisons, choices of the best) in a batch, at least; those of a prompt stay together."""
     held_out_share: float = 0.1
     frozen_layers: int = 0
     train_embeddings: bool = False
@@ -46,99 +52,211 @@ class RewardTraining:
     weight_decay: float = 0.01
     warmup_share: float = 0.1
     micro_batch_tokens: int = 8192
+    gradient_checkpointing: bool = False
+    """Keep no activations within layers: less memory for about a third more time."""
+    normalise_before: bool = True
+    pretraining_learning_rate: float = 1e-4
+    pretraining_epochs: int = 1
+    pretraining_objective: Objective = "binary"
+    max_steps: int = 0
+    """End training after so many updates; 0: when all batches are done."""
     evaluate_every: int = 10
     seed: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RewardReport:
-    """What came out, written as reward_model.json. Accuracies on held-out pairs, 95 % Wilson interval."""
+class Plotted:
+    """Length in characters and score of each held-out answer, for the plot."""
 
-    accuracy: float
-    accuracy_low: float
-    accuracy_high: float
-    accuracy_longer_wins: float
+    lengths: list[int]
+    scores: list[float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardReport:
+    """What came out."""
+
+    evaluation: Evaluation
     train_pairs: int
     held_out_pairs: int
+    pretraining_pairs: int
+    steps: int
     seconds: float
-    history: list[dict[str, float]]
-
-
-# Answers that gain and bias are set by.
-_NORMALISED_BY = 512
-Progress = Callable[[int, int, float, float], None]
+    """Of training: from comparisons to trained weights, evaluation not counted."""
+    plotted: Plotted
+    margins: list[float]
+    """Of each held-out pair, in the order of prompts: score of the better answer less that of the worse one."""
+    history: list[dict[str, float]] = field(default_factory=list)
 
 
 def train(
-    model: RewardModel, pairs: Sequence[Pair], options: RewardTraining, progress: Progress | None = None
+    model: RewardModel,
+    prompts: Sequence[Compared],
+    options: RewardTraining,
+    progress: Progress | None = None,
+    *,
+    pretraining: Sequence[Compared] = (),
+    reference: Sequence[ScoreText] = (),
+    held_out: Sequence[Compared] | None = None,
 ) -> RewardReport:
     """Train in place and report. Raises InvalidInput when either side of the split would be empty.
 
+    pretraining: a larger set to train on first, less what is held out. reference: what gain and bias are set by.
+    held_out: judge by these and train on all `prompts`; absent: some of them are held out.
     `progress` hears (updates done, updates in all, loss, accuracy on some held-out pairs) now and then.
     """
-    started = time.perf_counter()
-    fit, held = split_by_group(pairs, options.held_out_share, options.seed)
+    if held_out is None:
+        fit, held = split_by_group(prompts, options.held_out_share, options.seed)
+    else:
+        fit, held = without(prompts, held_out), list(held_out)
     if not fit or not held:
-        raise InvalidInput(f"{len(pairs)} pairs are too few to train on and to hold some out")
-    optimiser = _optimiser(model, options)
-    prompts = by_prompt(fit)
-    order = [
-        batch
-        for epoch in range(options.epochs)
-        for batch in batches(prompts, options.batch_pairs, (options.seed, epoch))
-    ]
-    history: list[dict[str, float]] = []
-    watched = held[: 4 * options.batch_pairs]
-    with _drawing(options.seed):
+        raise InvalidInput(f"{len(prompts)} prompts are too few to train on and to hold some out")
+    return _Course(model, fit, held, options, progress).run(without(pretraining, held), reference)
+
+
+class _Course:
+    """One training, from the split on."""
+
+    def __init__(
+        self,
+        model: RewardModel,
+        fit: list[Compared],
+        held: list[Compared],
+        options: RewardTraining,
+        progress: Progress | None,
+    ) -> None:
+        self._model, self._fit, self._held = model, fit, held
+        self._options, self._progress = options, progress
+        self._watched = _first(held, 4 * options.batch_pairs)
+        self._encoded: dict[int, list[Encoded]] = {}
+        self._history: list[dict[str, float]] = []
+        self._watching = 0.0
+
+    def run(self, pretraining: Sequence[Compared], reference: Sequence[ScoreText]) -> RewardReport:
+        options, model = self._options, self._model
+        began = time.perf_counter()
+        if not options.dropout and not model.packed:
+            model.share_beginnings()
+        answers = reference or [row for prompt in self._fit for row in rows_of(prompt)][:_NORMALISED_BY]
+        if options.normalise_before:
+            model.normalised(answers)
+        with _drawing(options.seed), checkpointing(model.backbone, options.gradient_checkpointing):
+            if pretraining:
+                self._stage(
+                    pretraining,
+                    options.pretraining_epochs,
+                    options.pretraining_learning_rate,
+                    options.pretraining_objective,
+                    seed=(options.seed, 1),
+                )
+            steps = self._stage(self._fit, options.epochs, options.learning_rate, "ranked", (options.seed,))
+        trained_gain = model.settings.gain
+        model.normalised(answers)
+        seconds = time.perf_counter() - began - self._watching
+        scores = scores_of(model, self._held)
+        stretch = trained_gain / model.settings.gain
+        pairs = [
+            pair
+            for at, one in enumerate(self._held)
+            for pair in judged(one, [stretch * s for s in scores[at]])
+        ]
+        flat = [score for one in scores for score in one]
+        lengths = [len(answer) for one in self._held for answer in one.answers]
+        return RewardReport(
+            evaluation=evaluate(pairs, lengths, flat),
+            train_pairs=sum(len(one.pairs()) for one in self._fit),
+            held_out_pairs=len(pairs),
+            pretraining_pairs=sum(len(one.pairs()) for one in pretraining),
+            steps=steps,
+            seconds=seconds,
+            plotted=Plotted(lengths=lengths, scores=flat),
+            margins=[pair.logit / stretch for pair in pairs],
+            history=self._history,
+        )
+
+    def _stage(
+        self,
+        prompts: Sequence[Compared],
+        epochs: int,
+        rate: float,
+        objective: Objective,
+        seed: tuple[int, ...],
+    ) -> int:
+        """Some epochs over some prompts with an optimiser of their own; how many updates."""
+        options = self._options
+        optimiser = make_optimiser(self._model, options, rate)
+        order = [
+            batch
+            for epoch in range(epochs)
+            for batch in batches(prompts, options.batch_pairs, (*seed, epoch))
+        ]
+        order = order[: options.max_steps or None]
+        before = len(self._history) and int(self._history[-1]["step"]) + 1
         for number, batch in enumerate(order):
-            loss = _update(
-                model, batch, options, optimiser, _factor(number, len(order), options.warmup_share)
-            )
+            factor = rate_factor(number, len(order), options.warmup_share)
+            encoded = [self._encode(prompt) for prompt in batch]
+            loss = update(self._model, batch, encoded, options, optimiser, factor, objective)
             if number % options.evaluate_every == 0 or number == len(order) - 1:
-                accuracy = _accuracy(margins(model, watched))
-                history.append({"step": number, "loss": loss, "accuracy": accuracy})
-                if progress:
-                    progress(number + 1, len(order), loss, accuracy)
-    model.normalised([row for prompt in prompts for row in _rows(prompt)][:_NORMALISED_BY])
-    differences = margins(model, held)
-    low, high = wilson(sum(d > 0 for d in differences), len(differences))
-    return RewardReport(
-        accuracy=_accuracy(differences),
-        accuracy_low=low,
-        accuracy_high=high,
-        accuracy_longer_wins=_accuracy([float(len(p.chosen) - len(p.rejected)) for p in held]),
-        train_pairs=len(fit),
-        held_out_pairs=len(held),
-        seconds=time.perf_counter() - started,
-        history=history,
-    )
+                self._watch(before + number, before + len(order), loss)
+        return len(order)
+
+    def _encode(self, prompt: Compared) -> list[Encoded]:
+        """The rows of a prompt; kept, since epochs come back to them."""
+        found = self._encoded.get(id(prompt))
+        if found is None:
+            found = self._encoded[id(prompt)] = [self._model.encode(row) for row in rows_of(prompt)]
+        return found
+
+    def _watch(self, number: int, total: int, loss: float) -> None:
+        began = time.perf_counter()
+        reached = accuracy([pair.logit for pair in _pairs(self._model, self._watched)])
+        self._history.append({"step": number, "loss": loss, "accuracy": reached})
+        if self._progress:
+            self._progress(number + 1, total, loss, reached)
+        self._watching += time.perf_counter() - began
 
 
-def margins(model: RewardModel, pairs: Sequence[Pair]) -> list[float]:
-    """Score of the chosen answer minus that of the rejected one, in order."""
-    prompts = by_prompt(pairs)
-    rows = [row for prompt in prompts for row in _rows(prompt)]
-    scores = dict(zip(rows, model.score(rows), strict=True))
-    return [
-        scores[ScoreText(pair.messages, pair.chosen)] - scores[ScoreText(pair.messages, pair.rejected)]
-        for pair in pairs
-    ]
+def _first(prompts: Sequence[Compared], pairs: int) -> list[Compared]:
+    """The first prompts that have so many pairs together."""
+    chosen: list[Compared] = []
+    for prompt in prompts:
+        if pairs <= 0:
+            break
+        chosen.append(prompt)
+        pairs -= len(prompt.pairs())
+    return chosen
 
 
-def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of a share (Wilson 1927)."""
-    share = successes / trials
-    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return max(0.0, centre - half), min(1.0, centre + half)
+def rows_of(prompt: Compared) -> list[ScoreText]:
+    """What is scored of a prompt: each answer once."""
+    return [ScoreText(prompt.messages, answer) for answer in prompt.answers]
 
 
-def _accuracy(differences: Sequence[float]) -> float:
-    """Share of pairs ranked right, ties half."""
-    return float(np.mean([0.5 if d == 0 else float(d > 0) for d in differences]))
+def scores_of(model: RewardModel, prompts: Sequence[Compared]) -> list[list[float]]:
+    """Scores (gain and bias in them) of each prompt's answers."""
+    encoded = [[model.encode(row) for row in rows_of(prompt)] for prompt in prompts]
+    scores: list[list[float]] = [[]] * len(prompts)
+    with torch.inference_mode():
+        for micro in _micro_batches(model, encoded, _SCORED_TOKENS):
+            values = model.family_outputs([encoded[index] for index in micro])
+            parts = torch.split(values, [len(encoded[index]) for index in micro])
+            for index, part in zip(micro, parts, strict=True):
+                scores[index] = (model.settings.gain * part + model.settings.bias).tolist()
+    return scores
 
 
-def _optimiser(model: RewardModel, options: RewardTraining) -> MasterWeights:
+def _pairs(model: RewardModel, prompts: Sequence[Compared]) -> list[Judged]:
+    found = zip(prompts, scores_of(model, prompts), strict=True)
+    return [pair for prompt, scores in found for pair in judged(prompt, scores)]
+
+
+def margins(model: RewardModel, prompts: Sequence[Compared]) -> list[float]:
+    """Score of the better answer less that of the worse one, for each pair, in order."""
+    return [pair.logit for pair in _pairs(model, prompts)]
+
+
+def make_optimiser(model: RewardModel, options: RewardTraining, rate: float) -> MasterWeights:
+    """AdamW over what is trained; everything else is frozen here."""
     embeddings = model.backbone.get_input_embeddings()
     for parameter in embeddings.parameters():
         parameter.requires_grad_(options.train_embeddings)
@@ -148,7 +266,7 @@ def _optimiser(model: RewardModel, options: RewardTraining) -> MasterWeights:
             parameter.requires_grad_(False)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return MasterWeights(
-        [ParameterGroup(trained, options.learning_rate)],
+        [ParameterGroup(trained, rate)],
         betas=(0.9, 0.999),
         eps=1e-8,
         weight_decay=options.weight_decay,
@@ -156,28 +274,23 @@ def _optimiser(model: RewardModel, options: RewardTraining) -> MasterWeights:
     )
 
 
-def _factor(number: int, total: int, warmup_share: float) -> float:
-    """Linear warm-up, then linear to 0."""
-    warmup = max(1, round(warmup_share * total))
-    return (number + 1) / warmup if number < warmup else max(0.0, (total - number) / max(1, total - warmup))
-
-
-def _update(
+def update(
     model: RewardModel,
     batch: Sequence[Compared],
+    encoded: Sequence[Sequence[Encoded]],
     options: RewardTraining,
     optimiser: MasterWeights,
     factor: float,
+    objective: Objective = "ranked",
 ) -> float:
     """One optimiser step; the mean loss of the batch. What is compared with each other shares a micro-batch."""
-    encoded = [[model.encode(row) for row in _rows(prompt)] for prompt in batch]
-    pairs = sum(len(prompt.wins) for prompt in batch)
+    terms = said(batch, objective)
+    gain, bias = model.settings.gain, model.settings.bias
     total = 0.0
     with _dropout(model, options.dropout):
-        for micro in _micro_batches(encoded, options.micro_batch_tokens):
-            outputs = model.head_outputs([row for index in micro for row in encoded[index]])
-            better, worse = _wins([batch[index] for index in micro])
-            loss = -torch.nn.functional.logsigmoid(outputs[better] - outputs[worse]).sum() / pairs
+        for micro in _micro_batches(model, encoded, options.micro_batch_tokens):
+            scores = gain * model.family_outputs([encoded[index] for index in micro]) + bias
+            loss = said_loss(scores, [batch[index] for index in micro], objective) / terms
             loss.backward()
             optimiser.accumulate()
             total += float(loss.detach())
@@ -185,34 +298,29 @@ def _update(
     return total
 
 
-def _rows(prompt: Compared) -> list[ScoreText]:
-    return [ScoreText(prompt.messages, answer) for answer in prompt.answers]
-
-
-def _micro_batches(encoded: Sequence[Sequence[Encoded]], token_budget: int) -> list[list[int]]:
-    """Indices of prompts, by padded tokens: a prompt counts as one row as long as all of its answers."""
+def _micro_batches(
+    model: RewardModel, encoded: Sequence[Sequence[Encoded]], token_budget: int
+) -> list[list[int]]:
+    """Indices of prompts, by real tokens in forests; padded, a prompt counts as one row as long as all its answers."""
+    if model.sharing:
+        return micro_batches(
+            [sum(tree.tokens for tree in trees_of([row.ids for row in rows])) for rows in encoded],
+            token_budget,
+        )
     widest = max(len(rows) for rows in encoded)
-    lengths = [widest * max(len(row.ids) for row in rows) for rows in encoded]
-    return micro_batches(lengths, token_budget)
-
-
-def _wins(prompts: Sequence[Compared]) -> tuple[list[int], list[int]]:
-    """Rows of the better and of the worse answers, where the prompts' answers stand one after the other."""
-    better, worse, start = [], [], 0
-    for prompt in prompts:
-        better += [start + one for one, _ in prompt.wins]
-        worse += [start + other for _, other in prompt.wins]
-        start += len(prompt.answers)
-    return better, worse
+    return micro_batches([widest * max(len(row.ids) for row in rows) for rows in encoded], token_budget)
 
 
 @contextlib.contextmanager
 def _dropout(model: RewardModel, share: float) -> Iterator[None]:
     """Dropout on in here, in the places where the model has it."""
+    if not share:
+        yield
+        return
     places = [module for module in model.modules() if isinstance(module, torch.nn.Dropout)]
     for place in places:
         place.p = share
-    model.train(share > 0)
+    model.train()
     try:
         yield
     finally:
@@ -227,40 +335,3 @@ def _drawing(seed: int) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
-
-
-def run_job(
-    pairs_file: Path,
-    model_path: str,
-    out: Path,
-    report_file: Path | None,
-    options: RewardTraining,
-    *,
-    max_tokens: int,
-    threads: int,
-) -> None:
-    """Read comparisons, train, write the model's folder (aside, then renamed) and the report."""
-    from services.learner.jobs.pairs import load_pairs
-
-    pairs = load_pairs(pairs_file)
-    model = new_reward_model(model_path, threads=threads, seed=options.seed, max_tokens=max_tokens)
-    report = train(model, pairs, options, _say)
-    aside = out.with_name(f".{out.name}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    model.save(aside)
-    shutil.rmtree(out, ignore_errors=True)
-    aside.rename(out)
-    target = report_file or out / "training.json"
-    target.write_text(json.dumps(asdict(report) | {"model": model_path}, indent=2) + "\n")
-
-
-def _say(done: int, total: int, loss: float, accuracy: float) -> None:
-    line = {
-        "event": "progress",
-        "step": done,
-        "steps": total,
-        "loss": round(loss, 4),
-        "accuracy": round(accuracy, 4),
-    }
-    print(json.dumps(line), flush=True)

@@ -1,27 +1,83 @@
-"""Comparisons by prompt: each answer once, a prompt's comparisons in one batch."""
+"""Comparisons by prompt: each answer once, what was said of a prompt in one batch, splits by prompt."""
 
 from __future__ import annotations
 
-from services.learner.jobs.comparisons import Compared, Pair, batches, by_prompt
+from services.common.comparisons import BestOf, Comparison, Message, Origin, Ranking
+from services.learner.jobs.comparisons import (
+    Choice,
+    Compared,
+    Win,
+    batches,
+    by_prompt,
+    split_by_group,
+    without,
+)
 
-MESSAGES = {name: (("user", name),) for name in "xyz"}
 
-
-def pair(prompt: str, chosen: str, rejected: str) -> Pair:
-    return Pair(messages=MESSAGES[prompt], chosen=chosen, rejected=rejected, group=prompt)
+def pair(prompt: str, chosen: str, rejected: str, group: str = "", margin: float | None = None) -> Comparison:
+    return Comparison(
+        prompt=(Message("user", prompt),),
+        chosen=chosen,
+        rejected=rejected,
+        margin=margin,
+        origin=Origin(place="", group=group or prompt),
+    )
 
 
 def prompt(name: str, wins: int) -> Compared:
-    return Compared(messages=(("user", name),), answers=("a", "b"), wins=((0, 1),) * wins)
+    return Compared(messages=(("user", name),), answers=("a", "b"), wins=(Win(0, 1),) * wins, group=name)
 
 
 def test_every_answer_of_a_prompt_stands_once() -> None:
     """A ranking a > b > c comes as three pairs and has three answers; who beat whom is kept, prompts stay apart."""
-    pairs = [pair("x", "a", "b"), pair("y", "a", "d"), pair("x", "b", "c"), pair("x", "a", "c")]
-    assert by_prompt(pairs) == [
-        Compared(messages=MESSAGES["x"], answers=("a", "b", "c"), wins=((0, 1), (1, 2), (0, 2))),
-        Compared(messages=MESSAGES["y"], answers=("a", "d"), wins=((0, 1),)),
+    records = [pair("x", "a", "b"), pair("y", "a", "d", margin=0.5), pair("x", "b", "c"), pair("x", "a", "c")]
+    x, y = by_prompt(records)
+    assert (x.answers, x.wins) == (("a", "b", "c"), (Win(0, 1), Win(1, 2), Win(0, 2)))
+    assert (y.messages, y.wins) == ((("user", "y"),), (Win(0, 1, 0.5),))
+
+
+def test_rankings_and_choices_of_the_best_keep_what_they_say() -> None:
+    """Of a ranking all pairs but the tie; a choice of the best is one statement about all, and no other pair."""
+    asked, origin = (Message("user", "x"),), Origin(place="", group="x")
+    ranking = Ranking(
+        prompt=asked, answers=("a", "b", "c"), ranks=(1, 2, 2), origin=origin, sources=("",) * 3
+    )
+    best = BestOf(prompt=asked, answers=("d", "a", "d"), best=1, origin=origin, sources=("",) * 3)
+    (found,) = by_prompt([ranking, best])
+    assert found.answers == ("a", "b", "c", "d")
+    assert found.wins == (Win(0, 1), Win(0, 2))
+    assert found.choices == (Choice(0, (3, 0)),)
+    assert found.statements == 3
+    assert found.pairs() == (Win(0, 1), Win(0, 2), Win(0, 3))
+
+
+def test_annotators_who_disagree_are_counted() -> None:
+    """Two of three prefer a: two thirds agree, and three compared it; nobody else compared a and c."""
+    (found,) = by_prompt([pair("x", "a", "b"), pair("x", "b", "a"), pair("x", "a", "b"), pair("x", "a", "c")])
+    agreement = found.agreement()
+    assert agreement[0, 1] == agreement[1, 0] == (2 / 3, 3)
+    assert agreement[0, 2] == (1.0, 1)
+
+
+def test_a_prompt_under_two_names_is_one_group() -> None:
+    """The same words under ids 1 and 2, and id 2 with other words: all are on one side of a split."""
+    prompts = by_prompt([pair("x", "a", "b", "1"), pair("x", "c", "d", "2"), pair("y", "a", "b", "2")])
+    assert [one.group for one in prompts] == ["1", "1"]
+    prompts += [prompt(str(at), 1) for at in range(20)]
+    for seed in range(10):
+        fit, held = split_by_group(prompts, 0.3, seed)
+        assert {one.group for one in fit}.isdisjoint(one.group for one in held)
+
+
+def test_pretraining_loses_what_is_held_out() -> None:
+    """By text, whatever its group is called there, and by group."""
+    held = [prompt("x", 1), prompt("y", 1)]
+    large = [
+        Compared(messages=(("user", "x"),), answers=("a", "b"), wins=(Win(0, 1),), group="other"),
+        Compared(messages=(("user", "new"),), answers=("a", "b"), wins=(Win(0, 1),), group="y"),
+        prompt("z", 1),
     ]
+    assert without(large, held) == [large[2]]
 
 
 def test_batches_hold_whole_prompts_and_enough_comparisons() -> None:

@@ -1,0 +1,346 @@
+"""The rounds over the services. Owns the order of things; every service is asked by its public API alone.
+
+    round r   current policy (and earlier ones) ─▶ answers ─▶ preference: comparisons, ratings
+                                                                  │ all comparisons so far
+              reward service ◀─ swap, while nothing is in flight ─┴─ reward-model job
+                    │
+              policy, reference, learner: RL from `policy_init`, held to `reference` ─▶ policy@r
+                    │
+              held-out prompts: policy@r against every earlier version ─▶ plateau, or round r + 1
+
+The swap is a barrier because of where it stands: the learner of the round before has ended with nothing in flight, the
+next one has not begun, so every rollout of a round is scored by one model. What is asked of the service afterwards
+must be that model's digest, at the start of RL and at its end.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from orchestrator.demo.collect import Sampler, item_of, persist
+from orchestrator.demo.files import write_atomically
+from orchestrator.demo.progress import Phases, share_done
+from orchestrator.demo.ready import make_ready
+from orchestrator.iterate import contest, state
+from orchestrator.iterate.answers import Answered, answered
+from orchestrator.iterate.crew import Crew
+from orchestrator.iterate.drive import STATE_FILE, Material
+from orchestrator.iterate.options import IterateRun
+from orchestrator.iterate.report import write_report
+from orchestrator.local.layout import RunLayout
+from orchestrator.local.progress import LiveView
+from services.common.errors import Corrupted
+from services.common.jsonl import json_rows
+from services.common.spec.run import RunSpec
+from trimtab.common.v1 import common_pb2 as common
+
+EVALUATION = "evaluation"
+# Draws for different purposes lie this far apart.
+_TRAIN_DRAWS, _HELD_DRAWS = 10_000_000, 500_000_000
+_YEAR_SECONDS = 365 * 86_400.0
+
+
+class Course:
+    """All rounds of one run, from wherever it is."""
+
+    def __init__(
+        self, layout: RunLayout, spec: IterateRun, material: Material, rounds: state.Rounds, view: LiveView
+    ) -> None:
+        self._layout, self._iterate, self._material = layout, spec.iterate, material
+        self._spec, self._named = spec.run(), spec.model.path
+        self._rounds, self._view = rounds, view
+        self._crew: Crew
+
+    async def run(self) -> int:
+        """Until the last round or a plateau; the report is written after each round."""
+        self._spec = self._spec.model_copy(
+            update={"model": self._spec.model.model_copy(update={"path": await make_ready(self._named)})}
+        )
+        if self._iterate.learn == "comparisons":
+            await make_ready(self._iterate.reward_base)
+        async with Crew(self._layout, self._spec, self._iterate.annotator_rule, self._view.say) as self._crew:
+            while not self._rounds.stopped:
+                await self._next_round()
+        path = write_report(self._layout.root, self._rounds)
+        self._view.say(f"{self._rounds.stopped}; report: {path}")
+        return 0
+
+    async def _next_round(self) -> None:
+        rounds = self._rounds.rounds
+        unfinished = bool(rounds) and "evaluated" not in rounds[-1].done
+        one = rounds[-1] if unfinished else self._rounds.round(len(rounds) + 1)
+        await self._round(one)
+        if self._iterate.stop_on_plateau and state.plateau(one):
+            self._rounds.stopped = f"a plateau: round {one.number} does not beat the one before"
+        elif one.number >= self._iterate.rounds:
+            self._rounds.stopped = f"all {one.number} rounds are done"
+        self._keep()
+
+    async def _round(self, one: state.Round) -> None:
+        steps: dict[str, Callable[[state.Round, Any], Awaitable[None]]] = {
+            "sampled": self._sample,
+            "compared": self._compare,
+            "rewarded": self._fit_reward_model,
+            "trained": self._reinforce,
+            "evaluated": self._evaluate,
+        }
+        if self._iterate.learn == "demonstrations":
+            steps = {"trained": self._imitate, "evaluated": self._evaluate}
+        self._view.say(f"round {one.number}: policy@{one.number}")
+        phases = Phases(self._view, len(steps))
+        for name, step in steps.items():
+            if name in one.done:
+                phases.seconds[name] = one.seconds.get(name, 0.0)
+                continue
+            with phases.phase(name) as moving:
+                await step(one, moving)
+            one.seconds[name] = phases.seconds[name]
+            one.done.append(name)
+            self._keep()
+
+    def _keep(self) -> None:
+        state.write(self._layout.root / STATE_FILE, self._rounds)
+
+    # ------------------------------------------------------------ sample, compare
+
+    async def _sample(self, one: state.Round, moving: Callable[[str], None]) -> None:
+        """The current policy's answers to each training prompt, and some by earlier ones."""
+        for version, count in self._shares(one.number):
+            await self._answers(version, one.number, count, moving)
+        # Now, while it serves: after RL it would have to be started once more.
+        await self._held_out(one.number - 1, moving)
+
+    def _shares(self, number: int) -> list[tuple[int, int]]:
+        """(version, answers to each prompt): the current one last, since it is what RL goes on with.
+
+        Earlier answers are shared out among earlier versions, the latest first.
+        """
+        told, current = self._iterate, number - 1
+        earlier = min(told.earlier_answers, told.answers - 1) if current else 0
+        versions = [current - 1 - nth % current for nth in range(earlier)]
+        shares = [(version, versions.count(version)) for version in sorted(set(versions))]
+        return [*shares, (current, told.answers - earlier)]
+
+    async def _answers(
+        self, version: int, number: int, count: int, moving: Callable[[str], None]
+    ) -> list[Answered]:
+        prompts, began = self._material.train, time.monotonic()
+        path = self._round_folder(number) / f"answers-{version}.jsonl"
+        return await answered(
+            path,
+            lambda: self._sampler(version),
+            prompts,
+            call_prompts=self._iterate.call_prompts,
+            count=count,
+            seed=self._spec.seed + _TRAIN_DRAWS * (number + 1) + version,
+            heard=lambda done: moving(
+                f"{contest.source(version)}: {share_done(done, len(prompts), began, time.monotonic())} prompts"
+            ),
+        )
+
+    async def _compare(self, one: state.Round, moving: Callable[[str], None]) -> None:
+        """Each answer with each other one of its prompt, whoever gave it; decided ones go into pairs.jsonl."""
+        told, campaign = self._iterate, f"round-{one.number:02d}"
+        by_version = [
+            (version, await self._answers(version, one.number, count, moving))
+            for version, count in self._shares(one.number)
+        ]
+        items = [
+            item_of(
+                prompt,
+                f"{campaign}-{at:05d}",
+                campaign,
+                [
+                    (text, contest.source(version), found[at].version)
+                    for version, found in by_version
+                    for text in found[at].texts
+                ],
+            )
+            for at, prompt in enumerate(self._material.train)
+        ]
+        each = math.comb(told.answers, 2)
+        if told.labels:
+            items = items[: max(1, told.labels // each)]
+        comparisons = await self._crew.comparisons()
+        await comparisons.upload(items)
+        await self._labelled(campaign, each * len(items), moving)
+        one.comparisons = await comparisons.export(campaign, self._pairs(one.number))
+
+    async def _labelled(self, campaign: str, tasks: int, moving: Callable[[str], None]) -> None:
+        if not self._iterate.annotator_rule:
+            where = self._crew.stack.endpoint("preference")
+            self._view.say(f"      {tasks} comparisons wait for people: campaign {campaign} at {where}")
+        await (await self._crew.comparisons()).labelled(
+            campaign,
+            tasks,
+            lambda done: moving(f"{done} of {tasks} compared"),
+            self._iterate.label_timeout_seconds or _YEAR_SECONDS,
+        )
+
+    # ------------------------------------------------------------ learn
+
+    async def _fit_reward_model(self, one: state.Round, moving: Callable[[str], None]) -> None:
+        """A reward model on the comparisons of all rounds so far."""
+        told, folder = self._iterate, self._round_folder(one.number)
+        together = folder / "all_pairs.jsonl"
+        parts = [self._pairs(number).read_text(encoding="utf-8") for number in range(1, one.number + 1)]
+        write_atomically(together, "".join(parts))
+        moving(f"{sum(part.count(chr(10)) for part in parts)} comparisons")
+        await self._job(
+            "reward-model",
+            *("--pairs", str(together), "--model", told.reward_base),
+            *("--out", str(folder / "reward_model"), "--report", str(folder / "reward_model.json")),
+            *("--epochs", str(told.reward_epochs), "--learning-rate", str(told.reward_learning_rate)),
+            *("--batch-pairs", str(told.reward_batch_pairs), "--dropout", str(told.reward_dropout)),
+            *("--seed", str(self._spec.seed), "--no-normalise-before"),
+            *(("--train-embeddings",) if told.train_embeddings else ()),
+        )
+        report = json.loads((folder / "reward_model.json").read_text())
+        one.reward_accuracy = report["accuracy"]
+
+    async def _reinforce(self, one: state.Round, _moving: Callable[[str], None]) -> None:
+        """RL with the round's reward model, between the two looks at which model that is."""
+        number, folder = one.number, self._round_folder(one.number)
+        spec = self._round_spec(number)
+        # What the learner begins with, or its first rollouts would be of a version that it does not know.
+        await self._crew.use("policy", spec.model.path)
+        held_to = 0 if self._iterate.reference == "initial" else number - 1
+        await self._crew.use("reference", self._model(held_to))
+        one.reward_digest = await self._crew.use_reward_model(folder / "reward_model")
+        await self._crew.learn(spec, folder, self._view)
+        if await self._crew.reward_digest() != one.reward_digest:
+            raise Corrupted(f"round {number}: the reward model was changed while the round was trained")
+        one.policy_digest = json.loads((folder / "published.json").read_text())["digest"]
+        rows = [row for _, row in json_rows(folder / "metrics.jsonl")]
+        one.kl = statistics.fmean(row["objective/kl"] for row in rows[-5:]) if rows else None
+
+    async def _imitate(self, one: state.Round, moving: Callable[[str], None]) -> None:
+        """Supervised fine-tuning on demonstrations instead of steps two and three."""
+        told, folder = self._iterate, self._round_folder(one.number)
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = Path(told.demonstrations).read_text(encoding="utf-8").splitlines(keepends=True)
+        chosen = [line for line in lines if line.strip()][: told.labels or None]
+        write_atomically(folder / "demonstrations.jsonl", "".join(chosen))
+        one.comparisons = len(chosen)
+        moving(f"{len(chosen)} demonstrations")
+        await self._job(
+            "sft",
+            *("--data", str(folder / "demonstrations.jsonl")),
+            *("--model", self._round_spec(one.number).model.path, "--out", str(folder / "model")),
+            *("--report", str(folder / "sft.json"), "--epochs", str(told.sft_epochs)),
+            *("--learning-rate", str(told.sft_learning_rate), "--seed", str(self._spec.seed)),
+        )
+
+    async def _job(self, name: str, *arguments: str) -> None:
+        await self._crew.stack.job(name, [sys.executable, "-m", "services.learner.jobs", name, *arguments])
+
+    # ------------------------------------------------------------ evaluate
+
+    async def _evaluate(self, one: state.Round, moving: Callable[[str], None]) -> None:
+        """The new version against every earlier one on the held-out prompts, and everybody's ratings."""
+        versions = list(range(one.number + 1))
+        held = {version: await self._held_out(version, moving) for version in versions}
+        items = [
+            item_of(
+                prompt,
+                f"held-{one.number}v{older}-{at:05d}-{nth}",
+                EVALUATION,
+                [
+                    (before, contest.source(older), held[older][at].version),
+                    (after, contest.source(one.number), held[one.number][at].version),
+                ],
+            )
+            for older in versions[:-1]
+            for at, prompt in enumerate(self._material.held_out)
+            for nth, (before, after) in enumerate(
+                zip(held[older][at].texts, held[one.number][at].texts, strict=True)
+            )
+        ]
+        comparisons = await self._crew.comparisons()
+        await comparisons.upload(items)
+        each = len(self._material.held_out) * self._iterate.completions
+        await self._labelled(EVALUATION, each * math.comb(one.number + 1, 2), moving)
+        one.against = contest.results(await self._verdicts(), one.number)
+        ratings = await comparisons.ratings(EVALUATION)
+        write_atomically(self._layout.root / "ratings.json", json.dumps(ratings, indent=2) + "\n")
+        write_report(self._layout.root, self._rounds)
+        previous = one.previous()
+        if previous is not None:
+            self._view.say(
+                f"      beats the version before in {previous.win_rate:.3f} "
+                f"({previous.low:.3f} to {previous.high:.3f}) of {previous.comparisons} comparisons"
+            )
+
+    async def _held_out(self, version: int, moving: Callable[[str], None]) -> list[Answered]:
+        """A version's answers to the held-out prompts: asked for once, then on file."""
+        prompts, began = self._material.held_out, time.monotonic()
+        return await answered(
+            self._layout.root / "held_out" / f"answers-{version}.jsonl",
+            lambda: self._sampler(version),
+            prompts,
+            call_prompts=self._iterate.call_prompts,
+            count=self._iterate.completions,
+            seed=self._spec.seed + _HELD_DRAWS + version,
+            heard=lambda done: moving(
+                f"{contest.source(version)}: {share_done(done, len(prompts), began, time.monotonic())} prompts"
+            ),
+        )
+
+    async def _verdicts(self) -> list[contest.Verdict]:
+        client = await self._crew.preference_client()
+
+        async def call() -> list[contest.Verdict]:
+            found = []
+            async for answer in client.comparisons(campaign=EVALUATION, include_items=True):
+                one = contest.verdict(answer)
+                if one is not None:
+                    found.append(one)
+            return found
+
+        return await persist(call, lambda: self._crew.stack.ready("preference"))
+
+    # ------------------------------------------------------------ where things are
+
+    def _round_spec(self, number: int) -> RunSpec:
+        """A round's run: its seed, and where its policy begins."""
+        model = self._spec.model.model_copy(update={"path": self._model(self._begins(number))})
+        return self._spec.model_copy(
+            update={
+                "model": model,
+                "seed": self._spec.seed + number - 1,
+                "reward_model": str(self._round_folder(number) / "reward_model"),
+            }
+        )
+
+    def _begins(self, number: int) -> int:
+        """The version that a round's policy begins from."""
+        return 0 if self._iterate.policy_init == "initial" else number - 1
+
+    def _round_folder(self, number: int) -> Path:
+        return self._layout.root / "rounds" / f"{number:02d}"
+
+    def _pairs(self, number: int) -> Path:
+        return self._round_folder(number) / "pairs.jsonl"
+
+    def _model(self, version: int) -> str:
+        """The folder of a version; 0 is the initial model."""
+        return str(self._round_folder(version) / "model") if version else self._spec.model.path
+
+    async def _sampler(self, version: int) -> Sampler:
+        """The policy service with this version, and a sampler that no other version answers."""
+        digest = self._rounds.rounds[version - 1].policy_digest if version else ""
+        client = await self._crew.policy_client(self._model(version))
+        return Sampler(
+            client,
+            lambda: self._crew.stack.ready("policy"),
+            self._iterate.call_prompts,
+            self._spec.sampling.max_new_tokens,
+            common.WeightsVersion(digest=digest) if digest else None,
+        )

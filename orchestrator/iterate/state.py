@@ -1,0 +1,85 @@
+"""How far a run of rounds is: rounds.json. Pure but for reading and writing that file.
+
+A phase is entered here only after what it leaves behind is on disk, so a run that was ended anywhere takes up at the
+phase that it was in, and that phase at what it had (answers by call, RL by checkpoint).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from orchestrator.demo.files import write_atomically
+from services.common.errors import Corrupted
+
+PHASES = ("sampled", "compared", "rewarded", "trained", "evaluated")
+"""In their order; a round of demonstrations has only the last two."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Against(_Part):
+    """How a policy did against an earlier one, by the annotator: a tie is half; a bootstrap over prompts, 95 %."""
+
+    version: int
+    win_rate: float
+    low: float
+    high: float
+    comparisons: int
+
+
+class Round(_Part):
+    """One round."""
+
+    number: int
+    done: list[str] = Field(default_factory=list)
+    seconds: dict[str, float] = Field(default_factory=dict)
+    comparisons: int = 0
+    reward_accuracy: float | None = None
+    reward_digest: str = ""
+    policy_digest: str = ""
+    against: list[Against] = Field(default_factory=list)
+    kl: float | None = None
+
+    def previous(self) -> Against | None:
+        """The result against the version before."""
+        return next((one for one in self.against if one.version == self.number - 1), None)
+
+
+class Rounds(_Part):
+    """All rounds; `stopped`: why there are no more."""
+
+    reference: str
+    policy_init: str
+    rounds: list[Round] = Field(default_factory=list)
+    stopped: str = ""
+
+    def round(self, number: int) -> Round:
+        """Round `number`, from 1; begun if it is the next."""
+        if number == len(self.rounds) + 1:
+            self.rounds.append(Round(number=number))
+        return self.rounds[number - 1]
+
+
+def plateau(one: Round) -> bool:
+    """Whether a round did not beat the one before: half is within its interval or above it."""
+    result = one.previous()
+    return result is not None and result.low <= 0.5
+
+
+def write(path: Path, rounds: Rounds) -> None:
+    """Whole or not at all."""
+    write_atomically(path, rounds.model_dump_json(indent=2) + "\n")
+
+
+def read(path: Path) -> Rounds | None:
+    """None where there is no such file. Raises Corrupted."""
+    try:
+        return Rounds.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise Corrupted(f"{path} is damaged: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,29 @@
+"""Low-rank adapters (arXiv 2106.09685) by peft, which is an optional extra. Owns putting them on and merging them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from services.common.errors import ConfigError
+
+
+def with_adapters(model: Any, *, rank: int, alpha: int, seed: int) -> Any:
+    """The model, frozen, with trainable adapters on every linear layer but the head; a peft model around it.
+
+    Raises ConfigError where peft is not installed.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ConfigError('LoRA needs peft: pip install "trimtab-platform[lora]"') from error
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)
+
+
+def merged(adapted: Any) -> Any:
+    """The plain model with the adapters' products added to its weights."""
+    return adapted.merge_and_unload()

@@ -1,0 +1,112 @@
+"""The sft job around its training: demonstrations in, a plain Hugging Face folder and a report out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from services.common.errors import InvalidInput, NotFound
+from services.common.spec.service import ModelSpec
+from services.learner.jobs.demonstrations import Demonstration, read_demonstrations
+from services.learner.jobs.distillation import under_context
+from services.learner.jobs.lora import merged, with_adapters
+from services.learner.jobs.sft import SftReport, SftTraining, Trainee, train
+from services.models.loading import load_causal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SftJob:
+    """Files and model. lora_rank: 0 trains the model itself. context: a file whose text the answers are made under."""
+
+    data: Path
+    model: str
+    out: Path
+    report: Path | None = None
+    context: Path | None = None
+    max_new_tokens: int = 256
+    temperature: float = 1.0
+    lora_rank: int = 0
+    lora_alpha: int = 32
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: int = 0
+    packing: bool = True
+
+
+def run_job(job: SftJob, options: SftTraining) -> None:
+    """Read demonstrations (or make them under the context), train, write the folder and the report, print figures."""
+    demonstrations = read_demonstrations(job.data)
+    context = _context(job.context)
+    loaded = load_causal(ModelSpec(path=job.model, dtype=job.dtype, threads=job.threads))
+    limit = loaded.facts.context_length or options.max_tokens
+    options = replace(options, max_tokens=min(options.max_tokens, limit))
+    if context:
+        demonstrations = under_context(
+            loaded.model,
+            loaded.tokenizer,
+            demonstrations,
+            context,
+            seed=options.seed,
+            max_new_tokens=job.max_new_tokens,
+            temperature=job.temperature,
+            heard=lambda done, total: print(f"{done} of {total} answered", file=sys.stderr, flush=True),
+        )
+    adapted = None
+    if job.lora_rank:
+        adapted = with_adapters(loaded.model, rank=job.lora_rank, alpha=job.lora_alpha, seed=options.seed)
+    report = train(Trainee(loaded.model, packed=job.packing), loaded.tokenizer, demonstrations, options, _say)
+    model = loaded.model if adapted is None else merged(adapted)
+    _write(model, loaded.tokenizer, job, report, demonstrations if context else ())
+    _tell(report)
+
+
+def _context(file: Path | None) -> str:
+    if file is None:
+        return ""
+    if not file.is_file():
+        raise NotFound(f"{file}: no such file")
+    text = file.read_text(encoding="utf-8").strip()
+    if not text:
+        raise InvalidInput(f"{file}: the context is empty")
+    return text
+
+
+def _write(model: Any, tokenizer: Any, job: SftJob, report: SftReport, made: Sequence[Demonstration]) -> None:
+    """Aside, then renamed; the answers that were made under a context go along."""
+    aside = job.out.with_name(f".{job.out.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    model.save_pretrained(aside)
+    tokenizer.save_pretrained(aside)
+    if made:
+        rows = [
+            {
+                "prompt": [{"role": role, "content": content} for role, content in one.messages],
+                "completion": [{"role": "assistant", "content": one.answer}],
+            }
+            for one in made
+        ]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (aside / "distilled.jsonl").write_text(text, encoding="utf-8")
+    shutil.rmtree(job.out, ignore_errors=True)
+    aside.rename(job.out)
+    told = asdict(report) | {"model": job.model}
+    (job.report or job.out / "training.json").write_text(json.dumps(told, indent=2) + "\n")
+
+
+def _tell(report: SftReport) -> None:
+    told = [
+        f"held-out answers    {report.held_out_rows} (trained on {report.train_rows}, split by prompt)",
+        f"loss per token      {report.loss_before:.4f} before, {report.loss_after:.4f} after, nats",
+        f"perplexity          {report.perplexity_after:.2f}",
+        f"cut to fit          {report.cut_rows} rows",
+    ]
+    print("\n".join(told), file=sys.stderr, flush=True)
+
+
+def _say(done: int, total: int, loss: float) -> None:
+    print(json.dumps({"event": "progress", "step": done, "steps": total, "loss": round(loss, 4)}), flush=True)
