@@ -3,7 +3,7 @@ PY := .venv/bin/python
 SEED ?= 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup helm chart-docs demo test test-cluster e2e-cluster test-newcomer test-oldest lint protos protos-check bench mutants clean peer-trl peer-verl peer-openrlhf peer-node peer-mosec peer-litserve peer-vllm
+.PHONY: help setup helm chart-docs demo test test-cluster e2e-cluster test-newcomer test-vllm test-oldest lint protos protos-check bench mutants clean peer-trl peer-verl peer-openrlhf peer-node peer-mosec peer-litserve peer-vllm
 help: ## this list
 	@grep -hE '^[a-z0-9%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
@@ -49,6 +49,9 @@ e2e-cluster: .venv/.ready .venv-helm/4/.ready ## a run from the chart to its del
 
 test-newcomer: .venv/.ready ## a service's README, and each image's packages, in empty environments
 	$(PY) -m pytest -m newcomer tests/e2e/test_reward_newcomer.py tests/e2e/test_image_newcomer.py
+
+test-vllm: .venv/.ready peer-vllm ## the engines' parity suite on the real vLLM
+	$(PY) -m pytest -m vllm tests/contract/engines
 
 # The contract and its clients on the oldest runtimes that they support; `make test` runs them on the newest.
 .venv-oldest/.ready: protos/pyproject.toml

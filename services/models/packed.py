@@ -102,7 +102,7 @@ def packed_states(
 
 def enable_packing(backbone: Any) -> bool:
     """Switch a backbone to packed passes; false, and unchanged, for one that packing does not suit."""
-    if not getattr(backbone, "_supports_attention_backend", False) or _windowed(backbone.config):
+    if not getattr(backbone, "_supports_attention_backend", False) or windowed(backbone.config):
         return False
     from transformers import AttentionInterface
 
@@ -119,7 +119,7 @@ def enable_packing(backbone: Any) -> bool:
     return False
 
 
-def _windowed(config: Any) -> bool:
+def windowed(config: Any) -> bool:
     """Whether some layer sees less than the whole row before it, or bends its attention scores."""
     kinds = set(getattr(config, "layer_types", None) or ())
     capped = getattr(config, "attn_logit_softcapping", None)

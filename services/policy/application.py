@@ -10,9 +10,8 @@ import grpc
 
 from services.common.queue_worker import QueueWorker
 from services.common.telemetry import replica_name
-from services.models.loading import load_causal
 from services.policy.config import PolicyConfig
-from services.policy.engines.transformers_engine import TransformersEngine
+from services.policy.engines.choice import open_engine
 from services.policy.generation import Policy
 from services.policy.servicer import SERVICE_NAME, PolicyServicer
 from services.policy.weights import WeightReader
@@ -67,8 +66,7 @@ class PolicyApplication:
             self._worker.start()
 
     def _load(self) -> Policy:
-        loaded = load_causal(self._config.model)
-        return Policy(TransformersEngine(loaded, max_rows=self._config.max_rows), loaded.tokenizer)
+        return Policy(*open_engine(self._config))
 
     async def drain(self) -> None:
         """Hand back what the worker holds, with the tokens it has so far."""
