@@ -93,9 +93,9 @@ def run_rounds(ways: Mapping[str, Way], todo: Mapping[str, Load], rounds: int) -
     for number in range(rounds):
         order = list(ways)[number % len(ways) :] + list(ways)[: number % len(ways)]
         for name, load in todo.items():
-            for way in order:
-                seconds[way][name].append(ways[way].seconds(load))
-            speeds = ", ".join(f"{way} {load.tokens / seconds[way][name][-1]:.0f}" for way in ways)
+            for each in order:
+                seconds[each][name].append(ways[each].seconds(load))
+            speeds = ", ".join(f"{each} {load.tokens / seconds[each][name][-1]:.0f}" for each in ways)
             harness.say(f"  round {number + 1}, {name}: {speeds} tokens/s")
     return seconds
 

@@ -49,9 +49,8 @@ class Product:
         self._seen = seen
         weight = torch.cat([weight.detach() for weight, _ in self._parameters])
         self._packed = _reordered(weight)
-        self._bias = None
-        if self._parameters[0][1] is not None:
-            self._bias = torch.cat([bias.detach() for _, bias in self._parameters])
+        biases = [bias.detach() for _, bias in self._parameters if bias is not None]
+        self._bias = torch.cat(biases) if biases else None
 
     def __call__(self, x: torch.Tensor, activation: str = "none") -> torch.Tensor:
         """The product; `silu` is applied to it where that is asked for."""

@@ -30,6 +30,7 @@ class PolicyApplication:
         self._servicer = PolicyServicer(
             self._executor, max_completions=config.max_completions, max_new_tokens=config.max_new_tokens
         )
+        self._policy: Policy | None = None
         self._worker: QueueWorker | None = None
         self._reading: asyncio.Task[None] | None = None
 
@@ -41,6 +42,7 @@ class PolicyApplication:
     async def start(self) -> None:
         """Load the model, follow the learner's weights, begin to work the stage."""
         policy = await asyncio.get_running_loop().run_in_executor(self._executor, self._load)
+        self._policy = policy
         self._servicer.attach(policy)
         queue, weights = self._config.queue, self._config.weights
         if weights is not None:
@@ -75,6 +77,8 @@ class PolicyApplication:
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.wait([self._reading])
+        if self._policy is not None:
+            await asyncio.get_running_loop().run_in_executor(self._executor, self._policy.engine.close)
 
     async def wait(self) -> int:
         """Never returns by itself; raises Mismatch where the learner's weights can never be served here."""

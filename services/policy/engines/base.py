@@ -102,6 +102,10 @@ class Engine(Protocol):
         """Names and tensors that are served now."""
         ...
 
+    def close(self) -> None:
+        """Let go of connections and processes; called once, at the end."""
+        ...
+
     def decode(self, token_ids: Ids) -> str:
         """Text of a completion, special tokens left out."""
         ...

@@ -16,7 +16,11 @@ _OF_A_STAGE: tuple[Capability, ...] = ("token_ids", "raw_logprobs", "sampled_log
 def open_engine(config: PolicyConfig) -> tuple[Engine, Any]:
     """The engine and its tokenizer. Raises ConfigError for one that cannot do what the configuration asks."""
     engine, tokenizer = _open(config)
-    check_capabilities(engine, needed(config))
+    try:
+        check_capabilities(engine, needed(config))
+    except ConfigError:
+        engine.close()
+        raise
     return engine, tokenizer
 
 
@@ -62,10 +66,12 @@ def _vllm(config: PolicyConfig, model: Any) -> Engine:
     from services.policy.engines.vllm_server import VllmServer
 
     spec = config.engine
-    url = spec.url
+    process = None
     if spec.command:
-        url = VllmServer(spec.command, model.folder, dtype=config.model.dtype, flags=spec.flags).url
-    return VllmEngine(model, _server(spec, url), max_rows=config.max_rows, folder=spec.weights_folder)
+        process = VllmServer(spec.command, model.folder, dtype=model.dtype, flags=spec.flags)
+    server = _server(spec, process.url if process else spec.url)
+    rows, folder = config.max_rows, spec.weights_folder
+    return VllmEngine(model, server, max_rows=rows, folder=folder, process=process)
 
 
 def _server(spec: EngineSpec, url: str) -> Any:

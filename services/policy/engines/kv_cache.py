@@ -23,6 +23,7 @@ class KeyValueCache:
     ) -> None:
         self._layers, self._heads, self._width = layers, heads, width
         self._dtype, self._device = dtype, device
+        self._lengths: list[int] = []
         self._allocate(0, 0)
 
     @property
@@ -92,5 +93,5 @@ class KeyValueCache:
         shape = (self._layers, rows, columns, 2 * self._heads, self._width)
         self._buffer = torch.zeros(shape, dtype=self._dtype, device=self._device)
         self._mask = torch.zeros((rows, columns), dtype=self._dtype, device=self._device)
-        self._lengths: list[int] = []
+        self._lengths = []
         self.columns = 0

@@ -57,6 +57,10 @@ class OpenaiEngine:
         """None: they are the server's."""
         return {}
 
+    def close(self) -> None:
+        """Drop the connections."""
+        self._server.close()
+
     def decode(self, token_ids: Ids) -> str:
         """See Engine."""
         return self._model.decode(token_ids)

@@ -16,7 +16,7 @@ import numpy as np
 from services.common.errors import InvalidInput, Overloaded, TrimtabError, Unavailable
 from services.common.spec.service import ModelSpec
 from services.models.facts import ModelFacts, chat_template_digest, tokenizer_fingerprint
-from services.models.loading import load_tokenizer, resolve, run_loader
+from services.models.loading import load_tokenizer, resolve, run_loader, torch_dtype
 from services.policy.engines.base import Draft, Emit, Ids, Request, Sampling, check_request
 
 _STOP_SECONDS = 0.1
@@ -30,7 +30,9 @@ class RemoteModel:
     def __init__(self, spec: ModelSpec) -> None:
         from transformers import AutoConfig, GenerationConfig
 
+        self.spec = spec
         self.folder = resolve(spec.path)
+        self.dtype = str(torch_dtype(spec.dtype)).removeprefix("torch.")
         self.tokenizer = load_tokenizer(self.folder, spec.revision)
         config = run_loader(self.folder, AutoConfig.from_pretrained, revision=spec.revision)
         try:
@@ -47,7 +49,7 @@ class RemoteModel:
             model_digest="",
             context_length=int(getattr(config, "max_position_embeddings", 0) or 0),
             vocabulary_size=int(config.vocab_size),
-            dtype="",
+            dtype=self.dtype,
         )
 
     def decode(self, token_ids: Ids) -> str:
@@ -97,6 +99,8 @@ def generate_apart(
     for request in requests:
         check_request(request, facts)
     drafts: list[Draft] = [request.draft for request in requests]
+    if stopping.is_set():
+        return drafts
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="engine-call")
     try:
         under_way = {
@@ -112,7 +116,7 @@ def generate_apart(
                 if emit:
                     _emit(emit, index, len(requests[index].draft.token_ids), drafts[index])
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(wait=not stopping.is_set(), cancel_futures=True)
     return drafts
 
 

@@ -41,7 +41,7 @@ class TgiEngine:
         self.facts = model.facts
         self._model = model
         self._max_rows = max_rows
-        self._client = InferenceClient(model=url, token=api_key or False, timeout=timeout_seconds)
+        self._client = InferenceClient(model=url, token=api_key or "none", timeout=timeout_seconds)
 
     def generate(
         self, requests: Sequence[Request], stopping: threading.Event, emit: Emit | None = None
@@ -78,6 +78,12 @@ class TgiEngine:
         """None: they are the server's."""
         return {}
 
+    def close(self) -> None:
+        """Drop the connections of the hub's client, which are those of the whole process."""
+        from huggingface_hub import close_session
+
+        close_session()
+
     def decode(self, token_ids: Ids) -> str:
         """See Engine."""
         return self._model.decode(token_ids)
@@ -110,7 +116,6 @@ class TgiEngine:
         )
 
     def _ask(self, text: str, **options: Any) -> Any:
-        from httpx import HTTPError
         from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError, TextGenerationError
 
         try:
@@ -122,7 +127,7 @@ class TgiEngine:
         except HfHubHTTPError as error:
             status = error.response.status_code if error.response is not None else 500
             raise error_of("TGI", status, " ".join(str(error).split())[:200]) from error
-        except (HTTPError, OSError) as error:
+        except Exception as error:  # by its HTTP library: refused, silent, told to stay offline
             raise Unavailable(f"TGI does not answer: {error}") from error
 
 

@@ -101,6 +101,9 @@ class TransformersEngine:
         """Names and tensors that are served now."""
         return serving_state(self._model)
 
+    def close(self) -> None:
+        """Nothing is held beside memory."""
+
     def decode(self, token_ids: Ids) -> str:
         """Text of a completion, special tokens left out."""
         return str(self._tokenizer.decode(token_ids.tolist(), skip_special_tokens=True))

@@ -30,24 +30,37 @@ from services.policy.engines.remote import (
 if TYPE_CHECKING:
     import torch
 
+    from services.common.spec.service import ModelSpec
+    from services.policy.engines.vllm_server import VllmServer
+
 _WEIGHTS_FILE = "model.safetensors"
 
 
 class VllmEngine:
-    """Completions of one vLLM server. folder: where it can read weights; without one it keeps those it has."""
+    """Completions of one vLLM server.
+
+    folder: where it can read weights; without one it keeps those it has. process: the server, if it is ours to end.
+    """
 
     name = "vllm"
 
     def __init__(
-        self, model: RemoteModel, server: JsonServer, *, max_rows: int, folder: Path | None = None
+        self,
+        model: RemoteModel,
+        server: JsonServer,
+        *,
+        max_rows: int,
+        folder: Path | None = None,
+        process: VllmServer | None = None,
     ) -> None:
         self.facts = model.facts
         self._model = model
         self._server = server
         self._max_rows = max_rows
         self._folder = folder
+        self._process = process
         self._served = self._served_name()
-        self._weights: dict[str, torch.Tensor] = _read(model.folder) if folder else {}
+        self._weights: dict[str, torch.Tensor] = _read(model.spec) if folder else {}
         self._number = 0
         able: set[Capability] = {
             "token_ids",
@@ -98,6 +111,12 @@ class VllmEngine:
     def weights(self) -> Mapping[str, torch.Tensor]:
         """Names and tensors that are served now; none without a folder."""
         return self._weights
+
+    def close(self) -> None:
+        """Drop the connections, and end the server if it is ours."""
+        self._server.close()
+        if self._process is not None:
+            self._process.end()
 
     def decode(self, token_ids: Ids) -> str:
         """See Engine."""
@@ -170,9 +189,8 @@ class VllmEngine:
             raise Corrupted(f"vLLM says it serves weights {found}, it was given {self._number}")
 
 
-def _read(folder: str) -> dict[str, torch.Tensor]:
+def _read(spec: ModelSpec) -> dict[str, torch.Tensor]:
     """The model's tensors as they are served, from its files."""
-    from services.common.spec.service import ModelSpec
     from services.models.loading import load_causal, serving_state
 
-    return dict(serving_state(load_causal(ModelSpec(path=folder)).model))
+    return dict(serving_state(load_causal(spec).model))

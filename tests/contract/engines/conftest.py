@@ -72,7 +72,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     ],
 )
 def subject(
-    request: pytest.FixtureRequest, folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    online: None,
+    folders: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Subject]:
     """Each engine in turn."""
     kind = str(request.param)
@@ -80,6 +83,14 @@ def subject(
         yield OPEN[kind](
             stack, folders["gpt2" if kind == "plain" else "llama"], tmp_path_factory.mktemp(kind)
         )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def online() -> Iterator[None]:
+    """The suite's hub is offline, and its client takes that for every server, TGI on loopback too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        yield
 
 
 def _direct(folder: Path | str) -> LoadedModel:
@@ -100,7 +111,6 @@ def _vllm(stack: ExitStack, folder: Path, shared: Path) -> Subject:
     model = _remote(folder)
     server = stack.enter_context(HttpServer(CompletionServer(_direct(folder), model.ends)))
     calls = JsonServer("vllm", server.url)
-    stack.callback(calls.close)
     engine = VllmEngine(model, calls, max_rows=4, folder=shared)
     return Subject(engine, _direct(folder), frozenset(model.ends), BOUND)
 
@@ -113,10 +123,8 @@ def _real_vllm(stack: ExitStack, folder: Path, shared: Path) -> Subject:
     flags = ["--enforce-eager", "--max-model-len", str(CONTEXT), "--max-num-seqs", "8"]
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     server = VllmServer([str(VLLM)], str(folder), dtype="float32", flags=flags)
-    stack.callback(server.end)
     calls = JsonServer("vllm", server.url)
-    stack.callback(calls.close)
-    engine = VllmEngine(model, calls, max_rows=8, folder=shared)
+    engine = VllmEngine(model, calls, max_rows=8, folder=shared, process=server)
     return Subject(engine, _direct(folder), frozenset(model.ends), SERVER_BOUND)
 
 
@@ -138,7 +146,6 @@ def _openai(stack: ExitStack, folder: Path, _shared: Path) -> Subject:
     model = _remote(folder)
     server = stack.enter_context(HttpServer(CompletionServer(_direct(folder), model.ends, text_only=True)))
     calls = JsonServer("openai", server.url)
-    stack.callback(calls.close)
     return Subject(OpenaiEngine(model, calls, max_rows=4), _direct(folder), frozenset(model.ends), BOUND)
 
 

@@ -34,12 +34,22 @@ def model(folders: dict[str, Path]) -> RemoteModel:
 def tgi(folders: dict[str, Path], model: RemoteModel) -> Iterator[tuple[TgiEngine, TgiServer]]:
     answering = TgiServer(loaded_from(folders["llama"]), model.ends)
     with HttpServer(answering) as server:
-        yield TgiEngine(model, server.url, max_rows=2), answering
+        engine = TgiEngine(model, server.url, max_rows=2)
+        yield engine, answering
+        engine.close()
 
 
 def ask(model: RemoteModel, text: str = "Once", sampling: Sampling | None = None) -> list[Request]:
     ids = np.array(model.tokenizer(text)["input_ids"], np.int32)
     return [Request(prompt_ids=ids, sampling=sampling or Sampling(temperature=0, max_new_tokens=4))]
+
+
+def get(url: str, path: str) -> None:
+    server = JsonServer("vllm", url)
+    try:
+        server.get(path)
+    finally:
+        server.close()
 
 
 def run(engine: TgiEngine, requests: list[Request]) -> list[Draft]:
@@ -85,7 +95,7 @@ def test_a_server_that_is_away_is_unavailable(model: RemoteModel) -> None:
     with pytest.raises(Unavailable, match="TGI does not answer"):
         run(TgiEngine(model, "http://127.0.0.1:9", max_rows=1), ask(model))
     with pytest.raises(Unavailable, match="vllm does not answer"):
-        JsonServer("vllm", "http://127.0.0.1:9").get("/v1/models")
+        get("http://127.0.0.1:9", "/v1/models")
 
 
 @pytest.mark.parametrize(
@@ -99,7 +109,7 @@ def test_a_server_that_is_away_is_unavailable(model: RemoteModel) -> None:
 def test_json_servers_errors(reply: Reply, error: type[TrimtabError], message: str) -> None:
     """By the status; the message is found wherever such servers put it."""
     with HttpServer(lambda *_: reply) as server, pytest.raises(error, match=message):
-        JsonServer("vllm", server.url).get("/")
+        get(server.url, "/")
 
 
 def test_temperature_changes_which_logprobs_there_are(
@@ -152,6 +162,7 @@ def test_vllm_refuses_what_it_has_no_logprobs_for(
         engine, _ = open_engine(config(folders["llama"], kind="vllm", url=server.url))
         with pytest.raises(InvalidInput, match="temperature 0 or 1"):
             engine.generate(ask(model, sampling=sampling), threading.Event())
+        engine.close()
 
 
 def test_seeds_for_servers_depend_on_all_three() -> None:
@@ -179,9 +190,12 @@ def test_an_engine_that_cannot_do_what_a_run_asks_does_not_start(folders: dict[s
     assert needed(plain) == {"seeds"}
     assert open_engine(plain)[0].name == "tgi"
     staged = plain.model_copy(update={"queue": object(), "weights": object()})
-    with pytest.raises(ConfigError, match="tgi cannot .* raw_logprobs, token_ids, weight_updates"):
+    with pytest.raises(ConfigError, match=r"tgi cannot .* raw_logprobs, token_ids, weight_updates"):
         open_engine(staged)
-    with pytest.raises(ConfigError, match="openai cannot .* logits_processors"), HttpServer(models) as server:
+    with (
+        pytest.raises(ConfigError, match=r"openai cannot .* logits_processors"),
+        HttpServer(models) as server,
+    ):
         open_engine(config(folders["llama"], kind="openai", url=server.url, require=["logits_processors"]))
 
 
