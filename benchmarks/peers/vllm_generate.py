@@ -27,7 +27,7 @@ def engine(folder: str, mode: str) -> Any:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "WARNING",
     }
-    from vllm import LLM
+    from vllm import LLM  # type: ignore[import-not-found]  # in .venv-peers/vllm alone
 
     return LLM(
         folder,
