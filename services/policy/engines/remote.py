@@ -146,7 +146,8 @@ class JsonServer:
     def __init__(self, name: str, url: str, *, api_key: str = "", timeout_seconds: float = 600) -> None:
         self._name = name
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        limits = httpx.Limits(max_connections=None)
+        # A call takes seconds: connections kept for the next one save nothing, and outlive those who made them.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_seconds, limits=limits)
 
     def post(self, path: str, body: Mapping[str, Any] | None = None, **query: str) -> Any:

@@ -121,7 +121,8 @@ def _real_vllm(stack: ExitStack, folder: Path, shared: Path) -> Subject:
     model = _remote(folder)
     # Its compiled mode takes a minute to start, for a model of a few thousand weights.
     flags = ["--enforce-eager", "--max-model-len", str(CONTEXT), "--max-num-seqs", "8"]
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    # One thread: its threads wait for each other by spinning, which a busy machine does not forgive.
+    os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "0"}
     server = VllmServer([str(VLLM)], str(folder), dtype="float32", flags=flags)
     calls = JsonServer("vllm", server.url)
     engine = VllmEngine(model, calls, max_rows=8, folder=shared, process=server)
