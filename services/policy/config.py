@@ -27,7 +27,7 @@ class EngineSpec(Spec):
     kind: Literal["transformers", "vllm", "tgi", "openai"] = "transformers"
     url: str = Field("", description="The server's, for vllm, tgi and openai: http://host:port.")
     command: tuple[str, ...] = Field(
-        (), description="vllm: the program to start beside this one instead, as in ['vllm']."
+        (), description="vllm: what to start beside this one instead, as in ['vllm', 'serve']."
     )
     flags: tuple[str, ...] = Field((), description="vllm: more flags of its `serve`.")
     served_model: str = Field("", description="openai: the model's name there; empty: the first one listed.")

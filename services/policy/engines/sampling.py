@@ -120,11 +120,11 @@ def _draw_rows(
         weights[:, barred] = 0.0
     blocks = work.view(len(work), -1, BLOCK)
     sums = blocks.sum(-1).double().cumsum(-1)
+    _check(sums[:, -1])
     tokens = _search(blocks, sums, uniform)
     above = logits.gather(-1, tokens[:, None])[:, 0].float() - most[:, 0]
     sampled = above / temperature - sums[:, -1].log().float()
     raw = sampled if total is None else above - total.log()
-    _check(sampled)
     return Drawn(tokens, raw, sampled)
 
 
@@ -144,15 +144,14 @@ def draw_filtered(
     """
     scaled = logits / temperature if temperature > 0 else logits
     sampled = torch.log_softmax(filter_logits(scaled, top_k, top_p), dim=-1)
+    _check(sampled.amax(-1))
     tokens = sampled.argmax(-1) if temperature == 0 else draw(sampled.exp(), uniform)
     at = tokens[:, None]
-    chosen = sampled.gather(-1, at)[:, 0]
-    _check(chosen)
-    return Drawn(tokens, raw.gather(-1, at)[:, 0] - raw.logsumexp(-1), chosen)
+    return Drawn(tokens, raw.gather(-1, at)[:, 0] - raw.logsumexp(-1), sampled.gather(-1, at)[:, 0])
 
 
-def _check(logprobs: torch.Tensor) -> None:
-    if not bool(torch.isfinite(logprobs).all()):
+def _check(totals: torch.Tensor) -> None:
+    if not bool(torch.isfinite(totals).all()):
         raise Corrupted("the model's logits are not finite: its weights have diverged or are damaged")
 
 

@@ -20,7 +20,7 @@ _END_SECONDS = 20.0
 
 
 class VllmServer:
-    """`<command> serve <folder>` on a free port of loopback, answering once constructed."""
+    """`<command> <folder>` on a free port of loopback, answering once constructed."""
 
     def __init__(
         self,
@@ -37,7 +37,9 @@ class VllmServer:
         environment = {**os.environ, "VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1"}
         # It binds its own threads to cores.
         environment.pop("OMP_NUM_THREADS", None)
-        arguments = [*command, "serve", folder, "--host", "127.0.0.1", "--port", str(port), "--dtype", dtype]
+        # `vllm serve` takes the model by place, its module (for builds under another name) by flag.
+        model = [folder] if command[-1] == "serve" else ["--model", folder]
+        arguments = [*command, *model, "--host", "127.0.0.1", "--port", str(port), "--dtype", dtype]
         self._log = tempfile.NamedTemporaryFile(prefix="trimtab-vllm-", suffix=".log", delete=False)  # noqa: SIM115
         self._process = subprocess.Popen(  # noqa: S603 - the owner's own command
             [*arguments, *flags], env=environment, stdout=self._log, stderr=self._log, start_new_session=True

@@ -29,7 +29,7 @@ from tests.fakes.http_server import HttpServer
 from tests.fakes.tiny_models import make_tiny_causal, make_tiny_gpt2
 
 CONTEXT = 64
-VLLM = Path(__file__).parents[3] / ".venv-peers" / "vllm" / "bin" / "vllm"
+VLLM = Path(__file__).parents[3] / ".venv-peers" / "vllm" / "bin" / "python"
 # What a server's log-probs may differ from a direct pass in float32.
 BOUND, SERVER_BOUND = 2e-5, 2e-3
 
@@ -123,7 +123,9 @@ def _real_vllm(stack: ExitStack, folder: Path, shared: Path) -> Subject:
     flags = ["--enforce-eager", "--max-model-len", str(CONTEXT), "--max-num-seqs", "8"]
     # One thread: its threads wait for each other by spinning, which a busy machine does not forgive.
     os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "0"}
-    server = VllmServer([str(VLLM)], str(folder), dtype="float32", flags=flags)
+    server = VllmServer(
+        [str(VLLM), "-m", "vllm.entrypoints.openai.api_server"], str(folder), dtype="float32", flags=flags
+    )
     calls = JsonServer("vllm", server.url)
     engine = VllmEngine(model, calls, max_rows=8, folder=shared, process=server)
     return Subject(engine, _direct(folder), frozenset(model.ends), SERVER_BOUND)
