@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from services.common.errors import Corrupted, InvalidInput, Mismatch
-from services.policy.engines.base import Capability, Draft, Emit, Ids, Request
+from services.policy.engines.base import Capability, Draft, Emit, Ids, Request, Sampling
 from services.policy.engines.remote import (
     JsonServer,
     RemoteModel,
@@ -31,8 +31,12 @@ if TYPE_CHECKING:
     import torch
 
     from services.common.spec.service import ModelSpec
+    from services.models.loading import LoadedModel
     from services.policy.engines.vllm_server import VllmServer
 
+_PROBE_TOKENS = 8
+# Of the mean over the probe's tokens, in nats: what another order of sums in bfloat16 stays below.
+_PROBE_BOUND = 0.1
 _WEIGHTS_FILE = "model.safetensors"
 
 
@@ -60,7 +64,9 @@ class VllmEngine:
         self._folder = folder
         self._process = process
         self._served = self._served_name()
-        self._weights: dict[str, torch.Tensor] = _read(model.spec) if folder else {}
+        self._loaded = _load(model.spec) if folder else None
+        self._weights = _weights_of(self._loaded)
+        self._in_doubt = False
         self._number = 0
         able: set[Capability] = {
             "token_ids",
@@ -76,6 +82,10 @@ class VllmEngine:
         self, requests: Sequence[Request], stopping: threading.Event, emit: Emit | None = None
     ) -> list[Draft]:
         """See Engine. Refuses samplings whose log-probs the server gives only in part."""
+        if self._in_doubt:
+            raise Corrupted(
+                "vLLM did not take over the last weights: nothing is generated until it takes new ones"
+            )
         for request in requests:
             sampling = request.sampling
             if not is_plain(sampling) or sampling.min_new_tokens:
@@ -106,7 +116,10 @@ class VllmEngine:
             self._reload(target)
         finally:
             shutil.rmtree(target, ignore_errors=True)
-        self._weights = new
+        with _no_grad():
+            for name, tensor in tensors.items():
+                self._weights[name].copy_(tensor)
+        self._verify()
 
     def weights(self) -> Mapping[str, torch.Tensor]:
         """Names and tensors that are served now; none without a folder."""
@@ -159,6 +172,29 @@ class VllmEngine:
             finish="length" if choice["finish_reason"] == "length" else "stop",
         )
 
+    def _verify(self) -> None:
+        """Ask for a few tokens and hold their log-probs against a direct pass of the weights that were handed over.
+
+        A reload that silently does nothing, or half, is the worst that can happen. Raises Corrupted.
+        """
+        from services.models.logprobs import completion_logprobs
+
+        if self._loaded is None:
+            return
+        ids = np.array([(31 * at + 7) % self.facts.vocabulary_size for at in range(_PROBE_TOKENS)], np.int32)
+        sampling = Sampling(temperature=0, max_new_tokens=_PROBE_TOKENS)
+        draft = self._complete(Request(prompt_ids=ids, sampling=sampling))
+        pairs = [(ids, draft.token_ids)]
+        [own] = completion_logprobs(
+            self._loaded.model, pairs, temperature=1.0, token_budget=4 * _PROBE_TOKENS
+        )
+        difference = float(np.abs(own - draft.raw_logprobs).mean())
+        self._in_doubt = not difference <= _PROBE_BOUND
+        if self._in_doubt:
+            raise Corrupted(
+                f"vLLM did not take over the weights: its log-probs are off by {difference:.3f} nats in the mean"
+            )
+
     def _write(self, folder: Path, tensors: Mapping[str, torch.Tensor]) -> Path:
         from safetensors.torch import save_file
 
@@ -189,8 +225,19 @@ class VllmEngine:
             raise Corrupted(f"vLLM says it serves weights {found}, it was given {self._number}")
 
 
-def _read(spec: ModelSpec) -> dict[str, torch.Tensor]:
-    """The model's tensors as they are served, from its files."""
-    from services.models.loading import load_causal, serving_state
+def _load(spec: ModelSpec) -> LoadedModel:
+    from services.models.loading import load_causal
 
-    return dict(serving_state(load_causal(spec).model))
+    return load_causal(spec)
+
+
+def _weights_of(loaded: LoadedModel | None) -> dict[str, torch.Tensor]:
+    from services.models.loading import serving_state
+
+    return {} if loaded is None else dict(serving_state(loaded.model))
+
+
+def _no_grad() -> torch.no_grad:
+    import torch
+
+    return torch.no_grad()

@@ -42,6 +42,7 @@ class Subject:
     direct: LoadedModel
     ends: frozenset[int]
     bound: float
+    takes_no_weights: bool = False
 
 
 @pytest.fixture(scope="session")
@@ -128,7 +129,7 @@ def _real_vllm(stack: ExitStack, folder: Path, shared: Path) -> Subject:
     )
     calls = JsonServer("vllm", server.url)
     engine = VllmEngine(model, calls, max_rows=8, folder=shared, process=server)
-    return Subject(engine, _direct(folder), frozenset(model.ends), SERVER_BOUND)
+    return Subject(engine, _direct(folder), frozenset(model.ends), SERVER_BOUND, takes_no_weights=True)
 
 
 def _tgi(stack: ExitStack, folder: Path, _shared: Path) -> Subject:

@@ -49,7 +49,7 @@ def test_weights_written_in_place_are_followed(tmp_path: Path, dtype: str) -> No
     fused.refresh()
     own, found = both(model, fused)
     # A state far out in bfloat16 may be off by more than the rest: the mean tells old weights from new ones.
-    assert float((found - own).abs().mean()) < 0.02
+    assert float((found - own).abs().mean()) < 0.05
     assert float((own - before).abs().mean()) > 0.1
 
 
