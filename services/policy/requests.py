@@ -98,7 +98,7 @@ def draft_of(completion: rollout.Completion) -> Draft:
         ),
         finish=next(name for name, number in _FINISH.items() if number == completion.finish_reason),
     )
-    if not len(draft.token_ids) == len(draft.raw_logprobs) == len(draft.sampled_logprobs):
+    if not {len(draft.raw_logprobs), len(draft.sampled_logprobs)} <= {0, len(draft.token_ids)}:
         raise InvalidInput(
             f"completion: {len(draft.token_ids)} tokens have {len(draft.raw_logprobs)} raw and "
             f"{len(draft.sampled_logprobs)} sampled log-probs"

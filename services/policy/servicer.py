@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
@@ -130,11 +131,13 @@ class PolicyServicer(wire_grpc.PolicyServiceServicer):
 
 
 def _token_message(index: int, token: int, logprob: float, text: TextSoFar) -> wire.GenerateStreamResponse:
+    # An engine that gives none says so with NaN, which does not go on the wire.
+    known = [] if math.isnan(logprob) else [logprob]
     return wire.GenerateStreamResponse(
         completion_index=index,
         token_ids=from_numpy(np.array([token], np.int32)),
         text=text.after(token),
-        raw_logprobs=from_numpy(np.array([logprob], np.float32)),
+        raw_logprobs=from_numpy(np.array(known, np.float32)),
     )
 
 

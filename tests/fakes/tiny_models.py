@@ -114,3 +114,29 @@ def make_tiny_reward_model(
     folder.mkdir(parents=True, exist_ok=True)
     model.save(folder)
     return folder
+
+
+def make_tiny_gpt2(folder: Path, *, seed: int = 0, width: int = 32, context_length: int = 128) -> Path:
+    """A random GPT-2 in Hugging Face form: a causal model that is not of the Llama family's form."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.set_num_threads(1)
+    tokenizer = tiny_tokenizer()
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_embd=width,
+        n_layer=2,
+        n_head=2,
+        n_positions=context_length,
+        initializer_range=0.2,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = GPT2LMHeadModel(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

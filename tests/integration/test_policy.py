@@ -58,7 +58,15 @@ async def test_info_says_who_it_is(client: AsyncPolicyClient, folder: Path) -> N
     """Model, engine, what it can do, and the version of weights that no learner has published."""
     info, facts = await client.info(), loaded_from(folder).facts
     assert info.engine == "transformers"
-    assert list(info.capabilities) == ["raw_logprobs", "resume", "stop_strings", "weight_updates"]
+    able = {
+        "raw_logprobs",
+        "sampled_logprobs",
+        "resume",
+        "stop_strings",
+        "weight_updates",
+        "logits_processors",
+    }
+    assert list(info.capabilities) == sorted({*able, "token_ids", "seeds"})
     assert info.model.tokenizer_fingerprint == facts.tokenizer_fingerprint
     assert info.model.model_digest == facts.model_digest
     assert (info.model.context_length, info.model.vocabulary_size) == (64, 263)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from services.common.errors import InvalidInput
+
 if TYPE_CHECKING:
     import torch
 
@@ -21,7 +23,19 @@ if TYPE_CHECKING:
 Ids = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
 Finish = Literal["stop", "length"]
-Capability = Literal["raw_logprobs", "weight_updates", "stop_strings", "resume"]
+# token_ids: prompts and completions are ids, not text. raw_logprobs: the model's own, at temperature 1, nothing masked.
+# sampled_logprobs: of the distribution that was drawn from. weight_updates: takes new weights. stop_strings, seeds:
+# honours them. resume: goes on from a draft. logits_processors: masks and value-guided decoding.
+Capability = Literal[
+    "token_ids",
+    "raw_logprobs",
+    "sampled_logprobs",
+    "weight_updates",
+    "stop_strings",
+    "resume",
+    "seeds",
+    "logits_processors",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +53,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """A completion as far as it got. All arrays have the same length; finish is None while unfinished."""
+    """A completion as far as it got; finish is None while unfinished.
+
+    All arrays have the same length, but for log-probs that the engine does not give: those are empty.
+    """
 
     token_ids: Ids = field(default_factory=lambda: np.zeros(0, np.int32))
     raw_logprobs: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
@@ -60,7 +77,7 @@ class Request:
     draft: Draft = field(default_factory=Draft)
 
 
-# Called from the engine's thread for each token: index of the request, token id, raw log-prob.
+# Called from the engine's thread for each token: index of the request, token id, raw log-prob (NaN: not given).
 Emit = Callable[[int, int, float], None]
 
 
@@ -85,6 +102,27 @@ class Engine(Protocol):
         """Names and tensors that are served now."""
         ...
 
+    def close(self) -> None:
+        """Let go of connections and processes; called once, at the end."""
+        ...
+
     def decode(self, token_ids: Ids) -> str:
         """Text of a completion, special tokens left out."""
         ...
+
+
+def check_request(request: Request, facts: ModelFacts) -> None:
+    """Raises InvalidInput for a prompt that the model cannot be given, or that leaves no room for an answer."""
+    prompt = request.prompt_ids
+    if len(prompt) == 0:
+        raise InvalidInput("the prompt has no tokens", {"prompt.token_ids": "at least one token"})
+    if int(prompt.min()) < 0 or int(prompt.max()) >= facts.vocabulary_size:
+        raise InvalidInput(
+            f"a token id lies outside the vocabulary of {facts.vocabulary_size}",
+            {"prompt.token_ids": f"0 … {facts.vocabulary_size - 1}"},
+        )
+    if len(prompt) >= facts.context_length:
+        raise InvalidInput(
+            f"the prompt has {len(prompt)} tokens; the context of {facts.context_length} leaves no room",
+            {"prompt.token_ids": f"at most {facts.context_length - 1} tokens"},
+        )

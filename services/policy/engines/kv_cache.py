@@ -1,55 +1,97 @@
-"""A key-value cache that writes in place: transformers' own concatenates 60 tensors at every token."""
+"""Keys and values of the completions in the making: one buffer, rows side by side, each from its first column on.
+
+    row 0   a a a a a . . .      lengths 5       a token is written behind its row's last;
+    row 1   b b . . . . . .              2       a row that ends gives its place to the last row
+    row 2   c c c c . . . .              4
+
+The buffer outlives the calls: what a masked column holds must be a number, and fresh memory costs a fault a page.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
-from transformers.cache_utils import Cache, DynamicLayer
 
 
-class InPlaceLayer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values of one layer in buffers of fixed capacity, [rows, heads, capacity, width]."""
+class KeyValueCache:
+    """[layers, rows, columns, 2 * key heads, width]: the keys' heads, then the values'."""
 
-    def __init__(self, capacity: int) -> None:
-        super().__init__()
-        self.capacity = capacity
-        self.is_initialized = False
-        self.length = 0
+    def __init__(
+        self, *, layers: int, heads: int, width: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self._layers, self._heads, self._width = layers, heads, width
+        self._dtype, self._device = dtype, device
+        self._lengths: list[int] = []
+        self._allocate(0, 0)
 
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append [rows, heads, n, width] and return views of all there is."""
-        if not self.is_initialized:
-            rows, heads, _n, width = key_states.shape
-            self.key_buffer = key_states.new_empty(rows, heads, self.capacity, width)
-            self.value_buffer = value_states.new_empty(rows, heads, self.capacity, value_states.shape[-1])
-            self.is_initialized = True
-        end = self.length + key_states.shape[-2]
-        self.key_buffer[:, :, self.length : end] = key_states
-        self.value_buffer[:, :, self.length : end] = value_states
-        self.length = end
-        self.keys, self.values = self.key_buffer[:, :, :end], self.value_buffer[:, :, :end]
-        return self.keys, self.values
+    @property
+    def rows(self) -> int:
+        """Rows held now; they stand at places 0 … rows-1."""
+        return len(self._lengths)
 
-    def get_seq_length(self) -> int:
-        """Tokens held."""
-        return self.length
+    def reserve(self, rows: int, columns: int) -> None:
+        """Room for at least so many rows of so many tokens. Only between calls: it empties the cache."""
+        if rows > self._buffer.shape[1] or columns > self._buffer.shape[2]:
+            self._allocate(max(rows, self._buffer.shape[1]), max(columns, self._buffer.shape[2]))
+        self._lengths = []
 
-    def keep_rows(self, rows: torch.Tensor) -> None:
-        """Drop every row that is not named, [kept] int64."""
-        self.key_buffer = self.key_buffer[rows]
-        self.value_buffer = self.value_buffer[rows]
+    def forget(self) -> None:
+        """Drop the memory: what is in it may be no numbers."""
+        self._allocate(0, 0)
 
+    def add(self, lengths: Sequence[int], copies: Sequence[int]) -> list[slice]:
+        """Rows at the next places, `copies[i]` of length i each: their places. `fill` brings keys and values."""
+        first = self.rows
+        self._lengths += [length for length, count in zip(lengths, copies, strict=True) for _ in range(count)]
+        new = torch.tensor(self._lengths[first:], device=self._device)
+        columns = torch.arange(self._mask.shape[1], device=self._device)
+        self._mask[first : self.rows] = torch.where(columns < new[:, None], 0.0, -torch.inf).to(self._dtype)
+        ends = [first + end for end in accumulate(copies)]
+        return [slice(end - count, end) for end, count in zip(ends, copies, strict=True)]
 
-class InPlaceCache(Cache):  # type: ignore[misc]
-    """One InPlaceLayer for each layer of the model."""
+    def fill(self, layer: int, places: slice, pairs: torch.Tensor) -> None:
+        """Keys and values of these rows' first tokens, the same for all, [tokens, 2 * heads, width]."""
+        self._buffer[layer, places, : len(pairs)] = pairs
 
-    def __init__(self, layers: int, capacity: int) -> None:
-        super().__init__(layers=[InPlaceLayer(capacity) for _ in range(layers)])
+    def drop(self, place: int) -> None:
+        """End a row; the last row moves to its place."""
+        last = self.rows - 1
+        if place != last:
+            length = self._lengths[last]
+            self._buffer[:, place, :length] = self._buffer[:, last, :length]
+            self._mask[place] = self._mask[last]
+            self._lengths[place] = self._lengths[last]
+        self._lengths.pop()
 
-    def keep_rows(self, rows: torch.Tensor) -> None:
-        """Drop finished rows from every layer."""
-        for layer in self.layers:
-            layer.keep_rows(rows)
+    def extend(self) -> torch.Tensor:
+        """One more token in every row: their positions, [rows] int64. `write` brings keys and values."""
+        positions = torch.tensor(self._lengths, device=self._device)
+        self._lengths = [length + 1 for length in self._lengths]
+        self._at = torch.arange(self.rows, device=self._device) * self._buffer.shape[2] + positions
+        self._mask.view(-1)[self._at] = 0.0
+        self.columns = max(self._lengths)
+        self._seen = self._mask[: self.rows, None, None, : self.columns]
+        return positions
+
+    def seen(self) -> torch.Tensor:
+        """1 where a row has a token, the new one included, else 0: [rows, columns] int64."""
+        return (self._seen[:, 0, 0] == 0).long()
+
+    def write(self, layer: int, pairs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Write every row's new token, [rows, 2 * heads, width], and give all there is.
+
+        keys and values [rows, heads, columns, width], and the mask to add to scores, [rows, 1, 1, columns].
+        """
+        buffer = self._buffer[layer]
+        buffer.view(-1, 2 * self._heads, self._width).index_copy_(0, self._at, pairs)
+        held = buffer[: self.rows, : self.columns].transpose(1, 2)
+        return held[:, : self._heads], held[:, self._heads :], self._seen
+
+    def _allocate(self, rows: int, columns: int) -> None:
+        shape = (self._layers, rows, columns, 2 * self._heads, self._width)
+        self._buffer = torch.zeros(shape, dtype=self._dtype, device=self._device)
+        self._mask = torch.zeros((rows, columns), dtype=self._dtype, device=self._device)
+        self._lengths = []
+        self.columns = 0

@@ -1,80 +1,85 @@
-"""The default engine: any causal model of transformers, in process, batched, with its own decoding loop.
+"""The default engine: any causal model of transformers, in process, batched continuously, with its own sampler.
 
-Prompts are padded on the left; a row leaves the batch when it is finished. Log-probs come twice: raw
-(temperature 1, nothing masked) and as sampled.
+    requests ──▶ waiting ──join (one pass over prompts, shared ones once)──▶ rows ──step──▶ rows ──▶ drafts
+                    ▲                                                          │ a row that ends leaves at once,
+                    └──────────────── places that got free ◀──────────────────┘ and another takes its place
+
+Log-probs come twice: raw (temperature 1, nothing masked) and as sampled.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
 
-import numpy as np
 import torch
 
-from services.common.errors import InvalidInput, Mismatch
+from services.common.errors import Corrupted, InvalidInput, Mismatch
 from services.models.loading import LoadedModel, serving_state
-from services.policy.engines.base import Capability, Draft, Emit, Finish, Ids, Request, Sampling
-from services.policy.engines.kv_cache import InPlaceCache
-from services.policy.engines.sampling import draw, filter_logits, uniforms
+from services.models.packing import micro_batches
+from services.policy.engines.base import Capability, Draft, Emit, Ids, Request, Sampling, check_request
+from services.policy.engines.rows import Row
+from services.policy.engines.runners import Runner, runner_for
+from services.policy.engines.sampling import Drawn, LogitsProcessor, draw_filtered, draw_plain
 
-
-@dataclass(slots=True)
-class _Row:
-    """A completion in the making. `tokens`, `raw`, `sampled` grow together."""
-
-    request: Request
-    tokens: list[int]
-    raw: list[float]
-    sampled: list[float]
-    uniforms: Any
-    index: int
-    emit: Emit | None
-    finish: Finish | None = None
-
-    def draft(self) -> Draft:
-        return Draft(
-            token_ids=np.array(self.tokens, np.int32),
-            raw_logprobs=np.array(self.raw, np.float32),
-            sampled_logprobs=np.array(self.sampled, np.float32),
-            finish=self.finish,
-        )
+# Padded tokens of prompts in one pass; more save nothing, and activations grow with them.
+_JOIN_TOKENS = 2048
 
 
 class TransformersEngine:
-    """Batched sampling with a causal model of transformers."""
+    """Sampling with a causal model of transformers. processors: applied in order to every row's logits."""
 
     name = "transformers"
     capabilities: frozenset[Capability] = frozenset(
-        ("raw_logprobs", "weight_updates", "stop_strings", "resume")
+        (
+            "token_ids",
+            "raw_logprobs",
+            "sampled_logprobs",
+            "weight_updates",
+            "stop_strings",
+            "resume",
+            "seeds",
+            "logits_processors",
+        )
     )
 
-    def __init__(self, loaded: LoadedModel, *, max_rows: int = 64) -> None:
+    def __init__(
+        self, loaded: LoadedModel, *, max_rows: int = 64, processors: Sequence[LogitsProcessor] = ()
+    ) -> None:
         if loaded.facts.architecture != "causal":
             raise InvalidInput(f"the transformers engine runs causal models, not {loaded.facts.architecture}")
         self.facts = loaded.facts
         self._model = loaded.model
         self._tokenizer = loaded.tokenizer
         self._max_rows = max_rows
-        self._end_ids = _end_ids(loaded)
+        self._processors = tuple(processors)
+        self._ends = _end_ids(loaded)
+        self._barred = torch.tensor(sorted(self._ends), dtype=torch.long, device=loaded.model.device)
+        self._runner: Runner = runner_for(loaded.model)
 
+    @torch.inference_mode()
     def generate(
         self, requests: Sequence[Request], stopping: threading.Event, emit: Emit | None = None
     ) -> list[Draft]:
-        """A draft for each request, in order; rows of like length share a batch."""
+        """A draft for each request, in order; a row that ends makes room for the next at once."""
         for request in requests:
-            self._check(request)
+            check_request(request, self.facts)
+        waiting = deque(
+            Row.start(request, index, self._limit(request), emit)
+            for index, request in enumerate(requests)
+            if request.draft.finish is None
+        )
         drafts: list[Draft] = [request.draft for request in requests]
-        todo = [index for index, request in enumerate(requests) if request.draft.finish is None]
-        todo.sort(key=lambda index: (_sampler_key(requests[index].sampling), _length(requests[index])))
-        while todo and not stopping.is_set():
-            batch = self._next_batch(todo, requests)
-            rows = [_row(requests[index], index, emit) for index in batch]
-            self._decode(rows, stopping)
-            for index, row in zip(batch, rows, strict=True):
-                drafts[index] = row.draft()
+        if waiting and not stopping.is_set():
+            self._runner.refresh()
+            columns = max(len(row.request.prompt_ids) + row.limit for row in waiting)
+            self._runner.cache.reserve(min(self._max_rows, len(waiting)), columns)
+            rows = list(waiting)
+            self._decode(waiting, stopping)
+            for row in rows:
+                drafts[row.index] = row.draft()
         return drafts
 
     def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -96,148 +101,115 @@ class TransformersEngine:
         """Names and tensors that are served now."""
         return serving_state(self._model)
 
+    def close(self) -> None:
+        """Nothing is held beside memory."""
+
     def decode(self, token_ids: Ids) -> str:
         """Text of a completion, special tokens left out."""
         return str(self._tokenizer.decode(token_ids.tolist(), skip_special_tokens=True))
 
-    def _check(self, request: Request) -> None:
-        prompt = request.prompt_ids
-        if len(prompt) == 0:
-            raise InvalidInput("the prompt has no tokens", {"prompt.token_ids": "at least one token"})
-        if int(prompt.min()) < 0 or int(prompt.max()) >= self.facts.vocabulary_size:
-            raise InvalidInput(
-                f"a token id lies outside the vocabulary of {self.facts.vocabulary_size}",
-                {"prompt.token_ids": f"0 … {self.facts.vocabulary_size - 1}"},
-            )
-        room = self.facts.context_length - len(prompt)
-        if room < 1:
-            raise InvalidInput(
-                f"the prompt has {len(prompt)} tokens; the context of {self.facts.context_length} leaves no room",
-                {"prompt.token_ids": f"at most {self.facts.context_length - 1} tokens"},
-            )
+    def _decode(self, waiting: deque[Row], stopping: threading.Event) -> None:
+        """Until every row has ended or `stopping` is set. `live[i]` is the row at the cache's place i."""
+        live: list[Row] = []
+        last = torch.empty(0, dtype=torch.long, device=self._model.device)
+        try:
+            while (live or waiting) and not stopping.is_set():
+                free = self._max_rows - len(live)
+                # A pass for one prompt costs about as much as a step for all: some join together.
+                if waiting and (not live or free >= max(1, self._max_rows // 8)):
+                    joined = self._join(live, [waiting.popleft() for _ in range(min(free, len(waiting)))])
+                    tokens = torch.cat([last, joined])
+                else:
+                    tokens = self._draw(live, self._step(last))
+                live, last = self._leave(live, tokens)
+        except Corrupted:
+            self._runner.cache.forget()
+            raise
 
-    def _next_batch(self, todo: list[int], requests: Sequence[Request]) -> list[int]:
-        """Up to max_rows requests with the same sampler, taken from the front of `todo`."""
-        key = _sampler_key(requests[todo[0]].sampling)
-        batch: list[int] = []
-        while todo and len(batch) < self._max_rows and _sampler_key(requests[todo[0]].sampling) == key:
-            batch.append(todo.pop(0))
-        return batch
+    def _step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Hidden states after one token more in every row, [rows, width]."""
+        return self._runner.step(tokens)
 
-    @torch.inference_mode()
-    def _decode(self, rows: list[_Row], stopping: threading.Event) -> None:
-        sequences = [[*row.request.prompt_ids.tolist(), *row.tokens] for row in rows]
-        width = max(map(len, sequences))
-        budget = max(self._limit(row) - len(row.tokens) for row in rows)
-        device = self._model.device
-        cache = InPlaceCache(self._model.config.num_hidden_layers, width + budget)
-        ids = torch.zeros((len(rows), width), dtype=torch.long)
-        mask = torch.zeros((len(rows), width + budget), dtype=torch.long)
+    def _join(self, live: list[Row], new: list[Row]) -> torch.Tensor:
+        """New rows behind those that are there: appended to `live`, with the tokens they drew, [rows] int64."""
+        sequences = [row.sequence for row in new]
+        alike: dict[tuple[int, ...], list[int]] = {}
         for at, sequence in enumerate(sequences):
-            ids[at, width - len(sequence) :] = torch.tensor(sequence)
-            mask[at, width - len(sequence) : width] = 1
-        ids, mask = ids.to(device), mask.to(device)
-        positions = (mask[:, :width].cumsum(-1) - 1).clamp_(min=0)
-        live = rows
-        while live and not stopping.is_set():
-            logits = self._step(ids, mask[:, :width], positions, cache)
-            tokens = self._draw(live, logits)
-            kept = [at for at, row in enumerate(live) if row.finish is None]
-            if len(kept) < len(live):
-                live = [live[at] for at in kept]
-                keep = torch.tensor(kept, dtype=torch.long, device=device)
-                tokens, mask, positions = tokens[keep], mask[keep], positions[keep]
-                cache.keep_rows(keep)
-            if live:
-                mask[:, width] = 1
-                width += 1
-                ids, positions = tokens[:, None], positions[:, -1:] + 1
+            alike.setdefault(tuple(sequence), []).append(at)
+        distinct = list(alike)
+        tokens = []
+        for batch in micro_batches([len(sequence) for sequence in distinct], _JOIN_TOKENS):
+            members = [alike[distinct[at]] for at in batch]
+            states = self._runner.join([distinct[at] for at in batch], [len(each) for each in members])
+            rows = [new[at] for each in members for at in each]
+            tokens.append(self._draw(rows, states))
+            live.extend(rows)
+        return torch.cat(tokens)
 
-    def _step(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> Any:
-        """Logits after the last token of each row, [rows, vocabulary] float32."""
-        hidden = self._model.base_model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
-        return self._model.get_output_embeddings()(hidden).float()
+    def _leave(self, live: list[Row], tokens: torch.Tensor) -> tuple[list[Row], torch.Tensor]:
+        """The rows that have not ended, in the cache's order, and their last tokens."""
+        places = list(range(len(live)))
+        for place in reversed(range(len(live))):
+            if live[place].finish is not None:
+                self._runner.cache.drop(place)
+                places[place] = places[-1]
+                places.pop()
+        if len(places) == len(live):
+            return live, tokens
+        return [live[place] for place in places], tokens[places]
 
-    def _draw(self, live: list[_Row], logits: torch.Tensor) -> torch.Tensor:
-        """Draw one token for each live row and note it with both log-probs, [rows] int64."""
-        sampling = live[0].request.sampling
-        sampled = raw = torch.log_softmax(logits, dim=-1)
-        early = [len(row.tokens) < row.request.sampling.min_new_tokens for row in live]
-        if any(early):
-            logits = self._forbid_end(early, logits)
-        if any(early) or not _is_plain(sampling):
-            scaled = logits / sampling.temperature if sampling.temperature > 0 else logits
-            sampled = torch.log_softmax(filter_logits(scaled, sampling.top_k, sampling.top_p), dim=-1)
-        if sampling.temperature == 0:
-            tokens = sampled.argmax(-1)
-        else:
-            numbers = [row.uniforms[len(row.tokens)] for row in live]
-            tokens = draw(sampled.exp(), torch.tensor(numbers, dtype=torch.float64, device=logits.device))
-        at = tokens[:, None]
-        for row, token, one, two in zip(
-            live,
-            tokens.tolist(),
-            raw.gather(-1, at)[:, 0].tolist(),
-            sampled.gather(-1, at)[:, 0].tolist(),
-            strict=True,
-        ):
-            row.tokens.append(token)
-            row.raw.append(one)
-            row.sampled.append(two)
-            row.finish = self._finish(row, token)
-            if row.emit:
-                row.emit(row.index, token, one)
-        return tokens
+    def _draw(self, rows: list[Row], states: torch.Tensor) -> torch.Tensor:
+        """Draw one token for each row and note it with both log-probs, [rows] int64."""
+        logits = self._runner.logits(states)
+        drawn = self._draw_alike(rows, logits, states)
+        values = zip(rows, drawn.tokens.tolist(), drawn.raw.tolist(), drawn.sampled.tolist(), strict=True)
+        for row, token, raw, sampled in values:
+            row.take(token, raw, sampled, self._ends, self.decode)
+        return drawn.tokens
 
-    def _forbid_end(self, early: list[bool], logits: torch.Tensor) -> torch.Tensor:
-        """End tokens masked in the rows that are still below their minimum length."""
-        rows = torch.tensor(early, device=logits.device)[:, None]
-        ends = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
-        ends[list(self._end_ids)] = True
-        return logits.masked_fill(rows & ends, -torch.inf)
+    def _draw_alike(self, rows: list[Row], logits: torch.Tensor, states: torch.Tensor) -> Drawn:
+        """Rows of the same sampler are drawn together; apart from them those whose end may not come yet."""
+        keys = [(_sampler_key(row.request.sampling), row.is_short) for row in rows]
+        if len(set(keys)) == 1:
+            return self._draw_group(rows, logits, states)
+        tokens = torch.empty(len(rows), dtype=torch.long, device=logits.device)
+        raw, sampled = torch.empty((2, len(rows)), dtype=torch.float32, device=logits.device)
+        order = sorted(range(len(rows)), key=keys.__getitem__)
+        for _, group in groupby(order, key=keys.__getitem__):
+            at = list(group)
+            drawn = self._draw_group([rows[each] for each in at], logits[at], states[at])
+            tokens[at], raw[at], sampled[at] = drawn.tokens, drawn.raw, drawn.sampled
+        return Drawn(tokens, raw, sampled)
 
-    def _finish(self, row: _Row, token: int) -> Finish | None:
-        if token in self._end_ids:
-            return "stop"
-        stop = row.request.sampling.stop
-        if stop and any(text in self.decode(np.array(row.tokens, np.int32)) for text in stop):
-            return "stop"
-        return "length" if len(row.tokens) >= self._limit(row) else None
+    def _draw_group(self, rows: list[Row], logits: torch.Tensor, states: torch.Tensor) -> Drawn:
+        """Rows that differ in nothing but their numbers."""
+        sampling = rows[0].request.sampling
+        uniform = torch.tensor([row.uniform for row in rows], dtype=torch.float64, device=logits.device)
+        barred = self._barred if rows[0].is_short else None
+        plain = sampling.temperature > 0 and sampling.top_p >= 1.0 and not sampling.top_k
+        if plain and not self._processors:
+            return draw_plain(logits, sampling.temperature, uniform, barred)
+        raw = changed = logits.float()
+        for processor in self._processors:
+            changed = processor(changed, states, [row.sequence for row in rows])
+        if barred is not None:
+            changed = changed.index_fill(-1, barred, -torch.inf)
+        return draw_filtered(
+            changed,
+            raw,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            uniform=uniform,
+        )
 
-    def _limit(self, row: _Row) -> int:
-        room = self.facts.context_length - len(row.request.prompt_ids)
-        return min(row.request.sampling.max_new_tokens, room)
-
-
-def _row(request: Request, index: int, emit: Emit | None) -> _Row:
-    draft, sampling = request.draft, request.sampling
-    return _Row(
-        request,
-        draft.token_ids.tolist(),
-        draft.raw_logprobs.tolist(),
-        draft.sampled_logprobs.tolist(),
-        uniforms(sampling.seed, request.index, sampling.max_new_tokens),
-        index,
-        emit,
-    )
-
-
-def _length(request: Request) -> int:
-    return len(request.prompt_ids) + len(request.draft.token_ids)
+    def _limit(self, request: Request) -> int:
+        longest = min(self.facts.context_length, self._runner.longest or self.facts.context_length)
+        return min(request.sampling.max_new_tokens, max(1, longest - len(request.prompt_ids)))
 
 
 def _sampler_key(sampling: Sampling) -> tuple[float, float, int]:
     return (sampling.temperature, sampling.top_p, sampling.top_k)
-
-
-def _is_plain(sampling: Sampling) -> bool:
-    return sampling.temperature == 1.0 and sampling.top_p >= 1.0 and sampling.top_k == 0
 
 
 def _end_ids(loaded: LoadedModel) -> frozenset[int]:

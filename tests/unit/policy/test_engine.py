@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from services.common.errors import InvalidInput, Mismatch
+from services.common.errors import Corrupted, InvalidInput, Mismatch
 from services.models.loading import LoadedModel
 from services.models.logprobs import completion_logprobs
 from services.policy.engines.base import Draft, Request, Sampling
@@ -293,3 +293,46 @@ def test_weights_are_swapped_whole_or_not_at_all(loaded: LoadedModel) -> None:
     assert any(a.token_ids.tolist() != b.token_ids.tolist() for a, b in zip(answers, changed, strict=True))
     # The tied head stands once, and the model's own copy of it changed too.
     assert torch.equal(loaded.model.lm_head.weight, new["model.embed_tokens.weight"])
+
+
+def test_completions_of_one_prompt_are_those_it_has_alone(loaded: LoadedModel) -> None:
+    """A group's shared prompt is read once, and each completion is what it is without the others."""
+    sampling = Sampling(seed=3, max_new_tokens=8)
+    engine = TransformersEngine(loaded)
+    wanted = [Request(prompt_ids=PROMPTS[at % 2], sampling=sampling, index=at) for at in range(6)]
+    for request, draft in zip(wanted, run(engine, wanted), strict=True):
+        assert_same(draft, run(engine, [request])[0])
+
+
+def test_processors_change_what_is_drawn_but_not_the_raw_logprobs(loaded: LoadedModel) -> None:
+    """A mask of all but two tokens: only they are drawn, sampled log-probs are of them, raw ones of all."""
+    seen: list[tuple[int, int]] = []
+
+    def only_two(logits: torch.Tensor, states: torch.Tensor, sequences: Any) -> torch.Tensor:
+        seen.append((len(sequences[0]), states.shape[1]))
+        mask = torch.full_like(logits, -torch.inf)
+        mask[:, [40, 41]] = 0.0
+        return logits + mask
+
+    engine = TransformersEngine(loaded, processors=[only_two])
+    [draft] = run(engine, requests(Sampling(seed=2, max_new_tokens=12), PROMPTS[:1]))
+    assert set(draft.token_ids.tolist()) == {40, 41}
+    assert seen == [(len(PROMPTS[0]) + at, 32) for at in range(12)]
+    [raw] = completion_logprobs(
+        loaded.model, [(PROMPTS[0], draft.token_ids)], temperature=1.0, token_budget=99
+    )
+    np.testing.assert_allclose(draft.raw_logprobs, raw, atol=2e-5, rtol=0)
+    assert (draft.sampled_logprobs > draft.raw_logprobs).all()
+
+
+def test_weights_that_are_no_numbers_stop_the_call_and_leave_no_trace(loaded: LoadedModel) -> None:
+    """NaN weights are an error, not a completion; with good ones the answers are what they were."""
+    engine, wanted = TransformersEngine(loaded), requests(Sampling(seed=1, max_new_tokens=6))
+    before = run(engine, wanted)
+    good = {name: value.clone() for name, value in engine.weights().items()}
+    engine.load_weights({name: torch.full_like(value, torch.nan) for name, value in good.items()})
+    with pytest.raises(Corrupted, match="not finite"):
+        run(engine, wanted)
+    engine.load_weights(good)
+    for one, two in zip(before, run(engine, wanted), strict=True):
+        assert_same(one, two)

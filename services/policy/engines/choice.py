@@ -1,0 +1,81 @@
+"""The engine that a configuration names, and whether it can do what is asked of it: said at start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.common.errors import ConfigError
+from services.models.loading import load_causal
+from services.policy.config import EngineSpec, PolicyConfig
+from services.policy.engines.base import Capability, Engine
+
+# What a rollout must carry for the learner.
+_OF_A_STAGE: tuple[Capability, ...] = ("token_ids", "raw_logprobs", "sampled_logprobs")
+
+
+def open_engine(config: PolicyConfig) -> tuple[Engine, Any]:
+    """The engine and its tokenizer. Raises ConfigError for one that cannot do what the configuration asks."""
+    engine, tokenizer = _open(config)
+    try:
+        check_capabilities(engine, needed(config))
+    except ConfigError:
+        engine.close()
+        raise
+    return engine, tokenizer
+
+
+def needed(config: PolicyConfig) -> set[Capability]:
+    """What the engine must be able to do: what is named, and what a stage and a learner's weights imply."""
+    implied: tuple[Capability, ...] = _OF_A_STAGE if config.queue else ()
+    updates: tuple[Capability, ...] = ("weight_updates",) if config.weights else ()
+    return {*config.engine.require, *implied, *updates}
+
+
+def check_capabilities(engine: Engine, wanted: set[Capability]) -> None:
+    """Raises ConfigError, naming all that is missing."""
+    if missing := sorted(wanted - engine.capabilities):
+        raise ConfigError(f"engine: {engine.name} cannot do what is asked of it: {', '.join(missing)}")
+
+
+def _open(config: PolicyConfig) -> tuple[Engine, Any]:
+    spec, rows = config.engine, config.max_rows
+    if spec.kind == "transformers":
+        from services.policy.engines.transformers_engine import TransformersEngine
+
+        loaded = load_causal(config.model)
+        return TransformersEngine(loaded, max_rows=rows), loaded.tokenizer
+    from services.policy.engines.remote import RemoteModel
+
+    model = RemoteModel(config.model)
+    if spec.kind == "vllm":
+        return _vllm(config, model), model.tokenizer
+    if spec.kind == "tgi":
+        from services.policy.engines.tgi_engine import TgiEngine
+
+        key = spec.api_key.get_secret_value()
+        engine = TgiEngine(model, spec.url, max_rows=rows, api_key=key, timeout_seconds=spec.timeout_seconds)
+        return engine, model.tokenizer
+    from services.policy.engines.openai_engine import OpenaiEngine
+
+    server = _server(spec, spec.url)
+    return OpenaiEngine(model, server, max_rows=rows, served=spec.served_model), model.tokenizer
+
+
+def _vllm(config: PolicyConfig, model: Any) -> Engine:
+    from services.policy.engines.vllm_engine import VllmEngine
+    from services.policy.engines.vllm_server import VllmServer
+
+    spec = config.engine
+    process = None
+    if spec.command:
+        process = VllmServer(spec.command, model.folder, dtype=model.dtype, flags=spec.flags)
+    server = _server(spec, process.url if process else spec.url)
+    rows, folder = config.max_rows, spec.weights_folder
+    return VllmEngine(model, server, max_rows=rows, folder=folder, process=process)
+
+
+def _server(spec: EngineSpec, url: str) -> Any:
+    from services.policy.engines.remote import JsonServer
+
+    key = spec.api_key.get_secret_value()
+    return JsonServer(spec.kind, url, api_key=key, timeout_seconds=spec.timeout_seconds)

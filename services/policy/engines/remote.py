@@ -1,0 +1,190 @@
+"""What engines behind a URL share: the model's tokenizer and facts without its weights, calls side by side, errors.
+
+A server's completion is whole or not there: a stop in the middle gives up what is under way.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from typing import Any
+
+import httpx
+import numpy as np
+
+from services.common.errors import InvalidInput, Overloaded, TrimtabError, Unavailable
+from services.common.spec.service import ModelSpec
+from services.models.facts import ModelFacts, chat_template_digest, tokenizer_fingerprint
+from services.models.loading import load_tokenizer, resolve, run_loader, torch_dtype
+from services.policy.engines.base import Draft, Emit, Ids, Request, Sampling, check_request
+
+_STOP_SECONDS = 0.1
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 30.0
+_OVERLOADED, _SERVER = 429, 500
+
+
+class RemoteModel:
+    """Tokenizer, facts and end tokens of the model that a server runs, from the same folder or hub id."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        from transformers import AutoConfig, GenerationConfig
+
+        self.spec = spec
+        self.folder = resolve(spec.path)
+        self.dtype = str(torch_dtype(spec.dtype)).removeprefix("torch.")
+        self.tokenizer = load_tokenizer(self.folder, spec.revision)
+        config = run_loader(self.folder, AutoConfig.from_pretrained, revision=spec.revision)
+        try:
+            ends = GenerationConfig.from_pretrained(self.folder).eos_token_id
+        except OSError:
+            ends = getattr(config, "eos_token_id", None)
+        listed = ends if isinstance(ends, list) else [ends]
+        self.ends = sorted({int(end) for end in (*listed, self.tokenizer.eos_token_id) if end is not None})
+        self.facts = ModelFacts(
+            name=spec.path.rstrip("/").rpartition("/")[2],
+            architecture="encoder_decoder" if config.is_encoder_decoder else "causal",
+            tokenizer_fingerprint=tokenizer_fingerprint(self.tokenizer),
+            chat_template_digest=chat_template_digest(self.tokenizer),
+            model_digest="",
+            context_length=int(getattr(config, "max_position_embeddings", 0) or 0),
+            vocabulary_size=int(config.vocab_size),
+            dtype=self.dtype,
+        )
+
+    def decode(self, token_ids: Ids) -> str:
+        """Text of a completion, special tokens left out."""
+        return str(self.tokenizer.decode(token_ids.tolist(), skip_special_tokens=True))
+
+    def text_of(self, token_ids: Sequence[int]) -> str:
+        """The text whose encoding these ids are. Raises InvalidInput where there is none: the server would be
+        asked something else."""
+        text = str(self.tokenizer.decode(list(token_ids), skip_special_tokens=False))
+        for special in (False, True):
+            if list(self.tokenizer(text, add_special_tokens=special)["input_ids"]) == list(token_ids):
+                return text
+        raise InvalidInput(
+            "this engine takes text, and the prompt's ids are not the encoding of any",
+            {"prompt.token_ids": "ids that the tokenizer makes of a text"},
+        )
+
+
+def limit_of(request: Request, facts: ModelFacts) -> int:
+    """Tokens that may still come: by the sampling, the context and what the draft has."""
+    room = facts.context_length - len(request.prompt_ids)
+    return min(request.sampling.max_new_tokens, room) - len(request.draft.token_ids)
+
+
+def seed_of(request: Request) -> int:
+    """63 bits that depend on the seed, the completion, and where it goes on."""
+    key = np.array([request.sampling.seed, request.index], dtype=np.uint64)
+    return int(np.random.Philox(key=key, counter=len(request.draft.token_ids)).random_raw()) >> 1
+
+
+def is_plain(sampling: Sampling) -> bool:
+    """Whether what is drawn from is the model's own distribution, or its best token."""
+    return sampling.temperature in (0.0, 1.0) and sampling.top_p >= 1.0 and not sampling.top_k
+
+
+def generate_apart(
+    complete: Callable[[Request], Draft],
+    requests: Sequence[Request],
+    facts: ModelFacts,
+    stopping: threading.Event,
+    emit: Emit | None,
+    *,
+    at_once: int,
+) -> list[Draft]:
+    """Each unfinished request by a call of its own, so many at once. The first error of any ends all."""
+    for request in requests:
+        check_request(request, facts)
+    drafts: list[Draft] = [request.draft for request in requests]
+    if stopping.is_set():
+        return drafts
+    pool = ThreadPoolExecutor(at_once, thread_name_prefix="engine-call")
+    try:
+        under_way = {
+            pool.submit(_patiently, complete, request, stopping): index
+            for index, request in enumerate(requests)
+            if request.draft.finish is None
+        }
+        while under_way and not stopping.is_set():
+            done, _ = wait(under_way, timeout=_STOP_SECONDS, return_when=FIRST_COMPLETED)
+            for future in done:
+                index = under_way.pop(future)
+                drafts[index] = future.result()
+                if emit:
+                    _emit(emit, index, len(requests[index].draft.token_ids), drafts[index])
+    finally:
+        pool.shutdown(wait=not stopping.is_set(), cancel_futures=True)
+    return drafts
+
+
+def _patiently(complete: Callable[[Request], Draft], request: Request, stopping: threading.Event) -> Draft:
+    """A server that is full is asked again, for as long as a minute; what it has not begun is handed back."""
+    pause = _FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            return complete(request)
+        except Overloaded:
+            if pause > _LONGEST_PAUSE_SECONDS:
+                raise
+        if stopping.wait(pause):
+            return request.draft
+        pause *= 2
+
+
+def _emit(emit: Emit, index: int, before: int, draft: Draft) -> None:
+    for at in range(before, len(draft.token_ids)):
+        raw = float(draft.raw_logprobs[at]) if len(draft.raw_logprobs) else float("nan")
+        emit(index, int(draft.token_ids[at]), raw)
+
+
+class JsonServer:
+    """Calls of one server with JSON both ways."""
+
+    def __init__(self, name: str, url: str, *, api_key: str = "", timeout_seconds: float = 600) -> None:
+        self._name = name
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        # A call takes seconds: connections kept for the next one save nothing, and outlive those who made them.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_seconds, limits=limits)
+
+    def post(self, path: str, body: Mapping[str, Any] | None = None, **query: str) -> Any:
+        """The answer's JSON. Raises InvalidInput, Overloaded or Unavailable."""
+        return self._answer("POST", path, json=dict(body) if body is not None else None, params=query)
+
+    def get(self, path: str) -> Any:
+        """The answer's JSON. Raises as `post` does."""
+        return self._answer("GET", path)
+
+    def close(self) -> None:
+        """Drop all connections."""
+        self._http.close()
+
+    def _answer(self, method: str, path: str, **options: Any) -> Any:
+        try:
+            answer = self._http.request(method, path, **options)
+        except httpx.HTTPError as error:
+            raise Unavailable(f"{self._name} does not answer: {error or type(error).__name__}") from error
+        if answer.is_error:
+            raise error_of(self._name, answer.status_code, _message(answer))
+        return answer.json() if answer.content else None
+
+
+def error_of(name: str, status: int, message: str) -> TrimtabError:
+    """Ours for a server's: what the caller did wrong, what passes by itself, what is broken over there."""
+    text = f"{name} answered {status}: {message}"
+    if status == _OVERLOADED:
+        return Overloaded(text)
+    return Unavailable(text) if status >= _SERVER else InvalidInput(text)
+
+
+def _message(answer: httpx.Response) -> str:
+    try:
+        error = answer.json()
+    except ValueError:
+        return " ".join(answer.text.split())[:200]
+    for key in ("error", "message", "detail"):
+        error = error.get(key, error) if isinstance(error, dict) else error
+    return " ".join(str(error).split())[:200]

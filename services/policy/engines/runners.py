@@ -1,0 +1,213 @@
+"""Passes over the rows of a batch: those that join, and one token more for those that are there.
+
+`FusedRunner` is for the Llama family, `PlainRunner` for every other causal model of transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.cache_utils import Cache, DynamicLayer
+
+from services.common.errors import InvalidInput
+from services.models.fused import FusedDecoder, fuse
+from services.policy.engines.kv_cache import KeyValueCache
+
+
+class Runner(Protocol):
+    """What the decoding loop asks of a model. Places are those of the cache."""
+
+    cache: KeyValueCache
+    # Most tokens that a row may have, where that is less than the context; 0: the context.
+    longest: int
+
+    def refresh(self) -> None:
+        """Follow weights that changed."""
+        ...
+
+    def join(self, sequences: Sequence[Sequence[int]], copies: Sequence[int]) -> torch.Tensor:
+        """Rows at the next places, `copies[i]` of sequence i one after the other, each computed once.
+
+        Gives their last hidden states, [rows, width].
+        """
+        ...
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """One token [rows] int64 more for every row: the hidden states, [rows, width]."""
+        ...
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """[rows, vocabulary] in the model's dtype, of states [rows, width]."""
+        ...
+
+
+def runner_for(model: Any) -> Runner:
+    """The faster runner that suits the model."""
+    fused = fuse(model)
+    return PlainRunner(model) if fused is None else FusedRunner(fused)
+
+
+def _padded(sequences: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+    """Ids padded on the right with 0, [rows, time] int64: no real token ever sees what comes after it."""
+    width = max(map(len, sequences))
+    return torch.tensor(
+        [[*sequence, *[0] * (width - len(sequence))] for sequence in sequences], device=device
+    )
+
+
+def _lasts(states: torch.Tensor, sequences: Sequence[Sequence[int]], copies: Sequence[int]) -> torch.Tensor:
+    """Of states [sequences, time, width] each one's last, as often as it is wanted, [rows, width]."""
+    rows = [row for row, count in enumerate(copies) for _ in range(count)]
+    return states[rows, [len(sequences[row]) - 1 for row in rows]]
+
+
+class FusedRunner:
+    """Passes of a FusedDecoder."""
+
+    longest = 0
+
+    def __init__(self, decoder: FusedDecoder) -> None:
+        self._decoder = decoder
+        self.cache = KeyValueCache(
+            layers=decoder.layers,
+            heads=decoder.key_heads,
+            width=decoder.width,
+            dtype=decoder.dtype,
+            device=decoder.device,
+        )
+
+    def refresh(self) -> None:
+        """See Runner."""
+        self._decoder.refresh()
+
+    def join(self, sequences: Sequence[Sequence[int]], copies: Sequence[int]) -> torch.Tensor:
+        """See Runner."""
+        device, lengths = self._decoder.device, [len(each) for each in sequences]
+        places = self.cache.add(lengths, copies)
+        ids = _padded(sequences, device)
+        rows, time = ids.shape
+
+        def attend(layer: int, queries: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+            shaped = pairs.view(rows, time, *pairs.shape[1:])
+            for row, length in enumerate(lengths):
+                self.cache.fill(layer, places[row], shaped[row, :length])
+            keys, values = shaped.transpose(1, 2).chunk(2, 1)
+            queries = queries.view(rows, time, *queries.shape[1:]).transpose(1, 2)
+            return self._attention(queries, keys, values, is_causal=time > 1)
+
+        positions = torch.arange(time, device=device).repeat(rows)
+        states = self._decoder.states(ids.view(-1), positions, attend).view(rows, time, -1)
+        return _lasts(states, sequences, copies)
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """See Runner."""
+        positions = self.cache.extend()
+
+        def attend(layer: int, queries: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+            keys, values, mask = self.cache.write(layer, pairs)
+            return self._attention(queries[:, :, None], keys, values, attn_mask=mask)
+
+        return self._decoder.states(tokens, positions, attend)
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """See Runner."""
+        return self._decoder.logits(states)
+
+    def _attention(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, **options: Any
+    ) -> torch.Tensor:
+        """[rows, heads, time, width] each; gives [rows * time, heads * width]."""
+        out = scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            scale=self._decoder.scaling,
+            enable_gqa=queries.shape[1] != keys.shape[1],
+            **options,
+        )
+        return out.transpose(1, 2).reshape(out.shape[0] * out.shape[2], -1)
+
+
+class PlainRunner:
+    """Passes of any causal model of transformers, through its own forward."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        # Rows stand at columns of their own, while transformers counts a window back from the longest row's.
+        self.longest = int(getattr(model.config, "sliding_window", None) or 0)
+        heads, width, layers = _attention_shape(model)
+        self.cache = KeyValueCache(
+            layers=layers, heads=heads, width=width, dtype=model.dtype, device=model.device
+        )
+
+    def refresh(self) -> None:
+        """Nothing: the model's own parameters compute."""
+
+    def join(self, sequences: Sequence[Sequence[int]], copies: Sequence[int]) -> torch.Tensor:
+        """See Runner."""
+        places = self.cache.add([len(sequence) for sequence in sequences], copies)
+        fresh = Cache(layers=[DynamicLayer() for _ in range(self._model.config.num_hidden_layers)])
+        states = self._model.base_model(
+            input_ids=_padded(sequences, self._model.device), past_key_values=fresh, use_cache=True
+        ).last_hidden_state
+        for at, layer in enumerate(fresh.layers):
+            pairs = torch.cat([layer.keys, layer.values], 1).transpose(1, 2)
+            for row, sequence in enumerate(sequences):
+                self.cache.fill(at, places[row], pairs[row, : len(sequence)])
+        return _lasts(states, sequences, copies)
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """See Runner."""
+        positions = self.cache.extend()
+        layers = [_StepLayer(self.cache, at) for at in range(self._model.config.num_hidden_layers)]
+        return self._model.base_model(
+            input_ids=tokens[:, None],
+            attention_mask=self.cache.seen(),
+            position_ids=positions[:, None],
+            past_key_values=Cache(layers=layers),
+            use_cache=True,
+        ).last_hidden_state[:, -1]
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """See Runner."""
+        return self._model.get_output_embeddings()(states)
+
+
+class _StepLayer(DynamicLayer):  # type: ignore[misc]
+    """One layer of a KeyValueCache as transformers knows it, for a pass of one token a row."""
+
+    def __init__(self, cache: KeyValueCache, at: int) -> None:
+        super().__init__()
+        self._cache, self._at = cache, at
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write [rows, heads, 1, width] and give views of all there is."""
+        keys, values, _mask = self._cache.write(
+            self._at, torch.cat([key_states[:, :, 0], value_states[:, :, 0]], 1)
+        )
+        return keys, values
+
+    def get_seq_length(self) -> int:
+        """Columns before this pass."""
+        return self._cache.columns - 1
+
+
+def _attention_shape(model: Any) -> tuple[int, int, int]:
+    """Key heads, width of a head and layers, seen in a pass of one token."""
+    fresh = Cache(layers=[DynamicLayer() for _ in range(model.config.num_hidden_layers)])
+    with torch.inference_mode():
+        model.base_model(
+            input_ids=torch.zeros((1, 1), dtype=torch.long, device=model.device),
+            past_key_values=fresh,
+            use_cache=True,
+        )
+    shapes = {tensor.shape for layer in fresh.layers for tensor in (layer.keys, layer.values)}
+    if len(shapes) != 1:
+        raise InvalidInput(f"{type(model).__name__}: keys and values of unlike shapes are not supported")
+    _, heads, _, width = fresh.layers[0].keys.shape
+    return heads, width, len(fresh.layers)

@@ -1,0 +1,243 @@
+"""vLLM behind its HTTP server: token ids in and out, new weights through a folder that both sides see.
+
+    load_weights ──▶ folder/<n>/ ──▶ /pause?mode=wait ──▶ reload_weights from it ──▶ /update_weight_version ──▶ /resume
+
+Its own way of taking weights (/start_weight_update, /update_weights, /finish_weight_update) moves them over NCCL or
+CUDA IPC, which a processor has not; the folder works everywhere. The server needs VLLM_SERVER_DEV_MODE=1 for both.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from services.common.errors import Corrupted, InvalidInput, Mismatch
+from services.policy.engines.base import Capability, Draft, Emit, Ids, Request, Sampling
+from services.policy.engines.remote import (
+    JsonServer,
+    RemoteModel,
+    generate_apart,
+    is_plain,
+    limit_of,
+    seed_of,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from services.common.spec.service import ModelSpec
+    from services.models.loading import LoadedModel
+    from services.policy.engines.vllm_server import VllmServer
+
+_PROBE_TOKENS = 8
+# Of the mean over the probe's tokens, in nats: what another order of sums in bfloat16 stays below.
+_PROBE_BOUND = 0.1
+_WEIGHTS_FILE = "model.safetensors"
+
+
+class VllmEngine:
+    """Completions of one vLLM server.
+
+    folder: where it can read weights; without one it keeps those it has. process: the server, if it is ours to end.
+    """
+
+    name = "vllm"
+
+    def __init__(
+        self,
+        model: RemoteModel,
+        server: JsonServer,
+        *,
+        max_rows: int,
+        folder: Path | None = None,
+        process: VllmServer | None = None,
+    ) -> None:
+        self.facts = model.facts
+        self._model = model
+        self._server = server
+        self._max_rows = max_rows
+        self._folder = folder
+        self._process = process
+        self._served = self._served_name()
+        self._loaded = _load(model.spec) if folder else None
+        self._weights = _weights_of(self._loaded)
+        self._in_doubt = False
+        self._number = 0
+        able: set[Capability] = {
+            "token_ids",
+            "raw_logprobs",
+            "sampled_logprobs",
+            "stop_strings",
+            "resume",
+            "seeds",
+        }
+        self.capabilities: frozenset[Capability] = frozenset(able | ({"weight_updates"} if folder else set()))
+
+    def generate(
+        self, requests: Sequence[Request], stopping: threading.Event, emit: Emit | None = None
+    ) -> list[Draft]:
+        """See Engine. Refuses samplings whose log-probs the server gives only in part."""
+        if self._in_doubt:
+            raise Corrupted(
+                "vLLM did not take over the last weights: nothing is generated until it takes new ones"
+            )
+        for request in requests:
+            sampling = request.sampling
+            if not is_plain(sampling) or sampling.min_new_tokens:
+                # Its log-probs are of the raw logits or of the processed ones, never both.
+                raise InvalidInput(
+                    "the vllm engine samples at temperature 0 or 1 without top-k, top-p and min_new_tokens: elsewhere "
+                    "it has not both log-probs",
+                    {"sampling": "temperature 0 or 1, top_k 0, top_p 1, min_new_tokens 0"},
+                )
+        return generate_apart(self._complete, requests, self.facts, stopping, emit, at_once=self._max_rows)
+
+    def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Have the server load these and what it had of the rest. Raises Mismatch before anything is written."""
+        for name, tensor in tensors.items():
+            own = self._weights.get(name)
+            if own is None:
+                raise Mismatch(f"weights name a tensor this model does not have: {name}")
+            if own.shape != tensor.shape or own.dtype != tensor.dtype:
+                raise Mismatch(
+                    f"{name}: weights bring {tensor.dtype} {list(tensor.shape)}, the model has "
+                    f"{own.dtype} {list(own.shape)}"
+                )
+        if self._folder is None:
+            raise Mismatch("this vllm engine has no weights_folder to hand weights over in")
+        new = {**self._weights, **{name: tensor.cpu() for name, tensor in tensors.items()}}
+        target = self._write(self._folder, new)
+        try:
+            self._reload(target)
+        finally:
+            shutil.rmtree(target, ignore_errors=True)
+        with _no_grad():
+            for name, tensor in tensors.items():
+                self._weights[name].copy_(tensor)
+        self._verify()
+
+    def weights(self) -> Mapping[str, torch.Tensor]:
+        """Names and tensors that are served now; none without a folder."""
+        return self._weights
+
+    def close(self) -> None:
+        """Drop the connections, and end the server if it is ours."""
+        self._server.close()
+        if self._process is not None:
+            self._process.end()
+
+    def decode(self, token_ids: Ids) -> str:
+        """See Engine."""
+        return self._model.decode(token_ids)
+
+    def _served_name(self) -> str:
+        return str(self._server.get("/v1/models")["data"][0]["id"])
+
+    def _complete(self, request: Request) -> Draft:
+        sampling, draft = request.sampling, request.draft
+        answer = self._server.post(
+            "/v1/completions",
+            {
+                "model": self._served,
+                "prompt": [*request.prompt_ids.tolist(), *draft.token_ids.tolist()],
+                "max_tokens": limit_of(request, self.facts),
+                "temperature": sampling.temperature,
+                # The server's own defaults are the model's generation config.
+                "top_p": 1.0,
+                "top_k": 0,
+                "min_p": 0.0,
+                "repetition_penalty": 1.0,
+                "seed": seed_of(request),
+                "stop": list(sampling.stop),
+                "include_stop_str_in_output": True,
+                "stop_token_ids": self._model.ends,
+                "logprobs": 0,
+                "return_token_ids": True,
+            },
+        )
+        choice = answer["choices"][0]
+        tokens, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+        if len(tokens) != len(logprobs):
+            raise Corrupted(f"vLLM gave {len(tokens)} tokens and {len(logprobs)} log-probs")
+        new = np.array(logprobs, np.float32)
+        return Draft(
+            token_ids=np.concatenate([draft.token_ids, np.array(tokens, np.int32)]),
+            raw_logprobs=np.concatenate([draft.raw_logprobs, new]),
+            sampled_logprobs=np.concatenate([draft.sampled_logprobs, new]),
+            finish="length" if choice["finish_reason"] == "length" else "stop",
+        )
+
+    def _verify(self) -> None:
+        """Ask for a few tokens and hold their log-probs against a direct pass of the weights that were handed over.
+
+        A reload that silently does nothing, or half, is the worst that can happen. Raises Corrupted.
+        """
+        from services.models.logprobs import completion_logprobs
+
+        if self._loaded is None:
+            return
+        ids = np.array([(31 * at + 7) % self.facts.vocabulary_size for at in range(_PROBE_TOKENS)], np.int32)
+        sampling = Sampling(temperature=0, max_new_tokens=_PROBE_TOKENS)
+        draft = self._complete(Request(prompt_ids=ids, sampling=sampling))
+        pairs = [(ids, draft.token_ids)]
+        [own] = completion_logprobs(
+            self._loaded.model, pairs, temperature=1.0, token_budget=4 * _PROBE_TOKENS
+        )
+        difference = float(np.abs(own - draft.raw_logprobs).mean())
+        self._in_doubt = not difference <= _PROBE_BOUND
+        if self._in_doubt:
+            raise Corrupted(
+                f"vLLM did not take over the weights: its log-probs are off by {difference:.3f} nats in the mean"
+            )
+
+    def _write(self, folder: Path, tensors: Mapping[str, torch.Tensor]) -> Path:
+        from safetensors.torch import save_file
+
+        self._number += 1
+        target = folder / f"weights-{self._number}"
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        for file in Path(self._model.folder).glob("*.json"):
+            if not file.name.endswith(".index.json"):
+                shutil.copy(file, target)
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()},
+            target / _WEIGHTS_FILE,
+            metadata={"format": "pt"},
+        )
+        return target
+
+    def _reload(self, target: Path) -> None:
+        self._server.post("/pause", mode="wait")
+        try:
+            call: dict[str, Any] = {"method": "reload_weights", "kwargs": {"weights_path": str(target)}}
+            self._server.post("/collective_rpc", call)
+            self._server.post("/update_weight_version", {"new_version": str(self._number)})
+        finally:
+            self._server.post("/resume")
+        found = str(self._server.get("/weight_info")["weight_version"])
+        if found != str(self._number):
+            raise Corrupted(f"vLLM says it serves weights {found}, it was given {self._number}")
+
+
+def _load(spec: ModelSpec) -> LoadedModel:
+    from services.models.loading import load_causal
+
+    return load_causal(spec)
+
+
+def _weights_of(loaded: LoadedModel | None) -> dict[str, torch.Tensor]:
+    from services.models.loading import serving_state
+
+    return {} if loaded is None else dict(serving_state(loaded.model))
+
+
+def _no_grad() -> torch.no_grad:
+    import torch
+
+    return torch.no_grad()

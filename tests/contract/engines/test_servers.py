@@ -1,0 +1,231 @@
+"""What engines behind a URL make of a server's trouble, and of configurations that do not fit."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from services.common.errors import ConfigError, InvalidInput, Overloaded, TrimtabError, Unavailable
+from services.common.spec.service import ModelSpec
+from services.models.logprobs import completion_logprobs
+from services.policy.config import EngineSpec, PolicyConfig
+from services.policy.engines import remote
+from services.policy.engines.base import Draft, Request, Sampling
+from services.policy.engines.choice import needed, open_engine
+from services.policy.engines.remote import JsonServer, RemoteModel, seed_of
+from services.policy.engines.tgi_engine import TgiEngine
+from tests.contract.engines.conftest import CONTEXT
+from tests.fakes.engine_servers import CompletionServer, TgiServer
+from tests.fakes.http_server import HttpServer, Reply
+from tests.fakes.tiny_runs import loaded_from
+
+
+@pytest.fixture
+def model(folders: dict[str, Path]) -> RemoteModel:
+    return RemoteModel(ModelSpec(path=str(folders["llama"])))
+
+
+@pytest.fixture
+def tgi(folders: dict[str, Path], model: RemoteModel) -> Iterator[tuple[TgiEngine, TgiServer]]:
+    answering = TgiServer(loaded_from(folders["llama"]), model.ends)
+    with HttpServer(answering) as server:
+        engine = TgiEngine(model, server.url, max_rows=2)
+        yield engine, answering
+        engine.close()
+
+
+def ask(model: RemoteModel, text: str = "Once", sampling: Sampling | None = None) -> list[Request]:
+    ids = np.array(model.tokenizer(text)["input_ids"], np.int32)
+    return [Request(prompt_ids=ids, sampling=sampling or Sampling(temperature=0, max_new_tokens=4))]
+
+
+def get(url: str, path: str) -> None:
+    server = JsonServer("vllm", url)
+    try:
+        server.get(path)
+    finally:
+        server.close()
+
+
+def run(engine: TgiEngine, requests: list[Request]) -> list[Draft]:
+    return engine.generate(requests, threading.Event())
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "error"),
+    [
+        (422, "validation", InvalidInput),
+        (424, "generation", Unavailable),
+        (424, "incomplete_generation", Unavailable),
+    ],
+)
+def test_tgi_errors_are_ours(
+    tgi: tuple[TgiEngine, TgiServer], model: RemoteModel, status: int, kind: str, error: type[TrimtabError]
+) -> None:
+    """The caller's mistake is one, what broke over there is not; the server's words are kept."""
+    engine, server = tgi
+    server.failures = [(status, kind, "as documented")]
+    with pytest.raises(error, match="TGI: as documented"):
+        run(engine, ask(model))
+
+
+def test_a_full_server_is_asked_again(
+    tgi: tuple[TgiEngine, TgiServer], model: RemoteModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """429 twice, then an answer: the completion comes. One that stays full is an Overloaded in the end."""
+    engine, server = tgi
+    monkeypatch.setattr(remote, "_FIRST_PAUSE_SECONDS", 0.001)
+    server.failures = [(429, "overloaded", "Model is overloaded")] * 2
+    [draft] = run(engine, ask(model))
+    assert draft.finish is not None
+    assert server.failures == []
+    monkeypatch.setattr(remote, "_LONGEST_PAUSE_SECONDS", 0.002)
+    server.failures = [(429, "overloaded", "Model is overloaded")] * 9
+    with pytest.raises(Overloaded, match="Model is overloaded"):
+        run(engine, ask(model))
+
+
+def test_a_server_that_is_away_is_unavailable(model: RemoteModel) -> None:
+    """Nobody listens: one line that says so, from each kind of client."""
+    with pytest.raises(Unavailable, match="TGI does not answer"):
+        run(TgiEngine(model, "http://127.0.0.1:9", max_rows=1), ask(model))
+    with pytest.raises(Unavailable, match="vllm does not answer"):
+        get("http://127.0.0.1:9", "/v1/models")
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "message"),
+    [
+        (Reply({"error": {"message": "too long"}}, 400), InvalidInput, "vllm answered 400: too long"),
+        (Reply({"detail": "no room"}, 429), Overloaded, "vllm answered 429: no room"),
+        (Reply(b"<h1>oops</h1>", 502), Unavailable, "vllm answered 502: <h1>oops</h1>"),
+    ],
+)
+def test_json_servers_errors(reply: Reply, error: type[TrimtabError], message: str) -> None:
+    """By the status; the message is found wherever such servers put it."""
+    with HttpServer(lambda *_: reply) as server, pytest.raises(error, match=message):
+        get(server.url, "/")
+
+
+def test_temperature_changes_which_logprobs_there_are(
+    tgi: tuple[TgiEngine, TgiServer], model: RemoteModel, folders: dict[str, Path]
+) -> None:
+    """TGI's log-probs are after temperature: at 0.7 they are the sampled ones, and raw ones are not there."""
+    engine, _ = tgi
+    requests = ask(model, sampling=Sampling(temperature=0.7, seed=2, max_new_tokens=6))
+    [draft] = run(engine, requests)
+    loaded = loaded_from(folders["llama"])
+    pairs = [(requests[0].prompt_ids, draft.token_ids)]
+    [expected] = completion_logprobs(loaded.model, pairs, temperature=0.7, token_budget=100)
+    np.testing.assert_allclose(draft.sampled_logprobs, expected, atol=2e-5, rtol=0)
+    assert len(draft.raw_logprobs) == 0
+
+
+def test_logprobs_of_a_text(
+    tgi: tuple[TgiEngine, TgiServer], model: RemoteModel, folders: dict[str, Path]
+) -> None:
+    """decoder_input_details gives the reference log-probs of a text's tokens but the first."""
+    ids, logprobs = tgi[0].prompt_logprobs("Once upon")
+    whole = np.array(model.tokenizer("Once upon")["input_ids"], np.int32)
+    assert ids.tolist() == whole[1:].tolist()
+    loaded = loaded_from(folders["llama"])
+    [expected] = completion_logprobs(
+        loaded.model, [(whole[:1], whole[1:])], temperature=1.0, token_budget=100
+    )
+    np.testing.assert_allclose(logprobs, expected, atol=2e-5, rtol=0)
+
+
+def test_ids_that_are_no_texts_encoding_are_refused(
+    tgi: tuple[TgiEngine, TgiServer], model: RemoteModel
+) -> None:
+    """Half a character cannot be sent as text: refused, not sent as something else."""
+    half = model.tokenizer("ü")["input_ids"][:1]
+    request = Request(prompt_ids=np.array(half, np.int32), sampling=Sampling(max_new_tokens=2))
+    with pytest.raises(InvalidInput, match="not the encoding of any"):
+        run(tgi[0], [request])
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(temperature=0.7), Sampling(top_k=3), Sampling(top_p=0.5), Sampling(min_new_tokens=2)],
+)
+def test_vllm_refuses_what_it_has_no_logprobs_for(
+    folders: dict[str, Path], model: RemoteModel, sampling: Sampling
+) -> None:
+    """Its log-probs are of one distribution: samplings for which both would differ are refused."""
+    with HttpServer(CompletionServer(loaded_from(folders["llama"]), model.ends)) as server:
+        engine, _ = open_engine(config(folders["llama"], kind="vllm", url=server.url))
+        with pytest.raises(InvalidInput, match="temperature 0 or 1"):
+            engine.generate(ask(model, sampling=sampling), threading.Event())
+        engine.close()
+
+
+def test_seeds_for_servers_depend_on_all_three() -> None:
+    """Seed, completion and place of the continuation each give another number; it fits 63 bits."""
+    prompt, token = np.array([1], np.int32), Draft(token_ids=np.array([1], np.int32))
+    seeds = [
+        seed_of(Request(prompt_ids=prompt, sampling=Sampling(seed=seed), index=index, draft=draft))
+        for seed in (0, 1, 2**64 - 1)
+        for index in (0, 1)
+        for draft in (Draft(), token)
+    ]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def config(folder: Path, **engine: object) -> PolicyConfig:
+    return PolicyConfig.model_validate(
+        {"model": {"path": str(folder), "dtype": "float32", "threads": 1}, "engine": engine}
+    )
+
+
+def test_an_engine_that_cannot_do_what_a_run_asks_does_not_start(folders: dict[str, Path]) -> None:
+    """A stage needs ids and both log-probs, a learner's weights somebody who takes them, and what is named counts."""
+    plain = config(folders["llama"], kind="tgi", url="http://127.0.0.1:9", require=["seeds"])
+    assert needed(plain) == {"seeds"}
+    assert open_engine(plain)[0].name == "tgi"
+    staged = plain.model_copy(update={"queue": object(), "weights": object()})
+    with pytest.raises(ConfigError, match=r"tgi cannot .* raw_logprobs, token_ids, weight_updates"):
+        open_engine(staged)
+    with (
+        pytest.raises(ConfigError, match=r"openai cannot .* logits_processors"),
+        HttpServer(models) as server,
+    ):
+        open_engine(config(folders["llama"], kind="openai", url=server.url, require=["logits_processors"]))
+
+
+def models(*_: object) -> Reply:
+    return Reply({"data": [{"id": "one"}]})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "vllm"}, "the vllm engine needs a url or a command"),
+        ({"kind": "tgi"}, "the tgi engine needs a url"),
+        ({"kind": "tgi", "command": ["tgi"]}, "command is for the vllm engine"),
+        ({"kind": "vllm", "command": ["vllm"], "url": "http://a"}, "in place of a url"),
+        ({"kind": "transformers", "url": "http://a"}, "runs in process"),
+        (
+            {"kind": "openai", "url": "http://a", "weights_folder": "/w"},
+            "weights_folder is for the vllm engine",
+        ),
+    ],
+)
+def test_engines_that_are_no_whole(fields: dict[str, object], message: str) -> None:
+    """A table that names too little or too much says which."""
+    with pytest.raises(ValidationError, match=message):
+        EngineSpec.model_validate(fields)
+
+
+def test_context_of_the_server_model(model: RemoteModel, folders: dict[str, Path]) -> None:
+    """Facts come from the folder alone, and are those of the loaded model."""
+    own = loaded_from(folders["llama"]).facts
+    assert model.facts.context_length == own.context_length == CONTEXT
+    assert model.facts.tokenizer_fingerprint == own.tokenizer_fingerprint
+    assert model.facts.vocabulary_size == own.vocabulary_size

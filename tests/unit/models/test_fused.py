@@ -1,0 +1,61 @@
+"""The fused decoder: the same numbers as the model's own pass, also after its weights changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from services.models.fused import FusedDecoder, _CausalRow, fuse
+from tests.fakes.tiny_models import make_tiny_causal, make_tiny_gpt2
+from tests.fakes.tiny_runs import loaded_from
+
+IDS = torch.tensor([11, 40, 7, 99, 250, 3, 60])
+
+
+def both(model: Any, fused: FusedDecoder) -> tuple[torch.Tensor, torch.Tensor]:
+    """Last states of the model's own pass and of the fused one."""
+    with torch.inference_mode():
+        own = model.base_model(input_ids=IDS[None], use_cache=False).last_hidden_state[0].float()
+        return own, fused.states(IDS, torch.arange(len(IDS)), _CausalRow(fused)).float()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.06)])
+def test_states_and_logits_are_the_models(tmp_path: Path, dtype: str, tolerance: float) -> None:
+    """Within the dtype's rounding, for grouped heads, at every position."""
+    model = loaded_from(make_tiny_causal(tmp_path / "m", width=32), dtype).model
+    fused = fuse(model)
+    assert fused is not None
+    own, found = both(model, fused)
+    torch.testing.assert_close(found, own, atol=tolerance, rtol=tolerance)
+    with torch.inference_mode():
+        states = own.to(model.dtype)
+        expected = model.get_output_embeddings()(states)
+        torch.testing.assert_close(fused.logits(states), expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_written_in_place_are_followed(tmp_path: Path, dtype: str) -> None:
+    """After a refresh the copies in oneDNN's order are the new weights': never an answer of old ones."""
+    model = loaded_from(make_tiny_causal(tmp_path / "m", width=32), dtype).model
+    fused = fuse(model)
+    assert fused is not None
+    before, _ = both(model, fused)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    fused.refresh()
+    own, found = both(model, fused)
+    # A state far out in bfloat16 may be off by more than the rest: the mean tells old weights from new ones.
+    assert float((found - own).abs().mean()) < 0.05
+    assert float((own - before).abs().mean()) > 0.1
+
+
+def test_other_models_are_left_alone(tmp_path: Path) -> None:
+    """A GPT-2 has another form; a Llama that scales its states computes something else: neither is fused."""
+    assert fuse(loaded_from(make_tiny_gpt2(tmp_path / "gpt2")).model) is None
+    model = loaded_from(make_tiny_causal(tmp_path / "m", width=32)).model
+    model.base_model.layers[0].register_forward_hook(lambda _module, _inputs, output: output * 1.5)
+    assert fuse(model) is None
