@@ -8,6 +8,8 @@ checkpoints fit into memory.
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from services.common.spec.run import RunSpec
 from services.learner.sample import Sample
 from services.learner.training import Trainer
 from services.models.loading import LoadedModel, encode_prompt, load_causal
+from services.models.snapshot_delta import bits_of
 from services.policy.engines.base import Request, Sampling
 from services.policy.engines.transformers_engine import TransformersEngine
 
@@ -58,9 +61,18 @@ class Record:
             yield state
 
 
-def bits_of(tensor: torch.Tensor) -> Any:
-    """The tensor's bit patterns, [numel] uint16, sharing its memory."""
-    return tensor.detach().reshape(-1).view(torch.int16).numpy().view(np.uint16)
+def recorded(learning_rate: float, steps: int) -> Record:
+    """The steps, trained now; or from TRIMTAB_WEIGHTS_RECORD, a folder where they are kept for the next time."""
+    folder = os.environ.get("TRIMTAB_WEIGHTS_RECORD")
+    if not folder:
+        return record(learning_rate, steps)
+    path = Path(folder) / f"{learning_rate:g}.pickle"
+    if not path.is_file():
+        path.write_bytes(pickle.dumps(record(learning_rate, steps), protocol=5))
+    whole: Record = pickle.loads(path.read_bytes())  # noqa: S301 - this benchmark's own
+    if len(whole.steps) < steps:
+        raise SystemExit(f"benchmarks.weights: {path} has {len(whole.steps)} steps of {steps}")
+    return Record(whole.start, whole.steps[:steps])
 
 
 def record(learning_rate: float, steps: int, *, seed: int = 1) -> Record:

@@ -37,7 +37,7 @@ class Versions:
 
     step_of: dict[str, int]
     remembered: int = 64
-    digest_of: dict[tuple[int, int], str] = field(default_factory=dict)
+    digest_of: dict[tuple[int, int], str] = field(default_factory=dict, compare=False)
     """By (epoch, step), of what this learner published."""
 
     def publish(self, version: Version) -> None:

@@ -12,8 +12,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 
 from services.common.errors import Corrupted
+from services.models.delta import Changes
 from services.models.manifest import Manifest, TensorEntry, Version, entry_of, whole_digest
-from services.models.snapshot_delta import delta_between
+from services.models.snapshot_delta import encoded_delta, tensor_changes
 from services.models.snapshots import KEPT_DELTAS, Layout, Snapshot, WeightStore, selected
 
 __all__ = ["Layout", "PublishedWeights", "Snapshot", "selected"]
@@ -46,12 +47,17 @@ class PublishedWeights(WeightStore):
         known = before.manifest.by_name() if before else {}
         entries: list[TensorEntry] = []
         tensors: dict[str, torch.Tensor] = {}
+        changes: dict[str, Future[Changes]] = {}
         for name, tensor in state.items():
             entry = known[name] if name in frozen and name in known else entry_of(name, tensor)
             entries.append(entry)
+            if before is not None and known.get(name) == entry:
+                tensors[name] = before.tensors[name]
+                continue
             # Copied right after it was hashed: it is still in the processor's cache then.
-            same = before is not None and known.get(name) == entry
-            tensors[name] = before.tensors[name] if before and same else tensor.detach().to("cpu", copy=True)
+            tensors[name] = tensor.detach().to("cpu", copy=True)
+            if self._encoder is not None and before is not None and _alike(known.get(name), entry):
+                changes[name] = self._encoder.submit(tensor_changes, before.tensors[name], tensors[name])
         digest = whole_digest(tuple(entries))
         if before is not None:
             old = before.manifest.version
@@ -62,7 +68,7 @@ class PublishedWeights(WeightStore):
         self._digests[epoch, step] = digest
         while len(self._digests) > 4 * KEPT_DELTAS:
             self._digests.pop(next(iter(self._digests)))
-        self.add(snapshot, self._delta_from(before, snapshot))
+        self.add(snapshot, self._delta_from(before, snapshot, changes))
         self._last = snapshot
         return version, True
 
@@ -75,18 +81,25 @@ class PublishedWeights(WeightStore):
                 f"published were {published[:12]}"
             )
 
-    def _delta_from(self, before: Snapshot | None, snapshot: Snapshot) -> tuple[str, Future[bytes]] | None:
-        if before is None or self._encoder is None or not _same_shapes(before.manifest, snapshot.manifest):
+    def _delta_from(
+        self, before: Snapshot | None, snapshot: Snapshot, changes: Mapping[str, Future[Changes]]
+    ) -> tuple[str, Future[bytes]] | None:
+        """What leads here from the version before: None where that is another model, or has the same bytes."""
+        if before is None or self._encoder is None or not changes:
             return None
-        if before.manifest.version.digest == snapshot.manifest.version.digest:
+        known = before.manifest.by_name()
+        if len(known) != len(snapshot.manifest.tensors) or not all(
+            _alike(known.get(entry.name), entry) for entry in snapshot.manifest.tensors
+        ):
             return None
-        future = self._encoder.submit(
-            delta_between, before.tensors, before.manifest, snapshot.tensors, snapshot.manifest
-        )
+        # The one thread has done with the tensors when it comes to this.
+        future = self._encoder.submit(_encoded, changes, snapshot.manifest)
         return before.manifest.version.digest, future
 
 
-def _same_shapes(one: Manifest, other: Manifest) -> bool:
-    return [(entry.name, entry.dtype, entry.shape) for entry in one.tensors] == [
-        (entry.name, entry.dtype, entry.shape) for entry in other.tensors
-    ]
+def _encoded(changes: Mapping[str, Future[Changes]], manifest: Manifest) -> bytes:
+    return encoded_delta({name: change.result() for name, change in changes.items()}, manifest)
+
+
+def _alike(one: TensorEntry | None, other: TensorEntry) -> bool:
+    return one is not None and (one.dtype, one.shape) == (other.dtype, other.shape)

@@ -212,5 +212,7 @@ def _unpacked(data: memoryview, most: int) -> Bytes:
     size = zstandard.frame_content_size(bytes(data[:18]))
     if not 0 <= size <= most:
         raise Corrupted(f"a delta's stream would have {size} bytes, at most {most} are possible")
-    whole = zstandard.ZstdDecompressor().decompress(data, max_output_size=max(size, 1))
+    whole = zstandard.ZstdDecompressor().decompress(
+        data, max_output_size=max(size, 1), allow_extra_data=False
+    )
     return np.frombuffer(whole, np.uint8)

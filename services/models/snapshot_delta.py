@@ -32,18 +32,15 @@ def bits_of(tensor: torch.Tensor) -> delta.Bits:
     return flat
 
 
-def delta_between(
-    old: Mapping[str, torch.Tensor], before: Manifest, new: Mapping[str, torch.Tensor], after: Manifest
-) -> bytes:
-    """What leads from one version's tensors to another's. Both have the same names and shapes."""
-    known = before.by_name()
-    each = []
-    for entry in after.tensors:
-        same = known[entry.name].digest == entry.digest
-        each.append(
-            delta.UNCHANGED if same else delta.difference(bits_of(old[entry.name]), bits_of(new[entry.name]))
-        )
-    sizes = [elements(entry) for entry in after.tensors]
+def tensor_changes(old: torch.Tensor, new: torch.Tensor) -> delta.Changes:
+    """What changed in one tensor. Both have the same shape and dtype."""
+    return delta.difference(bits_of(old), bits_of(new))
+
+
+def encoded_delta(changes: Mapping[str, delta.Changes], manifest: Manifest) -> bytes:
+    """Changes by tensor as bytes that lead to the manifest's version."""
+    sizes = [elements(entry) for entry in manifest.tensors]
+    each = [changes.get(entry.name, delta.UNCHANGED) for entry in manifest.tensors]
     return delta.encoded(delta.joined(each, sizes), sum(sizes))
 
 

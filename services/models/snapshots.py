@@ -119,11 +119,6 @@ class WeightStore:
             raise Mismatch(f"weights of epoch {version.epoch}, step {version.step} are not here (any more)")
         return found
 
-    def holds(self, version: Version) -> bool:
-        """Whether exactly this version is here."""
-        with self._lock:
-            return version in self._snapshots
-
     def add(self, snapshot: Snapshot, delta: tuple[str, Future[bytes]] | None = None) -> None:
         """Hold this one as the newest. `delta`: the digest that it leads from, and its bytes when they are made."""
         version = snapshot.manifest.version

@@ -93,7 +93,7 @@ class WeightServicer(wire_grpc.WeightServiceServicer):
         """What leads to a version: the delta from what the caller has, or the named tensors, from the offset on."""
         want = version_of(request.want) if request.HasField("want") else None
         if request.wait and want is not None:
-            while not self._closing and not self._holds(want):
+            while not self._closing and self._is_to_come(want):
                 yield wire.FetchWeightsResponse()
                 await self._a_change()
         stream = await self._stream(self._snapshot(want), request)
@@ -123,8 +123,10 @@ class WeightServicer(wire_grpc.WeightServiceServicer):
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._changed.wait(), STILL_HERE_SECONDS)
 
-    def _holds(self, version: Version) -> bool:
-        return self._store is not None and self._store.holds(version)
+    def _is_to_come(self, version: Version) -> bool:
+        """Whether this version is not here yet; one that was passed over never will be."""
+        newest = self._newest()
+        return newest is None or not newest.at_least(version)
 
     def _newest(self) -> Version | None:
         if self._store is None:
