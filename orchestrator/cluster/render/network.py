@@ -1,6 +1,6 @@
 """NetworkPolicies of a run: nobody to nobody, then exactly the picture. Knows ports and labels, no pod.
 
-policy ──weights──▶ learner ◀──rendezvous──▶ learner        operator ──▶ every pod of the run
+policy ◀─weights─▶ policy ──weights──▶ learner ◀──rendezvous──▶ learner    operator ──▶ every pod of the run
   │                   │                                      monitoring ──▶ metrics ports
   ├── queue ──▶ redis ◀── queue ──┤                          every pod ──▶ DNS
 reference ── queue ──▶  reward ── queue ──┘  reward (a bridge) ── gRPC ──▶ RewardModel
