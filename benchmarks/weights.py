@@ -2,8 +2,8 @@
 
 SmolLM2-135M in bfloat16, 20 PPO steps at rates 1e-6 and 1e-5 (weights_steps.py). Shares are means of steps 5 to 20;
 every version is brought up from the one before by its delta and compared bit by bit. Links are a throttled proxy
-between a learner's and a replica's process (weights_link.py); a time is from the call of `publish` to the engine serving
-the version, all of hashing, copying, encoding, sending, applying and verifying, once with deltas and once without.
+between a learner's and a replica's process (weights_link.py); a time is from the call of `publish` to the engine
+serving the version, all of hashing, copying, encoding, sending, applying and verifying, with deltas and without.
 
     delta_share_1e6, _1e5       bytes of a delta over all bytes
     vs_entropy                  the same over the entropy of the change: which elements, by tensor, and their

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 Bytes = npt.NDArray[np.uint8]
 _FETCH_SECONDS = 600.0
 _VERIFIED_BYTES = 8 * 2**20
+_SLOWEST = 100
+"""Times `stall_seconds` that a peer may take over the whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,7 @@ class Fetch:
         )
         call = stub.FetchWeights(request, timeout=_FETCH_SECONDS)
         patience, began = self._patience, time.monotonic()
+        window, before = began, self.arrived
         try:
             messages = aiter(call)
             while True:
@@ -125,9 +128,14 @@ class Fetch:
                     return
                 except TimeoutError:
                     raise Unavailable(f"nothing came for {patience.stall_seconds:g} s") from None
+                now = time.monotonic()
                 if piece.data:
                     yield piece
-                elif time.monotonic() - began > patience.peer_wait_seconds:
+                    if peer and now - window > patience.stall_seconds:
+                        if (self.arrived - before) * _SLOWEST < piece.total_bytes:
+                            raise Unavailable("it is too slow")
+                        window, before = now, self.arrived
+                elif now - began > patience.peer_wait_seconds:
                     raise Unavailable(f"it had nothing yet after {patience.peer_wait_seconds:g} s")
         finally:
             call.cancel()

@@ -375,7 +375,7 @@ def silent_peer() -> Iterator[str]:
         yield f"127.0.0.1:{listening.getsockname()[1]}"
 
 
-@pytest.mark.parametrize("kind", ["dead", "silent", "never has it", "damaged"])
+@pytest.mark.parametrize("kind", ["dead", "silent", "slow", "never has it", "damaged"])
 async def test_a_peer_that_does_not_deliver_holds_up_nobody(
     kind: str,
     loaded: LoadedModel,  # noqa: F811
@@ -383,7 +383,7 @@ async def test_a_peer_that_does_not_deliver_holds_up_nobody(
     state: State,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Gone, stopped, without the version or with wrong bytes: the learner is asked instead, and is told who failed."""
+    """Gone, stopped, trickling, without the version, with wrong bytes: the learner is asked, and told who failed."""
     learner, reported = WeightsOnly(weights), list[str]()
     real = learner.servicer.ReportVersion
 
@@ -394,6 +394,16 @@ async def test_a_peer_that_does_not_deliver_holds_up_nobody(
     learner.servicer.ReportVersion = noted  # type: ignore[method-assign]
     empty = WeightStore()
     peers = Peers(empty, [])
+    if kind == "slow":
+
+        async def trickling(request: wire.FetchWeightsRequest, context: Any) -> AsyncIterator[Any]:
+            for at in range(500):
+                await asyncio.sleep(0.1)
+                yield wire.FetchWeightsResponse(
+                    encoding=wire.WEIGHT_ENCODING_DELTA, total_bytes=100_000, offset=at, data=b"x"
+                )
+
+        peers.servicer.FetchWeights = trickling  # type: ignore[method-assign]
     if kind == "damaged":
         monkeypatch.setattr(DeltaStream, "chunk", lambda *_: b"x" * 10)
     async with (
