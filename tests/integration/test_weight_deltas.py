@@ -228,6 +228,30 @@ async def test_where_everything_changed_whole_tensors_are_less(
     assert encodings(logs) == ["full"]
 
 
+async def test_a_delta_that_could_not_be_made_is_done_without(
+    loaded: LoadedModel,  # noqa: F811
+    weights: PublishedWeights,  # noqa: F811
+    state: State,  # noqa: F811
+    logs: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whole tensors are sent, and the log says why."""
+
+    def broken(*_: Any) -> bytes:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("services.learner.weights.encoded_delta", broken)
+    learner = WeightsOnly(weights)
+    async with serving(ServiceSpec(), learner) as where, replica(loaded, where.grpc) as one:
+        await arrival(one.policy, publish(learner, weights, 0, state))
+        nudge(state, seed=1)
+        version = publish(learner, weights, 1, state)
+        await arrival(one.policy, version)
+        assert_serves(one.policy, state, version)
+    assert encodings(logs) == ["full"]
+    assert any(entry["event"] == "a delta could not be made" for entry in logs)
+
+
 @pytest.mark.parametrize("damage", ["flip", "short"])
 async def test_a_wrong_delta_falls_back_to_whole_tensors(
     damage: str,
