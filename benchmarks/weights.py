@@ -30,7 +30,7 @@ import torch
 
 from benchmarks import harness
 from benchmarks.weights_fanout import egress
-from benchmarks.weights_link import Sync, syncs
+from benchmarks.weights_link import Sync, quiet_logs, syncs
 from benchmarks.weights_steps import Record, State, recorded
 from services.models import delta
 from services.models.manifest import Manifest, Version, entries_of, whole_digest
@@ -185,6 +185,7 @@ def on_paper(share: float, encode: float, apply: float, elements: float) -> None
 
 def measure(quick: bool) -> Mapping[str, float]:
     """All figures."""
+    quiet_logs()
     steps, first = (8, 5) if quick else (STEPS, FIRST)
     figures: dict[str, float] = {}
     worst = 0.0

@@ -20,6 +20,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from benchmarks.weights_steps import MODEL, Record
+from services.common.allocator import keep_freed_memory
+from services.common.spec.service import LogSpec
+from services.common.telemetry import configure_logging
 
 CONTEXT = multiprocessing.get_context("spawn")
 PIECE = 1 << 16
@@ -33,6 +36,11 @@ class Sync:
     publish_seconds: float
     seconds: float
     size: int
+
+
+def quiet_logs() -> None:
+    """Warnings on stderr; stdout belongs to the result."""
+    configure_logging(LogSpec(level="warning"), "benchmark", "weights")
 
 
 class Proxy:
@@ -158,9 +166,8 @@ def _proxy_main(pipe: Connection, address: str, rate: float) -> None:
 
 
 def _learner_main(pipe: Connection, record: Record) -> None:
-    from services.common.allocator import keep_freed_memory
-
     keep_freed_memory()
+    quiet_logs()
     asyncio.run(_learn(pipe, chain([record.start], record.states())))
 
 
@@ -215,9 +222,8 @@ class WeightsAlone:
 
 
 def _replica_main(pipe: Connection, address: str, deltas: bool) -> None:
-    from services.common.allocator import keep_freed_memory
-
     keep_freed_memory()
+    quiet_logs()
     asyncio.run(_follow(pipe, address, deltas))
 
 

@@ -22,6 +22,7 @@ from orchestrator.planning.processes import Limits
 from services.common.errors import Corrupted
 from services.common.spec.run import RunSpec
 from services.common.stages.tools import RedisTools
+from services.learner.run import Run
 from services.models.loading import load_causal, serving_state
 from services.models.manifest import entries_of, whole_digest
 from services.models.wire import version_of
@@ -135,6 +136,22 @@ def test_a_replica_that_serves_other_weights_than_it_says_ends_the_run(
     ):
         run_here(small_spec(files), tmp_path / "run")
     assert not (tmp_path / "run" / "metrics.jsonl").exists() or rows_of(tmp_path / "run") == []
+
+
+def test_what_a_reader_reports_wrongly_ends_the_run(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the next boundary, with the line that the weight service had for it; the step before it stands."""
+    real = Run._train_on
+
+    async def then_refused(run: Run, batch: Any, started: float) -> None:
+        await real(run, batch, started)
+        run.refuse(Corrupted("p:1 serves other weights"))
+
+    monkeypatch.setattr(Run, "_train_on", then_refused)
+    with pytest.raises(Corrupted, match="p:1 serves other weights"):
+        run_here(small_spec(files), tmp_path / "run")
+    assert [row["step"] for row in rows_of(tmp_path / "run")] == [1]
 
 
 def test_an_algorithm_that_no_run_can_train_with_is_refused(files: Path, tmp_path: Path) -> None:
