@@ -58,8 +58,9 @@ def main() -> None:
         *("--host", "127.0.0.1", "--port", port, "--served-model-name", NAME),
         *("--runner", "pooling", "--dtype", settings.dtype, "--max-model-len", str(settings.max_tokens)),
     ]
-    vllm = Path(sys.executable).with_name("vllm")
-    os.execve(vllm, [str(vllm), "serve", str(folder), *flags], environment)  # noqa: S606 - no shell is meant
+    # The module, not the command `vllm`: that one asks for a package of that name, and the processor's has another.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), *flags]
+    os.execve(sys.executable, command, environment)  # noqa: S606 - no shell is meant
 
 
 if __name__ == "__main__":

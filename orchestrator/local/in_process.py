@@ -96,7 +96,8 @@ def _reward(spec: RunSpec, stage: str, name: str) -> RewardProcessor:
 
 def _learner(spec: RunSpec, out: Path, server: MemoryServer, policy: Policy, executor: Executor) -> Run:
     loaded = load_causal(spec.model)
-    weights = PublishedWeights(tokenizer_fingerprint=loaded.facts.tokenizer_fingerprint)
+    # Nothing goes over a wire, so nobody asks for deltas.
+    weights = PublishedWeights(tokenizer_fingerprint=loaded.facts.tokenizer_fingerprint, deltas=False)
     prompts = load_prompts(
         spec.data,
         loaded.tokenizer,

@@ -151,9 +151,17 @@ def _model(spec: RunSpec) -> dict[str, Any]:
     return spec.model.model_dump(mode="json", exclude_none=True)
 
 
-def _policy(_name: str, spec: RunSpec, around: Surroundings) -> dict[str, Any]:
-    weights = {"weights": {"address": around.address("learner")}} if "learner" in around.ports else {}
-    return {"model": _model(spec), **weights}
+def _policy(name: str, spec: RunSpec, around: Surroundings) -> dict[str, Any]:
+    if "learner" not in around.ports:
+        return {"model": _model(spec)}
+    weights = {
+        "address": around.address("learner"),
+        "peer_address": around.address(name),
+        # One more than may be trained on: until a new version is there, everyone is behind.
+        "max_behind_steps": spec.rollout.max_staleness + 1,
+        "swap": spec.rollout.swap,
+    }
+    return {"model": _model(spec), "weights": weights}
 
 
 def _reference(_name: str, spec: RunSpec, _around: Surroundings) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import asyncio
 from concurrent.futures import Executor
 from pathlib import Path
 
-from services.common.drain_mark import DrainMark
+from services.common.drain_mark import AnyMark, DrainMark, Mark
 from services.common.spec.service import QueueSpec
 from services.common.stages.redis_stages import RedisStages
 from services.common.worker import StageProcessor, StageWorker
@@ -27,6 +27,7 @@ class QueueWorker:
         *,
         replica: str,
         drain_file: Path | None = None,
+        rest: Mark | None = None,
     ) -> None:
         self.stage = stage
         self._queue = RedisStages(
@@ -45,7 +46,7 @@ class QueueWorker:
             renew_seconds=spec.renew_seconds,
             attempt_limit=spec.attempt_limit,
             replica=replica,
-            mark=DrainMark(drain_file),
+            mark=DrainMark(drain_file) if rest is None else AnyMark(DrainMark(drain_file), rest),
         )
         self._task: asyncio.Task[None] | None = None
 

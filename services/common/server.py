@@ -36,7 +36,7 @@ from services.common.access.gate import Gate
 from services.common.access.opening import open_gate
 from services.common.access.safety import check_access
 from services.common.access.tls import TlsFiles
-from services.common.drain_mark import DrainMark
+from services.common.drain_mark import DrainMark, Mark
 from services.common.errors import ConfigError
 from services.common.http_guard import AsgiApp, Stage
 from services.common.interceptors import CallGuard
@@ -93,6 +93,13 @@ class AnswersHttp(Protocol):
 
 
 @runtime_checkable
+class Rests(Protocol):
+    """An application that is not ready at times, though it answers: while `rest` is there."""
+
+    rest: Mark
+
+
+@runtime_checkable
 class WritesLast(Protocol):
     """An application that has something to write when the last call has ended."""
 
@@ -132,7 +139,8 @@ class ServiceServer:
         self._draining = False
         self._marked = False
         self._mark = DrainMark(spec.server.drain_file)
-        self._following: asyncio.Task[None] | None = None
+        self._resting = False
+        self._following: list[asyncio.Task[None]] = []
         self._names: tuple[str, ...] = ()
         self.endpoints = Endpoints("", "", "")
 
@@ -188,15 +196,25 @@ class ServiceServer:
         await self._application.start()
         self._guard.ready = True
         await self._set_health(_SERVING)
-        self._following = asyncio.create_task(self._mark.follow(self._heed))
+        self._following.append(asyncio.create_task(self._mark.follow(self._heed)))
+        if isinstance(self._application, Rests):
+            self._following.append(asyncio.create_task(self._application.rest.follow(self._heed_rest)))
         _log.info("serving")
 
     async def _heed(self, marked: bool) -> None:
         """Callers are to go elsewhere, or may come again. Health alone says it: who comes late is answered."""
         self._marked = marked
         DRAINING.set(marked)
-        await self._set_health(_NOT_SERVING if marked else _SERVING)
+        await self._tell_health()
         _log.info("marked to drain: not ready" if marked else "the mark is gone: ready")
+
+    async def _heed_rest(self, resting: bool) -> None:
+        self._resting = resting
+        await self._tell_health()
+        _log.info("resting: not ready" if resting else "rested: ready")
+
+    async def _tell_health(self) -> None:
+        await self._set_health(_NOT_SERVING if self._marked or self._resting else _SERVING)
 
     async def drain(self) -> None:
         """NOT_SERVING, hand back, let calls end; all within spec.server.drain_seconds."""
@@ -228,8 +246,8 @@ class ServiceServer:
             self._metrics = None
 
     def _follow_no_more(self) -> None:
-        if self._following is not None:
-            self._following.cancel()
+        for task in self._following:
+            task.cancel()
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in self._names:

@@ -25,7 +25,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from services.common import tracing
-from services.common.drain_mark import DrainMark
+from services.common.drain_mark import DrainMark, Mark
 from services.common.errors import Corrupted, TrimtabError, Unavailable
 from services.common.failures import error_info, failed_payload
 from services.common.stage_metrics import StageMetrics
@@ -92,7 +92,7 @@ class StageWorker:
         attempt_limit: int = ATTEMPT_LIMIT,
         replica: str = "",
         block_seconds: float = BLOCK_SECONDS,
-        mark: DrainMark | None = None,
+        mark: Mark | None = None,
     ) -> None:
         self._queue = queue
         self._stage = stage
@@ -102,7 +102,7 @@ class StageWorker:
         self._renew_seconds = renew_seconds
         self._attempt_limit = attempt_limit
         self._block_seconds = block_seconds
-        self._mark = mark or DrainMark(None)
+        self._mark: Mark = mark or DrainMark(None)
         self._marked = False
         # What processors look at: set while this worker is to hold nothing, for now (marked) or for good.
         self._letting_go = threading.Event()

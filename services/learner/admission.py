@@ -5,10 +5,11 @@ Only the learner creates work: at most (max_staleness + 1) * batch - in flight. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from services.common.errors import Corrupted
 from services.common.spec.run import RolloutSpec
 from services.models.manifest import Version
 
@@ -36,13 +37,26 @@ class Versions:
 
     step_of: dict[str, int]
     remembered: int = 64
+    digest_of: dict[tuple[int, int], str] = field(default_factory=dict, compare=False)
+    """By (epoch, step), of what this learner published."""
 
     def publish(self, version: Version) -> None:
         """Note a version; a digest that is published again keeps its newest step."""
         self.step_of.pop(version.digest, None)
         self.step_of[version.digest] = version.step
-        while len(self.step_of) > self.remembered:
-            self.step_of.pop(next(iter(self.step_of)))
+        self.digest_of[version.epoch, version.step] = version.digest
+        for kept in (self.step_of, self.digest_of):
+            while len(kept) > self.remembered:
+                del kept[next(iter(kept))]  # type: ignore[arg-type]
+
+    def check(self, claimed: Version) -> None:
+        """Raises Corrupted for other weights under a published version's name."""
+        published = self.digest_of.get((claimed.epoch, claimed.step), claimed.digest)
+        if published != claimed.digest:
+            raise Corrupted(
+                f"a rollout names weights {claimed.digest[:12]} as epoch {claimed.epoch}, step {claimed.step}; "
+                f"published were {published[:12]}"
+            )
 
     def staleness(self, digests: list[str], step: int) -> int | None:
         """Steps that the oldest of these weights are behind `step`; None when one of them is unknown."""

@@ -56,7 +56,6 @@ class LearnerApplication:
         loop = asyncio.get_running_loop()
         loaded, trainer, prompts = await loop.run_in_executor(self._executor, self._load)
         weights = PublishedWeights(tokenizer_fingerprint=loaded.facts.tokenizer_fingerprint)
-        self._weight_servicer.attach(weights)
         spec = self._queue_spec
         self._queue = RedisStages(
             spec.url.get_secret_value(),
@@ -78,6 +77,7 @@ class LearnerApplication:
             announce=self._weight_servicer.announce,
         )
         self._servicer.attach(run)
+        self._weight_servicer.attach(weights, run.refuse)
         self._training = asyncio.create_task(run.train(), name="training")
         self._started.set()
 

@@ -26,7 +26,7 @@ from services.common.stages.base import LEARNER_STAGE, Entry, LearnerQueue, NewE
 from services.learner.admission import Versions, prompt_index, room
 from services.learner.ledger import Admitted, Ledger
 from services.learner.prompts import Prompt
-from services.learner.rollouts import admitted_of, digests_of, new_group, samples_of
+from services.learner.rollouts import admitted_of, digests_of, new_group, samples_of, versions_of
 from services.learner.sample import Sample
 from services.models.manifest import Version
 from trimtab.rollout.v1.rollout_pb2 import RolloutGroup
@@ -241,11 +241,14 @@ class Intake:
             if entry.group_id not in self.ledger.in_flight:
                 self.ledger.adopt(admitted_of(group))
             failed = group.HasField("failure")
+            claimed = versions_of(group)
             usable = not failed and self._is_usable(group)
             samples = samples_of(group, self._spec) if usable else []
         except (DecodeError, TrimtabError, ValueError) as error:
             await self._bury(entry, " ".join(str(error).split()))
             return
+        for version in claimed:
+            self._versions.check(version)
         if failed:
             await self._end(entry, "failed", f"{group.failure.origin}: {group.failure.message}")
         elif not usable:

@@ -13,7 +13,7 @@ from services.learner.ledger import Admitted
 from services.learner.prompts import Prompt
 from services.learner.sample import Sample
 from services.models.manifest import Version
-from services.models.wire import version_message
+from services.models.wire import version_message, version_of
 from trimtab.common.v1 import common_pb2 as common
 from trimtab.rollout.v1 import rollout_pb2 as rollout
 
@@ -57,9 +57,14 @@ def admitted_of(group: rollout.RolloutGroup) -> Admitted:
     return Admitted(group.group_id, group.admission_number, index, 0, group.replaces)
 
 
+def versions_of(group: rollout.RolloutGroup) -> set[Version]:
+    """All weights that made any token of the group, by the names they go under."""
+    return {version_of(span.version) for one in group.completions for span in one.versions}
+
+
 def digests_of(group: rollout.RolloutGroup) -> list[str]:
     """Digests of all weights that made any token of the group."""
-    return sorted({span.version.digest for one in group.completions for span in one.versions})
+    return sorted({version.digest for version in versions_of(group)})
 
 
 def samples_of(group: rollout.RolloutGroup, spec: RunSpec) -> list[Sample]:

@@ -82,6 +82,7 @@ class Run:
         self._metrics_file = config.out / "metrics.jsonl"
         self._epoch = 0
         self._paused, self._stopping = False, False
+        self._refused: TrimtabError | None = None
         self._asked: list[asyncio.Future[str]] = []
         self._nudged = asyncio.Event()
         self._frozen = frozenset(
@@ -154,6 +155,11 @@ class Run:
         self._stopping = True
         self._nudged.set()
 
+    def refuse(self, error: TrimtabError) -> None:
+        """End with this error at the next boundary: somebody serves what was never published."""
+        self._refused = error
+        self._nudged.set()
+
     async def checkpoint(self) -> str:
         """Ask for a checkpoint at the next step boundary; its path. Raises Unavailable where none is written."""
         if self.state.phase == "finished":
@@ -166,12 +172,14 @@ class Run:
         return await asked
 
     def _interrupted(self) -> bool:
-        return self._stopping or self._paused or bool(self._asked)
+        return self._stopping or self._paused or bool(self._asked) or self._refused is not None
 
     async def _hold(self) -> None:
         """At the boundary: write what was asked for; stay while paused."""
         while True:
             self._nudged.clear()
+            if self._refused is not None:
+                raise self._refused
             if self._asked:
                 await self._checkpoint()
             if self._stopping or not self._paused:

@@ -1,91 +1,68 @@
-"""WeightService on the wire: manifests, versions and bytes of what was published, nothing else."""
+"""The learner's WeightService: what was published, and from whom else each reader may have it."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from typing import Any
 
-from services.common.errors import InvalidInput, Unavailable
-from services.learner.weights import Layout, PublishedWeights, Snapshot, selected
+import structlog
+
+from services.common.errors import TrimtabError
+from services.learner.relay import Relay
+from services.learner.weights import PublishedWeights
+from services.models import weight_servicer
 from services.models.manifest import Version
-from services.models.wire import manifest_message, version_message, version_of
+from services.models.snapshots import WeightStore
+from services.models.weight_servicer import SERVICE_NAME
+from services.models.wire import version_of
 from trimtab.weights.v1 import weights_pb2 as wire
-from trimtab.weights.v1 import weights_pb2_grpc as wire_grpc
 
-SERVICE_NAME = wire.DESCRIPTOR.services_by_name["WeightService"].full_name
-# 106 MB on loopback take 0.17 s in chunks of 1 MiB, 0.19 to 0.24 s of 4 MiB, 0.33 s of 16 MiB.
-CHUNK_BYTES = 2**20
+__all__ = ["SERVICE_NAME", "WeightServicer"]
 
 
-class WeightServicer(wire_grpc.WeightServiceServicer):
-    """Answers for one run's PublishedWeights, attached once the model is loaded."""
+class WeightServicer(weight_servicer.WeightServicer):
+    """Answers for one run's published weights. It alone knows all readers."""
 
     def __init__(self) -> None:
-        self._weights: PublishedWeights | None = None
-        self._changed = asyncio.Event()
-        self._closing = False
+        super().__init__()
+        self._relay = Relay()
+        self._published: PublishedWeights | None = None
+        self._refuse: Callable[[TrimtabError], None] = _log_refused
 
-    def attach(self, weights: PublishedWeights) -> None:
-        """From now on answer for these."""
-        self._weights = weights
+    def attach(self, store: WeightStore, refuse: Callable[[TrimtabError], None] | None = None) -> None:
+        """From now on answer for these. `refuse` ends the run."""
+        super().attach(store)
+        self._published = store if isinstance(store, PublishedWeights) else None
+        self._refuse = refuse or self._refuse
 
-    def announce(self) -> None:
-        """Tell every watcher that there is a new version. Called on the event loop."""
-        self._changed.set()
-        self._changed = asyncio.Event()
+    def sources(self, reader: str, version: Version) -> list[str]:
+        """See the base."""
+        return self._relay.sources(reader, version)
 
-    def close(self) -> None:
-        """End every watcher's stream, so that the server need not wait for them."""
-        self._closing = True
-        self.announce()
+    def joined(self, reader: str) -> None:
+        """See the base."""
+        self._relay.joined(reader)
 
-    async def GetManifest(self, request: wire.GetManifestRequest, context: Any) -> wire.GetManifestResponse:
-        """The manifest of one version, or of the newest."""
-        snapshot = self._snapshot(version_of(request.version) if request.HasField("version") else None)
-        return wire.GetManifestResponse(manifest=manifest_message(snapshot.manifest))
+    def left(self, reader: str) -> None:
+        """See the base."""
+        self._relay.left(reader)
 
-    async def WatchVersions(
-        self, request: wire.WatchVersionsRequest, context: Any
-    ) -> AsyncIterator[wire.WatchVersionsResponse]:
-        """The newest version now and every later one, as long as the caller listens."""
-        sent: Version | None = None
-        while not self._closing:
-            changed = self._changed
-            version = self._newest()
-            if version is not None and version != sent:
-                sent = version
-                yield wire.WatchVersionsResponse(version=version_message(version))
-            else:
-                await changed.wait()
-
-    async def FetchWeights(
-        self, request: wire.FetchWeightsRequest, context: Any
-    ) -> AsyncIterator[wire.FetchWeightsResponse]:
-        """The bytes of the named tensors in manifest order, from the offset on."""
-        snapshot = self._snapshot(version_of(request.want) if request.HasField("want") else None)
-        layout = Layout(snapshot, selected(snapshot, list(request.tensors)))
-        total = layout.total
-        if request.offset > total:
-            raise InvalidInput(f"offset {request.offset} lies past the {total} bytes there are")
-        for offset in range(request.offset, total, CHUNK_BYTES):
-            # Made on the event loop: copying 1 MiB takes less time than handing it to a thread.
-            yield wire.FetchWeightsResponse(
-                encoding=wire.WEIGHT_ENCODING_FULL,
-                total_bytes=total,
-                offset=offset,
-                data=layout.chunk(offset, CHUNK_BYTES),
-            )
-
-    def _newest(self) -> Version | None:
-        if self._weights is None:
-            return None
+    async def ReportVersion(
+        self, request: wire.ReportVersionRequest, context: Any
+    ) -> wire.ReportVersionResponse:
+        """A reader holds a version, and says who failed it. Other bytes under a version's name end the run."""
+        version = version_of(request.version)
         try:
-            return self._weights.newest().manifest.version
-        except Unavailable:
-            return None
+            if self._published is not None:
+                self._published.check_claim(version, by=request.peer_address or "a reader")
+        except TrimtabError as error:
+            self._refuse(error)
+            raise
+        self._relay.holds(request.peer_address, version)
+        for source in request.failed_sources:
+            self._relay.failed(source)
+        return wire.ReportVersionResponse()
 
-    def _snapshot(self, version: Version | None) -> Snapshot:
-        if self._weights is None:
-            raise Unavailable("the learner is loading")
-        return self._weights.newest() if version is None else self._weights.get(version)
+
+def _log_refused(error: TrimtabError) -> None:
+    structlog.get_logger(__name__).error("a reader's weights are refused", error=str(error))

@@ -1,54 +1,34 @@
-"""What the learner has published: snapshots of the serving bytes by version. No wire here.
+"""What the learner has published: snapshots of the serving bytes by version, and what changed from one to the next.
 
-A snapshot shares every tensor that did not change with the one before, so frozen layers cost nothing, and a
-reader may still fetch a version while the next update writes into the model.
+training thread: hash, copy, name the version ──▶ announce
+                   └──▶ a thread of its own: delta to the version before, while the next batch is generated
 """
 
 from __future__ import annotations
 
-import threading
-from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
-from services.common.errors import Mismatch, NotFound, Unavailable
-from services.models.manifest import Manifest, TensorEntry, Version, entry_of, tensor_bytes, whole_digest
+from services.common.errors import Corrupted
+from services.models.delta import Changes
+from services.models.manifest import Manifest, TensorEntry, Version, entry_of, whole_digest
+from services.models.snapshot_delta import encoded_delta, tensor_changes
+from services.models.snapshots import KEPT_DELTAS, Layout, Snapshot, WeightStore, selected
+
+__all__ = ["Layout", "PublishedWeights", "Snapshot", "selected"]
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A version's manifest and its tensors, which never change."""
+class PublishedWeights(WeightStore):
+    """The newest snapshots. Written by the training thread, read by any. `deltas`: whether readers are over a wire."""
 
-    manifest: Manifest
-    tensors: Mapping[str, torch.Tensor]
-
-
-class PublishedWeights:
-    """The newest snapshots. Written by the training thread, read by any."""
-
-    def __init__(self, *, tokenizer_fingerprint: str, keep: int = 2) -> None:
+    def __init__(self, *, tokenizer_fingerprint: str, keep: int = 2, deltas: bool = True) -> None:
+        super().__init__(keep=keep)
         self._fingerprint = tokenizer_fingerprint
-        self._keep = keep
-        self._snapshots: dict[Version, Snapshot] = {}
-        self._lock = threading.Lock()
-
-    def newest(self) -> Snapshot:
-        """The newest snapshot. Raises Unavailable before the first."""
-        with self._lock:
-            if not self._snapshots:
-                raise Unavailable("no weights are published yet")
-            return next(reversed(self._snapshots.values()))
-
-    def get(self, version: Version) -> Snapshot:
-        """The snapshot of exactly this version. Raises Mismatch when it is not here (any more)."""
-        with self._lock:
-            found = self._snapshots.get(version)
-        if found is None:
-            raise Mismatch(f"weights of epoch {version.epoch}, step {version.step} are not here (any more)")
-        return found
+        self._encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="delta") if deltas else None
+        self._last: Snapshot | None = None
+        self._digests: dict[tuple[int, int], str] = {}
 
     def publish(
         self,
@@ -63,16 +43,21 @@ class PublishedWeights:
         A step that changes no byte keeps the version it had, unless the epoch rose. `frozen` names tensors
         that cannot have changed since the last snapshot and are not hashed again.
         """
-        before = next(reversed(self._snapshots.values()), None) if self._snapshots else None
+        before = self._last
         known = before.manifest.by_name() if before else {}
         entries: list[TensorEntry] = []
         tensors: dict[str, torch.Tensor] = {}
+        changes: dict[str, Future[Changes]] = {}
         for name, tensor in state.items():
             entry = known[name] if name in frozen and name in known else entry_of(name, tensor)
             entries.append(entry)
+            if before is not None and known.get(name) == entry:
+                tensors[name] = before.tensors[name]
+                continue
             # Copied right after it was hashed: it is still in the processor's cache then.
-            same = before is not None and known.get(name) == entry
-            tensors[name] = before.tensors[name] if before and same else tensor.detach().to("cpu", copy=True)
+            tensors[name] = tensor.detach().to("cpu", copy=True)
+            if self._encoder is not None and before is not None and _alike(known.get(name), entry):
+                changes[name] = self._encoder.submit(tensor_changes, before.tensors[name], tensors[name])
         digest = whole_digest(tuple(entries))
         if before is not None:
             old = before.manifest.version
@@ -80,43 +65,41 @@ class PublishedWeights:
                 return old, False
         version = Version(epoch, step, digest)
         snapshot = Snapshot(Manifest(version, tuple(entries), self._fingerprint), tensors)
-        with self._lock:
-            self._snapshots[version] = snapshot
-            while len(self._snapshots) > self._keep:
-                self._snapshots.pop(next(iter(self._snapshots)))
+        self._digests[epoch, step] = digest
+        while len(self._digests) > 4 * KEPT_DELTAS:
+            self._digests.pop(next(iter(self._digests)))
+        self.add(snapshot, self._delta_from(before, snapshot, changes))
+        self._last = snapshot
         return version, True
 
+    def check_claim(self, claimed: Version, *, by: str) -> None:
+        """Raises Corrupted where somebody serves other bytes under a version's name than were published under it."""
+        published = self._digests.get((claimed.epoch, claimed.step), claimed.digest)
+        if published != claimed.digest:
+            raise Corrupted(
+                f"{by} serves weights {claimed.digest[:12]} as epoch {claimed.epoch}, step {claimed.step}; "
+                f"published were {published[:12]}"
+            )
 
-def selected(snapshot: Snapshot, names: list[str]) -> list[TensorEntry]:
-    """The named entries in manifest order; all for an empty list. Raises NotFound for an unknown name."""
-    if not names:
-        return list(snapshot.manifest.tensors)
-    unknown = set(names) - set(snapshot.tensors)
-    if unknown:
-        raise NotFound(f"the manifest has no tensor {min(unknown)}")
-    wanted = set(names)
-    return [entry for entry in snapshot.manifest.tensors if entry.name in wanted]
+    def _delta_from(
+        self, before: Snapshot | None, snapshot: Snapshot, changes: Mapping[str, Future[Changes]]
+    ) -> tuple[str, Future[bytes]] | None:
+        """What leads here from the version before: None where that is another model, or has the same bytes."""
+        if before is None or self._encoder is None or not changes:
+            return None
+        known = before.manifest.by_name()
+        if len(known) != len(snapshot.manifest.tensors) or not all(
+            _alike(known.get(entry.name), entry) for entry in snapshot.manifest.tensors
+        ):
+            return None
+        # The one thread has done with the tensors when it comes to this.
+        future = self._encoder.submit(_encoded, changes, snapshot.manifest)
+        return before.manifest.version.digest, future
 
 
-class Layout:
-    """Where the bytes of some entries' tensors lie, end to end. Any piece is found by its offset."""
+def _encoded(changes: Mapping[str, Future[Changes]], manifest: Manifest) -> bytes:
+    return encoded_delta({name: change.result() for name, change in changes.items()}, manifest)
 
-    def __init__(self, snapshot: Snapshot, entries: Sequence[TensorEntry]) -> None:
-        self._tensors = [snapshot.tensors[entry.name] for entry in entries]
-        self._ends = list(accumulate(entry.size_bytes for entry in entries))
 
-    @property
-    def total(self) -> int:
-        """Bytes in all."""
-        return self._ends[-1] if self._ends else 0
-
-    def chunk(self, offset: int, size: int) -> bytes:
-        """Bytes offset … offset+size; shorter at the end."""
-        pieces = []
-        for index in range(bisect_right(self._ends, offset), len(self._ends)):
-            start = self._ends[index - 1] if index else 0
-            if start >= offset + size:
-                break
-            data = tensor_bytes(self._tensors[index])
-            pieces.append(data[max(0, offset - start) : offset + size - start])
-        return b"".join(pieces)
+def _alike(one: TensorEntry | None, other: TensorEntry) -> bool:
+    return one is not None and (one.dtype, one.shape) == (other.dtype, other.shape)

@@ -8,15 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 
+from services.common.drain_mark import Flag
 from services.common.queue_worker import QueueWorker
 from services.common.telemetry import replica_name
-from services.policy.config import PolicyConfig
+from services.models.snapshots import WeightStore
+from services.policy.config import PolicyConfig, WeightSourceSpec
 from services.policy.engines.choice import open_engine
 from services.policy.generation import Policy
+from services.policy.peers import WEIGHT_SERVICE_NAME, PeerServicer, own_address
 from services.policy.servicer import SERVICE_NAME, PolicyServicer
 from services.policy.weights import WeightReader
 from services.policy.worker import PolicyProcessor
 from trimtab.policy.v1 import policy_pb2_grpc
+from trimtab.weights.v1 import weights_pb2_grpc
 
 
 class PolicyApplication:
@@ -31,13 +35,20 @@ class PolicyApplication:
             self._executor, max_completions=config.max_completions, max_new_tokens=config.max_new_tokens
         )
         self._policy: Policy | None = None
+        # Raised while the weights are too old.
+        self.rest = Flag()
+        self._peers = PeerServicer()
         self._worker: QueueWorker | None = None
         self._reading: asyncio.Task[None] | None = None
 
     def register(self, server: grpc.aio.Server) -> Sequence[str]:
-        """Add the servicer."""
+        """Add the servicers: weights for peers only where there are any to pass on."""
         policy_pb2_grpc.add_PolicyServiceServicer_to_server(self._servicer, server)
-        return [SERVICE_NAME]
+        weights = self._config.weights
+        if weights is None or not weights.peer_address:
+            return [SERVICE_NAME]
+        weights_pb2_grpc.add_WeightServiceServicer_to_server(self._peers, server)
+        return [SERVICE_NAME, WEIGHT_SERVICE_NAME]
 
     async def start(self) -> None:
         """Load the model, follow the learner's weights, begin to work the stage."""
@@ -46,7 +57,7 @@ class PolicyApplication:
         self._servicer.attach(policy)
         queue, weights = self._config.queue, self._config.weights
         if weights is not None:
-            reader = WeightReader(policy, weights, queue.run_uid if queue else "")
+            reader = self._reader(policy, weights)
             self._reading = asyncio.create_task(reader.run())
         if queue is not None:
             stage, replica = queue.stage or self.name, replica_name(self._config)
@@ -64,11 +75,26 @@ class PolicyApplication:
                 self._executor,
                 replica=replica,
                 drain_file=self._config.server.drain_file,
+                rest=self.rest,
             )
             self._worker.start()
 
+    def _reader(self, policy: Policy, weights: WeightSourceSpec) -> WeightReader:
+        store, queue = WeightStore(keep=1), self._config.queue
+        self._peers.attach(store)
+        return WeightReader(
+            policy,
+            weights,
+            queue.run_uid if queue else "",
+            store=store,
+            peer_address=own_address(weights, self._config.server.port),
+            held=self._peers.announce,
+            rest=self.rest,
+        )
+
     def _load(self) -> Policy:
-        return Policy(*open_engine(self._config))
+        swap = self._config.weights.swap if self._config.weights else "wait"
+        return Policy(*open_engine(self._config), swap=swap)
 
     async def drain(self) -> None:
         """Hand back what the worker holds, with the tokens it has so far."""
@@ -79,6 +105,7 @@ class PolicyApplication:
             await asyncio.wait([self._reading])
         if self._policy is not None:
             await asyncio.get_running_loop().run_in_executor(self._executor, self._policy.engine.close)
+        self._peers.close()
 
     async def wait(self) -> int:
         """Never returns by itself; raises Mismatch where the learner's weights can never be served here."""

@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, model_validator
 
 from services.common.spec.base import Spec
 from services.common.spec.channel import ChannelSpec
+from services.common.spec.run import SwapMode
 from services.common.spec.service import ModelSpec, ServiceSpec
 from services.policy.engines.base import Capability
 
@@ -19,6 +20,20 @@ class WeightSourceSpec(ChannelSpec):
     address: str = Field(min_length=1, description="host:port of a WeightService, the learner's.")
     retry_seconds: float = Field(0.5, gt=0, description="Pause before asking again when it is away.")
     wait_seconds: float = Field(120, gt=0, description="How long work waits for weights that it needs.")
+    deltas: bool = Field(True, description="Take what changed instead of whole tensors where that is less.")
+    peer_address: str = Field(
+        "",
+        description="host:port where other replicas get weights from this one; auto: its address towards the "
+        "learner and server.port; empty: it passes nothing on.",
+    )
+    stall_seconds: float = Field(3, gt=0, description="Silence after which another source is asked.")
+    peer_wait_seconds: float = Field(
+        10, gt=0, description="How long a peer may say that it does not have a version yet."
+    )
+    max_behind_steps: int | None = Field(
+        None, ge=0, description="Further behind the learner it takes no work and is not ready; absent: never."
+    )
+    swap: SwapMode = Field("wait", description="What becomes of generation in flight; see RolloutSpec.swap.")
 
 
 class EngineSpec(Spec):

@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from services.common.errors import InvalidInput, Mismatch, Unavailable
-from services.models.facts import ModelFacts
+from services.common.errors import Corrupted, InvalidInput, Mismatch, Unavailable
+from services.common.spec.run import SwapMode
+from services.models.facts import ModelFacts, digest_of
 from services.models.loading import encode_prompt
 from services.models.manifest import Manifest, TensorEntry, Version, entries_of, whole_digest
+from services.models.snapshots import Snapshot
 from services.policy.engines.base import Draft, Emit, Engine, Ids, Request
 
 _POLL_SECONDS = 0.2
+CHECKED_SHARE = 8
+"""Of the tensors that a swap changed, every eighth is read back, so that eight swaps look at all of them."""
+Spans = list[tuple[int, Version]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +37,29 @@ class Update:
     tensors: Mapping[str, torch.Tensor]
 
 
+class EitherSet(threading.Event):
+    """Set when another event is, or a condition holds: an engine then returns what it has so far."""
+
+    def __init__(self, event: threading.Event, holds: Callable[[], bool]) -> None:
+        super().__init__()
+        self._event, self._holds = event, holds
+
+    def is_set(self) -> bool:
+        """See threading.Event."""
+        return self._event.is_set() or self._holds()
+
+
 class Policy:
     """An engine and the version it serves."""
 
-    def __init__(self, engine: Engine, tokenizer: Any) -> None:
+    def __init__(self, engine: Engine, tokenizer: Any, *, swap: SwapMode = "wait") -> None:
         self.engine = engine
+        self.swap = swap
         self._tokenizer = tokenizer
+        self._swaps = 0
+        self._broken: Corrupted | None = None
+        # Told of weights that the engine serves under a name that is not theirs, on the model's thread.
+        self.on_other_weights: Callable[[Version], None] = lambda _: None
         entries = entries_of(engine.weights())
         self._entries = {entry.name: entry for entry in entries}
         self.version = Version(0, 0, whole_digest(entries))
@@ -77,6 +99,18 @@ class Policy:
             self._offered = update
             self._arrived.notify_all()
 
+    def has_offer(self) -> bool:
+        """Whether weights wait to be swapped in."""
+        with self._arrived:
+            return self._offered is not None
+
+    def snapshot(self) -> Snapshot:
+        """A copy of what is served now, for deltas to build on and for peers. Before anything is offered."""
+        tensors = {
+            name: tensor.detach().to("cpu", copy=True) for name, tensor in self.engine.weights().items()
+        }
+        return Snapshot(Manifest(self.version, tuple(self._entries.values())), tensors)
+
     def apply_offered(self) -> None:
         """Swap in what was offered, if anything: all tensors of a version or none."""
         with self._arrived:
@@ -85,13 +119,28 @@ class Policy:
                 return
             # Named before they are loaded: what is offered meanwhile builds on them.
             before, self._entries = self._entries, update.manifest.by_name()
+        changed = {
+            name: tensor for name, tensor in update.tensors.items() if before.get(name) != self._entries[name]
+        }
         try:
-            self.engine.load_weights(update.tensors)
+            self.engine.load_weights(changed)
+            self._check_loaded(update.manifest, list(changed))
         except BaseException:
             with self._arrived:
                 self._entries = before
             raise
         self.version = update.manifest.version
+
+    def _check_loaded(self, manifest: Manifest, changed: Sequence[str]) -> None:
+        """After a swap that was none, or half of one, nothing is generated any more."""
+        self._swaps += 1
+        try:
+            check_loaded(self.engine, manifest, changed, turn=self._swaps)
+        except Corrupted as error:
+            self._broken = error
+            served = whole_digest(entries_of(self.engine.weights()))
+            self.on_other_weights(Version(manifest.version.epoch, manifest.version.step, served))
+            raise
 
     def await_version(self, wanted: Version, *, stopping: threading.Event, wait_seconds: float) -> bool:
         """Wait until the weights are at least `wanted`; False when stopping was set first.
@@ -126,8 +175,47 @@ class Policy:
         self, requests: Sequence[Request], stopping: threading.Event, emit: Emit | None = None
     ) -> list[Draft]:
         """A draft for each request under the newest weights that have arrived."""
-        self.apply_offered()
-        return self.engine.generate(requests, stopping, emit)
+        return self.generate_noted(requests, stopping, emit)[0]
+
+    def generate_noted(
+        self,
+        requests: Sequence[Request],
+        stopping: threading.Event,
+        emit: Emit | None = None,
+        *,
+        resume: bool = True,
+        fixed: bool = False,
+    ) -> tuple[list[Draft], list[Spans]]:
+        """The drafts, and for each where the tokens of which version begin.
+
+        With swap `keep` new weights are taken at the next token, and the sequences go on under them; with
+        `abort_and_resume` too, unless the caller hands them back instead (`resume` is false). `fixed`: under the
+        weights that are loaded now, to the end.
+        """
+        if not fixed:
+            self.apply_offered()
+        if self._broken is not None:
+            raise self._broken
+        swaps = self.swap != "wait" and not fixed
+        drafts = [request.draft for request in requests]
+        spans: list[Spans] = [[] for _ in requests]
+        while True:
+            before, drafts = (
+                drafts,
+                self.engine.generate(
+                    [replace(request, draft=draft) for request, draft in zip(requests, drafts, strict=True)],
+                    EitherSet(stopping, self.has_offer) if swaps else stopping,
+                    emit,
+                ),
+            )
+            for noted, old, new in zip(spans, before, drafts, strict=True):
+                if len(new.token_ids) > len(old.token_ids):
+                    noted.append((len(old.token_ids), self.version))
+            unfinished = any(draft.finish is None for draft in drafts)
+            if stopping.is_set() or not unfinished or (self.swap == "abort_and_resume" and not resume):
+                return drafts, spans
+            # The prefix is computed anew: a cache of the old weights would make log-probs of no version.
+            self.apply_offered()
 
     def encode(self, *, messages: Sequence[dict[str, str]], text: str) -> Ids:
         """Token ids of a prompt given as messages or text, [length] int32."""
@@ -139,6 +227,20 @@ class Policy:
             raise Mismatch(
                 f"the ids are of tokenizer {fingerprint[:16]}, the policy {self.facts.name} has "
                 f"{self.facts.tokenizer_fingerprint[:16]}"
+            )
+
+
+def check_loaded(engine: Engine, manifest: Manifest, changed: Sequence[str], *, turn: int) -> None:
+    """Read back some of the tensors that were swapped, others each turn; Corrupted where they are not the manifest's.
+
+    An engine whose update silently does nothing, or half of it, would generate under a version that is not its own.
+    """
+    served, named = engine.weights(), manifest.by_name()
+    for name in sorted(changed)[turn % CHECKED_SHARE :: CHECKED_SHARE]:
+        if name in served and digest_of(served[name]) != named[name].digest:
+            raise Corrupted(
+                f"{name}: the engine does not serve the weights of epoch {manifest.version.epoch}, step "
+                f"{manifest.version.step} that it was given"
             )
 
 

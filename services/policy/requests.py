@@ -106,14 +106,21 @@ def draft_of(completion: rollout.Completion) -> Draft:
     return draft
 
 
-def write_draft(completion: rollout.Completion, draft: Draft, text: str, version: Version) -> None:
-    """Write a draft into a completion in place; tokens that were not there yet are of `version`."""
+def write_draft(
+    completion: rollout.Completion, draft: Draft, text: str, made_by: Version | Sequence[tuple[int, Version]]
+) -> None:
+    """Write a draft into a completion in place; `made_by` drew the tokens that were not there yet.
+
+    Several versions come with the place where each one's tokens begin. Weights that drew no token made nothing: a
+    draft that is handed back untouched stays without a span.
+    """
     before = completion.token_ids.shape[0] if completion.token_ids.shape else 0
-    # Weights that drew no token made nothing: a draft that is handed back untouched stays without a span.
-    if len(draft.token_ids) > before:
+    if isinstance(made_by, Version):
+        made_by = [(before, made_by)] if len(draft.token_ids) > before else []
+    for start, version in made_by:
         last = completion.versions[-1].version.digest if completion.versions else None
         if last != version.digest:
-            completion.versions.append(rollout.VersionSpan(version=version_message(version), start=before))
+            completion.versions.append(rollout.VersionSpan(version=version_message(version), start=start))
     set_array(completion.token_ids, draft.token_ids)
     set_array(completion.raw_logprobs, draft.raw_logprobs)
     set_array(completion.sampled_logprobs, draft.sampled_logprobs)
@@ -121,10 +128,12 @@ def write_draft(completion: rollout.Completion, draft: Draft, text: str, version
     completion.text = text
 
 
-def completion_of(draft: Draft, text: str, version: Version) -> rollout.Completion:
+def completion_of(
+    draft: Draft, text: str, made_by: Version | Sequence[tuple[int, Version]]
+) -> rollout.Completion:
     """A new completion for an answer."""
     completion = rollout.Completion()
-    write_draft(completion, draft, text, version)
+    write_draft(completion, draft, text, made_by)
     return completion
 
 

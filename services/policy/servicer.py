@@ -16,7 +16,7 @@ from services.common.errors import Unavailable
 from services.models.manifest import Version
 from services.models.wire import model_info, version_message, version_of
 from services.policy.engines.base import Draft, Emit, Request
-from services.policy.generation import Policy, check_limits
+from services.policy.generation import Policy, Spans, check_limits
 from services.policy.requests import (
     TextSoFar,
     completion_of,
@@ -66,9 +66,10 @@ class PolicyServicer(wire_grpc.PolicyServiceServicer):
         prompts = [prompt_ids(prompt, policy, f"prompts[{at}]") for at, prompt in enumerate(request.prompts)]
         requests = requests_for(prompts, sampling, count)
         required = version_of(request.required_version) if request.HasField("required_version") else None
-        drafts, version = await self._generate(requests, required)
+        drafts, spans = await self._generate(requests, required)
         completions = [
-            completion_of(draft, policy.engine.decode(draft.token_ids), version) for draft in drafts
+            completion_of(draft, policy.engine.decode(draft.token_ids), noted)
+            for draft, noted in zip(drafts, spans, strict=True)
         ]
         return wire.GenerateResponse(
             results=[
@@ -101,23 +102,23 @@ class PolicyServicer(wire_grpc.PolicyServiceServicer):
         try:
             while (item := await arrived.get()) is not None:
                 yield _token_message(*item, texts[item[0]])
-            drafts, version = await running
+            drafts, spans = await running
         finally:
             running.cancel()
-        for index, draft in enumerate(drafts):
-            yield _last_message(index, draft, texts[index].rest(), version)
+        for index, (draft, noted) in enumerate(zip(drafts, spans, strict=True)):
+            yield _last_message(index, draft, texts[index].rest(), noted[-1][1] if noted else policy.version)
 
     async def _generate(
         self, requests: list[Request], required: Version | None, emit: Emit | None = None
-    ) -> tuple[list[Draft], Version]:
+    ) -> tuple[list[Draft], list[Spans]]:
         """On the model's thread; a caller that goes away stops the work."""
         policy, stopping = self._loaded(), threading.Event()
 
-        def work() -> tuple[list[Draft], Version]:
+        def work() -> tuple[list[Draft], list[Spans]]:
             policy.apply_offered()
             if required is not None:
                 policy.require(required)
-            return policy.generate(requests, stopping, emit), policy.version
+            return policy.generate_noted(requests, stopping, emit, fixed=required is not None)
 
         try:
             return await asyncio.get_running_loop().run_in_executor(self._executor, work)

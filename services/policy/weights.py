@@ -1,26 +1,34 @@
 """Keeps the policy's weights current: watches the learner's versions, fetches what differs, verifies, offers.
 
-WatchVersions ──▶ GetManifest ──▶ FetchWeights(tensors whose digest differs) ──▶ verify ──▶ offer
-     ▲                                                                                       │
-     └───────────────── the learner is away, or bytes were wrong: again after a pause ◀──────┘
+WatchVersions ──▶ GetManifest ──▶ FetchWeights ──▶ verify ──▶ hold ──┬─▶ offer: swapped in by the model's thread
+  ▲ newest, sources    (learner)    (a peer, else the learner:        ├─▶ peers that wait for it
+  │                                  a delta, else all that differs)  └─▶ ReportVersion
+  └─────────────── the learner is away, or bytes were wrong: again after a pause ◀──────┘
+
+The manifest always comes from the learner; bytes from anyone, since it says what they must be. What is held is a copy
+of its own: deltas build on it and peers read it, whatever the engine does with the weights that it serves.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, cast
 
 import grpc
-import numpy as np
-import numpy.typing as npt
 import structlog
-import torch
+from prometheus_client import Counter, Gauge
 
 from services.common.channels import make_channel
-from services.common.errors import Corrupted, Mismatch, TrimtabError
-from services.models.manifest import Manifest, TensorEntry, Version, verified_in_place, whole_digest
+from services.common.drain_mark import Flag
+from services.common.errors import Corrupted, Mismatch, TrimtabError, Unavailable
+from services.models.manifest import Manifest, TensorEntry, Version, whole_digest
+from services.models.snapshots import Snapshot, WeightStore
 from services.models.wire import manifest_of, version_message, version_of
 from services.policy.config import WeightSourceSpec
+from services.policy.fetching import Fetch, Fetched, Patience
 from services.policy.generation import Policy, Update
 from trimtab.weights.v1 import weights_pb2 as wire
 from trimtab.weights.v1 import weights_pb2_grpc as wire_grpc
@@ -28,20 +36,41 @@ from trimtab.weights.v1 import weights_pb2_grpc as wire_grpc
 if TYPE_CHECKING:
     from trimtab.weights.v1.weights_pb2_grpc import WeightServiceAsyncStub
 
-Bytes = npt.NDArray[np.uint8]
 _MANIFEST_SECONDS = 30.0
-_FETCH_SECONDS = 600.0
-_VERIFIED_BYTES = 8 * 2**20
+_REPORT_SECONDS = 10.0
+_RESUMES = 8
+"""Times that the learner's stream may break off before the reader begins anew."""
 _log = structlog.get_logger(__name__)
+
+FETCHED_BYTES = Counter(
+    "trimtab_weights_fetched_bytes", "Bytes of weights that arrived.", ["encoding", "source"]
+)
+FALLBACKS = Counter(
+    "trimtab_weights_fallbacks", "Deltas that were wrong, after which whole tensors were fetched."
+)
+SOURCE_FAILURES = Counter("trimtab_weights_source_failures", "Peers that did not deliver.")
+BEHIND_STEPS = Gauge("trimtab_weights_behind_steps", "Steps that the held weights are behind the learner's.")
 
 
 class WeightReader:
-    """Follows one WeightService for as long as it runs."""
+    """Follows one WeightService for as long as it runs. `rest` is raised while it is too far behind."""
 
-    def __init__(self, policy: Policy, source: WeightSourceSpec, run_uid: str) -> None:
-        self._policy = policy
-        self._source = source
-        self._run_uid = run_uid
+    def __init__(
+        self,
+        policy: Policy,
+        source: WeightSourceSpec,
+        run_uid: str,
+        *,
+        store: WeightStore | None = None,
+        peer_address: str = "",
+        held: Callable[[], None] = lambda: None,
+        rest: Flag | None = None,
+    ) -> None:
+        self._policy, self._source, self._run_uid = policy, source, run_uid
+        self._store = store or WeightStore(keep=1)
+        self._peer_address, self._held, self.rest = peer_address, held, rest or Flag()
+        self._patience = Patience(source.stall_seconds, source.peer_wait_seconds)
+        self._newest: tuple[Version, list[str]] | None = None
         self._told = False
 
     async def run(self) -> None:
@@ -49,8 +78,10 @@ class WeightReader:
 
         Raises Mismatch for weights of another model or tokenizer: they will never fit.
         """
+        self._store.add(await asyncio.to_thread(self._policy.snapshot))
         async with make_channel(self._source.address, self._source) as channel:
             stub = cast("WeightServiceAsyncStub", wire_grpc.WeightServiceStub(channel))
+            self._confess_to(stub)
             while True:
                 try:
                     await self._follow(stub)
@@ -63,23 +94,86 @@ class WeightReader:
                 await asyncio.sleep(self._source.retry_seconds)
 
     async def _follow(self, stub: WeightServiceAsyncStub) -> None:
-        async for message in stub.WatchVersions(wire.WatchVersionsRequest(run_uid=self._run_uid)):
-            self._told = False
-            await self._bring(stub, version_of(message.version))
+        """Bring the newest version there is, and then the newest again: what was in between is passed over."""
+        arrived = asyncio.Event()
+        watching = asyncio.create_task(self._watch(stub, arrived))
+        try:
+            while True:
+                waiting = asyncio.ensure_future(arrived.wait())
+                await asyncio.wait((waiting, watching), return_when=asyncio.FIRST_COMPLETED)
+                waiting.cancel()
+                if not arrived.is_set():
+                    return await watching
+                arrived.clear()
+                assert self._newest is not None  # noqa: S101 - the event says so
+                await self._bring(stub, *self._newest)
+                self._look_behind()
+        finally:
+            watching.cancel()
 
-    async def _bring(self, stub: WeightServiceAsyncStub, version: Version) -> None:
-        answer = await stub.GetManifest(
-            wire.GetManifestRequest(run_uid=self._run_uid, version=version_message(version)),
-            timeout=_MANIFEST_SECONDS,
-        )
+    async def _watch(self, stub: WeightServiceAsyncStub, arrived: asyncio.Event) -> None:
+        request = wire.WatchVersionsRequest(run_uid=self._run_uid, peer_address=self._peer_address)
+        async for message in stub.WatchVersions(request):
+            self._told = False
+            self._newest = (version_of(message.version), list(message.sources))
+            self._look_behind()
+            arrived.set()
+
+    def _look_behind(self) -> None:
+        """Weights that are too old make nothing that can be trained on."""
+        assert self._newest is not None  # noqa: S101 - called after a version came
+        held, newest = self._store.newest().manifest.version, self._newest[0]
+        behind = 0 if held.digest == newest.digest else max(newest.step - held.step, 1)
+        BEHIND_STEPS.set(behind)
+        most = self._source.max_behind_steps
+        # The first weights of a run are not late but new.
+        raised = most is not None and held.epoch > 0 and behind > most
+        if raised != self.rest.raised:
+            self.rest.raised = raised
+            _log.warning(
+                "weights are too old: no new work" if raised else "weights are current", behind=behind
+            )
+
+    async def _bring(self, stub: WeightServiceAsyncStub, version: Version, sources: list[str]) -> None:
+        try:
+            answer = await stub.GetManifest(
+                wire.GetManifestRequest(run_uid=self._run_uid, version=version_message(version)),
+                timeout=_MANIFEST_SECONDS,
+            )
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
+                return  # passed over already: the next one has been announced
+            raise
         manifest = manifest_of(answer.manifest)
         self._check(manifest, version)
-        own = self._policy.entries()
+        base = self._store.newest()
+        own = base.manifest.by_name()
         lacking = [entry for entry in manifest.tensors if own.get(entry.name) != entry]
-        tensors = await self._fetch(stub, version, lacking) if lacking else {}
-        self._policy.offer(Update(manifest, tensors))
-        size = sum(entry.size_bytes for entry in lacking)
-        _log.info("weights arrived", epoch=version.epoch, step=version.step, tensors=len(lacking), size=size)
+        fetched, failed = Fetched({}, None, 0), list[str]()
+        if lacking:
+            fetched, failed = await self._fetch(stub, manifest, lacking, base, sources)
+        snapshot = Snapshot(manifest, {**base.tensors, **fetched.tensors})
+        self._hold(snapshot, base.manifest.version, fetched.delta)
+        _log.info(
+            "weights arrived",
+            epoch=version.epoch,
+            step=version.step,
+            tensors=len(lacking),
+            size=fetched.size,
+            encoding="full" if fetched.delta is None else "delta",
+        )
+        await self._report(stub, version, failed)
+
+    def _hold(self, snapshot: Snapshot, have: Version, delta: bytes | None) -> None:
+        """For peers and as what the next delta builds on; and to be served."""
+        link = None
+        if delta is not None:
+            made = Future[bytes]()
+            made.set_result(delta)
+            link = (have.digest, made)
+        self._store.add(snapshot, link)
+        self._policy.offer(Update(snapshot.manifest, snapshot.tensors))
+        self._held()
 
     def _check(self, manifest: Manifest, version: Version) -> None:
         if whole_digest(manifest.tensors) != version.digest:
@@ -93,86 +187,99 @@ class WeightReader:
         # After the tokenizer: where that is another, so are the shapes, and it is what a person can mend.
         self._policy.check_manifest(manifest)
 
+    # ------------------------------------------------------------ bytes
+
     async def _fetch(
-        self, stub: WeightServiceAsyncStub, version: Version, lacking: list[TensorEntry]
-    ) -> dict[str, torch.Tensor]:
-        """The named tensors, in manifest order; verified while the next ones arrive."""
-        request = wire.FetchWeightsRequest(
-            run_uid=self._run_uid, want=version_message(version), tensors=[entry.name for entry in lacking]
-        )
-        arriving = Arriving(lacking)
+        self,
+        learner: WeightServiceAsyncStub,
+        manifest: Manifest,
+        lacking: Sequence[TensorEntry],
+        base: Snapshot,
+        sources: Sequence[str],
+    ) -> tuple[Fetched, list[str]]:
+        """The bytes, and the peers that failed. Wrong ones are never kept: then whole tensors come from the learner."""
+        deltas, failed = self._source.deltas, list[str]()
+        fetch = Fetch(self._run_uid, manifest, lacking, base, deltas=deltas, patience=self._patience)
         try:
-            async for piece in stub.FetchWeights(request, timeout=_FETCH_SECONDS):
-                arriving.take(piece.offset, piece.data)
-            return await arriving.whole()
+            for source in sources:
+                fetched = await self._from_peer(fetch, source)
+                if fetched is not None:
+                    return self._count(fetched, "peer"), failed
+                failed.append(source)
+            return self._count(await self._from_learner(fetch, learner), "learner"), failed
+        except Corrupted as error:
+            _log.error("weights were refused", error=str(error))
+            FALLBACKS.inc()
         finally:
-            arriving.drop()
+            fetch.drop()
+        whole = Fetch(self._run_uid, manifest, lacking, base, deltas=False, patience=self._patience)
+        try:
+            return self._count(await self._from_learner(whole, learner), "learner"), failed
+        finally:
+            whole.drop()
+
+    async def _from_peer(self, fetch: Fetch, address: str) -> Fetched | None:
+        """None where it does not deliver; what it did deliver stays in the fetch."""
+        try:
+            async with make_channel(address, self._source) as channel:
+                stub = cast("WeightServiceAsyncStub", wire_grpc.WeightServiceStub(channel))
+                return await fetch.drain(stub, peer=True)
+        except grpc.aio.AioRpcError as error:
+            why = f"{error.code().name}: {error.details()}"
+        except Unavailable as error:
+            why = str(error)
+        SOURCE_FAILURES.inc()
+        _log.warning("a peer did not deliver weights", address=address, why=why)
+        return None
+
+    async def _from_learner(self, fetch: Fetch, learner: WeightServiceAsyncStub) -> Fetched:
+        """As long as each try brings more than the one before, a stream that breaks off is taken up again."""
+        for _ in range(_RESUMES):
+            before = fetch.arrived
+            try:
+                return await fetch.drain(learner, peer=False)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or fetch.arrived <= before:
+                    raise
+            except Unavailable:
+                if fetch.arrived <= before:
+                    raise
+            await asyncio.sleep(self._source.retry_seconds)
+        raise Unavailable("the learner's stream of weights broke off again and again")
+
+    def _count(self, fetched: Fetched, source: str) -> Fetched:
+        FETCHED_BYTES.labels("full" if fetched.delta is None else "delta", source).inc(fetched.size)
+        return fetched
+
+    async def _report(
+        self, stub: WeightServiceAsyncStub, version: Version, failed: list[str], *, always: bool = False
+    ) -> None:
+        """Tell the learner; one that does not know the call, or is away, need not hear it."""
+        if not (self._peer_address or failed or always):
+            return
+        request = wire.ReportVersionRequest(
+            run_uid=self._run_uid,
+            peer_address=self._peer_address,
+            version=version_message(version),
+            failed_sources=failed,
+        )
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await stub.ReportVersion(request, timeout=_REPORT_SECONDS)
+
+    def _confess_to(self, stub: WeightServiceAsyncStub) -> None:
+        """Should the engine serve other weights than it was given, the learner hears of it: that ends the run."""
+        loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+
+        def begin(served: Version) -> None:
+            _log.error("the engine serves other weights than it was given", step=served.step)
+            tasks.add(loop.create_task(self._report(stub, served, [], always=True)))
+
+        def told(served: Version) -> None:
+            loop.call_soon_threadsafe(begin, served)
+
+        self._policy.on_other_weights = told
 
     def _tell(self, why: str) -> None:
         if not self._told:
             _log.info("the learner's weights are not there yet", address=self._source.address, why=why)
         self._told = True
-
-
-class Arriving:
-    """Tensors whose bytes come one after the other. What is whole is verified in threads, some MiB at a time."""
-
-    def __init__(self, entries: list[TensorEntry]) -> None:
-        self._entries = entries
-        self._total = sum(entry.size_bytes for entry in entries)
-        self._arrived = 0
-        # The tensor that bytes go to now, and how many it has.
-        self._filling, self._filled = 0, 0
-        self._buffer = _buffer(entries[0])
-        self._whole: list[tuple[TensorEntry, Bytes]] = []
-        self._verifying: list[asyncio.Task[dict[str, torch.Tensor]]] = []
-
-    def take(self, offset: int, piece: bytes) -> None:
-        """Put a piece in its place. Raises Corrupted unless it is the next one."""
-        end = offset + len(piece)
-        if offset != self._arrived or end > self._total:
-            raise Corrupted(f"weights: bytes {offset} to {end} came, {self._arrived} were expected")
-        self._arrived = end
-        rest = np.frombuffer(piece, dtype=np.uint8)
-        while len(rest):
-            count = min(len(rest), len(self._buffer) - self._filled)
-            self._buffer[self._filled : self._filled + count] = rest[:count]
-            self._filled += count
-            rest = rest[count:]
-            if self._filled == len(self._buffer):
-                self._next_tensor()
-        if sum(len(data) for _, data in self._whole) >= _VERIFIED_BYTES:
-            self._verify()
-
-    async def whole(self) -> dict[str, torch.Tensor]:
-        """All tensors by name. Raises Corrupted where bytes are missing or wrong."""
-        if self._arrived != self._total:
-            raise Corrupted(f"weights: {self._arrived} bytes came, {self._total} were promised")
-        while self._filling < len(self._entries):  # of no bytes, for all have come
-            self._next_tensor()
-        self._verify()
-        parts = await asyncio.gather(*self._verifying)
-        return {name: tensor for part in parts for name, tensor in part.items()}
-
-    def drop(self) -> None:
-        """Nobody waits for the rest."""
-        for task in self._verifying:
-            task.cancel()
-
-    def _next_tensor(self) -> None:
-        self._whole.append((self._entries[self._filling], self._buffer))
-        self._filling, self._filled = self._filling + 1, 0
-        if self._filling < len(self._entries):
-            self._buffer = _buffer(self._entries[self._filling])
-
-    def _verify(self) -> None:
-        whole, self._whole = self._whole, []
-        self._verifying.append(asyncio.create_task(asyncio.to_thread(_verified, whole)))
-
-
-def _buffer(entry: TensorEntry) -> Bytes:
-    return np.empty(entry.size_bytes, dtype=np.uint8)
-
-
-def _verified(whole: list[tuple[TensorEntry, Bytes]]) -> dict[str, torch.Tensor]:
-    return {entry.name: verified_in_place(entry, data) for entry, data in whole}

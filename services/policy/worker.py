@@ -81,15 +81,15 @@ class PolicyProcessor:
     def _generate(self, jobs: list[_Job], stopping: threading.Event) -> None:
         requests = [request for job in jobs for request in job.requests]
         started = time.perf_counter()
-        drafts = iter(self._policy.generate(requests, stopping))
+        drafts, spans = self._policy.generate_noted(requests, stopping, resume=False)
+        made = iter(zip(drafts, spans, strict=True))
         seconds = time.perf_counter() - started
-        version = self._policy.version
         work: list[tuple[rollout.RolloutGroup, int]] = []
         for job in jobs:
             new = 0
             for completion, request in zip(job.group.completions, job.requests, strict=True):
-                draft = next(drafts)
+                draft, noted = next(made)
                 new += len(draft.token_ids) - len(request.draft.token_ids)
-                write_draft(completion, draft, self._policy.engine.decode(draft.token_ids), version)
+                write_draft(completion, draft, self._policy.engine.decode(draft.token_ids), noted)
             work.append((job.group, new))
         record_timings(work, stage=self._stage, replica=self._replica, seconds=seconds)

@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ from orchestrator.local.in_process import run_in_process
 from orchestrator.local.layout import RunLayout
 from orchestrator.local.stack import Stack
 from orchestrator.planning.processes import Limits
+from services.common.errors import Corrupted
 from services.common.spec.run import RunSpec
 from services.common.stages.tools import RedisTools
+from services.learner.run import Run
 from services.models.loading import load_causal, serving_state
 from services.models.manifest import entries_of, whole_digest
 from services.models.wire import version_of
+from services.policy import worker
 from tests.fakes.small_runs import (
     BATCH,
     make_files,
@@ -115,6 +119,39 @@ def test_each_algorithm_trains_a_run(
     assert [row["episode"] for row in rows] == [BATCH * group, 2 * BATCH * group]
     assert all(math.isfinite(value) for row in rows for value in row.values())
     assert ("reward_std" in rows[0]) == (group > 1)
+
+
+def test_a_replica_that_serves_other_weights_than_it_says_ends_the_run(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line names what was claimed and what was published; nothing is trained on it."""
+    real = worker.write_draft
+
+    def lying(completion: Any, draft: Any, text: str, made_by: Any) -> None:
+        real(completion, draft, text, [(at, replace(version, digest="0" * 64)) for at, version in made_by])
+
+    monkeypatch.setattr(worker, "write_draft", lying)
+    with pytest.raises(
+        Corrupted, match="a rollout names weights 000000000000 as epoch 1, step 0; published were"
+    ):
+        run_here(small_spec(files), tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists() or rows_of(tmp_path / "run") == []
+
+
+def test_what_a_reader_reports_wrongly_ends_the_run(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the next boundary, with the line that the weight service had for it; the step before it stands."""
+    real = Run._train_on
+
+    async def then_refused(run: Run, batch: Any, started: float) -> None:
+        await real(run, batch, started)
+        run.refuse(Corrupted("p:1 serves other weights"))
+
+    monkeypatch.setattr(Run, "_train_on", then_refused)
+    with pytest.raises(Corrupted, match="p:1 serves other weights"):
+        run_here(small_spec(files), tmp_path / "run")
+    assert [row["step"] for row in rows_of(tmp_path / "run")] == [1]
 
 
 def test_an_algorithm_that_no_run_can_train_with_is_refused(files: Path, tmp_path: Path) -> None:

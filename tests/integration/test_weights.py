@@ -17,9 +17,9 @@ import torch
 
 from services.common.server import serving
 from services.common.spec.service import ServiceSpec
-from services.learner import weight_servicer
 from services.learner.weight_servicer import SERVICE_NAME, WeightServicer
 from services.learner.weights import Layout, PublishedWeights
+from services.models import weight_servicer
 from services.models.loading import LoadedModel
 from services.models.manifest import Version, entries_of, whole_digest
 from services.policy.config import WeightSourceSpec

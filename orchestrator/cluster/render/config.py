@@ -99,7 +99,15 @@ def _model(run: TrainingRun, names: RunNames) -> dict[str, Any]:
 
 def _policy(run: TrainingRun, names: RunNames) -> dict[str, Any]:
     learner = f"{names.host(names.weights)}:{PORTS['learner'].grpc}"
-    return {"model": _model(run, names), "weights": {"address": learner}}
+    rollout = run.spec.run_spec(names.run).rollout
+    weights = {
+        "address": learner,
+        "peer_address": "auto",
+        # One more than may be trained on: until a new version is there, everyone is behind.
+        "max_behind_steps": rollout.max_staleness + 1,
+        "swap": rollout.swap,
+    }
+    return {"model": _model(run, names), "weights": weights}
 
 
 def _reference(run: TrainingRun, names: RunNames) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """NetworkPolicies of a run: nobody to nobody, then exactly the picture. Knows ports and labels, no pod.
 
-policy ──weights──▶ learner ◀──rendezvous──▶ learner        operator ──▶ every pod of the run
+policy ◀─weights─▶ policy ──weights──▶ learner ◀──rendezvous──▶ learner    operator ──▶ every pod of the run
   │                   │                                      monitoring ──▶ metrics ports
   ├── queue ──▶ redis ◀── queue ──┤                          every pod ──▶ DNS
 reference ── queue ──▶  reward ── queue ──┘  reward (a bridge) ── gRPC ──▶ RewardModel
@@ -129,10 +129,13 @@ def _common(run: TrainingRun, names: RunNames, options: RenderOptions, owner: Ow
 
 def _stage(run: TrainingRun, names: RunNames, stage: str, options: RenderOptions, owner: Owner) -> Manifest:
     service, role = service_of(stage), stage.partition("/")[0]
-    egress = [_to_queue(run, names)]
+    egress, ingress = [_to_queue(run, names)], scraped(options, PORTS[role].metrics)
     if role == "policy":
         weights = {"podSelector": {"matchLabels": names.selector("learner")}}
+        peers = {"podSelector": {"matchLabels": names.selector(service)}}
         egress.append({"to": [weights], "ports": open_ports(PORTS["learner"].grpc)})
+        egress.append({"to": [peers], "ports": open_ports(PORTS["policy"].grpc)})
+        ingress.append({"from": [peers], "ports": open_ports(PORTS["policy"].grpc)})
     ref = run.spec.reward_of(stage).reward_model_ref if role == "reward" else None
     if ref is not None:
         egress.append(_to_reward_model(ref))
@@ -142,7 +145,7 @@ def _stage(run: TrainingRun, names: RunNames, stage: str, options: RenderOptions
         names.selector(service),
         owner=owner,
         labels=names.labels(service, role),
-        ingress=scraped(options, PORTS[role].metrics),
+        ingress=ingress,
         egress=[*egress, *_outside(run, model)],
     )
 

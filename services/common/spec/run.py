@@ -10,6 +10,8 @@ from services.common.spec.algorithms import AlgorithmSpec, GroupSpec, PpoSpec, c
 from services.common.spec.base import Spec
 from services.common.spec.service import ModelSpec
 
+SwapMode = Literal["wait", "keep", "abort_and_resume"]
+
 
 class SamplingSpec(Spec):
     """How the policy draws completions."""
@@ -59,6 +61,11 @@ class RolloutSpec(Spec):
     )
     max_staleness: int = Field(0, ge=0, description="Steps a rollout may be behind.")
     readmission_limit: int = Field(3, ge=0, description="Re-admissions per prompt.")
+    swap: SwapMode = Field(
+        "wait",
+        description="New weights while a replica generates: wait for the batch to end; keep its sequences and go on "
+        "under the new ones; abort_and_resume: hand them back, whoever takes them goes on.",
+    )
     reward_weights: dict[str, float] = Field(
         default_factory=dict, description="Weight of each scoring stage; absent: 1."
     )

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from services.common import errors
+from services.common.drain_mark import Flag
 from services.common.server import LIVE, ServiceServer, serving
 from services.common.spec.service import ServerSpec, ServiceSpec
 from tests.integration.server.served import (
@@ -90,6 +91,22 @@ async def test_a_mark_makes_it_not_ready_and_no_more(tmp_path: Path) -> None:
         mark.write_text("\n")
         await until_health(endpoints.grpc, health_pb2.HealthCheckResponse.SERVING)
         assert "trimtab_draining 0.0" in await asyncio.to_thread(page_of, endpoints)
+
+
+async def test_a_service_may_rest_by_itself() -> None:
+    """Not ready while it says so, without being marked to drain; alive and answering all the time."""
+    app = App()
+    flag = Flag(poll_seconds=0.02)
+    app.rest = flag  # type: ignore[attr-defined]
+    async with serving(ServiceSpec(), app) as endpoints:
+        assert await health_of(endpoints.grpc, REWARD) == health_pb2.HealthCheckResponse.SERVING
+        flag.raised = True
+        await until_health(endpoints.grpc, health_pb2.HealthCheckResponse.NOT_SERVING)
+        assert await health_of(endpoints.health, LIVE) == health_pb2.HealthCheckResponse.SERVING
+        assert "trimtab_draining 0.0" in await asyncio.to_thread(page_of, endpoints)
+        await call(endpoints)
+        flag.raised = False
+        await until_health(endpoints.grpc, health_pb2.HealthCheckResponse.SERVING)
 
 
 async def test_reflection_lists_the_services() -> None:

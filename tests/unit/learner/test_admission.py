@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.common.errors import Corrupted
 from services.common.spec.run import RolloutSpec
 from services.learner.admission import Versions, prompt_index, room
 from services.models.manifest import Version
@@ -76,6 +77,17 @@ def test_weights_that_did_not_change_do_not_age() -> None:
     assert versions.staleness(["b"], 9) == 5
     # As a checkpoint keeps them.
     assert Versions(dict(json.loads(json.dumps(list(versions.step_of.items()))))) == versions
+
+
+def test_a_name_stands_for_one_digest() -> None:
+    """Other weights under a published name are refused; names of other epochs, or forgotten, say nothing."""
+    versions = Versions({}, remembered=2)
+    for step, digest in enumerate("abc"):
+        versions.publish(Version(1, step, digest))
+    for fine in (Version(1, 2, "c"), Version(2, 2, "x"), Version(1, 0, "x")):
+        versions.check(fine)
+    with pytest.raises(Corrupted, match="a rollout names weights x as epoch 1, step 2; published were c"):
+        versions.check(Version(1, 2, "x"))
 
 
 def test_memory_of_versions_is_bounded() -> None:

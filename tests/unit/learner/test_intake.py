@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
 from services.common.arrays import set_array
-from services.common.errors import Mismatch, ServiceError, Unavailable
+from services.common.errors import Corrupted, Mismatch, ServiceError, Unavailable
 from services.common.spec.run import RunSpec
 from services.common.stages.base import Advance, Entry, NewEntry
 from services.common.stages.memory_stages import MemoryServer, MemoryStages, MemoryTools
@@ -188,6 +189,17 @@ async def test_a_run_in_which_everything_fails_ends_and_says_why() -> None:
     assert bench.intake.warnings == ["a group failed: reward: no such token"]
     await bench.work(failure="no such token")
     with pytest.raises(ServiceError, match=r"^4 groups failed in a row, the last at reward: no such token$"):
+        await bench.look()
+
+
+async def test_a_rollout_of_other_weights_than_it_says_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one group less, but a line that says what is wrong: somebody serves what was never published."""
+    bench = await Bench().begin()
+    await bench.look()
+    with monkeypatch.context() as patched:
+        patched.setattr(sys.modules[__name__], "DIGESTS", ["other", "second", "third"])
+        await bench.work()
+    with pytest.raises(Corrupted, match="names weights other as epoch 1, step 0; published were first"):
         await bench.look()
 
 

@@ -158,7 +158,7 @@ def test_a_chunk_touches_the_tensors_that_it_lies_in(monkeypatch: pytest.MonkeyP
         touched.append(tensor.numel())
         return real(tensor)
 
-    monkeypatch.setattr("services.learner.weights.tensor_bytes", counted)
+    monkeypatch.setattr("services.models.snapshots.tensor_bytes", counted)
     assert layout.chunk(8 * 150 + 4, 8) == bytes(real(state["t150"]))[4:] + bytes(real(state["t151"]))[:4]
     assert touched == [2, 2]
     assert layout.chunk(layout.total, 8) == b""

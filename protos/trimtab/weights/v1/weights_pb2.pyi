@@ -30,7 +30,9 @@ class _WeightEncodingEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper.
     WEIGHT_ENCODING_FULL: _WeightEncoding.ValueType  # 1
     """The tensors' bytes, concatenated in manifest order."""
     WEIGHT_ENCODING_DELTA: _WeightEncoding.ValueType  # 2
-    """New values at changed positions, relative to the version the reader has."""
+    """What changed since the version the reader has; see services/models/delta.py for the bytes. All changed tensors
+    of the named components, whatever `tensors` names.
+    """
 
 class WeightEncoding(_WeightEncoding, metaclass=_WeightEncodingEnumTypeWrapper): ...
 
@@ -38,7 +40,9 @@ WEIGHT_ENCODING_UNSPECIFIED: WeightEncoding.ValueType  # 0
 WEIGHT_ENCODING_FULL: WeightEncoding.ValueType  # 1
 """The tensors' bytes, concatenated in manifest order."""
 WEIGHT_ENCODING_DELTA: WeightEncoding.ValueType  # 2
-"""New values at changed positions, relative to the version the reader has."""
+"""What changed since the version the reader has; see services/models/delta.py for the bytes. All changed tensors
+of the named components, whatever `tensors` names.
+"""
 global___WeightEncoding = WeightEncoding
 
 @typing.final
@@ -163,13 +167,17 @@ class WatchVersionsRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     RUN_UID_FIELD_NUMBER: builtins.int
+    PEER_ADDRESS_FIELD_NUMBER: builtins.int
     run_uid: builtins.str
+    peer_address: builtins.str
+    """host:port where this reader serves WeightService to its peers; empty: nowhere."""
     def __init__(
         self,
         *,
         run_uid: builtins.str = ...,
+        peer_address: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["run_uid", b"run_uid"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["peer_address", b"peer_address", "run_uid", b"run_uid"]) -> None: ...
 
 global___WatchVersionsRequest = WatchVersionsRequest
 
@@ -178,15 +186,21 @@ class WatchVersionsResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     VERSION_FIELD_NUMBER: builtins.int
+    SOURCES_FIELD_NUMBER: builtins.int
     @property
     def version(self) -> trimtab.common.v1.common_pb2.WeightsVersion: ...
+    @property
+    def sources(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Peers that have this version or get it soon, best first. Empty, or when all fail: ask whom you watch."""
+
     def __init__(
         self,
         *,
         version: trimtab.common.v1.common_pb2.WeightsVersion | None = ...,
+        sources: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["version", b"version"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["sources", b"sources", "version", b"version"]) -> None: ...
 
 global___WatchVersionsResponse = WatchVersionsResponse
 
@@ -200,14 +214,19 @@ class FetchWeightsRequest(google.protobuf.message.Message):
     OFFSET_FIELD_NUMBER: builtins.int
     COMPONENTS_FIELD_NUMBER: builtins.int
     TENSORS_FIELD_NUMBER: builtins.int
+    WAIT_FIELD_NUMBER: builtins.int
     run_uid: builtins.str
     offset: builtins.int
     """Bytes of the encoded stream that the reader already holds."""
+    wait: builtins.bool
+    """Where `want` is not there yet: wait for it, as long as the deadline allows. Messages without data say meanwhile
+    that it is on its way.
+    """
     @property
     def want(self) -> trimtab.common.v1.common_pb2.WeightsVersion: ...
     @property
     def have(self) -> trimtab.common.v1.common_pb2.WeightsVersion:
-        """Absent or unknown to the server: the full encoding is sent."""
+        """Absent or unknown to the server: the full encoding is sent. A reader that names it understands deltas."""
 
     @property
     def components(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
@@ -226,9 +245,10 @@ class FetchWeightsRequest(google.protobuf.message.Message):
         offset: builtins.int = ...,
         components: collections.abc.Iterable[builtins.str] | None = ...,
         tensors: collections.abc.Iterable[builtins.str] | None = ...,
+        wait: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["have", b"have", "want", b"want"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["components", b"components", "have", b"have", "offset", b"offset", "run_uid", b"run_uid", "tensors", b"tensors", "want", b"want"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["components", b"components", "have", b"have", "offset", b"offset", "run_uid", b"run_uid", "tensors", b"tensors", "wait", b"wait", "want", b"want"]) -> None: ...
 
 global___FetchWeightsRequest = FetchWeightsRequest
 
@@ -257,3 +277,45 @@ class FetchWeightsResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["data", b"data", "encoding", b"encoding", "offset", b"offset", "total_bytes", b"total_bytes"]) -> None: ...
 
 global___FetchWeightsResponse = FetchWeightsResponse
+
+@typing.final
+class ReportVersionRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RUN_UID_FIELD_NUMBER: builtins.int
+    PEER_ADDRESS_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    FAILED_SOURCES_FIELD_NUMBER: builtins.int
+    run_uid: builtins.str
+    peer_address: builtins.str
+    """The reader's own, as in WatchVersionsRequest."""
+    @property
+    def version(self) -> trimtab.common.v1.common_pb2.WeightsVersion:
+        """What it holds by now."""
+
+    @property
+    def failed_sources(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Peers that did not deliver."""
+
+    def __init__(
+        self,
+        *,
+        run_uid: builtins.str = ...,
+        peer_address: builtins.str = ...,
+        version: trimtab.common.v1.common_pb2.WeightsVersion | None = ...,
+        failed_sources: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["version", b"version"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["failed_sources", b"failed_sources", "peer_address", b"peer_address", "run_uid", b"run_uid", "version", b"version"]) -> None: ...
+
+global___ReportVersionRequest = ReportVersionRequest
+
+@typing.final
+class ReportVersionResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___ReportVersionResponse = ReportVersionResponse

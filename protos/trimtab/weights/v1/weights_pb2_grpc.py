@@ -29,6 +29,11 @@ class WeightServiceStub(object):
                 request_serializer=trimtab_dot_weights_dot_v1_dot_weights__pb2.FetchWeightsRequest.SerializeToString,
                 response_deserializer=trimtab_dot_weights_dot_v1_dot_weights__pb2.FetchWeightsResponse.FromString,
                 )
+        self.ReportVersion = channel.unary_unary(
+                '/trimtab.weights.v1.WeightService/ReportVersion',
+                request_serializer=trimtab_dot_weights_dot_v1_dot_weights__pb2.ReportVersionRequest.SerializeToString,
+                response_deserializer=trimtab_dot_weights_dot_v1_dot_weights__pb2.ReportVersionResponse.FromString,
+                )
 
 
 class WeightServiceServicer(object):
@@ -56,6 +61,14 @@ class WeightServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportVersion(self, request, context):
+        """A reader says which version it holds, verified, and which sources failed it. FAILED_PRECONDITION: that version
+        never had this digest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WeightServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -73,6 +86,11 @@ def add_WeightServiceServicer_to_server(servicer, server):
                     servicer.FetchWeights,
                     request_deserializer=trimtab_dot_weights_dot_v1_dot_weights__pb2.FetchWeightsRequest.FromString,
                     response_serializer=trimtab_dot_weights_dot_v1_dot_weights__pb2.FetchWeightsResponse.SerializeToString,
+            ),
+            'ReportVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportVersion,
+                    request_deserializer=trimtab_dot_weights_dot_v1_dot_weights__pb2.ReportVersionRequest.FromString,
+                    response_serializer=trimtab_dot_weights_dot_v1_dot_weights__pb2.ReportVersionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -132,5 +150,22 @@ class WeightService(object):
         return grpc.experimental.unary_stream(request, target, '/trimtab.weights.v1.WeightService/FetchWeights',
             trimtab_dot_weights_dot_v1_dot_weights__pb2.FetchWeightsRequest.SerializeToString,
             trimtab_dot_weights_dot_v1_dot_weights__pb2.FetchWeightsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ReportVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/trimtab.weights.v1.WeightService/ReportVersion',
+            trimtab_dot_weights_dot_v1_dot_weights__pb2.ReportVersionRequest.SerializeToString,
+            trimtab_dot_weights_dot_v1_dot_weights__pb2.ReportVersionResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

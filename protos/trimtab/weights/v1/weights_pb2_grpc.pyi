@@ -39,6 +39,14 @@ class WeightServiceStub:
     ]
     """The bytes of a version, resumable by offset."""
 
+    ReportVersion: grpc.UnaryUnaryMultiCallable[
+        trimtab.weights.v1.weights_pb2.ReportVersionRequest,
+        trimtab.weights.v1.weights_pb2.ReportVersionResponse,
+    ]
+    """A reader says which version it holds, verified, and which sources failed it. FAILED_PRECONDITION: that version
+    never had this digest.
+    """
+
 class WeightServiceAsyncStub:
     GetManifest: grpc.aio.UnaryUnaryMultiCallable[
         trimtab.weights.v1.weights_pb2.GetManifestRequest,
@@ -59,6 +67,14 @@ class WeightServiceAsyncStub:
         trimtab.weights.v1.weights_pb2.FetchWeightsResponse,
     ]
     """The bytes of a version, resumable by offset."""
+
+    ReportVersion: grpc.aio.UnaryUnaryMultiCallable[
+        trimtab.weights.v1.weights_pb2.ReportVersionRequest,
+        trimtab.weights.v1.weights_pb2.ReportVersionResponse,
+    ]
+    """A reader says which version it holds, verified, and which sources failed it. FAILED_PRECONDITION: that version
+    never had this digest.
+    """
 
 class WeightServiceServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
@@ -86,5 +102,15 @@ class WeightServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[trimtab.weights.v1.weights_pb2.FetchWeightsResponse], collections.abc.AsyncIterator[trimtab.weights.v1.weights_pb2.FetchWeightsResponse]]:
         """The bytes of a version, resumable by offset."""
+
+    @abc.abstractmethod
+    def ReportVersion(
+        self,
+        request: trimtab.weights.v1.weights_pb2.ReportVersionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[trimtab.weights.v1.weights_pb2.ReportVersionResponse, collections.abc.Awaitable[trimtab.weights.v1.weights_pb2.ReportVersionResponse]]:
+        """A reader says which version it holds, verified, and which sources failed it. FAILED_PRECONDITION: that version
+        never had this digest.
+        """
 
 def add_WeightServiceServicer_to_server(servicer: WeightServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

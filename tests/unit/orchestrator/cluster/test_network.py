@@ -39,7 +39,7 @@ def policies(spec: TrainingRun) -> list[dict[str, Any]]:
 def picture() -> set[tuple[str, str, int]]:
     """What the picture in DESIGN shows, and no more."""
     allowed = {(pod, "redis", 6379) for pod in OURS}
-    allowed |= {("policy", "learner", 50054), ("reward-hh", "hh", 50053)}
+    allowed |= {("policy", "learner", 50054), ("policy", "policy", 50051), ("reward-hh", "hh", 50053)}
     allowed |= {("learner", "learner", port) for port in PORTS}
     allowed |= {("operator", pod, port) for pod in (*OURS, "redis", "hh") for port in PORTS}
     metrics = {

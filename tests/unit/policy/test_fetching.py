@@ -8,7 +8,7 @@ import torch
 from services.common.errors import Corrupted
 from services.models.facts import tensor_bytes
 from services.models.manifest import entries_of
-from services.policy.weights import Arriving
+from services.policy.fetching import Arriving
 
 STATE = {
     "a": torch.arange(6, dtype=torch.float32).reshape(2, 3),

@@ -1,0 +1,38 @@
+"""Weights for other replicas: what this one holds, and where they find it."""
+
+from __future__ import annotations
+
+import socket
+
+from services.common.errors import ConfigError
+from services.models import weight_servicer
+from services.models.weight_servicer import SERVICE_NAME as WEIGHT_SERVICE_NAME
+from services.policy.config import WeightSourceSpec
+
+__all__ = ["WEIGHT_SERVICE_NAME", "PeerServicer", "own_address"]
+_AUTO = "auto"
+
+
+class PeerServicer(weight_servicer.WeightServicer):
+    """The replica's WeightService. It knows no other readers than those that ask it."""
+
+    loading = "the policy is loading"
+
+
+def own_address(source: WeightSourceSpec, port: int) -> str:
+    """host:port to tell the learner; empty where nothing is passed on. ConfigError where it cannot be known."""
+    if source.peer_address != _AUTO:
+        return source.peer_address
+    if not port:
+        raise ConfigError("weights.peer_address = auto needs server.port: peers must know where to ask")
+    host, _, learner_port = source.address.removeprefix("dns:///").rpartition(":")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host.strip("[]"), int(learner_port), type=socket.SOCK_DGRAM
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.connect(address)  # of datagrams: nothing is sent, but the route is chosen
+            own = probe.getsockname()[0]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"weights.peer_address = auto: no way to {source.address}: {error}") from None
+    return f"[{own}]:{port}" if ":" in own else f"{own}:{port}"
