@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from orchestrator.local.toml import to_toml
@@ -22,6 +22,7 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(st.text(), VALUES, max_size=5))
+@example({"a\n": 1})
 def test_round_trip(values: dict[str, object]) -> None:
     """Whatever is written is read back equal."""
     assert tomllib.loads(to_toml(values)) == values
