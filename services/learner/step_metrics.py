@@ -63,8 +63,8 @@ def _lengths(samples: Sequence[Sample], mask: torch.Tensor) -> dict[str, float]:
 
 def _explained(rollouts: Rollouts, targets: Targets) -> float:
     """1 - variance of what the values miss / variance of the returns."""
-    residual = masked_variance(targets.returns - rollouts.old_values, rollouts.mask, unbiased=False)
-    spread = masked_variance(targets.returns, rollouts.mask, unbiased=False)
+    residual = masked_variance(targets.returns - rollouts.old_values, rollouts.valued, unbiased=False)
+    spread = masked_variance(targets.returns, rollouts.valued, unbiased=False)
     return float(1 - residual / spread.clamp(min=1e-8))
 
 
