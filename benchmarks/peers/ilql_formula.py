@@ -33,7 +33,8 @@ def loss_of(case: dict[str, Any]) -> torch.Tensor:
         logits = case["logits"][row, time]
         loss_awac = loss_awac + weight * (torch.logsumexp(logits, 0) - logits[action])
     total = loss_q + loss_v + s["cql_scale"] * loss_cql + s["awac_scale"] * loss_awac
-    return total / max(1, len(steps))
+    mean: torch.Tensor = total / max(1, len(steps))
+    return mean
 
 
 def answer(case: dict[str, Any]) -> dict[str, Any]:
