@@ -40,7 +40,7 @@ def new_group(
             top_p=sampling.top_p,
             top_k=sampling.top_k,
             max_new_tokens=sampling.max_new_tokens,
-            min_new_tokens=sampling.min_new_tokens,
+            min_new_tokens=sampling.max_new_tokens if sampling.fixed_length else sampling.min_new_tokens,
             stop=sampling.stop,
             seed=(spec.seed << 32) + admitted.number,
             num_completions=spec.group_size,

@@ -270,6 +270,11 @@ class Run:
         folder, published = self.config.out / "model", self.config.out / "published.json"
         with storage_errors(f"the trained model in {folder}"):
             write_folder(folder, lambda aside: write_model(self._loaded, aside))
+            if self.spec.optimiser.weight_average is not None:
+                with self.trainer.optimiser.averaged():
+                    write_folder(
+                        self.config.out / "model-average", lambda aside: write_model(self._loaded, aside)
+                    )
             published.write_text(json.dumps(asdict(self.state.version)) + "\n")
 
     async def _in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:

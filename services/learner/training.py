@@ -24,7 +24,9 @@ from services.learner.algorithms.base import Current, Part, Rollouts, Targets, c
 from services.learner.algorithms.importance import importance
 from services.learner.algorithms.kl import KlController, measured_kl
 from services.learner.algorithms.registry import algorithm_of
-from services.learner.sample import Ids, Sample, group_numbers
+from services.learner.critics import Critic, critic_of
+from services.learner.rows import before, padded, sequence_ids, wide
+from services.learner.sample import Sample, group_numbers
 from services.learner.scores import ScoreNormaliser
 from services.learner.step_metrics import step_metrics
 from services.models.loading import LoadedModel, serving_state
@@ -44,7 +46,7 @@ class _Pass:
 
 
 class Trainer:
-    """Policy, value head, optimiser and controllers. One thread at a time."""
+    """Policy, critic, optimiser and controllers. One thread at a time."""
 
     def __init__(self, loaded: LoadedModel, spec: RunSpec) -> None:
         self.spec = spec
@@ -55,8 +57,9 @@ class Trainer:
         self.kl = KlController.start(spec.algorithm.penalty)
         self.scores = ScoreNormaliser(enabled=spec.algorithm.normalise_scores)
         self._split = freeze(self.model, spec.optimiser.frozen_layers)
-        self.value_head = _value_head(self.model) if self.algorithm.critic else torch.nn.Identity()
-        self.optimiser = _optimiser(self.model, self.value_head, spec.optimiser)
+        self.critic = critic_of(spec, loaded)
+        self._past_end = getattr(spec.algorithm, "score_position", "") == "past_end"
+        self.optimiser = _optimiser(self.model, self.critic, spec.optimiser)
 
     def step(self, samples: Sequence[Sample]) -> dict[str, float]:
         """Learn from a batch once (epochs x minibatches updates) and return metrics by TRL's names."""
@@ -85,9 +88,9 @@ class Trainer:
             samples,
             rollouts,
             targets,
-            _padded(proximal.entropy),
+            padded(proximal.entropy, rollouts.mask.shape[1]),
             scores,
-            critic=self.algorithm.critic,
+            critic=self.critic is not None,
             corrected=self.spec.algorithm.importance_sampling.mode != "none",
         )
         metrics |= {name: value / len(updates) for name, value in totals.items()}
@@ -113,7 +116,7 @@ class Trainer:
             "episodes": self.episodes,
             "kl_coefficient": self.kl.coefficient,
             "scores": self.scores.state(),
-            "value_head": self.value_head.state_dict(),
+            "value_head": self.critic.head.state_dict() if self.critic else {},
             "optimiser": self.optimiser.state_dict(),
         }
 
@@ -123,14 +126,15 @@ class Trainer:
         self.episodes = int(state["episodes"])
         self.kl = KlController(self.spec.algorithm.penalty, float(state["kl_coefficient"]))
         self.scores = ScoreNormaliser.of(state["scores"], enabled=self.spec.algorithm.normalise_scores)
-        self.value_head.load_state_dict(state["value_head"])
+        if self.critic:
+            self.critic.head.load_state_dict(state["value_head"])
         self.optimiser.load_state_dict(state["optimiser"])
 
     def _trunk(self, samples: Sequence[Sample]) -> list[torch.Tensor]:
         """States after the frozen layers, one [length, width] for each sample."""
         states: list[torch.Tensor] = [torch.empty(0)] * len(samples)
         for micro in self._micro_batches(samples):
-            rows = [_whole(samples[index]) for index in micro]
+            rows = [sequence_ids(samples[index]) for index in micro]
             ids = pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True)
             hidden = self._split.lower(ids.to(self.model.device))
             for at, index in enumerate(micro):
@@ -162,15 +166,10 @@ class Trainer:
         self, samples: Sequence[Sample], trunk: list[torch.Tensor], rows: list[int], entropy: bool
     ) -> tuple[Sequence[torch.Tensor], ...]:
         hidden = self._split.upper(pad_sequence([trunk[row] for row in rows], batch_first=True))
-        width = hidden.shape[1]
-        positions, wanted, lengths = [], [], []
-        for at, row in enumerate(rows):
-            sample = samples[row]
-            start, count = len(sample.prompt_ids) - 1, len(sample.completion_ids)
-            positions.append(at * width + torch.arange(start, start + count))
-            wanted.append(torch.tensor(sample.completion_ids, dtype=torch.long))
-            lengths.append(count)
-        states = hidden.reshape(-1, hidden.shape[-1])[torch.cat(positions).to(hidden.device)]
+        chosen = [samples[row] for row in rows]
+        lengths = [len(sample.completion_ids) for sample in chosen]
+        states = before(hidden, chosen, lengths)
+        wanted = [torch.tensor(sample.completion_ids, dtype=torch.long) for sample in chosen]
         head, goal = self.model.get_output_embeddings().weight, torch.cat(wanted).to(hidden.device)
         temperature = self.spec.sampling.temperature
         if entropy:
@@ -178,10 +177,18 @@ class Trainer:
         else:
             logprobs = token_logprobs(states, head, goal, temperature)
             spread = torch.zeros_like(logprobs)
-        values = (
-            self.value_head(states.float())[:, 0] if self.algorithm.critic else torch.zeros_like(logprobs)
-        )
-        return tuple(piece.split(lengths) for piece in (logprobs, values, spread))
+        valued = [self._value_count(sample) for sample in chosen]
+        if self.critic is None:
+            values = torch.zeros_like(logprobs)
+        else:
+            ids = [torch.tensor(sequence_ids(sample), dtype=torch.long) for sample in chosen]
+            values = self.critic.values(before(self.critic.states(hidden, ids), chosen, valued))
+        return logprobs.split(lengths), values.split(valued), spread.split(lengths)
+
+    def _value_count(self, sample: Sample) -> int:
+        """Values of a completion: one for each token, and one past the end where the score stands there and it fits."""
+        count = len(sample.completion_ids)
+        return count + (self._past_end and count < self.spec.sampling.max_new_tokens)
 
     def _rollouts(self, samples: Sequence[Sample], proximal: _Pass) -> tuple[Rollouts, torch.Tensor]:
         """The batch as [rows, time] matrices on the CPU, and the scores as they came."""
@@ -194,22 +201,31 @@ class Trainer:
             unfinished = torch.tensor([not sample.ended for sample in samples]).float()
             kept = scores * (1 - unfinished) if settings.missing_end_replaces else scores
             scores = kept - settings.missing_end_penalty * unfinished
-        old, mask = (
-            _padded(proximal.logprobs),
-            _padded([torch.tensor(sample.loss_mask) for sample in samples]),
-        )
-        behaviour = _padded([torch.tensor(sample.behaviour_logprobs) for sample in samples])
+        width = max(map(self._value_count, samples))
+        old = padded(proximal.logprobs, width)
+        mask = padded([torch.tensor(sample.loss_mask) for sample in samples], width)
+        behaviour = padded([torch.tensor(sample.behaviour_logprobs) for sample in samples], width)
+        reference = padded([torch.tensor(sample.reference_logprobs) for sample in samples], width)
         rollouts = Rollouts(
             # What does not count must not become infinite either: 0 times infinity is no number.
             old_logprobs=old * mask,
-            reference_logprobs=_padded([torch.tensor(one.reference_logprobs) for one in samples]) * mask,
-            old_values=_padded(proximal.values),
+            reference_logprobs=reference * mask,
+            old_values=padded(proximal.values, width),
             mask=mask,
+            value_mask=self._value_mask(samples, width) if self._past_end else None,
             importance=importance(settings.importance_sampling, old, behaviour, mask),
             scores=scores,
             groups=group_numbers(samples),
         )
         return rollouts, raw
+
+    def _value_mask(self, samples: Sequence[Sample], width: int) -> torch.Tensor:
+        """Where tokens count, and the position past the end where there is a value."""
+        rows = [
+            np.append(one.loss_mask, np.ones(self._value_count(one) - len(one.loss_mask), np.float32))
+            for one in samples
+        ]
+        return padded([torch.tensor(row) for row in rows], width)
 
     def _minibatch(self, rollouts: Rollouts, targets: Targets, rows: list[int]) -> tuple[Rollouts, Targets]:
         """Some rows of the batch with what they aim at: cut from the batch's targets, or made for them alone."""
@@ -222,15 +238,15 @@ class Trainer:
         self, current: _Pass, places: list[int], whole: Rollouts, aims: Targets, update: dict[str, float]
     ) -> None:
         """Loss of some rows of a minibatch, and its gradients; their metrics are added to `update`."""
-        width, device = max(len(piece) for piece in current.logprobs), self.model.device
+        width, device = max(len(piece) for piece in current.values), self.model.device
         part = Part(
             cut(taken(whole, places, device=device), width),
             cut(taken(aims, places, device=device), width),
             tokens=float(whole.mask.sum()),
             rows=len(whole.scores),
+            values=float(whole.valued.sum()),
         )
-        logprobs = pad_sequence(current.logprobs, batch_first=True)
-        values = pad_sequence(current.values, batch_first=True)
+        logprobs, values = wide(current.logprobs, width), wide(current.values, width)
         loss = self.algorithm.loss(Current(logprobs * part.rollouts.mask, values), part)
         loss.total.backward()
         self.optimiser.accumulate()
@@ -267,31 +283,17 @@ def schedule(spec: OptimiserSpec, step: int, steps: int) -> float:
     return 1.0
 
 
-def _value_head(model: Any) -> torch.nn.Linear:
-    """One value from each hidden state, 0 at the start."""
-    head = torch.nn.Linear(model.config.hidden_size, 1)
-    torch.nn.init.zeros_(head.weight)
-    torch.nn.init.zeros_(head.bias)
-    return head.to(model.device)
-
-
-def _optimiser(model: Any, value_head: torch.nn.Module, spec: OptimiserSpec) -> MasterWeights:
+def _optimiser(model: Any, critic: Critic | None, spec: OptimiserSpec) -> MasterWeights:
     groups = [ParameterGroup([one for one in model.parameters() if one.requires_grad], spec.learning_rate)]
-    if head := list(value_head.parameters()):
-        groups.append(ParameterGroup(head, spec.value_learning_rate or spec.learning_rate))
+    if critic is not None:
+        groups.append(ParameterGroup(critic.parameters(), spec.value_learning_rate or spec.learning_rate))
     return MasterWeights(
         groups,
         betas=spec.betas,
         eps=spec.eps,
         weight_decay=spec.weight_decay,
         max_grad_norm=spec.max_grad_norm,
+        kind=spec.kind,
+        tensorflow_eps=spec.eps_form == "tensorflow",
+        average=spec.weight_average,
     )
-
-
-def _whole(sample: Sample) -> Ids:
-    return np.concatenate([sample.prompt_ids, sample.completion_ids])
-
-
-def _padded(rows: Sequence[torch.Tensor]) -> torch.Tensor:
-    """[rows, time] float32 on the CPU, without gradient."""
-    return pad_sequence([row.detach().cpu().float() for row in rows], batch_first=True)

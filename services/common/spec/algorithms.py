@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
-from services.common.spec.base import Spec
+from services.common.spec.base import Spec, unsaid
 from services.common.spec.presets import PRESETS, PresetName
 
 NOT_IN_THE_LEARNER = ("trpo", "nlpo", "ilql", "dpo")
@@ -64,28 +64,23 @@ class ImportanceSpec(Spec):
         return self.clip_min or 0.0, self.clip_max if self.clip_max is not None else cap
 
 
-def _unsaid(schema: dict[str, Any]) -> None:
-    """A default that the API server must not fill in: a preset could not tell it from what a person wrote."""
-    del schema["default"]
-
-
 class OnlineSpec(Spec):
     """What every algorithm that learns from fresh completions takes."""
 
     epochs: int = Field(1, ge=1, description="Passes over a rollout batch.")
     minibatches: int = Field(
-        1, ge=1, description="Optimiser steps per pass; left out: 1.", json_schema_extra=_unsaid
+        1, ge=1, description="Optimiser steps per pass; left out: 1.", json_schema_extra=unsaid
     )
     missing_end_penalty: float = Field(
         0.0,
         ge=0,
         description="Subtracted from the score without an end token; left out: 0.",
-        json_schema_extra=_unsaid,
+        json_schema_extra=unsaid,
     )
     missing_end_replaces: bool = Field(
         False,
         description="Minus the penalty is the score then, whatever it was; left out: false.",
-        json_schema_extra=_unsaid,
+        json_schema_extra=unsaid,
     )
     normalise_scores: bool = Field(False, description="Running mean and deviation, kept in the checkpoint.")
     clip_scores: tuple[float, float] | None = Field(
@@ -107,7 +102,20 @@ class OnlineSpec(Spec):
         raise NotImplementedError
 
 
-class PpoSpec(OnlineSpec):
+class CriticSpec(OnlineSpec):
+    """What every algorithm with values takes."""
+
+    value_model: Literal["shared", "policy", "reward_model"] = Field(
+        "shared",
+        description="A head of zeros on the policy's own trunk; or a model of its own, which begins as the policy "
+        "with such a head, or as the reward model with its head.",
+    )
+    value_model_path: str = Field(
+        "", max_length=1024, description="Folder of that reward model; left out: the run's reward_model."
+    )
+
+
+class PpoSpec(CriticSpec):
     """Proximal policy optimisation, arXiv 1707.06347, on language models, arXiv 1909.08593."""
 
     kind: Literal["ppo"] = "ppo"
@@ -129,6 +137,10 @@ class PpoSpec(OnlineSpec):
         "unbiased", description="Variance; deviation: divided by the unbiased one plus 1e-8."
     )
     whiten_scope: Literal["batch", "minibatch"] = "batch"
+    score_position: Literal["last_token", "past_end"] = Field(
+        "last_token",
+        description="Of the reward: on the last token; or one past it, with a value there, if it fits (SFD, TRL).",
+    )
     kl: KlSpec = KlSpec()
 
     @model_validator(mode="before")
@@ -146,7 +158,7 @@ class PpoSpec(OnlineSpec):
         return self.kl
 
 
-class A2cSpec(OnlineSpec):
+class A2cSpec(CriticSpec):
     """Advantage actor-critic, arXiv 1602.01783, as in RL4LMs, arXiv 2210.01241."""
 
     kind: Literal["a2c"] = "a2c"

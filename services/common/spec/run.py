@@ -5,20 +5,32 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
+from pydantic.alias_generators import to_camel
 
 from services.common.spec.algorithms import AlgorithmSpec, GroupSpec, PpoSpec, check_kind
-from services.common.spec.base import Spec
+from services.common.spec.base import Spec, unsaid
+from services.common.spec.presets import AROUND
 from services.common.spec.service import ModelSpec
 
 
 class SamplingSpec(Spec):
     """How the policy draws completions."""
 
-    temperature: float = Field(1.0, gt=0, description="Logits of policy and reference are divided by it.")
+    temperature: float = Field(
+        1.0,
+        gt=0,
+        description="Logits of policy and reference are divided by it; left out: 1.",
+        json_schema_extra=unsaid,
+    )
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus; 1 is off.")
     top_k: int = Field(0, ge=0, description="0 is off.")
     max_new_tokens: int = Field(32, ge=1)
     min_new_tokens: int = Field(0, ge=0)
+    fixed_length: bool = Field(
+        False,
+        description="Every completion has max_new_tokens: no end token is drawn; left out: false.",
+        json_schema_extra=unsaid,
+    )
     stop: tuple[str, ...] = ()
 
 
@@ -31,16 +43,32 @@ class DataSpec(Spec):
 
 
 class OptimiserSpec(Spec):
-    """AdamW on float32 master weights."""
+    """AdamW or RMSprop on float32 master weights. What a preset may set has no default in the cluster's schema."""
 
-    learning_rate: float = Field(1e-5, gt=0)
+    kind: Literal["adamw", "rmsprop"] = Field("adamw", description="rmsprop: A2C's, alpha 0.99.")
+    learning_rate: float = Field(
+        1e-5, gt=0, description="At its highest; left out: 1e-5.", json_schema_extra=unsaid
+    )
     value_learning_rate: float | None = Field(None, gt=0, description="Value head; absent: the same.")
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: int = Field(0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="After the warm-up; left out: constant.", json_schema_extra=unsaid
+    )
+    warmup_steps: int = Field(0, ge=0, description="Left out: 0.", json_schema_extra=unsaid)
+    betas: tuple[float, float] = Field(
+        (0.9, 0.999), description="Adam's; left out: 0.9, 0.999.", json_schema_extra=unsaid
+    )
+    eps: float = Field(1e-8, gt=0, description="Left out: 1e-8.", json_schema_extra=unsaid)
+    eps_form: Literal["torch", "tensorflow"] = Field(
+        "torch",
+        description="Adam's eps beside the bias-corrected root, or TensorFlow's, beside the root as it is; "
+        "left out: torch.",
+        json_schema_extra=unsaid,
+    )
     weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0, description="Left out: 1.", json_schema_extra=unsaid)
+    weight_average: float | None = Field(
+        None, gt=0, lt=1, description="Decay of an average of the weights, kept as model-average/ (0.992)."
+    )
     frozen_layers: int = Field(
         0, ge=0, description="Lower layers (and the embeddings) that stay as they are."
     )
@@ -71,6 +99,22 @@ class CheckpointSpec(Spec):
     keep: int = Field(3, ge=1)
 
 
+def around(given: dict[str, Any]) -> dict[str, Any]:
+    """The run's tables that a preset of its algorithm changes, with what is given in them; empty without a preset."""
+    algorithm = given.get("algorithm")
+    preset = algorithm.get("preset") if isinstance(algorithm, dict) else getattr(algorithm, "preset", None)
+    changed = {}
+    for table, fields in AROUND.get(preset or "", {}).items():
+        there = given.get(table, {})
+        if isinstance(there, Spec):
+            there = there.model_dump(exclude_unset=True)
+        if isinstance(there, dict):
+            changed[table] = {
+                name: value for name, value in fields.items() if to_camel(name) not in there
+            } | there
+    return changed
+
+
 class RunSpec(Spec):
     """One training run, whole."""
 
@@ -85,6 +129,14 @@ class RunSpec(Spec):
     optimiser: OptimiserSpec = OptimiserSpec()
     rollout: RolloutSpec = RolloutSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, given: Any) -> Any:
+        """A preset of the algorithm sets the fields around it that are not given."""
+        if not isinstance(given, dict):
+            return given
+        return given | around(given)
 
     @field_validator("algorithm", mode="before")
     @classmethod

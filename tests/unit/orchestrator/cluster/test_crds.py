@@ -240,6 +240,9 @@ def test_a_preset_is_not_overruled_by_defaults_of_the_server(preset: str) -> Non
     run = changed(RUN, algorithm={"kind": "ppo", "preset": preset})
     stored = admit(CRDS["TrainingRun"], run)
     assert read_object(TrainingRun, stored).spec.algorithm == PpoSpec(preset=preset)
+    assert read_object(TrainingRun, stored).spec.run_spec("r") == read_object(TrainingRun, run).spec.run_spec(
+        "r"
+    )
     own = admit(CRDS["TrainingRun"], changed(run, algorithm__valueCoefficient=0.7))
     assert read_object(TrainingRun, own).spec.algorithm == PpoSpec(preset=preset, value_coefficient=0.7)
 
