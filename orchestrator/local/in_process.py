@@ -15,6 +15,7 @@ from services.common.spec.run import RunSpec
 from services.common.stages.memory_stages import MemoryServer, MemoryStages
 from services.common.worker import StageProcessor, StageWorker
 from services.learner.config import LearnerConfig
+from services.learner.pretraining import load_texts
 from services.learner.prompts import load_prompts
 from services.learner.run import Run
 from services.learner.training import Trainer
@@ -118,7 +119,7 @@ def _learner(spec: RunSpec, out: Path, server: MemoryServer, policy: Policy, exe
         LearnerConfig(run=spec, out=out),
         run_uid=RUN_UID,
         loaded=loaded,
-        trainer=Trainer(loaded, spec),
+        trainer=Trainer(loaded, spec, load_texts(spec.data, loaded.tokenizer)),
         prompts=prompts,
         queue=MemoryStages(server, consumer="learner", stages=spec.rollout.slip),
         weights=weights,

@@ -13,6 +13,7 @@ from services.common.errors import ConfigError
 from services.common.stages.redis_stages import RedisStages
 from services.common.telemetry import replica_name
 from services.learner.config import LearnerConfig
+from services.learner.pretraining import load_texts
 from services.learner.prompts import Prompt, load_prompts
 from services.learner.run import Run
 from services.learner.servicer import SERVICE_NAME, LearnerServicer
@@ -90,7 +91,7 @@ class LearnerApplication:
             context_length=loaded.facts.context_length,
             max_new_tokens=spec.sampling.max_new_tokens,
         )
-        return loaded, Trainer(loaded, spec), prompts
+        return loaded, Trainer(loaded, spec, load_texts(spec.data, loaded.tokenizer)), prompts
 
     async def drain(self) -> None:
         """Stop at the next step boundary is too far away: what is not checkpointed is trained again."""

@@ -19,16 +19,20 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from services.common.spec.algorithms import PpoSpec
+from services.common.spec.library import TrpoSpec
 from services.common.spec.run import OptimiserSpec, RunSpec
 from services.learner.algorithms.base import Current, Part, Rollouts, Targets, cut, merged, taken
 from services.learner.algorithms.importance import importance
 from services.learner.algorithms.kl import KlController, measured_kl
 from services.learner.algorithms.registry import algorithm_of
 from services.learner.critics import Critic, critic_of
+from services.learner.pretraining import drawn, text_losses
 from services.learner.rows import before, padded, sequence_ids, wide
-from services.learner.sample import Sample, group_numbers
+from services.learner.sample import Ids, Sample, group_numbers
 from services.learner.scores import ScoreNormaliser
 from services.learner.step_metrics import step_metrics
+from services.learner.trust_region import trust_step
 from services.models.loading import LoadedModel, serving_state
 from services.models.logprobs import token_logprobs, token_logprobs_and_entropy
 from services.models.master_weights import MasterWeights, ParameterGroup
@@ -48,14 +52,17 @@ class _Pass:
 class Trainer:
     """Policy, critic, optimiser and controllers. One thread at a time."""
 
-    def __init__(self, loaded: LoadedModel, spec: RunSpec) -> None:
+    def __init__(self, loaded: LoadedModel, spec: RunSpec, texts: Sequence[Ids] = ()) -> None:
         self.spec = spec
         self.model = loaded.model
+        self._texts = texts
         self.step_number = 0
         self.episodes = 0
         self.algorithm = algorithm_of(spec.algorithm, max_completion_length=spec.sampling.max_new_tokens)
         self.kl = KlController.start(spec.algorithm.penalty)
         self.scores = ScoreNormaliser(enabled=spec.algorithm.normalise_scores)
+        if isinstance(spec.algorithm, TrpoSpec):
+            self.model.set_attn_implementation("eager")  # fused attention has no second derivative
         self._split = freeze(self.model, spec.optimiser.frozen_layers)
         self.critic = critic_of(spec, loaded)
         self._past_end = getattr(spec.algorithm, "score_position", "") == "past_end"
@@ -66,21 +73,25 @@ class Trainer:
         started = time.perf_counter()
         trunk = self._trunk(samples)
         updates = self._minibatches(len(samples))
-        # One sample in several minibatches is one update too, with a proximal pass of its own.
-        single = self.spec.algorithm.epochs * self.spec.algorithm.minibatches == 1
+        single = self._single
         every = list(range(len(samples)))
         proximal = self._forward(samples, trunk, every, gradient=single, entropy=True)
         rollouts, scores = self._rollouts(samples, proximal)
         targets = self.algorithm.targets(rollouts, self.kl.coefficient)
-        totals: dict[str, float] = {}
+        totals, moved = dict[str, float](), dict[str, float]()
+        if isinstance(self.spec.algorithm, TrpoSpec):
+            moved = trust_step(
+                self.spec, self.model, self._split, self.optimiser, samples, trunk, rollouts, targets
+            )
         factor = schedule(self.spec.optimiser, self.step_number, self.spec.steps)
-        for rows in updates:
+        for number, rows in enumerate(updates):
             update: dict[str, float] = {}
             whole, aims = self._minibatch(rollouts, targets, rows)
             for places in [every] if single else self._micro_batches([samples[row] for row in rows]):
                 micro = [rows[place] for place in places]
                 current = proximal if single else self._forward(samples, trunk, micro, gradient=True)
                 self._backward(current, places, whole, aims, update)
+            self._learn_texts(number, update)
             update["grad_norm"] = self.optimiser.step(factor)
             for name, value in update.items():
                 totals[name] = totals.get(name, 0.0) + value
@@ -93,7 +104,7 @@ class Trainer:
             critic=self.critic is not None,
             corrected=self.spec.algorithm.importance_sampling.mode != "none",
         )
-        metrics |= {name: value / len(updates) for name, value in totals.items()}
+        metrics |= moved | {name: value / len(updates) for name, value in totals.items()}
         metrics["lr"] = self.spec.optimiser.learning_rate * factor
         penalty = measured_kl(
             self.spec.algorithm.penalty, rollouts.old_logprobs, rollouts.reference_logprobs, rollouts.mask
@@ -252,15 +263,42 @@ class Trainer:
         self.optimiser.accumulate()
         merged(update, loss.metrics)
 
+    @property
+    def _single(self) -> bool:
+        """Whether a step is one update, its forward pass the proximal one. TRPO's critic has passes of its own.
+
+        One sample in several minibatches is one update too, with a proximal pass of its own.
+        """
+        settings = self.spec.algorithm
+        return settings.epochs * settings.minibatches == 1 and not isinstance(settings, TrpoSpec)
+
+    def _learn_texts(self, number: int, update: dict[str, float]) -> None:
+        """PPO-ptx: the gradients of some texts, added to those of this update's rollouts."""
+        settings = self.spec.algorithm
+        if not isinstance(settings, PpoSpec) or not settings.ptx_coefficient:
+            return
+        losses = text_losses(
+            self._split,
+            self.model.get_output_embeddings().weight,
+            drawn(self._texts, settings.ptx_rows, seed=self.spec.seed, step=self.step_number, update=number),
+            gamma=settings.ptx_coefficient,
+            token_budget=self.spec.optimiser.micro_batch_tokens,
+        )
+        for loss in losses:
+            loss.total.backward()
+            self.optimiser.accumulate()
+            merged(update, loss.metrics)
+
     def _minibatches(self, count: int) -> list[list[int]]:
         """Rows of each update: reshuffled every epoch, by a seed that the step number determines."""
         settings = self.spec.algorithm
-        if settings.epochs * settings.minibatches == 1:
+        epochs = settings.critic_passes if isinstance(settings, TrpoSpec) else settings.epochs
+        if self._single:
             return [list(range(count))]
         generator = np.random.default_rng((self.spec.seed, self.step_number))
         return [
             part.tolist()
-            for _ in range(settings.epochs)
+            for _ in range(epochs)
             for part in np.array_split(generator.permutation(count), settings.minibatches)
             if len(part)
         ]

@@ -104,6 +104,18 @@ class MasterWeights:
         self.cast()
         return norm
 
+    def masters(self, parameters: Iterable[torch.nn.Parameter]) -> list[torch.Tensor]:
+        """The float32 masters of these, in their order."""
+        master_of = {id(parameter): master for parameter, master in self._pairs}
+        return [master_of[id(one)].detach() for one in parameters]
+
+    def overwrite(self, parameters: Iterable[torch.nn.Parameter], values: Sequence[torch.Tensor]) -> None:
+        """Put float32 values into the masters of these, and cast."""
+        with torch.no_grad():
+            for master, value in zip(self.masters(parameters), values, strict=True):
+                master.copy_(value)
+        self.cast()
+
     def cast(self) -> None:
         """Write the masters into the parameters, rounded to their dtype."""
         with torch.no_grad():

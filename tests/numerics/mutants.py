@@ -37,7 +37,11 @@ LIMIT_SECONDS = 60
 WANTED = 0.9
 SIMPLE = (bool, int, float, str, tuple)
 
-EQUIVALENT: dict[str, str] = {}
+EQUIVALENT: dict[str, str] = {
+    "a2c.py: 0.0 -> 1.0": "the width of a clip that is off",
+    "rloo.py: advantages - advantages.mean() -> advantages + advantages.mean()": "leave-one-out sums to 0 by itself",
+    "rft.py: stable=True -> stable=False": "torch's sort on a processor is stable either way",
+}
 """What a mutant is told as, and why nothing can tell it from the original."""
 
 OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
@@ -71,6 +75,7 @@ def mutants(path: Path) -> Iterator[Mutant]:
     """Every change of every expression of a module."""
     source = path.read_text()
     nodes = list(ast.walk(ast.parse(source)))
+    names = {id(node.value): f"{node.arg}=" for node in nodes if isinstance(node, ast.keyword)}
     decorating = {
         id(inner) for node in nodes for one in getattr(node, "decorator_list", ()) for inner in ast.walk(one)
     }
@@ -80,10 +85,10 @@ def mutants(path: Path) -> Iterator[Mutant]:
         for change in changes(node):
             tree = ast.parse(source)
             target = list(ast.walk(tree))[place]
-            before = ast.unparse(target)
+            before, name = ast.unparse(target), names.get(id(node), "")
             changed = change(target)
             _Replace(target, changed).visit(tree)
-            told = f"{path.name}:{getattr(node, 'lineno', 0)}: {before} -> {ast.unparse(changed)}"
+            told = f"{path.name}:{getattr(node, 'lineno', 0)}: {name}{before} -> {name}{ast.unparse(changed)}"
             yield Mutant(path.stem, told, ast.unparse(ast.fix_missing_locations(tree)))
 
 

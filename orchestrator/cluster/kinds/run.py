@@ -11,8 +11,9 @@ from orchestrator.cluster.kinds.pods import LearnerRole, PodSettings, ServiceRol
 from orchestrator.cluster.kinds.reward_model import NAMED_WELL, Digest
 from orchestrator.cluster.kinds.status import TrainingRunStatus
 from orchestrator.cluster.kinds.storage import ModelCacheSpec, RedisSpec, StorageSpec, one_of
-from services.common.spec.algorithms import AlgorithmSpec, PpoSpec, check_kind
+from services.common.spec.algorithms import PpoSpec
 from services.common.spec.base import Spec
+from services.common.spec.kinds import AlgorithmSpec, check_kind
 from services.common.spec.run import (
     CheckpointSpec,
     DataSpec,
@@ -263,9 +264,10 @@ class TrainingRunSpec(Spec):
         json_schema_extra=rules(immutable("seed")),
     )
     steps: int = Field(32, ge=1, description="More of them continue a finished run.")
-    sampling: SamplingSpec = SamplingSpec()
+    # No default of the server's: it would write out numbers that a preset is to set.
+    sampling: SamplingSpec = Field(default_factory=SamplingSpec)
     algorithm: AlgorithmSpec = PpoSpec()
-    optimiser: OptimiserSpec = OptimiserSpec()
+    optimiser: OptimiserSpec = Field(default_factory=OptimiserSpec)
     rollout: RolloutSpec = RolloutSpec()
     checkpoint: CheckpointSpec = Field(CheckpointSpec(), description="When it is written, how many are kept.")
     reward_model: str = Field("", max_length=1024, description="Folder of the reward model, or rule:<name>.")

@@ -1,20 +1,17 @@
-"""Settings of the algorithms that a run can train with, one model for each `kind`. What they do: learner/algorithms.
+"""Settings of the algorithms, one model for each `kind`; more of them in library.py. What they do: learner/algorithms.
 
 Names are TRL's where it has the setting; sources stand in the algorithms' own modules.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from services.common.spec.base import Spec, unsaid
 from services.common.spec.presets import PRESETS, PresetName
-
-NOT_IN_THE_LEARNER = ("trpo", "nlpo", "ilql", "dpo")
-"""Algorithms that services/learner/algorithms has, and benchmarks.randomwalks or one's own loop can use, but no run."""
 
 
 class KlSpec(Spec):
@@ -142,6 +139,10 @@ class PpoSpec(CriticSpec):
         description="Of the reward: on the last token; or one past it, with a value there, if it fits (SFD, TRL).",
     )
     kl: KlSpec = KlSpec()
+    ptx_coefficient: float = Field(
+        0.0, ge=0, description="PPO-ptx: weight of the language-model loss on data.texts; InstructGPT: 27.8."
+    )
+    ptx_rows: int = Field(8, ge=1, description="Texts beside each update.")
 
     @model_validator(mode="before")
     @classmethod
@@ -280,34 +281,3 @@ class OtherSpec(OnlineSpec):
     def penalty(self) -> KlSpec:
         """See OnlineSpec."""
         return self.kl
-
-
-def _kind(given: Any) -> str:
-    """The kind of a table or a model; without one it is ppo."""
-    return str(given.get("kind", "ppo") if isinstance(given, dict) else getattr(given, "kind", given))
-
-
-AlgorithmSpec = Annotated[
-    Annotated[PpoSpec, Tag("ppo")]
-    | Annotated[GrpoSpec, Tag("grpo")]
-    | Annotated[RlooSpec, Tag("rloo")]
-    | Annotated[ReinforcePlusPlusSpec, Tag("reinforce++")]
-    | Annotated[A2cSpec, Tag("a2c")]
-    | Annotated[RftSpec, Tag("rft")]
-    | Annotated[OtherSpec, Tag("other")],
-    Discriminator(_kind),
-]
-KINDS = ("ppo", "grpo", "rloo", "reinforce++", "a2c", "rft", "other")
-
-
-def check_kind(given: Any) -> Any:
-    """Refuse, in one line, kinds that are not there or not in the learner."""
-    kind = _kind(given) if isinstance(given, dict) else None
-    if kind in NOT_IN_THE_LEARNER:
-        raise ValueError(
-            f"algorithm.kind = {kind} is in services/learner/algorithms, but a run cannot train with it yet: "
-            f"expected {', '.join(KINDS)}"
-        )
-    if kind is not None and kind not in KINDS:
-        raise ValueError(f"algorithm.kind = {kind}: expected {', '.join(KINDS)}")
-    return given

@@ -7,8 +7,9 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
-from services.common.spec.algorithms import AlgorithmSpec, GroupSpec, PpoSpec, check_kind
+from services.common.spec.algorithms import GroupSpec, PpoSpec
 from services.common.spec.base import Spec, unsaid
+from services.common.spec.kinds import AlgorithmSpec, check_kind
 from services.common.spec.presets import AROUND
 from services.common.spec.service import ModelSpec
 
@@ -40,6 +41,8 @@ class DataSpec(Spec):
     prompts: str = Field(description="JSONL with `prompt`: a string, or a list of {role, content}.")
     split: str = Field("train", description="Rows whose `split` is this, or that have none.")
     shuffle: bool = True
+    texts: str = Field("", max_length=1024, description="PPO-ptx: JSONL with `text`.")
+    text_tokens: int = Field(256, ge=2, description="Of each text, at most.")
 
 
 class OptimiserSpec(Spec):
@@ -163,6 +166,15 @@ class RunSpec(Spec):
             )
         if self.group_size < 2 and getattr(self.algorithm, "baseline", False):
             raise ValueError("algorithm.baseline needs rollout.completions_per_prompt of at least 2")
+        return self
+
+    @model_validator(mode="after")
+    def _texts_are_used(self) -> RunSpec:
+        wanted = getattr(self.algorithm, "ptx_coefficient", 0.0) > 0
+        if wanted and not self.data.texts:
+            raise ValueError("algorithm.ptx_coefficient needs data.texts, a JSONL file with `text`")
+        if self.data.texts and not wanted:
+            raise ValueError("data.texts is for algorithm.ptx_coefficient, which is 0: no text would be read")
         return self
 
     @model_validator(mode="after")

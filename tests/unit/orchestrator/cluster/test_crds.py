@@ -12,7 +12,8 @@ import pytest
 from orchestrator.cluster.documents import crd_files
 from orchestrator.cluster.kinds import RewardModel, TrainingRun, TrainingRunSpec, read_object
 from orchestrator.cluster.schema import with_defaults
-from services.common.spec.algorithms import KINDS, PpoSpec
+from services.common.spec.algorithms import PpoSpec
+from services.common.spec.kinds import KINDS
 from services.common.spec.presets import PRESETS
 from services.common.spec.run import RunSpec
 from tests.unit.orchestrator.cluster.admission import admit, broken_rules, violations
