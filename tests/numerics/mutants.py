@@ -3,8 +3,8 @@
 A mutant is one change of one expression: a sign, an operator, a factor left out, a comparison turned round, a number
 moved, a minimum made a maximum. The tests are imported and collected once; each mutant is tried in a forked child,
 which puts the mutant's code into the module's own functions, wherever they have been imported to, and runs the
-module's tests first, then those of the other algorithms, until one fails. No file is touched. Prints every survivor
-with its line, then a table.
+module's own tests first, then all others that import it, until one fails: what a test of something else would notice
+does not count. No file is touched. Prints every survivor with its line, then a table.
 
 Left out are decorators' arguments (`frozen`, `slots`), which are no formulas, and mutants that no input tells from the
 original: these are listed by hand, each with its reason (EQUIVALENT). One that is merely hard to kill is a survivor.
@@ -176,7 +176,9 @@ class Trial:
             if path.stem in SKIPPED or (self.chosen and path.stem not in self.chosen):
                 continue
             first = own_tests(path.stem)
-            items = sorted(session.items, key=lambda item: item.path.name not in first)
+            near = {file for file in all_tests() if f"{PACKAGE}.{path.stem}" in Path(file).read_text()}
+            items = [item for item in session.items if item.path.name in first or str(item.path) in near]
+            items.sort(key=lambda item: item.path.name not in first)
             for mutant in mutants(path):
                 self._try(mutant, items)
             print(f"{path.stem}: {self.killed[path.stem]} of {self.tried[path.stem]} killed", flush=True)
@@ -235,7 +237,7 @@ def _placeless(told: str) -> str:
 
 
 def own_tests(module: str) -> set[str]:
-    """Files of the tests that are likeliest to kill."""
+    """Files of the tests that are a module's own."""
     own = {
         "a2c": "reinforce",
         "base": "losses",
@@ -245,7 +247,7 @@ def own_tests(module: str) -> set[str]:
         "rft": "dpo_rft_ptx",
         "rloo": "reinforce",
     }
-    return {f"test_{own.get(module, module)}.py"}
+    return {f"test_{own.get(module, module)}.py", "test_losses.py"}
 
 
 def all_tests() -> list[str]:

@@ -246,6 +246,11 @@ _TOGETHER = (
 )
 
 
+def by_field(schema: dict[str, Any]) -> None:
+    """A table left out has what its fields have by themselves: all of it would hold numbers that a preset is to set."""
+    schema["default"] = {}
+
+
 class TrainingRunSpec(Spec):
     """What is wanted of a run."""
 
@@ -264,10 +269,9 @@ class TrainingRunSpec(Spec):
         json_schema_extra=rules(immutable("seed")),
     )
     steps: int = Field(32, ge=1, description="More of them continue a finished run.")
-    # No default of the server's: it would write out numbers that a preset is to set.
-    sampling: SamplingSpec = Field(default_factory=SamplingSpec)
+    sampling: SamplingSpec = Field(SamplingSpec(), json_schema_extra=by_field)
     algorithm: AlgorithmSpec = PpoSpec()
-    optimiser: OptimiserSpec = Field(default_factory=OptimiserSpec)
+    optimiser: OptimiserSpec = Field(OptimiserSpec(), json_schema_extra=by_field)
     rollout: RolloutSpec = RolloutSpec()
     checkpoint: CheckpointSpec = Field(CheckpointSpec(), description="When it is written, how many are kept.")
     reward_model: str = Field("", max_length=1024, description="Folder of the reward model, or rule:<name>.")
