@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from services.learner.sample import Ids, Sample
+from services.learner.sample import Ids
 
 
-def before(hidden: torch.Tensor, samples: Sequence[Sample], counts: Sequence[int]) -> torch.Tensor:
+class Completed(Protocol):
+    """A prompt and its completion."""
+
+    @property
+    def prompt_ids(self) -> Ids:
+        """Of at least one token."""
+        ...
+
+    @property
+    def completion_ids(self) -> Ids:
+        """Of at least one token."""
+        ...
+
+
+def before(hidden: torch.Tensor, samples: Sequence[Completed], counts: Sequence[int]) -> torch.Tensor:
     """States before each of the first `counts` positions of the completions, one row after the other, [tokens, width].
 
     hidden: [rows, time, width]. One more than a completion has tokens: the state after its last one.
@@ -24,7 +39,7 @@ def before(hidden: torch.Tensor, samples: Sequence[Sample], counts: Sequence[int
     return hidden.reshape(-1, hidden.shape[-1])[torch.cat(places).to(hidden.device)]
 
 
-def sequence_ids(sample: Sample) -> Ids:
+def sequence_ids(sample: Completed) -> Ids:
     """Token ids of prompt and completion."""
     return np.concatenate([sample.prompt_ids, sample.completion_ids])
 

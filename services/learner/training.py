@@ -9,7 +9,6 @@ With a single update the proximal pass is the update's own forward pass: the rat
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,21 +20,21 @@ from torch.nn.utils.rnn import pad_sequence
 
 from services.common.spec.algorithms import PpoSpec
 from services.common.spec.library import TrpoSpec
-from services.common.spec.run import OptimiserSpec, RunSpec
+from services.common.spec.run import RunSpec
 from services.learner.algorithms.base import Current, Part, Rollouts, Targets, cut, merged, taken
 from services.learner.algorithms.importance import importance
 from services.learner.algorithms.kl import KlController, measured_kl
 from services.learner.algorithms.registry import algorithm_of
-from services.learner.critics import Critic, critic_of
+from services.learner.critics import critic_of
 from services.learner.pretraining import drawn, text_losses
 from services.learner.rows import before, padded, sequence_ids, wide
 from services.learner.sample import Ids, Sample, group_numbers
+from services.learner.schedule import optimiser_of, schedule
 from services.learner.scores import ScoreNormaliser
 from services.learner.step_metrics import step_metrics
 from services.learner.trust_region import trust_step
 from services.models.loading import LoadedModel, serving_state
 from services.models.logprobs import token_logprobs, token_logprobs_and_entropy
-from services.models.master_weights import MasterWeights, ParameterGroup
 from services.models.packing import micro_batches
 from services.models.trunk import freeze
 
@@ -54,19 +53,22 @@ class Trainer:
 
     def __init__(self, loaded: LoadedModel, spec: RunSpec, texts: Sequence[Ids] = ()) -> None:
         self.spec = spec
+        self.settings = spec.online
         self.model = loaded.model
         self._texts = texts
         self.step_number = 0
         self.episodes = 0
-        self.algorithm = algorithm_of(spec.algorithm, max_completion_length=spec.sampling.max_new_tokens)
-        self.kl = KlController.start(spec.algorithm.penalty)
-        self.scores = ScoreNormaliser(enabled=spec.algorithm.normalise_scores)
-        if isinstance(spec.algorithm, TrpoSpec):
+        self.algorithm = algorithm_of(self.settings, max_completion_length=spec.sampling.max_new_tokens)
+        self.kl = KlController.start(self.settings.penalty)
+        self.scores = ScoreNormaliser(enabled=self.settings.normalise_scores)
+        if isinstance(self.settings, TrpoSpec):
             self.model.set_attn_implementation("eager")  # fused attention has no second derivative
         self._split = freeze(self.model, spec.optimiser.frozen_layers)
         self.critic = critic_of(spec, loaded)
-        self._past_end = getattr(spec.algorithm, "score_position", "") == "past_end"
-        self.optimiser = _optimiser(self.model, self.critic, spec.optimiser)
+        self._past_end = getattr(self.settings, "score_position", "") == "past_end"
+        self.optimiser = optimiser_of(
+            self.model, self.critic.parameters() if self.critic else [], spec.optimiser
+        )
 
     def step(self, samples: Sequence[Sample]) -> dict[str, float]:
         """Learn from a batch once (epochs x minibatches updates) and return metrics by TRL's names."""
@@ -79,7 +81,7 @@ class Trainer:
         rollouts, scores = self._rollouts(samples, proximal)
         targets = self.algorithm.targets(rollouts, self.kl.coefficient)
         totals, moved = dict[str, float](), dict[str, float]()
-        if isinstance(self.spec.algorithm, TrpoSpec):
+        if isinstance(self.settings, TrpoSpec):
             moved = trust_step(
                 self.spec, self.model, self._split, self.optimiser, samples, trunk, rollouts, targets
             )
@@ -102,12 +104,12 @@ class Trainer:
             padded(proximal.entropy, rollouts.mask.shape[1]),
             scores,
             critic=self.critic is not None,
-            corrected=self.spec.algorithm.importance_sampling.mode != "none",
+            corrected=self.settings.importance_sampling.mode != "none",
         )
         metrics |= moved | {name: value / len(updates) for name, value in totals.items()}
         metrics["lr"] = self.spec.optimiser.learning_rate * factor
         penalty = measured_kl(
-            self.spec.algorithm.penalty, rollouts.old_logprobs, rollouts.reference_logprobs, rollouts.mask
+            self.settings.penalty, rollouts.old_logprobs, rollouts.reference_logprobs, rollouts.mask
         )
         self.kl = self.kl.updated(penalty, len(samples))
         self.step_number += 1
@@ -119,6 +121,10 @@ class Trainer:
     def serving_weights(self) -> dict[str, torch.Tensor]:
         """The policy's weights in serving dtype; exactly the cast of the trained ones."""
         return serving_state(self.model)
+
+    def components(self) -> dict[str, dict[str, torch.Tensor]]:
+        """Nothing beside the model: a critic is for training alone."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resume needs beside the serving weights."""
@@ -135,8 +141,8 @@ class Trainer:
         """Continue exactly where `state_dict` was taken; the optimiser's masters rewrite the trained weights."""
         self.step_number = int(state["step"])
         self.episodes = int(state["episodes"])
-        self.kl = KlController(self.spec.algorithm.penalty, float(state["kl_coefficient"]))
-        self.scores = ScoreNormaliser.of(state["scores"], enabled=self.spec.algorithm.normalise_scores)
+        self.kl = KlController(self.settings.penalty, float(state["kl_coefficient"]))
+        self.scores = ScoreNormaliser.of(state["scores"], enabled=self.settings.normalise_scores)
         if self.critic:
             self.critic.head.load_state_dict(state["value_head"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -203,7 +209,7 @@ class Trainer:
 
     def _rollouts(self, samples: Sequence[Sample], proximal: _Pass) -> tuple[Rollouts, torch.Tensor]:
         """The batch as [rows, time] matrices on the CPU, and the scores as they came."""
-        settings = self.spec.algorithm
+        settings = self.settings
         raw = torch.tensor([sample.score for sample in samples], dtype=torch.float32)
         scores = self.scores.update_and_apply(raw)
         if settings.clip_scores is not None:
@@ -269,12 +275,12 @@ class Trainer:
 
         One sample in several minibatches is one update too, with a proximal pass of its own.
         """
-        settings = self.spec.algorithm
+        settings = self.settings
         return settings.epochs * settings.minibatches == 1 and not isinstance(settings, TrpoSpec)
 
     def _learn_texts(self, number: int, update: dict[str, float]) -> None:
         """PPO-ptx: the gradients of some texts, added to those of this update's rollouts."""
-        settings = self.spec.algorithm
+        settings = self.settings
         if not isinstance(settings, PpoSpec) or not settings.ptx_coefficient:
             return
         losses = text_losses(
@@ -291,7 +297,7 @@ class Trainer:
 
     def _minibatches(self, count: int) -> list[list[int]]:
         """Rows of each update: reshuffled every epoch, by a seed that the step number determines."""
-        settings = self.spec.algorithm
+        settings = self.settings
         epochs = settings.critic_passes if isinstance(settings, TrpoSpec) else settings.epochs
         if self._single:
             return [list(range(count))]
@@ -307,31 +313,3 @@ class Trainer:
         """Places of samples that go through the model together."""
         lengths = [len(sample.prompt_ids) + len(sample.completion_ids) for sample in samples]
         return micro_batches(lengths, self.spec.optimiser.micro_batch_tokens)
-
-
-def schedule(spec: OptimiserSpec, step: int, steps: int) -> float:
-    """Factor of the learning rate at a step: warm-up from 1/warmup, then constant, linear or cosine to 0."""
-    if step < spec.warmup_steps:
-        return (step + 1) / spec.warmup_steps
-    progress = (step - spec.warmup_steps) / max(1, steps - spec.warmup_steps)
-    if spec.schedule == "linear":
-        return max(0.0, 1 - progress)
-    if spec.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return 1.0
-
-
-def _optimiser(model: Any, critic: Critic | None, spec: OptimiserSpec) -> MasterWeights:
-    groups = [ParameterGroup([one for one in model.parameters() if one.requires_grad], spec.learning_rate)]
-    if critic is not None:
-        groups.append(ParameterGroup(critic.parameters(), spec.value_learning_rate or spec.learning_rate))
-    return MasterWeights(
-        groups,
-        betas=spec.betas,
-        eps=spec.eps,
-        weight_decay=spec.weight_decay,
-        max_grad_norm=spec.max_grad_norm,
-        kind=spec.kind,
-        tensorflow_eps=spec.eps_form == "tensorflow",
-        average=spec.weight_average,
-    )

@@ -58,7 +58,11 @@ class NlpoSpec(PpoSpec):
     )
 
 
-class IlqlSpec(Spec):
+class OfflineSpec(Spec):
+    """What learns from a file alone: a step takes rollout.batch_groups rows of data.prompts, and is one update."""
+
+
+class IlqlSpec(OfflineSpec):
     """Implicit language Q-learning, arXiv 2206.11871, with trlX's defaults."""
 
     kind: Literal["ilql"] = "ilql"
@@ -74,7 +78,7 @@ class IlqlSpec(Spec):
     temperature: float = Field(1.0, gt=0, description="Decoding.")
 
 
-class DpoSpec(Spec):
+class DpoSpec(OfflineSpec):
     """Direct preference optimisation, arXiv 2305.18290, with TRL's defaults."""
 
     kind: Literal["dpo"] = "dpo"

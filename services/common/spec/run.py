@@ -7,9 +7,10 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
-from services.common.spec.algorithms import GroupSpec, PpoSpec
+from services.common.spec.algorithms import GroupSpec, OnlineSpec, PpoSpec
 from services.common.spec.base import Spec, unsaid
-from services.common.spec.kinds import AlgorithmSpec, check_kind
+from services.common.spec.kinds import RunAlgorithmSpec, check_run_kind
+from services.common.spec.library import OfflineSpec
 from services.common.spec.presets import AROUND
 from services.common.spec.service import ModelSpec
 
@@ -128,7 +129,7 @@ class RunSpec(Spec):
     reward_model: str = Field("", description="Folder of the reward model, or rule:<name>.")
     data: DataSpec
     sampling: SamplingSpec = SamplingSpec()
-    algorithm: AlgorithmSpec = PpoSpec()
+    algorithm: RunAlgorithmSpec = PpoSpec()
     optimiser: OptimiserSpec = OptimiserSpec()
     rollout: RolloutSpec = RolloutSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
@@ -144,7 +145,19 @@ class RunSpec(Spec):
     @field_validator("algorithm", mode="before")
     @classmethod
     def _known(cls, given: Any) -> Any:
-        return check_kind(given)
+        return check_run_kind(given)
+
+    @property
+    def online(self) -> OnlineSpec:
+        """The settings of an algorithm that learns from rollouts. Raises ValueError for one that does not."""
+        if isinstance(self.algorithm, OfflineSpec):
+            raise ValueError(f"algorithm.kind = {self.algorithm.kind} has no rollouts")
+        return self.algorithm
+
+    @property
+    def offline(self) -> bool:
+        """Whether it learns from a file alone."""
+        return isinstance(self.algorithm, OfflineSpec)
 
     @property
     def group_size(self) -> int:

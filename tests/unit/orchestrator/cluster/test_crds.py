@@ -99,12 +99,15 @@ def test_bounds_are_in_the_form_of_openapi() -> None:
 
 
 def test_run_sections_are_the_services_models() -> None:
-    """Every field of RunSpec but its name is in TrainingRun.spec, as the same type with the same default."""
+    """Every field of RunSpec but its name is in TrainingRun.spec, as the same type with the same default.
+
+    The algorithm is one that learns from rollouts: those of a file alone are refused in one line.
+    """
     for name, field in RunSpec.model_fields.items():
         if name == "name":
             continue
         ours = TrainingRunSpec.model_fields[name]
-        assert ours.annotation == field.annotation, name
+        assert ours.annotation == field.annotation or name == "algorithm", name
         assert ours.default == field.default, name
 
 
@@ -276,3 +279,9 @@ def test_quantities_are_numbers_or_texts() -> None:
         assert list(violations(memory, {"memory": good})) == []
     for bad in (-1, "many", True, "1 Gi"):
         assert list(violations(memory, {"memory": bad}))
+
+
+def test_an_algorithm_without_rollouts_is_refused_on_a_cluster() -> None:
+    """In one line that says where it runs."""
+    with pytest.raises(ValueError, match="learns from a file, without rollouts: trimtab train"):
+        TrainingRunSpec.model_validate(changed(RUN, algorithm={"kind": "dpo"})["spec"])
