@@ -30,6 +30,7 @@ from services.common.errors import Corrupted, TrimtabError, Unavailable
 from services.learner.checkpoints import Checkpoints, storage_errors, write_folder, write_model
 from services.learner.config import LearnerConfig
 from services.learner.intake import Intake
+from services.learner.kept_rollouts import check_can_keep, keep_rollouts, rollout_file
 from services.learner.ledger import Ledger
 from services.learner.metrics import append_metrics, keep_metrics, timings
 from services.learner.offline.batches import OfflineBatches
@@ -238,6 +239,8 @@ class Run:
 
     async def _begin(self) -> None:
         """Take up the last checkpoint, begin an epoch, publish, and settle what the queue still holds."""
+        if self.spec.rollout.keep:
+            check_can_keep()
         latest, used_epoch = self._checkpoints.latest(), 0
         if latest is not None:
             trainer, state = await self._in_thread(self._checkpoints.read, latest)
@@ -254,6 +257,9 @@ class Run:
     async def _train_on(self, batch: list[Any], started: float) -> None:
         samples = [sample for one in batch for sample in one.samples]
         staleness = [self.intake.staleness(one.group) or 0 for one in batch]
+        if self.spec.rollout.keep and not self.spec.offline:
+            path = rollout_file(self.config.out / "rollouts", self.step + 1)
+            await self._in_thread(keep_rollouts, path, [(one.group, one.samples) for one in batch])
         metrics: dict[str, float] = await self._in_thread(self.trainer.step, samples)
         self.intake.trained(batch)
         published = time.perf_counter()

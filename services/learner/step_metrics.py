@@ -42,6 +42,7 @@ def step_metrics(
         "policy/entropy_avg": float(masked_mean(entropy, mask)),
         "val/num_eos_tokens": float(sum(sample.ended for sample in samples)),
         **_lengths(samples, mask),
+        **_drawn_with(samples),
         "sampling/logprob_difference": _logprob_difference(samples, rollouts),
     }
     if critic:
@@ -59,6 +60,15 @@ def _lengths(samples: Sequence[Sample], mask: torch.Tensor) -> dict[str, float]:
         "completions/max_length": float(lengths.max()),
         "completions/clipped_ratio": sum(not sample.ended for sample in samples) / len(samples),
     }
+
+
+def _drawn_with(samples: Sequence[Sample]) -> dict[str, float]:
+    """Means of what the completions were drawn with, where they say so: what annealing does, beside the entropy."""
+    told = {
+        "sampling/temperature": [one.temperature for one in samples if one.temperature is not None],
+        "sampling/top_p": [one.top_p for one in samples if one.top_p is not None],
+    }
+    return {name: sum(values) / len(values) for name, values in told.items() if values}
 
 
 def _explained(rollouts: Rollouts, targets: Targets) -> float:

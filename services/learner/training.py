@@ -34,7 +34,7 @@ from services.learner.scores import ScoreNormaliser
 from services.learner.step_metrics import step_metrics
 from services.learner.trust_region import trust_step
 from services.models.loading import LoadedModel, serving_state
-from services.models.logprobs import token_logprobs, token_logprobs_and_entropy
+from services.models.logprobs import Temperature, token_logprobs, token_logprobs_and_entropy
 from services.models.packing import micro_batches
 from services.models.trunk import freeze
 
@@ -89,9 +89,14 @@ class Trainer:
         for number, rows in enumerate(updates):
             update: dict[str, float] = {}
             whole, aims = self._minibatch(rollouts, targets, rows)
+            explores = self.settings.entropy_coefficient > 0
             for places in [every] if single else self._micro_batches([samples[row] for row in rows]):
                 micro = [rows[place] for place in places]
-                current = proximal if single else self._forward(samples, trunk, micro, gradient=True)
+                current = (
+                    proximal
+                    if single
+                    else self._forward(samples, trunk, micro, gradient=True, entropy=explores)
+                )
                 self._backward(current, places, whole, aims, update)
             self._learn_texts(number, update)
             update["grad_norm"] = self.optimiser.step(factor)
@@ -188,7 +193,7 @@ class Trainer:
         states = before(hidden, chosen, lengths)
         wanted = [torch.tensor(sample.completion_ids, dtype=torch.long) for sample in chosen]
         head, goal = self.model.get_output_embeddings().weight, torch.cat(wanted).to(hidden.device)
-        temperature = self.spec.sampling.temperature
+        temperature = self._temperature(chosen, lengths, states.device)
         if entropy:
             logprobs, spread = token_logprobs_and_entropy(states, head, goal, temperature)
         else:
@@ -201,6 +206,15 @@ class Trainer:
             ids = [torch.tensor(sequence_ids(sample), dtype=torch.long) for sample in chosen]
             values = self.critic.values(before(self.critic.states(hidden, ids), chosen, valued))
         return logprobs.split(lengths), values.split(valued), spread.split(lengths)
+
+    def _temperature(
+        self, samples: Sequence[Sample], lengths: Sequence[int], device: torch.device
+    ) -> Temperature:
+        """What logits are divided by: what each completion was drawn with, one number where that is the same."""
+        drawn_with = [one.temperature or self.spec.sampling.temperature for one in samples]
+        if len(set(drawn_with)) == 1:
+            return drawn_with[0]
+        return torch.tensor(drawn_with, device=device).repeat_interleave(torch.tensor(lengths, device=device))
 
     def _value_count(self, sample: Sample) -> int:
         """Values of a completion: one for each token, and one past the end where the score stands there and it fits."""
@@ -265,9 +279,14 @@ class Trainer:
         )
         logprobs, values = wide(current.logprobs, width), wide(current.values, width)
         loss = self.algorithm.loss(Current(logprobs * part.rollouts.mask, values), part)
-        loss.total.backward()
+        total, metrics = loss.total, loss.metrics
+        if self.settings.entropy_coefficient:
+            spread = (wide(current.entropy, width) * part.by_token).sum()
+            total = total - self.settings.entropy_coefficient * spread
+            metrics = metrics | {"loss/entropy_avg": -self.settings.entropy_coefficient * spread}
+        total.backward()
         self.optimiser.accumulate()
-        merged(update, loss.metrics)
+        merged(update, metrics)
 
     @property
     def _single(self) -> bool:

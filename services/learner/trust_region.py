@@ -59,7 +59,10 @@ class _Policy:
             options = {"inputs_embeds": hidden, "use_cache": False}
             states = functional_call(self._upper, named, kwargs=options).last_hidden_state
             counts = [len(sample.completion_ids) for sample in chosen]
-            logits = before(states, chosen, counts) @ self._head.T / self._spec.sampling.temperature
+            logits = before(states, chosen, counts) @ self._head.T
+            drawn_with = [one.temperature or self._spec.sampling.temperature for one in chosen]
+            per_token = torch.tensor(drawn_with).repeat_interleave(torch.tensor(counts))
+            logits = logits / per_token.to(logits.device)[:, None]
             for at, piece in zip(micro, logits.log_softmax(-1).split(counts), strict=True):
                 found[at] = piece
         return found

@@ -85,6 +85,9 @@ class OnlineSpec(Spec):
         description="Bounds of a score, after normalisation: no gain from what a reward model overrates.",
     )
     importance_sampling: ImportanceSpec = ImportanceSpec()
+    entropy_coefficient: float = Field(
+        0.0, ge=0, description="Exploration: weight of the mean entropy of a token, taken from the loss."
+    )
 
     @field_validator("clip_scores")
     @classmethod

@@ -26,6 +26,15 @@ class SamplingSpec(Spec):
     )
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus; 1 is off.")
     top_k: int = Field(0, ge=0, description="0 is off.")
+    temperature_end: float | None = Field(
+        None, gt=0, description="Exploration: the temperature goes there in a line; left out: it stays."
+    )
+    top_p_end: float | None = Field(None, gt=0, le=1, description="The same for top_p.")
+    anneal_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Steps until temperature_end and top_p_end are reached; left out: all of the run.",
+    )
     max_new_tokens: int = Field(32, ge=1)
     min_new_tokens: int = Field(0, ge=0)
     fixed_length: bool = Field(
@@ -34,6 +43,15 @@ class SamplingSpec(Spec):
         json_schema_extra=unsaid,
     )
     stop: tuple[str, ...] = ()
+
+    def at(self, step: int, steps: int) -> tuple[float, float]:
+        """Temperature and top_p of what is admitted at a step of so many."""
+        share = min(1.0, step / max(1, self.anneal_steps or steps - 1))
+
+        def between(start: float, end: float | None) -> float:
+            return start if end is None else start + share * (end - start)
+
+        return between(self.temperature, self.temperature_end), between(self.top_p, self.top_p_end)
 
 
 class DataSpec(Spec):
@@ -91,6 +109,10 @@ class RolloutSpec(Spec):
     )
     max_staleness: int = Field(0, ge=0, description="Steps a rollout may be behind.")
     readmission_limit: int = Field(3, ge=0, description="Re-admissions per prompt.")
+    keep: bool = Field(
+        False,
+        description="Every step's rollouts stay as rollouts/*.parquet: trimtab replay does a step again.",
+    )
     reward_weights: dict[str, float] = Field(
         default_factory=dict, description="Weight of each scoring stage; absent: 1."
     )
