@@ -8,6 +8,7 @@ columns; pyarrow comes with the extra `rollouts`.
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,14 +81,12 @@ def _rows(group: RolloutGroup, samples: Sequence[Sample]) -> list[dict[str, Any]
 
 
 def _sample(row: dict[str, Any]) -> Sample:
-    arrays = {name: np.array(row[name], kind) for name, kind in _ARRAYS.items()}
+    arrays: dict[str, Any] = {name: np.array(row[name], kind) for name, kind in _ARRAYS.items()}
     return Sample(**arrays, **{name: row[name] for name in _PLAIN})
 
 
 def _pyarrow() -> tuple[Any, Any]:
     try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError as error:
         raise ConfigError("rollout.keep writes Parquet: pip install 'trimtab-platform[rollouts]'") from error
-    return pa, pq
