@@ -213,3 +213,25 @@ def test_the_value_loss_is_a_mean_over_values_and_the_policys_over_tokens() -> N
     loss = made(spec).loss(Current(batch.old_logprobs, batch.old_values), part)
     assert loss.metrics["loss/value_avg"].item() == pytest.approx(0.5 * (1 + 1 + 4) / 3)
     assert loss.metrics["loss/policy_avg"].item() == pytest.approx(-1)
+
+
+def test_what_is_told_is_a_mean_over_what_counts() -> None:
+    """Ratios 1.5, 1 and (alone in its row) 0.5 with advantages 1, 1, -1: two of three clipped; a masked 9 is not seen.
+
+    Values moved by 0.5, 0 and 0.5 from 0 with goals 1: the clip of 0.2 decides in two of three.
+    """
+    batch = rollouts([[1.0, 1.0], [1.0, 0.0]])
+    aims = targets(batch, [[1.0, 1.0], [-1.0, 5.0]], [[1.0, 1.0], [1.0, 9.0]])
+    found = loss_at(made(SPEC), batch, aims, [[1.5, 1.0], [0.5, 9.0]], [[0.5, 0.0], [0.5, 7.0]]).metrics
+    logs = [math.log(1.5), 0.0, math.log(0.5)]
+    assert found["policy/clipfrac_avg"].item() == pytest.approx(2 / 3)
+    assert found["val/ratio"].item() == pytest.approx(3 / 3)
+    assert found["policy/approxkl_avg"].item() == pytest.approx(0.5 * sum(x * x for x in logs) / 3)
+    assert found["val/clipfrac_avg"].item() == pytest.approx(2 / 3)
+    assert found["loss/value_avg"].item() == pytest.approx(0.5 * (0.64 + 1 + 0.64) / 3)
+
+
+def test_targets_are_made_by_minibatch_only_where_whitening_is() -> None:
+    """whiten_scope says so."""
+    assert made(PpoSpec(whiten_scope="minibatch")).per_minibatch
+    assert not made(PpoSpec(whiten_scope="batch")).per_minibatch
