@@ -28,6 +28,7 @@ def spec_of(tmp_path: Path, **tables: Any) -> RunSpec:
         "sampling": {"max_new_tokens": 8, "temperature_end": 0.8},
         "rollout": {"batch_groups": 4, "completions_per_prompt": 2, "keep": True},
         "algorithm": {"kind": "ppo", "epochs": 2, "minibatches": 2},
+        "optimiser": {"learning_rate": 1e-3, "weight_average": 0.5},
     }
     return RunSpec.model_validate(run_tables(make_files(tmp_path)) | fields | tables)
 
@@ -55,6 +56,9 @@ def test_every_step_is_replayed_to_the_same_figures(tmp_path: Path) -> None:
     assert np.array_equal(
         read_rollouts(rollout_file(out / "rollouts", 3))[0].completion_ids, rows[0]["completion_ids"]
     )
+    # The averaged weights stand beside the last ones, and are others.
+    weights = [(out / name / "model.safetensors").read_bytes() for name in ("model", "model-average")]
+    assert weights[0] != weights[1]
     done = program("orchestrator", "replay", "2", "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert "figures are the same" in done.stdout

@@ -45,5 +45,7 @@ def test_the_least_clipped_completion_is_told_by_its_share() -> None:
     ratio = torch.tensor([[0.5, 0.5, 0.5], [0.5, 0.5, 1.0]])
     found = clip_metrics(ratio, -torch.ones(2, 3), 0.2, 0.2, mask / 4, mask)
     assert found["clip_ratio/low_min"].item() == pytest.approx(2 / 3)
+    half = clip_metrics(ratio[1:], -torch.ones(1, 3), 0.2, 0.2, mask[:1] / 3, torch.tensor([[0.0, 1.0, 1.0]]))
+    assert half["clip_ratio/low_min"].item() == 0.5
     upper = clip_metrics(2 - ratio, torch.ones(2, 3), 0.2, 0.2, mask / 4, mask)
     assert upper["clip_ratio/high_max"].item() == pytest.approx(1.0)

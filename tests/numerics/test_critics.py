@@ -109,7 +109,7 @@ def test_a_value_model_learns(
 ) -> None:
     """On the same batch, with the policy at rest, the squared error falls to a tenth; the embeddings stay."""
     algorithm = {"kind": kind, "value_model": start, "kl": {"coefficient": 0.0}}
-    algorithm |= {"clip_value": 100.0, "gae_lambda": 1.0} if kind == "ppo" else {}
+    algorithm |= {"clip_value": 100.0, "gae_lambda": 1.0, "epochs": 1} if kind == "ppo" else {}
     rates = {"learning_rate": 1e-12, "value_learning_rate": 1e-2}
     trainer = trainer_on(folder, algorithm, optimiser=rates, reward_model=str(reward_folder))
     assert trainer.critic is not None

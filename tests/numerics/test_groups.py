@@ -35,4 +35,6 @@ def test_metrics() -> None:
     assert found["reward"] == pytest.approx(6.4)
     assert found["reward_std"] == pytest.approx((69.2 / 4) ** 0.5)
     assert found["frac_reward_zero_std"] == pytest.approx(0.4)
+    two = group_metrics(torch.tensor([1.0, 4.0]), torch.tensor([0, 0]))
+    assert two["reward_std"] == pytest.approx(4.5**0.5)
     assert group_metrics(torch.tensor([2.0]), torch.tensor([0]))["reward_std"] == 0.0
