@@ -3,7 +3,7 @@
     rollouts/step-000123.parquet    group, prompt and completion ids, all log-probs, loss mask, scores, versions
 
 Written before the step with what the trainer is given, so that the same trainer makes the same loss of it. Owns the
-columns; pyarrow comes with the extra `rollouts`.
+columns; pyarrow comes with the extra `data`.
 """
 
 from __future__ import annotations
@@ -89,4 +89,4 @@ def _pyarrow() -> tuple[Any, Any]:
     try:
         return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError as error:
-        raise ConfigError("rollout.keep writes Parquet: pip install 'trimtab-platform[rollouts]'") from error
+        raise ConfigError("rollout.keep writes Parquet: pip install 'trimtab-platform[data]'") from error
