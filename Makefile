@@ -3,7 +3,7 @@ PY := .venv/bin/python
 SEED ?= 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup helm chart-docs demo test test-cluster e2e-cluster test-newcomer test-oldest lint protos protos-check bench mutants clean peer-trl peer-trl112 peer-verl peer-openrlhf peer-node peer-mosec peer-litserve peer-vllm
+.PHONY: help setup helm chart-docs demo test test-cluster e2e-cluster test-newcomer test-oldest lint protos protos-check bench mutants clean peer-trl peer-verl peer-openrlhf peer-node peer-mosec peer-litserve peer-vllm
 help: ## this list
 	@grep -hE '^[a-z0-9%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
@@ -103,6 +103,7 @@ PEER_trl := -c constraints.txt -e protos trl==1.16.0 datasets==5.2.0 accelerate 
 # The last release that has PPO.
 PEER_trl112 := -c constraints.txt trl==1.12.0 datasets==5.2.0 accelerate torch transformers
 peer-trl: .venv-peers/trl/.ready ## TRL, for tests/e2e/test_trl.py and benchmarks.losses
+.PHONY: peer-trl112
 peer-trl112: .venv-peers/trl112/.ready ## TRL 1.12, for benchmarks.losses
 peer-verl: .venv-peers/verl/.ready ## verl, for tests/e2e/test_trainers.py
 
