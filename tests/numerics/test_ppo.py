@@ -235,3 +235,9 @@ def test_targets_are_made_by_minibatch_only_where_whitening_is() -> None:
     """whiten_scope says so."""
     assert made(PpoSpec(whiten_scope="minibatch")).per_minibatch
     assert not made(PpoSpec(whiten_scope="batch")).per_minibatch
+
+
+def test_the_value_clip_is_around_the_old_value() -> None:
+    """From 1 to 0.5 with a goal of 0: the clip says 0.8, whose square is the larger; upwards to 2 of 3 it says 1.2."""
+    assert value_loss(0.5, 1.0, 0.0).metrics["loss/value_avg"].item() == pytest.approx(0.5 * 0.8**2)
+    assert value_loss(2.0, 1.0, 3.0).metrics["loss/value_avg"].item() == pytest.approx(0.5 * 1.8**2)
