@@ -194,6 +194,22 @@ def status(out: RunFolder = None, output: Output = Format.TEXT, cluster: OnClust
 
 
 @app.command()
+def replay(
+    step: Annotated[int, typer.Argument(min=1, help="Of a run that keeps its rollouts.", show_default=False)],
+    out: RunFolder = None,
+) -> None:
+    """Do a step again from its kept rollouts, and compare every figure with what the run told."""
+    import subprocess
+    import sys
+
+    from orchestrator.local.layout import find_run
+
+    folder = str(find_run(out).root)
+    argv = [sys.executable, "-m", "services.learner.replay", folder, str(step)]
+    raise typer.Exit(subprocess.run(argv, check=False).returncode)  # noqa: S603 - our own program
+
+
+@app.command()
 def logs(
     service: Annotated[str, typer.Argument(help="A service, or all.", show_default="all")] = "",
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Keep on until Ctrl-C.")] = False,

@@ -15,6 +15,10 @@ from services.common.spec.run import RunSpec
 from services.common.stages.memory_stages import MemoryServer, MemoryStages
 from services.common.worker import StageProcessor, StageWorker
 from services.learner.config import LearnerConfig
+from services.learner.intake import Intake
+from services.learner.offline.batches import NoQueue
+from services.learner.offline.loading import offline_learner
+from services.learner.pretraining import load_texts
 from services.learner.prompts import load_prompts
 from services.learner.run import Run
 from services.learner.training import Trainer
@@ -45,6 +49,8 @@ def run_in_process(spec: RunSpec, out: Path) -> int:
 
 async def _train(spec: RunSpec, out: Path) -> None:
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="models") as executor:
+        if spec.offline:
+            return await _offline(spec, out, executor)
         server = MemoryServer()
         policy = _policy(spec)
         run = _learner(spec, out, server, policy, executor)
@@ -58,6 +64,22 @@ async def _train(spec: RunSpec, out: Path) -> None:
         finally:
             await asyncio.gather(*(worker.drain() for worker in workers))
             await asyncio.gather(*working)
+
+
+async def _offline(spec: RunSpec, out: Path, executor: Executor) -> None:
+    loaded, trainer, batches = offline_learner(spec)
+    weights = PublishedWeights(tokenizer_fingerprint=loaded.facts.tokenizer_fingerprint)
+    run = Run(
+        LearnerConfig(run=spec, out=out),
+        loaded=loaded,
+        trainer=trainer,
+        intake=batches,
+        queue=NoQueue(),
+        weights=weights,
+        executor=executor,
+        announce=lambda: None,
+    )
+    await run.train()
 
 
 def _worker(
@@ -115,13 +137,16 @@ def _learner(spec: RunSpec, out: Path, server: MemoryServer, policy: Policy, exe
         }
         policy.offer(Update(snapshot.manifest, changed))
 
+    queue = MemoryStages(server, consumer="learner", stages=spec.rollout.slip)
+    config = LearnerConfig(run=spec, out=out)
     return Run(
-        LearnerConfig(run=spec, out=out),
-        run_uid=RUN_UID,
+        config,
         loaded=loaded,
-        trainer=Trainer(loaded, spec),
-        prompts=prompts,
-        queue=MemoryStages(server, consumer="learner", stages=spec.rollout.slip),
+        trainer=Trainer(loaded, spec, load_texts(spec.data, loaded.tokenizer)),
+        intake=Intake(
+            spec, run_uid=RUN_UID, prompts=prompts, queue=queue, watch_seconds=config.watch_seconds
+        ),
+        queue=queue,
         weights=weights,
         executor=executor,
         announce=announce,

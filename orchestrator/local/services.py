@@ -79,7 +79,9 @@ def role_of(name: str) -> Role:
 
 
 def services_of(spec: RunSpec) -> tuple[str, ...]:
-    """The services that a run needs: one for each stage of its slip, and the learner."""
+    """The services that a run needs: one for each stage of its slip, and the learner; offline, the learner alone."""
+    if spec.offline:
+        return ("learner",)
     return (*dict.fromkeys(service_name(stage) for stage in spec.rollout.slip), "learner")
 
 

@@ -13,8 +13,12 @@ from services.common.errors import ConfigError
 from services.common.stages.redis_stages import RedisStages
 from services.common.telemetry import replica_name
 from services.learner.config import LearnerConfig
+from services.learner.intake import Intake
+from services.learner.offline.batches import NoQueue
+from services.learner.offline.loading import offline_learner
+from services.learner.pretraining import load_texts
 from services.learner.prompts import Prompt, load_prompts
-from services.learner.run import Run
+from services.learner.run import Learner, Run, RunQueue, Source
 from services.learner.servicer import SERVICE_NAME, LearnerServicer
 from services.learner.training import Trainer
 from services.learner.weight_servicer import SERVICE_NAME as WEIGHT_SERVICE_NAME
@@ -35,11 +39,12 @@ class LearnerApplication:
     answers_while_starting = True
 
     def __init__(self, config: LearnerConfig) -> None:
-        if config.queue is None:
+        if config.queue is None and not config.run.offline:
             raise ConfigError("learner: [queue] is missing: a learner lives on the rollouts that it admits")
-        self._config, self._queue_spec = config, config.queue
+        self._config = config
+        self._run_uid = config.queue.run_uid if config.queue else config.run.name
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="learner-model")
-        self._servicer = LearnerServicer(config.queue.run_uid, config.run.steps)
+        self._servicer = LearnerServicer(self._run_uid, config.run.steps)
         self._weight_servicer = WeightServicer()
         self._queue: RedisStages | None = None
         self._training: asyncio.Task[None] | None = None
@@ -54,9 +59,15 @@ class LearnerApplication:
     async def start(self) -> None:
         """Load model and prompts, then train in the background."""
         loop = asyncio.get_running_loop()
+        run = await (self._offline(loop) if self._config.run.offline else self._online(loop))
+        self._servicer.attach(run)
+        self._training = asyncio.create_task(run.train(), name="training")
+        self._started.set()
+
+    async def _online(self, loop: asyncio.AbstractEventLoop) -> Run:
         loaded, trainer, prompts = await loop.run_in_executor(self._executor, self._load)
-        weights = PublishedWeights(tokenizer_fingerprint=loaded.facts.tokenizer_fingerprint)
-        spec = self._queue_spec
+        spec = self._config.queue
+        assert spec is not None  # noqa: S101 - __init__ has looked
         self._queue = RedisStages(
             spec.url.get_secret_value(),
             spec.run_uid,
@@ -65,21 +76,35 @@ class LearnerApplication:
             lease_seconds=spec.lease_seconds,
             attempt_limit=spec.attempt_limit,
         )
-        run = Run(
-            self._config,
+        intake = Intake(
+            self._config.run,
             run_uid=spec.run_uid,
-            loaded=loaded,
-            trainer=trainer,
             prompts=prompts,
             queue=self._queue,
+            watch_seconds=self._config.watch_seconds,
+        )
+        return self._run(loaded, trainer, intake, self._queue)
+
+    async def _offline(self, loop: asyncio.AbstractEventLoop) -> Run:
+        loaded, trainer, batches = await loop.run_in_executor(
+            self._executor, offline_learner, self._config.run
+        )
+        return self._run(loaded, trainer, batches, NoQueue())
+
+    def _run(self, loaded: LoadedModel, trainer: Learner, intake: Source, queue: RunQueue) -> Run:
+        weights = PublishedWeights(tokenizer_fingerprint=loaded.facts.tokenizer_fingerprint)
+        run = Run(
+            self._config,
+            loaded=loaded,
+            trainer=trainer,
+            intake=intake,
+            queue=queue,
             weights=weights,
             executor=self._executor,
             announce=self._weight_servicer.announce,
         )
-        self._servicer.attach(run)
         self._weight_servicer.attach(weights, run.refuse)
-        self._training = asyncio.create_task(run.train(), name="training")
-        self._started.set()
+        return run
 
     def _load(self) -> tuple[LoadedModel, Trainer, list[Prompt]]:
         spec = self._config.run
@@ -90,7 +115,7 @@ class LearnerApplication:
             context_length=loaded.facts.context_length,
             max_new_tokens=spec.sampling.max_new_tokens,
         )
-        return loaded, Trainer(loaded, spec), prompts
+        return loaded, Trainer(loaded, spec, load_texts(spec.data, loaded.tokenizer)), prompts
 
     async def drain(self) -> None:
         """Stop at the next step boundary is too far away: what is not checkpointed is trained again."""

@@ -36,9 +36,10 @@ class Checkpoints:
         self._folder = folder
         self._keep = keep
 
-    def latest(self) -> Path | None:
-        """The newest whole checkpoint, or None."""
-        return next(reversed(self._all()), None)
+    def latest(self, *, before: int | None = None) -> Path | None:
+        """The newest whole checkpoint, of fewer steps than `before` where that is given, or None."""
+        found = [path for path in self._all() if before is None or _step_of(path) < before]
+        return next(reversed(found), None)
 
     def write(self, step: int, loaded: LoadedModel, trainer: dict[str, Any], state: dict[str, Any]) -> Path:
         """Write a checkpoint, whole or not at all, then drop the oldest. Raises StorageFull."""
@@ -70,7 +71,11 @@ class Checkpoints:
     def _all(self) -> list[Path]:
         """Whole checkpoints by step: as text, step 1,000,000 would come before step 999,999."""
         whole = [path for path in self._folder.glob(f"{_PREFIX}*") if (path / "state.json").is_file()]
-        return sorted(whole, key=lambda path: int(path.name.removeprefix(_PREFIX)))
+        return sorted(whole, key=_step_of)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix(_PREFIX))
 
 
 def write_model(loaded: LoadedModel, folder: Path) -> None:

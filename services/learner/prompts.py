@@ -36,7 +36,7 @@ def load_prompts(spec: DataSpec, tokenizer: Any, *, context_length: int, max_new
     """
     path = Path(spec.prompts)
     prompts = [
-        _prompt(place, row, tokenizer)
+        prompt_of(place, row, tokenizer)
         for place, row in json_rows(path)
         if row.get("split", spec.split) == spec.split
     ]
@@ -52,7 +52,8 @@ def load_prompts(spec: DataSpec, tokenizer: Any, *, context_length: int, max_new
     return prompts
 
 
-def _prompt(place: str, row: dict[str, Any], tokenizer: Any) -> Prompt:
+def prompt_of(place: str, row: dict[str, Any], tokenizer: Any) -> Prompt:
+    """The prompt of a row, encoded. Raises InvalidInput."""
     value = row.get("prompt")
     if isinstance(value, str) and value.strip():
         messages: tuple[tuple[str, str], ...] = ()

@@ -23,6 +23,7 @@ def new_group(
 ) -> rollout.RolloutGroup:
     """The group to admit. Its draws depend on the run's seed and its admission number alone."""
     sampling = spec.sampling
+    temperature, top_p = sampling.at(step, spec.steps)
     return rollout.RolloutGroup(
         group_id=admitted.group_id,
         run_uid=run_uid,
@@ -36,11 +37,11 @@ def new_group(
             columns={**prompt.columns, "trimtab.prompt_index": str(admitted.prompt_index)},
         ),
         sampling=common.SamplingOptions(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
+            temperature=temperature,
+            top_p=top_p,
             top_k=sampling.top_k,
             max_new_tokens=sampling.max_new_tokens,
-            min_new_tokens=sampling.min_new_tokens,
+            min_new_tokens=sampling.max_new_tokens if sampling.fixed_length else sampling.min_new_tokens,
             stop=sampling.stop,
             seed=(spec.seed << 32) + admitted.number,
             num_completions=spec.group_size,
@@ -71,8 +72,7 @@ def samples_of(group: rollout.RolloutGroup, spec: RunSpec) -> list[Sample]:
     """One sample for each completion. Raises Corrupted where something that training needs is missing."""
     prompt = to_vector(group.prompt.token_ids, "int32", field="prompt.token_ids")
     return [
-        _sample(prompt, one, spec, f"completions[{at}]", group.group_id)
-        for at, one in enumerate(group.completions)
+        _sample(prompt, one, spec, f"completions[{at}]", group) for at, one in enumerate(group.completions)
     ]
 
 
@@ -81,7 +81,9 @@ def model_seconds(group: rollout.RolloutGroup) -> float:
     return sum(timing.model_seconds for timing in group.timings)
 
 
-def _sample(prompt: np.ndarray, one: rollout.Completion, spec: RunSpec, field: str, group_id: str) -> Sample:
+def _sample(
+    prompt: np.ndarray, one: rollout.Completion, spec: RunSpec, field: str, group: rollout.RolloutGroup
+) -> Sample:
     ids = to_vector(one.token_ids, "int32", field=f"{field}.token_ids")
     behaviour = to_vector(one.sampled_logprobs, "float32", field=f"{field}.sampled_logprobs")
     reference = to_vector(one.reference_logprobs, "float32", field=f"{field}.reference_logprobs")
@@ -104,7 +106,9 @@ def _sample(prompt: np.ndarray, one: rollout.Completion, spec: RunSpec, field: s
         loss_mask=mask,
         score=_score(one, spec, field),
         ended=one.finish_reason == common.FINISH_REASON_STOP,
-        group=group_id,
+        group=group.group_id,
+        temperature=group.sampling.temperature or spec.sampling.temperature,
+        top_p=group.sampling.top_p or spec.sampling.top_p,
     )
 
 

@@ -19,22 +19,25 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import structlog
+import torch
+from safetensors.torch import save_file
 
 from services.common.errors import Corrupted, TrimtabError, Unavailable
-from services.common.stages.base import LearnerQueue
 from services.learner.checkpoints import Checkpoints, storage_errors, write_folder, write_model
 from services.learner.config import LearnerConfig
-from services.learner.intake import Arrived, Intake
+from services.learner.intake import Intake
+from services.learner.kept_rollouts import check_can_keep, keep_rollouts, rollout_file
 from services.learner.ledger import Ledger
 from services.learner.metrics import append_metrics, keep_metrics, timings
-from services.learner.prompts import Prompt
-from services.learner.training import Trainer
+from services.learner.offline.batches import OfflineBatches
 from services.learner.weights import PublishedWeights
 from services.models.loading import LoadedModel
 from services.models.manifest import Version
+from services.models.master_weights import MasterWeights
 
 Phase = Literal["loading", "training", "paused", "finished", "failed"]
 _log = structlog.get_logger(__name__)
@@ -53,6 +56,52 @@ class RunState:
     version: Version | None = None
 
 
+class Learner(Protocol):
+    """What learns: the Trainer of rollouts, or one of a file's rows. Called in the model's thread alone."""
+
+    step_number: int
+    optimiser: MasterWeights
+
+    def step(self, samples: Any) -> dict[str, float]:
+        """Learn from a batch; metrics."""
+        ...
+
+    def serving_weights(self) -> dict[str, torch.Tensor]:
+        """What is published."""
+        ...
+
+    def components(self) -> dict[str, dict[str, torch.Tensor]]:
+        """What is written beside the model, by the file's name."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """From a checkpoint."""
+        ...
+
+
+class RunQueue(Protocol):
+    """What the run itself asks of its queue; everything else is the intake's."""
+
+    async def start_epoch(self, *, at_least: int) -> int:
+        """Begin."""
+        ...
+
+    async def scan(self) -> Any:
+        """Raises LostOwnership where another learner has begun."""
+        ...
+
+    async def leave(self) -> None:
+        """The run is over."""
+        ...
+
+
+Source = Intake | OfflineBatches
+
+
 class Run:
     """One learner's run. Everything runs on one event loop but what `executor` is given: the model's thread."""
 
@@ -60,11 +109,10 @@ class Run:
         self,
         config: LearnerConfig,
         *,
-        run_uid: str,
         loaded: LoadedModel,
-        trainer: Trainer,
-        prompts: list[Prompt],
-        queue: LearnerQueue,
+        trainer: Learner,
+        intake: Source,
+        queue: RunQueue,
         weights: PublishedWeights,
         executor: Executor,
         announce: Callable[[], None],
@@ -72,9 +120,7 @@ class Run:
         self.config, self.spec = config, config.run
         self.state = RunState()
         self.trainer = trainer
-        self.intake = Intake(
-            self.spec, run_uid=run_uid, prompts=prompts, queue=queue, watch_seconds=config.watch_seconds
-        )
+        self.intake = intake
         self._loaded, self._queue = loaded, queue
         self._weights, self._executor, self._announce = weights, executor, announce
         self._checkpoints = Checkpoints(config.out / "checkpoints", keep=self.spec.checkpoint.keep)
@@ -201,6 +247,8 @@ class Run:
 
     async def _begin(self) -> None:
         """Take up the last checkpoint, begin an epoch, publish, and settle what the queue still holds."""
+        if self.spec.rollout.keep:
+            check_can_keep()
         latest, used_epoch = self._checkpoints.latest(), 0
         if latest is not None:
             trainer, state = await self._in_thread(self._checkpoints.read, latest)
@@ -214,9 +262,12 @@ class Run:
         await self._publish()
         await self.intake.settle(resumed=latest is not None)
 
-    async def _train_on(self, batch: list[Arrived], started: float) -> None:
+    async def _train_on(self, batch: list[Any], started: float) -> None:
         samples = [sample for one in batch for sample in one.samples]
         staleness = [self.intake.staleness(one.group) or 0 for one in batch]
+        if self.spec.rollout.keep and not self.spec.offline:
+            path = rollout_file(self.config.out / "rollouts", self.step + 1)
+            await self._in_thread(keep_rollouts, path, [(one.group, one.samples) for one in batch])
         metrics: dict[str, float] = await self._in_thread(self.trainer.step, samples)
         self.intake.trained(batch)
         published = time.perf_counter()
@@ -277,8 +328,20 @@ class Run:
         assert self.state.version is not None  # noqa: S101 - _begin published
         folder, published = self.config.out / "model", self.config.out / "published.json"
         with storage_errors(f"the trained model in {folder}"):
-            write_folder(folder, lambda aside: write_model(self._loaded, aside))
+            write_folder(folder, self._write_whole)
+            if self.spec.optimiser.weight_average is not None:
+                with self.trainer.optimiser.averaged():
+                    write_folder(
+                        self.config.out / "model-average", lambda aside: write_model(self._loaded, aside)
+                    )
             published.write_text(json.dumps(asdict(self.state.version)) + "\n")
+
+    def _write_whole(self, folder: Path) -> None:
+        write_model(self._loaded, folder)
+        for name, tensors in self.trainer.components().items():
+            save_file(
+                {key: value.contiguous() for key, value in tensors.items()}, folder / f"{name}.safetensors"
+            )
 
     async def _in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)

@@ -26,6 +26,9 @@ class Sample:
     ended: bool
     group: str = ""
     """Completions of one prompt name the same group; without one a completion stands alone."""
+    temperature: float | None = None
+    """It was drawn with; None: the run's."""
+    top_p: float | None = None
 
 
 def group_numbers(samples: Sequence[Sample]) -> torch.Tensor:

@@ -42,6 +42,7 @@ def step_metrics(
         "policy/entropy_avg": float(masked_mean(entropy, mask)),
         "val/num_eos_tokens": float(sum(sample.ended for sample in samples)),
         **_lengths(samples, mask),
+        **_drawn_with(samples),
         "sampling/logprob_difference": _logprob_difference(samples, rollouts),
     }
     if critic:
@@ -61,10 +62,19 @@ def _lengths(samples: Sequence[Sample], mask: torch.Tensor) -> dict[str, float]:
     }
 
 
+def _drawn_with(samples: Sequence[Sample]) -> dict[str, float]:
+    """Means of what the completions were drawn with, where they say so: what annealing does, beside the entropy."""
+    told = {
+        "sampling/temperature": [one.temperature for one in samples if one.temperature is not None],
+        "sampling/top_p": [one.top_p for one in samples if one.top_p is not None],
+    }
+    return {name: sum(values) / len(values) for name, values in told.items() if values}
+
+
 def _explained(rollouts: Rollouts, targets: Targets) -> float:
     """1 - variance of what the values miss / variance of the returns."""
-    residual = masked_variance(targets.returns - rollouts.old_values, rollouts.mask, unbiased=False)
-    spread = masked_variance(targets.returns, rollouts.mask, unbiased=False)
+    residual = masked_variance(targets.returns - rollouts.old_values, rollouts.valued, unbiased=False)
+    spread = masked_variance(targets.returns, rollouts.valued, unbiased=False)
     return float(1 - residual / spread.clamp(min=1e-8))
 
 

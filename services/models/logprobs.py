@@ -62,8 +62,12 @@ def completion_states(backbone: Callable[..., Any], packed: Packed) -> torch.Ten
     return hidden.reshape(-1, hidden.shape[-1])[packed.positions]
 
 
+Temperature = float | torch.Tensor
+"""One for all tokens, or one each, [tokens] float32."""
+
+
 def token_logprobs(
-    states: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, temperature: float
+    states: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, temperature: Temperature
 ) -> torch.Tensor:
     """log softmax(states @ head.T / temperature) at the targets, [tokens] float32, differentiable.
 
@@ -74,12 +78,9 @@ def token_logprobs(
 
 
 def token_logprobs_and_entropy(
-    states: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, temperature: float
+    states: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, temperature: Temperature
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probs as above and the entropy of each distribution in nats, both [tokens] float32.
-
-    Only the log-probs are differentiable.
-    """
+    """Log-probs as above and the entropy of each distribution in nats, both [tokens] float32, differentiable."""
     return _TokenLogprobs.apply(states, head, targets, temperature, True)  # type: ignore[no-untyped-call]
 
 
@@ -88,11 +89,14 @@ def _chunks(rows: int) -> list[slice]:
 
 
 def _chunk(
-    states: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, temperature: float, *, entropy: bool
+    states: torch.Tensor,
+    head: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: Temperature,
+    *,
+    entropy: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    logits = (states @ head.T).float()
-    if temperature != 1.0:
-        logits /= temperature
+    logits = _divided((states @ head.T).float(), temperature)
     # log_softmax is one fused pass over each row; torch.logsumexp makes four over the whole chunk.
     logs = torch.log_softmax(logits, dim=-1)
     chosen = logs.gather(-1, targets[:, None])[:, 0]
@@ -100,19 +104,35 @@ def _chunk(
     return chosen, spread
 
 
+def _divided(logits: torch.Tensor, temperature: Temperature) -> torch.Tensor:
+    """In place."""
+    if isinstance(temperature, torch.Tensor):
+        return logits.div_(temperature[:, None])
+    return logits if temperature == 1.0 else logits.div_(temperature)
+
+
+def _of(temperature: Temperature, rows: slice) -> Temperature:
+    return temperature[rows] if isinstance(temperature, torch.Tensor) else temperature
+
+
 class _TokenLogprobs(torch.autograd.Function):
-    """d logprob / d logits = (onehot - softmax) / temperature; logits are made anew in the backward pass."""
+    """Logits are made anew in the backward pass.
+
+    d logprob / d logits = (onehot - p) / temperature; d H / d logits = -p (log p + H) / temperature, H = -sum p log p.
+    """
 
     @staticmethod
-    def forward(ctx: Any, states: Any, head: Any, targets: Any, temperature: float, entropy: bool) -> Any:
+    def forward(ctx: Any, states: Any, head: Any, targets: Any, temperature: Any, entropy: bool) -> Any:
         ctx.save_for_backward(states, head, targets)
         ctx.temperature = temperature
+        ctx.set_materialize_grads(False)
         pieces = [
-            _chunk(states[rows], head, targets[rows], temperature, entropy=entropy)
+            _chunk(states[rows], head, targets[rows], _of(temperature, rows), entropy=entropy)
             for rows in _chunks(len(targets))
         ]
         logprobs, spread = (torch.cat(column) for column in zip(*pieces, strict=True))
-        ctx.mark_non_differentiable(spread)
+        if not entropy:
+            ctx.mark_non_differentiable(spread)
         return logprobs, spread
 
     @staticmethod
@@ -121,17 +141,37 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_states = torch.empty_like(states)
         grad_head = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         for rows in _chunks(len(targets)):
-            logits = (states[rows] @ head.T).float()
-            if ctx.temperature != 1.0:
-                logits /= ctx.temperature
-            grad = torch.softmax(logits, dim=-1).neg_()
-            grad[torch.arange(grad.shape[0], device=grad.device), targets[rows]] += 1.0
-            grad *= (grads[0][rows] / ctx.temperature)[:, None]
-            low = grad.to(states.dtype)
+            temperature = _of(ctx.temperature, rows)
+            logits = _divided((states[rows] @ head.T).float(), temperature)
+            grad = _logits_grad(logits, targets[rows], *(None if one is None else one[rows] for one in grads))
+            low = _divided(grad, temperature).to(states.dtype)
             grad_states[rows] = low @ head
             if grad_head is not None:
                 grad_head += (low.T @ states[rows]).float()
         return grad_states, None if grad_head is None else grad_head.to(head.dtype), None, None, None
+
+
+def _logits_grad(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    by_logprob: torch.Tensor | None,
+    by_entropy: torch.Tensor | None,
+) -> torch.Tensor:
+    """By the logits after the temperature, [tokens, vocabulary]. Writes over the logits where it can."""
+    if by_entropy is None:
+        grad = torch.softmax(logits, dim=-1).neg_()
+        if by_logprob is None:
+            return grad.zero_()
+        grad[torch.arange(len(targets), device=grad.device), targets] += 1.0
+        return grad.mul_(by_logprob[:, None])
+    logs = torch.log_softmax(logits, dim=-1)
+    likely = logs.exp()
+    spread = -torch.linalg.vecdot(likely, logs)
+    grad = -likely * (logs + spread[:, None]) * by_entropy[:, None]
+    if by_logprob is not None:
+        grad -= likely * by_logprob[:, None]
+        grad[torch.arange(len(targets), device=grad.device), targets] += by_logprob
+    return grad
 
 
 def completion_logprobs(

@@ -6,9 +6,10 @@ Gradients of micro-batches are summed in float32: in bfloat16 a small one added 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -24,7 +25,11 @@ class ParameterGroup:
 
 
 class MasterWeights:
-    """AdamW (arXiv 1711.05101) on float32 copies of parameters that may be bfloat16."""
+    """AdamW (arXiv 1711.05101) or RMSprop (decay 0.99) on float32 copies of parameters that may be bfloat16.
+
+    tensorflow_eps: Adam's eps stands beside the second moment's root as it is, not beside its bias-corrected form, so
+    that early steps are smaller. average: decay of an average of the masters; None keeps none.
+    """
 
     def __init__(
         self,
@@ -34,6 +39,9 @@ class MasterWeights:
         eps: float,
         weight_decay: float,
         max_grad_norm: float,
+        kind: Literal["adamw", "rmsprop"] = "adamw",
+        tensorflow_eps: bool = False,
+        average: float | None = None,
     ) -> None:
         self._pairs: list[tuple[torch.nn.Parameter, torch.nn.Parameter]] = []
         self._rates: list[float] = []
@@ -43,8 +51,16 @@ class MasterWeights:
             masters = [self._master(parameter) for parameter in group.parameters]
             self._rates.append(group.learning_rate)
             options.append({"params": masters, "lr": group.learning_rate})
-        self.optimiser = torch.optim.AdamW(
-            options, betas=betas, eps=eps, weight_decay=weight_decay, fused=True
+        self.optimiser: torch.optim.Optimizer = (
+            torch.optim.RMSprop(options, alpha=0.99, eps=eps, weight_decay=weight_decay)
+            if kind == "rmsprop"
+            else torch.optim.AdamW(options, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
+        )
+        # TensorFlow's eps beside sqrt(v) is torch's eps / sqrt(1 - beta2^t) beside sqrt(v / (1 - beta2^t)).
+        self._eps, self._beta2 = (eps if tensorflow_eps else None), betas[1]
+        self._updates, self._decay = 0, average
+        self._averages: list[torch.Tensor] = (
+            [] if average is None else [master.detach().clone() for _, master in self._pairs]
         )
 
     def _master(self, parameter: torch.nn.Parameter) -> torch.nn.Parameter:
@@ -77,10 +93,28 @@ class MasterWeights:
             raise Corrupted(f"the gradient is not finite (norm {norm}): nothing was updated")
         for group, rate in zip(self.optimiser.param_groups, self._rates, strict=True):
             group["lr"] = rate * rate_factor
+            if self._eps is not None:
+                group["eps"] = self._eps / math.sqrt(1 - self._beta2 ** (self._updates + 1))
         self.optimiser.step()
+        self._updates += 1
         self.optimiser.zero_grad(set_to_none=True)
+        if self._decay is not None:
+            now: list[torch.Tensor] = [master.detach() for _, master in self._pairs]
+            torch._foreach_lerp_(self._averages, now, 1 - self._decay)
         self.cast()
         return norm
+
+    def masters(self, parameters: Iterable[torch.nn.Parameter]) -> list[torch.Tensor]:
+        """The float32 masters of these, in their order."""
+        master_of = {id(parameter): master for parameter, master in self._pairs}
+        return [master_of[id(one)].detach() for one in parameters]
+
+    def overwrite(self, parameters: Iterable[torch.nn.Parameter], values: Sequence[torch.Tensor]) -> None:
+        """Put float32 values into the masters of these, and cast."""
+        with torch.no_grad():
+            for master, value in zip(self.masters(parameters), values, strict=True):
+                master.copy_(value)
+        self.cast()
 
     def cast(self) -> None:
         """Write the masters into the parameters, rounded to their dtype."""
@@ -88,6 +122,26 @@ class MasterWeights:
             for parameter, master in self._pairs:
                 if master is not parameter:
                     parameter.copy_(master)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Meanwhile the parameters are the cast of the masters' average; afterwards what they were, bit for bit.
+
+        Raises ValueError where no average is kept.
+        """
+        if not self._averages:
+            raise ValueError("no average of the weights is kept")
+        kept = [parameter.detach().clone() for parameter, _ in self._pairs]
+        self._write(self._averages)
+        try:
+            yield
+        finally:
+            self._write(kept)
+
+    def _write(self, values: Sequence[torch.Tensor]) -> None:
+        with torch.no_grad():
+            for (parameter, _), value in zip(self._pairs, values, strict=True):
+                parameter.copy_(value)
 
     def matches(self) -> bool:
         """Whether every parameter is still exactly the cast of its master."""
@@ -102,6 +156,8 @@ class MasterWeights:
         return {
             "masters": [master.detach() for _, master in self._pairs],
             "optimiser": self.optimiser.state_dict(),
+            "updates": self._updates,
+            "averages": self._averages,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -115,7 +171,12 @@ class MasterWeights:
         with torch.no_grad():
             for (_, master), saved in zip(self._pairs, state["masters"], strict=True):
                 master.copy_(saved)
+            # A run that keeps no average yet may begin with one, at the masters.
+            saved_averages = state.get("averages") or [master for _, master in self._pairs]
+            for average, saved in zip(self._averages, saved_averages, strict=False):
+                average.copy_(saved)
         self.optimiser.load_state_dict(state["optimiser"])
+        self._updates = int(state.get("updates", 0))
         self.cast()
 
 

@@ -39,6 +39,13 @@ def test_dpo_loss_and_metrics() -> None:
         assert found.metrics[name].item() == pytest.approx(value, abs=1e-6), name
 
 
+def test_dpo_accuracy_is_the_share_of_margins_above_zero() -> None:
+    """Margins 3, 0.5 and -1: two of three."""
+    chosen, zero = torch.tensor([3.0, 0.5, -1.0]), torch.zeros(3)
+    found = dpo_loss(Pair(chosen, zero), Pair(zero, zero), DpoSpec(), comparisons=3)
+    assert found.metrics["rewards/accuracies"].item() == pytest.approx(2 / 3)
+
+
 def test_dpo_with_labels_that_may_be_wrong() -> None:
     """A tenth of the labels flipped: 0.9 of each loss and 0.1 of the loss with the sides exchanged."""
     found = dpo_loss(*pairs(), DpoSpec(label_smoothing=0.1), comparisons=2)
@@ -111,6 +118,9 @@ def test_rft_clones_the_kept_tokens() -> None:
     # 8 tokens in all over 3 kept ones.
     assert aims.advantages[:, 0].tolist() == pytest.approx([8 / 3, 0.0, 8 / 3, 0.0])
     assert aims.metrics["rft/kept"] == 0.5
+    scores = torch.tensor([[2.0, 2.0, 0.0], [1.0, 1.0, 1.0], [5.0, 0.0, 0.0], [5.0, 5.0, 0.0]])
+    assert torch.equal(aims.rewards, scores)
+    assert torch.equal(aims.returns, scores)
     logprobs = torch.tensor(
         [[-1.0, -2.0, -8.0], [-5.0] * 3, [-4.0, -9.0, -9.0], [-7.0] * 3], requires_grad=True
     )
@@ -121,6 +131,16 @@ def test_rft_clones_the_kept_tokens() -> None:
     third = -1 / 3
     expected = torch.tensor([[third, third, 0.0], [0.0] * 3, [third, 0.0, 0.0], [0.0] * 3])
     torch.testing.assert_close(logprobs.grad, expected)
+
+
+def test_rft_weighs_what_another_engine_has_drawn() -> None:
+    """One kept token of two: -2 log pi, times its factor of 0.25, over two tokens."""
+    batch = rollouts([[1.0], [1.0]], scores=[1.0, 2.0], groups=[0, 0], importance=[[9.0], [0.25]])
+    algorithm = made(RftSpec())
+    aims = algorithm.targets(batch, 0.0)
+    assert aims.advantages.tolist() == [[0.0], [2.0]]
+    found = algorithm.loss(Current(torch.tensor([[-1.0], [-3.0]]), torch.zeros(2, 1)), whole(batch, aims))
+    assert found.total.item() == pytest.approx(2 * 3 * 0.25 / 2)
 
 
 def test_rft_keeps_nothing_below_the_bound() -> None:
@@ -135,6 +155,14 @@ def test_best_of_n_kl() -> None:
     assert best_of_n_kl(1) == 0
     assert best_of_n_kl(2) == pytest.approx(0.193147, abs=1e-6)
     assert best_of_n_kl(4) == pytest.approx(0.636294, abs=1e-6)
+
+
+def test_ptx_of_a_single_token_and_of_none() -> None:
+    """-log pi of the one token, whole; without text only the RL loss."""
+    rl = Loss(torch.tensor(0.5), {})
+    one = mixed(rl, torch.tensor([[-3.0]]), torch.ones(1, 1), gamma=2.0, tokens=1)
+    assert one.total.item() == pytest.approx(0.5 + 2 * 3)
+    assert mixed(rl, torch.tensor([[-3.0]]), torch.zeros(1, 1), gamma=2.0, tokens=0).total.item() == 0.5
 
 
 def test_ptx_mixing() -> None:

@@ -23,7 +23,10 @@ def test_leave_one_out() -> None:
     """1 - (3 + 8) / 2 = -4.5; 3 - 4.5 = -1.5; 8 - 2 = 6; equal scores give 0, and so does a group of one."""
     assert leave_one_out(SCORES, GROUPS).tolist() == pytest.approx([-4.5, 0.0, -1.5, 0.0, 6.0])
     assert leave_one_out(torch.tensor([5.0]), torch.tensor([0])).tolist() == [0.0]
+    assert leave_one_out(torch.tensor([1.0, 4.0]), torch.tensor([0, 0])).tolist() == [-3.0, 3.0]
     assert group_deviation(torch.tensor([5.0]), torch.tensor([0])).tolist() == [0.0]
+    two = group_deviation(torch.tensor([1.0, 4.0]), torch.tensor([0, 0]))
+    assert two.tolist() == pytest.approx([4.5**0.5] * 2)
 
 
 def test_metrics() -> None:
@@ -32,4 +35,6 @@ def test_metrics() -> None:
     assert found["reward"] == pytest.approx(6.4)
     assert found["reward_std"] == pytest.approx((69.2 / 4) ** 0.5)
     assert found["frac_reward_zero_std"] == pytest.approx(0.4)
+    two = group_metrics(torch.tensor([1.0, 4.0]), torch.tensor([0, 0]))
+    assert two["reward_std"] == pytest.approx(4.5**0.5)
     assert group_metrics(torch.tensor([2.0]), torch.tensor([0]))["reward_std"] == 0.0

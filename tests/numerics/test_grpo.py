@@ -37,6 +37,21 @@ def test_advantages(scale: str, first: float) -> None:
     assert found.metrics["frac_reward_zero_std"] == 0.5
     assert found.metrics["reward"] == 3.5
     assert found.kl.abs().sum().item() == 0
+    scores = torch.tensor([[1.0, 1.0], [3.0, 0.0], [5.0, 5.0], [5.0, 5.0]])
+    assert torch.equal(found.rewards, scores)
+    assert torch.equal(found.returns, scores)
+
+
+def test_what_is_told_is_a_mean_over_the_tokens_that_count() -> None:
+    """Ratios 2, 4 and (alone in its row) 0.5, to the reference too; a masked 9 counts for nothing."""
+    rows = rollouts([[1.0, 1.0], [1.0, 0.0]])
+    aims = targets(rows, [[1.0, 1.0], [1.0, 0.0]])
+    spec = GrpoSpec(use_bias_correction_kl=False)
+    found = loss_at(made(spec), rows, aims, [[2.0, 4.0], [0.5, 9.0]]).metrics
+    logs = [math.log(2), math.log(4), math.log(0.5)]
+    assert found["val/ratio"].item() == pytest.approx(6.5 / 3)
+    assert found["policy/approxkl_avg"].item() == pytest.approx(0.5 * sum(x * x for x in logs) / 3)
+    assert found["kl"].item() == pytest.approx(sum(math.exp(-x) - 1 + x for x in logs) / 3)
 
 
 def two_rows(spec: GrpoSpec, **given: object) -> float:
@@ -107,6 +122,14 @@ def test_gspo_takes_the_geometric_mean_of_a_completions_ratios() -> None:
     assert clipped.metrics["clip_ratio/high_mean"].item() == pytest.approx(1.0)
 
 
+def test_gspo_of_a_single_token_is_its_ratio() -> None:
+    """One token's mean log-ratio is its own: -1.1 within the clip."""
+    rows = rollouts([[1.0, 0.0]])
+    spec = GrpoSpec(importance_sampling_level="sequence", loss_type="grpo")
+    found = loss_at(made(spec), rows, targets(rows, [[1.0, 1.0]]), [[1.1, 9.0]])
+    assert found.total.item() == pytest.approx(-1.1, abs=1e-6)
+
+
 def test_cispo_bounds_the_weight_and_keeps_the_gradient() -> None:
     """-A min(rho, 5) log pi with log pi = ln 6 - 2: the gradient is -A * 5, though the clip decided."""
     rows = rollouts([[1.0, 1.0]], old=[[-2.0, -2.0]])
@@ -134,6 +157,9 @@ def test_sapo() -> None:
     assert loss_at(made(spec), rows, targets(rows, [[1.0]]), [[1.0]]).total.item() == pytest.approx(-2.0)
     found = loss_at(made(spec), rows, targets(rows, [[-1.0]]), [[2.0]]).total.item()
     assert found == pytest.approx(4 / 1.05 / (1 + math.exp(-1.05)), abs=1e-6)
+    steep = GrpoSpec(loss_type="sapo", sapo_temperature_pos=2.0)
+    good = loss_at(made(steep), rows, targets(rows, [[1.0]]), [[2.0]]).total.item()
+    assert good == pytest.approx(-4 / 2 / (1 + math.exp(-2)), abs=1e-6)
 
 
 @pytest.mark.parametrize(("corrected", "kl"), [(True, 1.5), (False, 1.0)])

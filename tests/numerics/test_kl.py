@@ -127,5 +127,8 @@ def test_what_the_controller_is_fed() -> None:
     reference = torch.zeros(2, 2)
     assert measured_kl(KlSpec(), logprobs, reference, mask) == pytest.approx(3.0)
     assert measured_kl(KlSpec(per_token=True), logprobs, reference, mask) == pytest.approx(2.0)
+    # One row, one token: neither rows nor columns are mixed up, and one token is divided by one.
+    assert measured_kl(KlSpec(), logprobs[:1], reference[:1], mask[:1]) == pytest.approx(3.0)
+    assert measured_kl(KlSpec(per_token=True), logprobs[1:], reference[1:], mask[1:]) == pytest.approx(3.0)
     expected = sum(math.exp(-x) - 1 + x for x in (1, 2, 3)) / 2
     assert measured_kl(KlSpec(measured="k3"), logprobs, reference, mask) == pytest.approx(expected)

@@ -74,7 +74,6 @@ def test_entropy(temperature: float) -> None:
     torch.testing.assert_close(
         logprobs.double(), plain(states, head, targets, temperature), atol=5e-6, rtol=0
     )
-    assert not entropy.requires_grad
 
 
 def test_pack_points_at_the_positions_that_predict() -> None:

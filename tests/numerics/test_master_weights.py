@@ -174,3 +174,73 @@ def test_gradients_that_are_not_finite_stop_before_the_weights(poison: float) ->
         masters.step()
     assert masters.matches()
     assert all(torch.equal(one, old) for one, old in zip(trained, before, strict=True))
+
+
+def stepped(weights: list[torch.nn.Parameter], masters: MasterWeights, count: int) -> None:
+    for number in range(count):
+        backward(weights, number)
+        masters.accumulate()
+        masters.step()
+
+
+def test_rmsprop_equals_torchs() -> None:
+    """alpha 0.99 and eps beside the root, as A2C takes it."""
+    own, other = parameters(), parameters()
+    masters = MasterWeights(
+        [ParameterGroup(own, 0.1)], **{**OPTIONS, "eps": 1e-5, "weight_decay": 0.0}, kind="rmsprop"
+    )
+    stepped(own, masters, 3)
+    rmsprop = torch.optim.RMSprop(other, lr=0.1, alpha=0.99, eps=1e-5)
+    for number in range(3):
+        backward(other, number)
+        torch.nn.utils.clip_grad_norm_(other, 1.0)
+        rmsprop.step()
+        rmsprop.zero_grad()
+    for one, two in zip(own, other, strict=True):
+        torch.testing.assert_close(one, two, atol=0, rtol=0)
+
+
+def test_tensorflows_eps_by_hand() -> None:
+    """One weight, gradient 0.001, eps 0.1: lr sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + eps), twice."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    options = {"betas": (0.9, 0.999), "eps": 0.1, "weight_decay": 0.0, "max_grad_norm": 1e9}
+    masters = MasterWeights([ParameterGroup([weight], 1.0)], **options, tensorflow_eps=True)  # type: ignore[arg-type]
+    expected, first, second = 0.0, 0.0, 0.0
+    for step in (1, 2):
+        (0.001 * weight).sum().backward()
+        masters.accumulate()
+        masters.step()
+        first, second = 0.9 * first + 0.1 * 0.001, 0.999 * second + 0.001 * 0.001**2
+        rate = (1 - 0.999**step) ** 0.5 / (1 - 0.9**step)
+        expected -= rate * first / (second**0.5 + 0.1)
+        assert weight.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_average_is_kept_in_float32_and_put_in_for_a_while(dtype: torch.dtype) -> None:
+    """a <- 0.75 a + 0.25 w after each update, from the start; the weights come back bit for bit; a resume goes on."""
+    trained = parameters(dtype)
+    masters = MasterWeights([ParameterGroup(trained, 0.1)], **OPTIONS, average=0.75)
+    mean = [one.detach().float().clone() for one in trained]
+    for number in range(3):
+        backward(trained, number)
+        masters.accumulate()
+        masters.step()
+        for at, saved in enumerate(masters.state_dict()["masters"]):
+            mean[at] = 0.75 * mean[at] + 0.25 * saved
+    before = [one.detach().clone() for one in trained]
+    others = parameters(dtype, seed=1)
+    resumed = MasterWeights([ParameterGroup(others, 0.1)], **OPTIONS, average=0.75)
+    resumed.load_state_dict(copy.deepcopy(masters.state_dict()))
+    for held, weights in ((masters, trained), (resumed, others)):
+        with held.averaged():
+            for one, expected in zip(weights, mean, strict=True):
+                torch.testing.assert_close(one.detach(), expected.to(dtype), atol=1e-6, rtol=1e-6)
+        for one, expected in zip(weights, before, strict=True):
+            assert torch.equal(one, expected)
+
+
+def test_without_an_average_none_is_put_in() -> None:
+    """Said, not guessed."""
+    with pytest.raises(ValueError, match="average"), masters_of(parameters()).averaged():
+        pass

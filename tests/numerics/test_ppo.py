@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from services.common.spec.algorithms import KlSpec, PpoSpec
-from services.learner.algorithms.base import Current, Loss, Rollouts
+from services.learner.algorithms.base import Current, Loss, Part, Rollouts
 from services.learner.algorithms.masked import whiten
 from tests.numerics.batches import loss_at, made, rollouts, targets, whole
 
@@ -166,3 +167,77 @@ def test_whitened_rewards_keep_their_mean() -> None:
     kept = found.rewards[batch.mask.bool()]
     assert kept.mean().item() == pytest.approx(-0.323333, abs=1e-5)
     assert kept.std().item() == pytest.approx(1.0, abs=1e-5)
+
+
+def past_the_end() -> Rollouts:
+    """Two tokens of log-ratio 0.5 and 0.25 to the reference, score 2; values 1, 0.5 and, past the end, 0.25."""
+    batch = rollouts(
+        [[1.0, 1.0, 0.0]],
+        old=[[-1.0, -1.0, 0.0]],
+        reference=[[-1.5, -1.25, 0.0]],
+        values=[[1.0, 0.5, 0.25]],
+        scores=[2.0],
+    )
+    return replace(batch, value_mask=torch.ones(1, 3))
+
+
+def test_a_score_past_the_end_by_hand() -> None:
+    """Rewards -0.05, -0.025, 2 with beta 0.1; gamma 0.5, lambda 1, so that returns are discounted rewards.
+
+    Returns 2, -0.025 + 1 = 0.975, -0.05 + 0.4875 = 0.4375; the position past the end has no advantage.
+    """
+    spec = PpoSpec(gamma=0.5, gae_lambda=1.0, whiten_advantages=False, kl=KlSpec(coefficient=0.1))
+    found = made(spec).targets(past_the_end(), 0.1)
+    torch.testing.assert_close(found.rewards, torch.tensor([[-0.05, -0.025, 2.0]]))
+    torch.testing.assert_close(found.returns, torch.tensor([[0.4375, 0.975, 2.0]]))
+    torch.testing.assert_close(found.advantages, torch.tensor([[-0.5625, 0.475, 0.0]]))
+
+
+def test_advantages_are_whitened_over_tokens_and_rewards_over_values() -> None:
+    """Two advantages become +-1 / sqrt(2) (unbiased); three rewards keep their mean of 1.925 / 3."""
+    spec = PpoSpec(gamma=0.5, gae_lambda=1.0, whiten_rewards=True, kl=KlSpec(coefficient=0.1))
+    found = made(spec).targets(past_the_end(), 0.1)
+    torch.testing.assert_close(
+        found.advantages.abs(), torch.tensor([[0.5**0.5, 0.5**0.5, 0.0]]), atol=1e-5, rtol=0
+    )
+    assert found.rewards.mean().item() == pytest.approx(1.925 / 3, abs=1e-6)
+    assert found.rewards.std().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_the_value_loss_is_a_mean_over_values_and_the_policys_over_tokens() -> None:
+    """Errors 1, 1 and 2: half of 6 over 3 values; the policy's advantages 1 and 1 over 2 tokens."""
+    batch = past_the_end()
+    aims = targets(batch, [[1.0, 1.0, 0.0]], [[2.0, 1.5, 2.25]])
+    part = Part(batch, aims, tokens=2.0, rows=1, values=3.0)
+    spec = PpoSpec(value_loss="clipped", clip_value=100.0)
+    loss = made(spec).loss(Current(batch.old_logprobs, batch.old_values), part)
+    assert loss.metrics["loss/value_avg"].item() == pytest.approx(0.5 * (1 + 1 + 4) / 3)
+    assert loss.metrics["loss/policy_avg"].item() == pytest.approx(-1)
+
+
+def test_what_is_told_is_a_mean_over_what_counts() -> None:
+    """Ratios 1.5, 1 and (alone in its row) 0.5 with advantages 1, 1, -1: two of three clipped; a masked 9 is not seen.
+
+    Values moved by 0.5, 0 and 0.5 from 0 with goals 1: the clip of 0.2 decides in two of three.
+    """
+    batch = rollouts([[1.0, 1.0], [1.0, 0.0]])
+    aims = targets(batch, [[1.0, 1.0], [-1.0, 5.0]], [[1.0, 1.0], [1.0, 9.0]])
+    found = loss_at(made(SPEC), batch, aims, [[1.5, 1.0], [0.5, 9.0]], [[0.5, 0.0], [0.5, 7.0]]).metrics
+    logs = [math.log(1.5), 0.0, math.log(0.5)]
+    assert found["policy/clipfrac_avg"].item() == pytest.approx(2 / 3)
+    assert found["val/ratio"].item() == pytest.approx(3 / 3)
+    assert found["policy/approxkl_avg"].item() == pytest.approx(0.5 * sum(x * x for x in logs) / 3)
+    assert found["val/clipfrac_avg"].item() == pytest.approx(2 / 3)
+    assert found["loss/value_avg"].item() == pytest.approx(0.5 * (0.64 + 1 + 0.64) / 3)
+
+
+def test_targets_are_made_by_minibatch_only_where_whitening_is() -> None:
+    """whiten_scope says so."""
+    assert made(PpoSpec(whiten_scope="minibatch")).per_minibatch
+    assert not made(PpoSpec(whiten_scope="batch")).per_minibatch
+
+
+def test_the_value_clip_is_around_the_old_value() -> None:
+    """From 1 to 0.5 with a goal of 0: the clip says 0.8, whose square is the larger; upwards to 2 of 3 it says 1.2."""
+    assert value_loss(0.5, 1.0, 0.0).metrics["loss/value_avg"].item() == pytest.approx(0.5 * 0.8**2)
+    assert value_loss(2.0, 1.0, 3.0).metrics["loss/value_avg"].item() == pytest.approx(0.5 * 1.8**2)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 
 from services.common.spec.algorithms import PpoSpec
 from services.common.spec.presets import PRESETS
+from services.common.spec.run import OptimiserSpec, RunSpec
 from services.learner.algorithms.base import Rollouts
 from services.learner.algorithms.kl import KlController, measured_kl
+from services.learner.ledger import Admitted
+from services.learner.prompts import Prompt
+from services.learner.rollouts import new_group
+from services.models.manifest import Version
 from tests.numerics.batches import loss_at, made, rollouts, targets
 
 
@@ -67,6 +75,7 @@ def test_trl() -> None:
     assert KlController.start(spec.kl).updated(60.0, 512).coefficient == 0.05
     assert value_of("trl", 0.5, 1.0) == pytest.approx(0.1 * 0.32)
     assert (spec.epochs, spec.missing_end_replaces) == (4, False)
+    assert (spec.score_position, spec.value_model) == ("past_end", "reward_model")
 
 
 def test_trlx() -> None:
@@ -110,3 +119,53 @@ def test_an_unknown_preset_is_refused() -> None:
     """By its own field."""
     with pytest.raises(ValueError, match="preset"):
         PpoSpec.model_validate({"preset": "nobody"})
+
+
+def run_with(preset: str, **tables: Any) -> RunSpec:
+    fields = {"model": {"path": "m"}, "data": {"prompts": "p"}, "algorithm": {"preset": preset}, **tables}
+    return RunSpec.model_validate(fields)
+
+
+@pytest.mark.parametrize(
+    ("preset", "optimiser", "sampling"),
+    [
+        (
+            "openai-2019",
+            {"learning_rate": 1e-5, "eps": 1e-5, "eps_form": "tensorflow", "schedule": "linear"},
+            {"temperature": 0.7, "fixed_length": True},
+        ),
+        (
+            "instructgpt",
+            {"schedule": "constant", "warmup_steps": 10, "weight_average": 0.992},
+            {"temperature": 1.0},
+        ),
+        ("trl", {"learning_rate": 3e-6, "eps": 1e-8, "schedule": "linear"}, {"temperature": 0.7}),
+        ("trlx", {"betas": (0.9, 0.95), "schedule": "constant"}, {"temperature": 1.0}),
+        ("rl4lms", {"max_grad_norm": 0.5}, {"temperature": 1.0, "fixed_length": False}),
+    ],
+)
+def test_a_preset_sets_what_stands_around_the_algorithm(
+    preset: str, optimiser: dict[str, Any], sampling: dict[str, Any]
+) -> None:
+    """Rate, schedule, Adam's eps and betas, clipping, averaging; temperature and length."""
+    run = run_with(preset)
+    assert {name: getattr(run.optimiser, name) for name in optimiser} == optimiser
+    assert {name: getattr(run.sampling, name) for name in sampling} == sampling
+    # Written out and read again, as run.toml is, it is the same.
+    assert RunSpec.model_validate(run.model_dump(mode="json", exclude_none=True)) == run
+
+
+def test_what_is_given_around_the_algorithm_wins() -> None:
+    """In either spelling of a name, or as a table read before; the rest is the preset's."""
+    for given in ({"max_grad_norm": 2.0}, {"maxGradNorm": 2.0}, OptimiserSpec(max_grad_norm=2.0)):
+        assert run_with("rl4lms", optimiser=given).optimiser.max_grad_norm == 2.0
+    run = run_with("openai-2019", sampling={"temperature": 1.0})
+    assert (run.sampling.temperature, run.sampling.fixed_length) == (1.0, True)
+
+
+def test_a_fixed_length_is_asked_of_the_policy() -> None:
+    """No end token before the last: as many new tokens at least as at most."""
+    run = run_with("openai-2019", sampling={"max_new_tokens": 24})
+    admitted, prompt = Admitted("g", 0, 0, 0), Prompt("p", (), "text", np.array([1], np.int32))
+    group = new_group(admitted, prompt, run, run_uid="r", version=Version(1, 0, "d"), step=0)
+    assert (group.sampling.min_new_tokens, group.sampling.max_new_tokens) == (24, 24)

@@ -29,6 +29,7 @@ def test_rloo_advantages() -> None:
     found = made(RlooSpec()).targets(pair(), 0.1)
     torch.testing.assert_close(found.advantages, torch.tensor([[3.07, 3.07], [-3.07, 0.0]]))
     torch.testing.assert_close(found.rewards, torch.tensor([[1.05, 1.05], [-2.02, 0.0]]))
+    torch.testing.assert_close(found.returns, found.rewards)
     assert found.metrics["reward"] == -0.5
     normalised = made(RlooSpec(normalize_advantages=True)).targets(pair(), 0.1)
     scaled = 3.07 / (3.07 * math.sqrt(2) + 1e-4)

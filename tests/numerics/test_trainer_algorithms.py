@@ -32,6 +32,8 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "reinforce++": {"kind": "reinforce++", "epochs": 2},
     "a2c": {"kind": "a2c"},
     "rft": {"kind": "rft", "num_generations": 3, "keep": 2},
+    "own critic": {"kind": "ppo", "value_model": "policy", "score_position": "past_end", "minibatches": 2},
+    "trpo": {"kind": "trpo", "critic_passes": 2, "cg_steps": 4, "whiten_advantages": False},
     "per minibatch": {"kind": "ppo", "preset": "openai-2019", "epochs": 2, "minibatches": 2},
 }
 

@@ -11,8 +11,9 @@ from orchestrator.cluster.kinds.pods import LearnerRole, PodSettings, ServiceRol
 from orchestrator.cluster.kinds.reward_model import NAMED_WELL, Digest
 from orchestrator.cluster.kinds.status import TrainingRunStatus
 from orchestrator.cluster.kinds.storage import ModelCacheSpec, RedisSpec, StorageSpec, one_of
-from services.common.spec.algorithms import AlgorithmSpec, PpoSpec, check_kind
+from services.common.spec.algorithms import PpoSpec
 from services.common.spec.base import Spec
+from services.common.spec.kinds import AlgorithmSpec, check_kind
 from services.common.spec.run import (
     CheckpointSpec,
     DataSpec,
@@ -245,6 +246,11 @@ _TOGETHER = (
 )
 
 
+def by_field(schema: dict[str, Any]) -> None:
+    """A table left out has what its fields have by themselves: all of it would hold numbers that a preset is to set."""
+    schema["default"] = {}
+
+
 class TrainingRunSpec(Spec):
     """What is wanted of a run."""
 
@@ -263,9 +269,9 @@ class TrainingRunSpec(Spec):
         json_schema_extra=rules(immutable("seed")),
     )
     steps: int = Field(32, ge=1, description="More of them continue a finished run.")
-    sampling: SamplingSpec = SamplingSpec()
+    sampling: SamplingSpec = Field(SamplingSpec(), json_schema_extra=by_field)
     algorithm: AlgorithmSpec = PpoSpec()
-    optimiser: OptimiserSpec = OptimiserSpec()
+    optimiser: OptimiserSpec = Field(OptimiserSpec(), json_schema_extra=by_field)
     rollout: RolloutSpec = RolloutSpec()
     checkpoint: CheckpointSpec = Field(CheckpointSpec(), description="When it is written, how many are kept.")
     reward_model: str = Field("", max_length=1024, description="Folder of the reward model, or rule:<name>.")

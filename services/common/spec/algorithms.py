@@ -1,20 +1,17 @@
-"""Settings of the algorithms that a run can train with, one model for each `kind`. What they do: learner/algorithms.
+"""Settings of the algorithms, one model for each `kind`; more of them in library.py. What they do: learner/algorithms.
 
 Names are TRL's where it has the setting; sources stand in the algorithms' own modules.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
-from services.common.spec.base import Spec
+from services.common.spec.base import Spec, unsaid
 from services.common.spec.presets import PRESETS, PresetName
-
-NOT_IN_THE_LEARNER = ("trpo", "nlpo", "ilql", "dpo")
-"""Algorithms that services/learner/algorithms has, and benchmarks.randomwalks or one's own loop can use, but no run."""
 
 
 class KlSpec(Spec):
@@ -64,28 +61,23 @@ class ImportanceSpec(Spec):
         return self.clip_min or 0.0, self.clip_max if self.clip_max is not None else cap
 
 
-def _unsaid(schema: dict[str, Any]) -> None:
-    """A default that the API server must not fill in: a preset could not tell it from what a person wrote."""
-    del schema["default"]
-
-
 class OnlineSpec(Spec):
     """What every algorithm that learns from fresh completions takes."""
 
     epochs: int = Field(1, ge=1, description="Passes over a rollout batch.")
     minibatches: int = Field(
-        1, ge=1, description="Optimiser steps per pass; left out: 1.", json_schema_extra=_unsaid
+        1, ge=1, description="Optimiser steps per pass; left out: 1.", json_schema_extra=unsaid
     )
     missing_end_penalty: float = Field(
         0.0,
         ge=0,
         description="Subtracted from the score without an end token; left out: 0.",
-        json_schema_extra=_unsaid,
+        json_schema_extra=unsaid,
     )
     missing_end_replaces: bool = Field(
         False,
         description="Minus the penalty is the score then, whatever it was; left out: false.",
-        json_schema_extra=_unsaid,
+        json_schema_extra=unsaid,
     )
     normalise_scores: bool = Field(False, description="Running mean and deviation, kept in the checkpoint.")
     clip_scores: tuple[float, float] | None = Field(
@@ -93,6 +85,9 @@ class OnlineSpec(Spec):
         description="Bounds of a score, after normalisation: no gain from what a reward model overrates.",
     )
     importance_sampling: ImportanceSpec = ImportanceSpec()
+    entropy_coefficient: float = Field(
+        0.0, ge=0, description="Exploration: weight of the mean entropy of a token, taken from the loss."
+    )
 
     @field_validator("clip_scores")
     @classmethod
@@ -107,7 +102,20 @@ class OnlineSpec(Spec):
         raise NotImplementedError
 
 
-class PpoSpec(OnlineSpec):
+class CriticSpec(OnlineSpec):
+    """What every algorithm with values takes."""
+
+    value_model: Literal["shared", "policy", "reward_model"] = Field(
+        "shared",
+        description="A head of zeros on the policy's own trunk; or a model of its own, which begins as the policy "
+        "with such a head, or as the reward model with its head.",
+    )
+    value_model_path: str = Field(
+        "", max_length=1024, description="Folder of that reward model; left out: the run's reward_model."
+    )
+
+
+class PpoSpec(CriticSpec):
     """Proximal policy optimisation, arXiv 1707.06347, on language models, arXiv 1909.08593."""
 
     kind: Literal["ppo"] = "ppo"
@@ -129,7 +137,15 @@ class PpoSpec(OnlineSpec):
         "unbiased", description="Variance; deviation: divided by the unbiased one plus 1e-8."
     )
     whiten_scope: Literal["batch", "minibatch"] = "batch"
+    score_position: Literal["last_token", "past_end"] = Field(
+        "last_token",
+        description="Of the reward: on the last token; or one past it, with a value there, if it fits (SFD, TRL).",
+    )
     kl: KlSpec = KlSpec()
+    ptx_coefficient: float = Field(
+        0.0, ge=0, description="PPO-ptx: weight of the language-model loss on data.texts; InstructGPT: 27.8."
+    )
+    ptx_rows: int = Field(8, ge=1, description="Texts beside each update.")
 
     @model_validator(mode="before")
     @classmethod
@@ -146,7 +162,7 @@ class PpoSpec(OnlineSpec):
         return self.kl
 
 
-class A2cSpec(OnlineSpec):
+class A2cSpec(CriticSpec):
     """Advantage actor-critic, arXiv 1602.01783, as in RL4LMs, arXiv 2210.01241."""
 
     kind: Literal["a2c"] = "a2c"
@@ -268,34 +284,3 @@ class OtherSpec(OnlineSpec):
     def penalty(self) -> KlSpec:
         """See OnlineSpec."""
         return self.kl
-
-
-def _kind(given: Any) -> str:
-    """The kind of a table or a model; without one it is ppo."""
-    return str(given.get("kind", "ppo") if isinstance(given, dict) else getattr(given, "kind", given))
-
-
-AlgorithmSpec = Annotated[
-    Annotated[PpoSpec, Tag("ppo")]
-    | Annotated[GrpoSpec, Tag("grpo")]
-    | Annotated[RlooSpec, Tag("rloo")]
-    | Annotated[ReinforcePlusPlusSpec, Tag("reinforce++")]
-    | Annotated[A2cSpec, Tag("a2c")]
-    | Annotated[RftSpec, Tag("rft")]
-    | Annotated[OtherSpec, Tag("other")],
-    Discriminator(_kind),
-]
-KINDS = ("ppo", "grpo", "rloo", "reinforce++", "a2c", "rft", "other")
-
-
-def check_kind(given: Any) -> Any:
-    """Refuse, in one line, kinds that are not there or not in the learner."""
-    kind = _kind(given) if isinstance(given, dict) else None
-    if kind in NOT_IN_THE_LEARNER:
-        raise ValueError(
-            f"algorithm.kind = {kind} is in services/learner/algorithms, but a run cannot train with it yet: "
-            f"expected {', '.join(KINDS)}"
-        )
-    if kind is not None and kind not in KINDS:
-        raise ValueError(f"algorithm.kind = {kind}: expected {', '.join(KINDS)}")
-    return given

@@ -1,19 +1,22 @@
-"""Settings of algorithms that the library has and no run can train with yet (NOT_IN_THE_LEARNER), one model each."""
+"""More algorithms' settings, one model each; kinds.py says which of them a run can train with."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from services.common.spec.algorithms import KlSpec, OnlineSpec, PpoSpec
+from services.common.spec.algorithms import CriticSpec, KlSpec, PpoSpec
 from services.common.spec.base import Spec
 
 
-class TrpoSpec(OnlineSpec):
+class TrpoSpec(CriticSpec):
     """Trust region policy optimisation, arXiv 1502.05477, with RL4LMs' defaults."""
 
     kind: Literal["trpo"] = "trpo"
+    value_model: Literal["shared", "policy", "reward_model"] = Field(
+        "policy", description="A model of its own: passes over the values must not move the policy."
+    )
     gamma: float = Field(0.99, gt=0, le=1)
     gae_lambda: float = Field(0.95, ge=0, le=1)
     whiten_advantages: bool = True
@@ -24,6 +27,19 @@ class TrpoSpec(OnlineSpec):
     backtracking: float = Field(0.8, gt=0, lt=1, description="Factor of the step at each try.")
     backtracking_steps: int = Field(10, ge=1, description="Tries before the step is given up.")
     critic_passes: int = Field(10, ge=0, description="Passes of the value loss after each policy step.")
+    curvature_rows: int | None = Field(
+        None, ge=1, description="Completions whose second derivative stands for the batch's; left out: all."
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> TrpoSpec:
+        if self.epochs > 1:
+            raise ValueError(
+                "trpo takes one step over a batch: epochs stays 1, critic_passes is the critic's"
+            )
+        if self.value_model == "shared":
+            raise ValueError("trpo's critic is a model of its own: value_model is policy or reward_model")
+        return self
 
     @property
     def penalty(self) -> KlSpec:
@@ -42,7 +58,11 @@ class NlpoSpec(PpoSpec):
     )
 
 
-class IlqlSpec(Spec):
+class OfflineSpec(Spec):
+    """What learns from a file alone: a step takes rollout.batch_groups rows of data.prompts, and is one update."""
+
+
+class IlqlSpec(OfflineSpec):
     """Implicit language Q-learning, arXiv 2206.11871, with trlX's defaults."""
 
     kind: Literal["ilql"] = "ilql"
@@ -58,7 +78,7 @@ class IlqlSpec(Spec):
     temperature: float = Field(1.0, gt=0, description="Decoding.")
 
 
-class DpoSpec(Spec):
+class DpoSpec(OfflineSpec):
     """Direct preference optimisation, arXiv 2305.18290, with TRL's defaults."""
 
     kind: Literal["dpo"] = "dpo"

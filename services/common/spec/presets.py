@@ -1,7 +1,7 @@
 """Numerics of known PPO implementations, as values of PpoSpec's fields. What a preset names, a test compares.
 
-LHP is openai/lm-human-preferences. What lies outside the algorithm (rate, Adam's eps, sampling temperature, fixed
-length) is the run's own to set: the table in learner/algorithms/README.md lists it.
+LHP is openai/lm-human-preferences. What lies outside the algorithm (rate, optimiser, temperature, length) a preset sets
+in the run's own tables (AROUND), as values of OptimiserSpec's and SamplingSpec's fields.
 """
 
 from __future__ import annotations
@@ -31,8 +31,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "whitening": "biased",
         "kl": {"coefficient": 0.02},
     },
-    # TRL 1.x PPOConfig: masked whitening with Bessel's correction, over the whole rollout batch.
+    # TRL 1.x PPOConfig: masked whitening with Bessel's correction, over the whole rollout batch; the score stands one
+    # past the last token, the critic is the reward model at first.
     "trl": {
+        "score_position": "past_end",
+        "value_model": "reward_model",
         "epochs": 4,
         "minibatches": 1,
         "value_coefficient": 0.1,
@@ -64,5 +67,30 @@ PRESETS: dict[str, dict[str, Any]] = {
             "per_token": True,
             "gain": 0.1,
         },
+    },
+}
+
+AROUND: dict[str, dict[str, dict[str, Any]]] = {
+    # Completions of a fixed length: no end token is drawn. Adam is TensorFlow's.
+    "openai-2019": {
+        "optimiser": {"learning_rate": 1e-5, "schedule": "linear", "eps": 1e-5, "eps_form": "tensorflow"},
+        "sampling": {"temperature": 0.7, "fixed_length": True},
+    },
+    # A constant rate after ten steps of warm-up; weights averaged with 0.992.
+    "instructgpt": {
+        "optimiser": {"schedule": "constant", "warmup_steps": 10, "weight_average": 0.992},
+        "sampling": {"temperature": 1.0},
+    },
+    "trl": {
+        "optimiser": {"learning_rate": 3e-6, "schedule": "linear", "eps": 1e-8},
+        "sampling": {"temperature": 0.7},
+    },
+    "trlx": {
+        "optimiser": {"schedule": "constant", "betas": (0.9, 0.95)},
+        "sampling": {"temperature": 1.0},
+    },
+    "rl4lms": {
+        "optimiser": {"schedule": "constant", "max_grad_norm": 0.5},
+        "sampling": {"temperature": 1.0},
     },
 }

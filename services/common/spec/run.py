@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
+from pydantic.alias_generators import to_camel
 
-from services.common.spec.algorithms import AlgorithmSpec, GroupSpec, PpoSpec, check_kind
-from services.common.spec.base import Spec
+from services.common.spec.algorithms import GroupSpec, OnlineSpec, PpoSpec
+from services.common.spec.base import Spec, unsaid
+from services.common.spec.kinds import RunAlgorithmSpec, check_run_kind
+from services.common.spec.library import OfflineSpec
+from services.common.spec.presets import AROUND
 from services.common.spec.service import ModelSpec
 
 SwapMode = Literal["wait", "keep", "abort_and_resume"]
@@ -16,12 +20,40 @@ SwapMode = Literal["wait", "keep", "abort_and_resume"]
 class SamplingSpec(Spec):
     """How the policy draws completions."""
 
-    temperature: float = Field(1.0, gt=0, description="Logits of policy and reference are divided by it.")
+    temperature: float = Field(
+        1.0,
+        gt=0,
+        description="Logits of policy and reference are divided by it; left out: 1.",
+        json_schema_extra=unsaid,
+    )
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus; 1 is off.")
     top_k: int = Field(0, ge=0, description="0 is off.")
+    temperature_end: float | None = Field(
+        None, gt=0, description="Exploration: the temperature goes there in a line; left out: it stays."
+    )
+    top_p_end: float | None = Field(None, gt=0, le=1, description="The same for top_p.")
+    anneal_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Steps until temperature_end and top_p_end are reached; left out: all of the run.",
+    )
     max_new_tokens: int = Field(32, ge=1)
     min_new_tokens: int = Field(0, ge=0)
+    fixed_length: bool = Field(
+        False,
+        description="Every completion has max_new_tokens: no end token is drawn; left out: false.",
+        json_schema_extra=unsaid,
+    )
     stop: tuple[str, ...] = ()
+
+    def at(self, step: int, steps: int) -> tuple[float, float]:
+        """Temperature and top_p of what is admitted at a step of so many."""
+        share = min(1.0, step / max(1, self.anneal_steps or steps - 1))
+
+        def between(start: float, end: float | None) -> float:
+            return start if end is None else start + share * (end - start)
+
+        return between(self.temperature, self.temperature_end), between(self.top_p, self.top_p_end)
 
 
 class DataSpec(Spec):
@@ -30,19 +62,37 @@ class DataSpec(Spec):
     prompts: str = Field(description="JSONL with `prompt`: a string, or a list of {role, content}.")
     split: str = Field("train", description="Rows whose `split` is this, or that have none.")
     shuffle: bool = True
+    texts: str = Field("", max_length=1024, description="PPO-ptx: JSONL with `text`.")
+    text_tokens: int = Field(256, ge=2, description="Of each text, at most.")
 
 
 class OptimiserSpec(Spec):
-    """AdamW on float32 master weights."""
+    """AdamW or RMSprop on float32 master weights. What a preset may set has no default in the cluster's schema."""
 
-    learning_rate: float = Field(1e-5, gt=0)
+    kind: Literal["adamw", "rmsprop"] = Field("adamw", description="rmsprop: A2C's, alpha 0.99.")
+    learning_rate: float = Field(
+        1e-5, gt=0, description="At its highest; left out: 1e-5.", json_schema_extra=unsaid
+    )
     value_learning_rate: float | None = Field(None, gt=0, description="Value head; absent: the same.")
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: int = Field(0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="After the warm-up; left out: constant.", json_schema_extra=unsaid
+    )
+    warmup_steps: int = Field(0, ge=0, description="Left out: 0.", json_schema_extra=unsaid)
+    betas: tuple[float, float] = Field(
+        (0.9, 0.999), description="Adam's; left out: 0.9, 0.999.", json_schema_extra=unsaid
+    )
+    eps: float = Field(1e-8, gt=0, description="Left out: 1e-8.", json_schema_extra=unsaid)
+    eps_form: Literal["torch", "tensorflow"] = Field(
+        "torch",
+        description="Adam's eps beside the bias-corrected root, or TensorFlow's, beside the root as it is; "
+        "left out: torch.",
+        json_schema_extra=unsaid,
+    )
     weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0, description="Left out: 1.", json_schema_extra=unsaid)
+    weight_average: float | None = Field(
+        None, gt=0, lt=1, description="Decay of an average of the weights, kept as model-average/ (0.992)."
+    )
     frozen_layers: int = Field(
         0, ge=0, description="Lower layers (and the embeddings) that stay as they are."
     )
@@ -66,6 +116,10 @@ class RolloutSpec(Spec):
         description="New weights while a replica generates: wait for the batch to end; keep its sequences and go on "
         "under the new ones; abort_and_resume: hand them back, whoever takes them goes on.",
     )
+    keep: bool = Field(
+        False,
+        description="Every step's rollouts stay as rollouts/*.parquet: trimtab replay does a step again.",
+    )
     reward_weights: dict[str, float] = Field(
         default_factory=dict, description="Weight of each scoring stage; absent: 1."
     )
@@ -78,6 +132,22 @@ class CheckpointSpec(Spec):
     keep: int = Field(3, ge=1)
 
 
+def around(given: dict[str, Any]) -> dict[str, Any]:
+    """The run's tables that a preset of its algorithm changes, with what is given in them; empty without a preset."""
+    algorithm = given.get("algorithm")
+    preset = algorithm.get("preset") if isinstance(algorithm, dict) else getattr(algorithm, "preset", None)
+    changed = {}
+    for table, fields in AROUND.get(preset or "", {}).items():
+        there = given.get(table, {})
+        if isinstance(there, Spec):
+            there = there.model_dump(exclude_unset=True)
+        if isinstance(there, dict):
+            changed[table] = {
+                name: value for name, value in fields.items() if to_camel(name) not in there
+            } | there
+    return changed
+
+
 class RunSpec(Spec):
     """One training run, whole."""
 
@@ -88,15 +158,35 @@ class RunSpec(Spec):
     reward_model: str = Field("", description="Folder of the reward model, or rule:<name>.")
     data: DataSpec
     sampling: SamplingSpec = SamplingSpec()
-    algorithm: AlgorithmSpec = PpoSpec()
+    algorithm: RunAlgorithmSpec = PpoSpec()
     optimiser: OptimiserSpec = OptimiserSpec()
     rollout: RolloutSpec = RolloutSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, given: Any) -> Any:
+        """A preset of the algorithm sets the fields around it that are not given."""
+        if not isinstance(given, dict):
+            return given
+        return given | around(given)
+
     @field_validator("algorithm", mode="before")
     @classmethod
     def _known(cls, given: Any) -> Any:
-        return check_kind(given)
+        return check_run_kind(given)
+
+    @property
+    def online(self) -> OnlineSpec:
+        """The settings of an algorithm that learns from rollouts. Raises ValueError for one that does not."""
+        if isinstance(self.algorithm, OfflineSpec):
+            raise ValueError(f"algorithm.kind = {self.algorithm.kind} has no rollouts")
+        return self.algorithm
+
+    @property
+    def offline(self) -> bool:
+        """Whether it learns from a file alone."""
+        return isinstance(self.algorithm, OfflineSpec)
 
     @property
     def group_size(self) -> int:
@@ -118,6 +208,15 @@ class RunSpec(Spec):
             )
         if self.group_size < 2 and getattr(self.algorithm, "baseline", False):
             raise ValueError("algorithm.baseline needs rollout.completions_per_prompt of at least 2")
+        return self
+
+    @model_validator(mode="after")
+    def _texts_are_used(self) -> RunSpec:
+        wanted = getattr(self.algorithm, "ptx_coefficient", 0.0) > 0
+        if wanted and not self.data.texts:
+            raise ValueError("algorithm.ptx_coefficient needs data.texts, a JSONL file with `text`")
+        if self.data.texts and not wanted:
+            raise ValueError("data.texts is for algorithm.ptx_coefficient, which is 0: no text would be read")
         return self
 
     @model_validator(mode="after")

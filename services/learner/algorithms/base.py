@@ -40,6 +40,13 @@ class Rollouts:
     groups: torch.Tensor
     raw_logprobs: torch.Tensor | None = None
     """NLPO: the learner's log-probs before the action mask, where `old_logprobs` are those after it."""
+    value_mask: torch.Tensor | None = None
+    """Where values count, if not just where tokens do: one position past the end too, where a preset scores there."""
+
+    @property
+    def valued(self) -> torch.Tensor:
+        """1 where a value counts, [rows, time]."""
+        return self.mask if self.value_mask is None else self.value_mask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,17 +71,24 @@ class Current:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some rows of a minibatch, and how much the whole minibatch has: tokens that count, and rows."""
+    """Some rows of a minibatch, and how much the whole minibatch has: tokens that count, rows, values that count."""
 
     rollouts: Rollouts
     targets: Targets
     tokens: float
     rows: int
+    values: float | None = None
+    """None: as many as tokens."""
 
     @property
     def by_token(self) -> torch.Tensor:
         """Weights that make a sum over all parts the mean over the minibatch's tokens."""
         return self.rollouts.mask / max(1.0, self.tokens)
+
+    @property
+    def by_value(self) -> torch.Tensor:
+        """The same for values, which may count at other positions."""
+        return self.rollouts.valued / max(1.0, self.tokens if self.values is None else self.values)
 
     @property
     def by_row(self) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Proximal policy optimisation (arXiv 1707.06347) as used on language models (arXiv 1909.08593, 2203.02155).
 
-    r_t = -beta * k(pi_old, pi_ref)_t  + score on the last token
+    r_t = -beta * k(pi_old, pi_ref)_t  + score on the last token, or one past it, where a value stands too
     A   = GAE(r, V_old),  returns = A + V_old,  A whitened
     L   = mean max(-A rho, -A clip(rho, 1 - eps, 1 + eps))
         + c_v * mean 1/2 max((V - returns)^2, (clip(V, V_old - eps_v, V_old + eps_v) - returns)^2)
@@ -33,17 +33,19 @@ class Ppo(Algorithm[PpoSpec]):
 
     def targets(self, rollouts: Rollouts, kl_coefficient: float) -> Targets:
         """See Algorithm."""
-        spec, mask = self.spec, rollouts.mask
+        spec, mask, valued = self.spec, rollouts.mask, rollouts.valued
         kl = reward_kl(spec.kl, rollouts.old_logprobs, rollouts.reference_logprobs, mask)
-        rewards = token_rewards(rollouts.scores, kl, mask, kl_coefficient)
+        rewards = token_rewards(rollouts.scores, kl, valued, kl_coefficient)
         if spec.whiten_rewards:
-            rewards = whiten(rewards, mask, keep_mean=True, form=spec.whitening)
+            rewards = whiten(rewards, valued, keep_mean=True, form=spec.whitening)
         advantages = generalised_advantages(
-            rewards, rollouts.old_values, mask, gamma=spec.gamma, lam=spec.gae_lambda
+            rewards, rollouts.old_values, valued, gamma=spec.gamma, lam=spec.gae_lambda
         )
-        returns = (advantages + rollouts.old_values) * mask
-        if spec.whiten_advantages:
-            advantages = whiten(advantages, mask, form=spec.whitening)
+        returns = (advantages + rollouts.old_values) * valued
+        # The position past the end has a return, but no action whose advantage it could be.
+        advantages = (
+            whiten(advantages, mask, form=spec.whitening) if spec.whiten_advantages else advantages * mask
+        )
         return Targets(
             advantages=advantages,
             returns=returns,
@@ -54,7 +56,7 @@ class Ppo(Algorithm[PpoSpec]):
 
     def loss(self, current: Current, part: Part) -> Loss:
         """See Algorithm."""
-        spec, weights = self.spec, part.by_token
+        spec, weights = self.spec, part.by_value
         policy, metrics = policy_loss(current, part, spec.clip_ratio)
         squared, clipped = value_error(
             current.values, part, spec.clip_value, clip=spec.value_loss == "clipped"
@@ -63,7 +65,7 @@ class Ppo(Algorithm[PpoSpec]):
         total = policy + spec.value_coefficient * value
         kl = loss_kl(spec.kl, current.logprobs, part.rollouts.reference_logprobs)
         if kl is not None:
-            total = total + part.targets.kl_coefficient * (kl * weights).sum()
+            total = total + part.targets.kl_coefficient * (kl * part.by_token).sum()
         metrics |= {"loss/value_avg": value, "val/clipfrac_avg": (clipped * weights).sum()}
         return Loss(total, metrics)
 

@@ -13,6 +13,7 @@ from services.learner.algorithms.ppo import Ppo
 from services.learner.algorithms.reinforce import ReinforcePlusPlus
 from services.learner.algorithms.rft import Rft
 from services.learner.algorithms.rloo import Rloo
+from services.learner.algorithms.trpo import Trpo
 
 ALGORITHMS: dict[str, type[Algorithm[Any]]] = {
     "ppo": Ppo,
@@ -21,6 +22,7 @@ ALGORITHMS: dict[str, type[Algorithm[Any]]] = {
     "reinforce++": ReinforcePlusPlus,
     "a2c": A2c,
     "rft": Rft,
+    "trpo": Trpo,
 }
 
 

@@ -20,7 +20,7 @@ import torch
 
 from services.common.spec.library import TrpoSpec
 from services.learner.algorithms.advantages import generalised_advantages, token_rewards
-from services.learner.algorithms.base import Rollouts, Targets
+from services.learner.algorithms.base import Algorithm, Current, Loss, Part, Rollouts, Targets
 from services.learner.algorithms.kl import reward_kl
 from services.learner.algorithms.masked import masked_mean, whiten
 
@@ -37,6 +37,21 @@ class Step:
     tries: int
     kl: float
     gain: float
+
+
+class Trpo(Algorithm[TrpoSpec]):
+    """Targets, and the critic's loss. The policy's step is `trust_region_step`, which no gradient descent makes."""
+
+    critic = True
+
+    def targets(self, rollouts: Rollouts, kl_coefficient: float) -> Targets:
+        """See Algorithm."""
+        return trpo_targets(rollouts, self.spec, kl_coefficient)
+
+    def loss(self, current: Current, part: Part) -> Loss:
+        """See Algorithm: mean (V - returns)^2."""
+        value = ((current.values - part.targets.returns) ** 2 * part.by_token).sum()
+        return Loss(value, {"loss/value_avg": value})
 
 
 def trpo_targets(rollouts: Rollouts, spec: TrpoSpec, kl_coefficient: float) -> Targets:

@@ -12,7 +12,8 @@ import pytest
 from orchestrator.cluster.documents import crd_files
 from orchestrator.cluster.kinds import RewardModel, TrainingRun, TrainingRunSpec, read_object
 from orchestrator.cluster.schema import with_defaults
-from services.common.spec.algorithms import KINDS, PpoSpec
+from services.common.spec.algorithms import PpoSpec
+from services.common.spec.kinds import KINDS
 from services.common.spec.presets import PRESETS
 from services.common.spec.run import RunSpec
 from tests.unit.orchestrator.cluster.admission import admit, broken_rules, violations
@@ -74,7 +75,11 @@ def test_defaults_are_visible() -> None:
     assert stored["algorithm"]["kind"] == "ppo"
     kl = schema_of("TrainingRun")["properties"]["spec"]["properties"]["algorithm"]["properties"]["kl"]
     assert kl["properties"]["coefficient"]["default"] == 0.05
-    assert stored["optimiser"]["betas"] == [0.9, 0.999]
+    assert stored["optimiser"]["weightDecay"] == 0
+    # But for what a preset may set: its default is in the words alone.
+    betas = schema_of("TrainingRun")["properties"]["spec"]["properties"]["optimiser"]["properties"]["betas"]
+    assert "betas" not in stored["optimiser"]
+    assert "left out: 0.9, 0.999" in betas["description"]
     assert stored["roles"]["policy"]["scaling"]["mode"] == "Static"
     assert stored["roles"]["learner"]["nprocPerNode"] == 1
     words = schema_of("TrainingRun")["properties"]["spec"]["properties"]["sampling"]["properties"]
@@ -94,12 +99,15 @@ def test_bounds_are_in_the_form_of_openapi() -> None:
 
 
 def test_run_sections_are_the_services_models() -> None:
-    """Every field of RunSpec but its name is in TrainingRun.spec, as the same type with the same default."""
+    """Every field of RunSpec but its name is in TrainingRun.spec, as the same type with the same default.
+
+    The algorithm is one that learns from rollouts: those of a file alone are refused in one line.
+    """
     for name, field in RunSpec.model_fields.items():
         if name == "name":
             continue
         ours = TrainingRunSpec.model_fields[name]
-        assert ours.annotation == field.annotation, name
+        assert ours.annotation == field.annotation or name == "algorithm", name
         assert ours.default == field.default, name
 
 
@@ -240,6 +248,9 @@ def test_a_preset_is_not_overruled_by_defaults_of_the_server(preset: str) -> Non
     run = changed(RUN, algorithm={"kind": "ppo", "preset": preset})
     stored = admit(CRDS["TrainingRun"], run)
     assert read_object(TrainingRun, stored).spec.algorithm == PpoSpec(preset=preset)
+    assert read_object(TrainingRun, stored).spec.run_spec("r") == read_object(TrainingRun, run).spec.run_spec(
+        "r"
+    )
     own = admit(CRDS["TrainingRun"], changed(run, algorithm__valueCoefficient=0.7))
     assert read_object(TrainingRun, own).spec.algorithm == PpoSpec(preset=preset, value_coefficient=0.7)
 
@@ -268,3 +279,9 @@ def test_quantities_are_numbers_or_texts() -> None:
         assert list(violations(memory, {"memory": good})) == []
     for bad in (-1, "many", True, "1 Gi"):
         assert list(violations(memory, {"memory": bad}))
+
+
+def test_an_algorithm_without_rollouts_is_refused_on_a_cluster() -> None:
+    """In one line that says where it runs."""
+    with pytest.raises(ValueError, match="learns from a file, without rollouts: trimtab train"):
+        TrainingRunSpec.model_validate(changed(RUN, algorithm={"kind": "dpo"})["spec"])

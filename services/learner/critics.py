@@ -1,0 +1,113 @@
+"""Where values come from: a head on the policy's own trunk, or a model of its own.
+
+    shared        0 at first, on the policy's last hidden states
+    policy        a copy of the policy, with such a head
+    reward_model  the reward model whole: its head (with gain and bias) is the first value
+
+Owns how a critic begins and what it says of sequences; knows no loss and no optimiser. The embeddings of a model of its
+own are not trained, as the policy's are not.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from services.common.errors import ConfigError, Mismatch
+from services.common.spec.algorithms import CriticSpec
+from services.common.spec.run import RunSpec
+from services.models.loading import LoadedModel
+from services.models.reward_model import RewardModel, load_reward_model
+
+
+@dataclass(frozen=True, slots=True)
+class Critic:
+    """head: [width] to one value. trunk: None where the policy's states are read."""
+
+    head: torch.nn.Module
+    trunk: Any | None = None
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """What is trained."""
+        trunk = [] if self.trunk is None else list(self.trunk.parameters())
+        return [one for one in (*self.head.parameters(), *trunk) if one.requires_grad]
+
+    def states(self, policy_states: torch.Tensor, rows: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Hidden states to read values from, [rows, time, width]. rows: token ids of each; policy_states: the same."""
+        if self.trunk is None:
+            return policy_states
+        ids = pad_sequence(list(rows), batch_first=True).to(policy_states.device)
+        states: torch.Tensor = self.trunk(input_ids=ids, use_cache=False).last_hidden_state
+        return states
+
+    def values(self, states: torch.Tensor) -> torch.Tensor:
+        """One value from each state, [..., width] to [...], float32."""
+        return self.head(states.float())[..., 0]
+
+
+def critic_of(spec: RunSpec, loaded: LoadedModel) -> Critic | None:
+    """The critic that a run's algorithm asks for, None where it has none.
+
+    Raises ConfigError where a reward model is asked for and none is named, NotFound where it is not there, Mismatch
+    where it does not read this policy's tokens from left to right.
+    """
+    algorithm = spec.algorithm
+    if not isinstance(algorithm, CriticSpec):
+        return None
+    if algorithm.value_model == "shared":
+        return Critic(_zero_head(loaded.model))
+    if algorithm.value_model == "policy":
+        return Critic(_zero_head(loaded.model), _copied(loaded.model.base_model))
+    return _scoring(_reward_model(spec, algorithm, loaded), loaded)
+
+
+def _zero_head(model: Any) -> torch.nn.Linear:
+    head = torch.nn.Linear(model.config.hidden_size, 1)
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.zeros_(head.bias)
+    return head.to(model.device)
+
+
+def _copied(trunk: Any) -> Any:
+    """A copy to be trained; the embeddings, which neither trains, are shared."""
+    embeddings = trunk.get_input_embeddings().weight
+    copied = copy.deepcopy(trunk, {id(embeddings): embeddings})
+    for parameter in copied.parameters():
+        parameter.requires_grad_(parameter is not embeddings)
+    embeddings.requires_grad_(False)
+    return copied
+
+
+def _reward_model(spec: RunSpec, algorithm: CriticSpec, loaded: LoadedModel) -> RewardModel:
+    path = algorithm.value_model_path or spec.reward_model
+    if not path or path.startswith("rule:"):
+        told = f"reward_model = {path}" if path else "no reward_model"
+        raise ConfigError(
+            f"algorithm.value_model = reward_model, but {told}: name a folder in algorithm.value_model_path, "
+            "or take value_model = policy or shared"
+        )
+    model = load_reward_model(
+        path, dtype=spec.model.dtype, threads=spec.model.threads, device=spec.model.device
+    )
+    if model.settings.pooling != "last":
+        raise Mismatch(f"{path} is an encoder: values of a prefix need a causal reward model")
+    if model.facts().tokenizer_fingerprint != loaded.facts.tokenizer_fingerprint:
+        raise Mismatch(f"{path} has another tokenizer than the policy: its values would be of other tokens")
+    return model
+
+
+def _scoring(model: RewardModel, loaded: LoadedModel) -> Critic:
+    """The reward model's trunk and head; gain and bias become the head's."""
+    head = torch.nn.Linear(model.head.in_features, 1)
+    gain, bias = model.settings.gain, model.settings.bias
+    with torch.no_grad():
+        head.weight.copy_(gain * model.head.weight.float())
+        head.bias.copy_(gain * model.head.bias.float() + bias)
+    trunk = model.backbone.requires_grad_(True)
+    trunk.get_input_embeddings().requires_grad_(False)
+    return Critic(head.to(loaded.model.device), trunk)

@@ -1,0 +1,111 @@
+"""What learning from a file shares: the model, its optimiser, log-probs of answers, the state for a checkpoint."""
+
+from __future__ import annotations
+
+import copy
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from services.common.spec.run import RunSpec
+from services.learner.algorithms.base import merged
+from services.learner.offline.rows import Answer
+from services.learner.rows import before, sequence_ids
+from services.learner.schedule import optimiser_of, schedule
+from services.models.loading import LoadedModel, serving_state
+from services.models.logprobs import token_logprobs
+from services.models.packing import micro_batches
+from services.models.trunk import freeze
+
+
+class OfflineTrainer(ABC):
+    """One thread at a time. `extra`: modules trained beside the model."""
+
+    def __init__(self, loaded: LoadedModel, spec: RunSpec) -> None:
+        self.spec, self.model = spec, loaded.model
+        self.step_number = 0
+        self._split = freeze(self.model, spec.optimiser.frozen_layers)
+        self.heads: Any = self._heads()
+        self.optimiser = optimiser_of(
+            self.model, [one for one in self.heads.parameters() if one.requires_grad], spec.optimiser
+        )
+
+    def _heads(self) -> torch.nn.Module:
+        """Modules beside the model; none by default."""
+        return torch.nn.Identity()
+
+    @abstractmethod
+    def _losses(self, rows: Sequence[Any]) -> Iterator[Any]:
+        """The batch's loss in parts, one backward pass each."""
+
+    def step(self, rows: Sequence[Any]) -> dict[str, float]:
+        """Learn from a batch once, one update; metrics by the field's names."""
+        started = time.perf_counter()
+        factor = schedule(self.spec.optimiser, self.step_number, self.spec.steps)
+        metrics: dict[str, float] = {}
+        for loss in self._losses(rows):
+            loss.total.backward()
+            self.optimiser.accumulate()
+            merged(metrics, {"loss": loss.total, **loss.metrics})
+        metrics["grad_norm"] = self.optimiser.step(factor)
+        metrics["lr"] = self.spec.optimiser.learning_rate * factor
+        self.step_number += 1
+        metrics["time/update"] = time.perf_counter() - started
+        return metrics
+
+    def serving_weights(self) -> dict[str, torch.Tensor]:
+        """The model's weights in serving dtype."""
+        return serving_state(self.model)
+
+    def components(self) -> dict[str, dict[str, torch.Tensor]]:
+        """What is written beside the model, by the file's name."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resume needs."""
+        return {
+            "step": self.step_number,
+            "heads": self.heads.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `state_dict` was taken."""
+        self.step_number = int(state["step"])
+        self.heads.load_state_dict(state["heads"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+    def _micro_batches(self, answers: Sequence[Answer], *, together: int = 1) -> list[list[int]]:
+        """Places of answers, or of so many that stay together, that go through the model at once."""
+        lengths = [
+            max(len(one.prompt_ids) + len(one.completion_ids) for one in answers[at : at + together])
+            for at in range(0, len(answers), together)
+        ]
+        return micro_batches(lengths, max(16, self.spec.optimiser.micro_batch_tokens // together))
+
+    def _hidden(self, answers: Sequence[Answer], upper: Any = None) -> torch.Tensor:
+        """Last hidden states, [rows, time, width]; of another upper half where one is given."""
+        ids = [torch.tensor(sequence_ids(one), dtype=torch.long) for one in answers]
+        lower = self._split.lower(pad_sequence(ids, batch_first=True).to(self.model.device))
+        if upper is None:
+            return self._split.upper(lower)
+        states: torch.Tensor = upper(inputs_embeds=lower, use_cache=False).last_hidden_state
+        return states
+
+    def _logprobs(self, hidden: torch.Tensor, answers: Sequence[Answer]) -> list[torch.Tensor]:
+        """Of each answer's tokens, [length] each."""
+        counts = [len(one.completion_ids) for one in answers]
+        goal = torch.cat([torch.tensor(one.completion_ids, dtype=torch.long) for one in answers])
+        head = self.model.get_output_embeddings().weight
+        return list(
+            token_logprobs(before(hidden, answers, counts), head, goal.to(hidden.device), 1.0).split(counts)
+        )
+
+    def _frozen_copy(self) -> Any:
+        """The trained half as it is now, for good; what is frozen anyway is shared."""
+        memo = {id(one): one for one in self._split.upper_half.parameters() if not one.requires_grad}
+        return copy.deepcopy(self._split.upper_half, memo).requires_grad_(False)
