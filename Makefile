@@ -35,7 +35,7 @@ demo: .venv/.ready ## all three steps of RLHF on a 135M model (SEED=1)
 	$(PY) -m orchestrator demo --seed $(SEED) --out runs/demo --overwrite
 
 test: .venv/.ready helm ## the tests
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # On a server that its owner does not mind: CRDs are applied, namespaces made and deleted.
 test-cluster: .venv/.ready ## the operator's tests, and what our API server claims, on a real one: make test-cluster KUBECONFIG=file

@@ -18,7 +18,7 @@ from orchestrator.local.progress import LiveView
 from services.common.errors import Mismatch, NotFound, UserError
 from services.common.spec.load import load_toml
 
-RUN_FILE = Path(__file__).with_name("runs") / "rounds.toml"
+RUN_FILE = Path(__file__).with_name("recipes") / "rounds.toml"
 STATE_FILE = "rounds.json"
 
 

@@ -75,8 +75,11 @@ UNCHANGED = Changes(np.zeros(0, np.int64), np.zeros(0, np.int32))
 def difference(old: Bits, new: Bits) -> Changes:
     """What changed in one tensor: its bit patterns before and after, flat, as unsigned integers of its width."""
     positions = np.flatnonzero(old != new)
-    signed = np.dtype(f"i{old.itemsize}")
-    return Changes(positions, (new[positions] - old[positions]).view(signed).astype(np.int32))
+    before, after = old[positions], new[positions]
+    differences = (after - before).view(f"i{old.itemsize}").astype(np.int32)
+    # The one number that would be its own opposite: the way back is to cancel the way there.
+    half = -(1 << (8 * old.itemsize - 1))
+    return Changes(positions, np.where((differences == half) & (after > before), -differences, differences))
 
 
 def joined(each: Sequence[Changes], sizes: Sequence[int]) -> Changes:

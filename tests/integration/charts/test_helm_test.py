@@ -66,7 +66,8 @@ def test_it_asks_every_service_of_the_release(name: str) -> None:
         host, _, port = url.partition("://")[2].partition("/")[0].partition(":")
         assert int(port) in {each["port"] for each in named(manifests, "Service", host)["spec"]["ports"]}
     assert {url.partition("://")[2].partition(":")[0] for url in urls} == set(services)
-    assert len(urls) == len(of_kind(manifests, "Deployment", "StatefulSet"))
+    workloads = {str(sorted(item["spec"]["selector"].items())) for item in services.values()}
+    assert len(workloads) == len(of_kind(manifests, "Deployment", "StatefulSet"))
 
 
 def _urls(pod: Manifest) -> list[str]:

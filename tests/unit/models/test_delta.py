@@ -71,6 +71,16 @@ def test_deltas_in_a_row_are_one(seed: int, share: float) -> None:
     assert len(delta.composed(between(one, two), between(two, one))) == 0
 
 
+def test_half_the_range_and_back_is_nothing() -> None:
+    """The one difference that is its own opposite cancels all the same."""
+    low, high = np.array([0], np.uint16), np.array([1 << 15], np.uint16)
+    there, back = delta.difference(low, high), delta.difference(high, low)
+    assert len(delta.composed(there, back)) == len(delta.composed(back, there)) == 0
+    for bits, changes, wanted in ((low.copy(), there, high), (high.copy(), back, low)):
+        delta.apply(bits, delta.decoded(delta.encoded(changes, 1), 1))
+        assert bits == wanted
+
+
 def test_the_nearest_neighbour_costs_little_more_than_its_entropy() -> None:
     """A percent of a million elements changed by one step up or down: within 5 % of positions plus signs."""
     rng = np.random.default_rng(3)

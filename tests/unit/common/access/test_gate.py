@@ -63,7 +63,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("key", "name", "reason", "words"), REFUSED)
+@pytest.mark.parametrize(("key", "name", "reason", "words"), REFUSED, ids=range(len(REFUSED)))
 def test_strangers_are_refused_with_one_reason(
     key: str | None, name: str | None, reason: str, words: str
 ) -> None:

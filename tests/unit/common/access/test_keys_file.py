@@ -68,7 +68,7 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("text", "words"), MISTAKES)
+@pytest.mark.parametrize(("text", "words"), MISTAKES, ids=range(len(MISTAKES)))
 def test_mistakes_are_one_line_without_a_key(tmp_path: Path, text: str, words: str) -> None:
     """A wrong file is refused with its place and what was expected, and never with a key in that."""
     path = write(tmp_path / "keys.toml", text)

@@ -10,7 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
-from orchestrator.cluster.documents import crd_files, read_objects, render_file
+from orchestrator.cluster.documents import crd_files, read_objects, render_file, to_yaml
 from services.common.errors import ConfigError
 from tests.unit.orchestrator.cluster.objects import FULL_RUN, MODEL, RUN, changed
 
@@ -85,7 +85,7 @@ def test_a_mistake_is_one_line(tmp_path: Path, text: str, words: str) -> None:
 
 def test_numbers_survive_yaml() -> None:
     """A small float is written so that YAML 1.1 and 1.2 both read a number, not a text."""
-    [run_crd, _] = crd_files().values()
-    spec = loaded(run_crd)[0]["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
-    assert spec["properties"]["optimiser"]["properties"]["learningRate"]["default"] == 1e-5
-    assert spec["properties"]["optimiser"]["properties"]["eps"]["default"] == 1e-8
+    numbers = {"learningRate": 1e-5, "eps": 1e-8, "whole": 2.0}
+    text = to_yaml([numbers])
+    assert loaded(text) == [numbers]
+    assert "1.0e-05" in text
