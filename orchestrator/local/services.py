@@ -162,6 +162,7 @@ def _policy(name: str, spec: RunSpec, around: Surroundings) -> dict[str, Any]:
         # One more than may be trained on: until a new version is there, everyone is behind.
         "max_behind_steps": spec.rollout.max_staleness + 1,
         "swap": spec.rollout.swap,
+        "deltas": False,
     }
     return {"model": _model(spec), "weights": weights}
 
@@ -180,7 +181,12 @@ def _reward(name: str, spec: RunSpec, _around: Surroundings) -> dict[str, Any]:
 
 
 def _learner(_name: str, spec: RunSpec, around: Surroundings) -> dict[str, Any]:
-    return {"run": spec.model_dump(mode="json", exclude_none=True), "out": str(around.layout.root)}
+    # Between processes of one machine whole tensors travel faster than what changed is worked out.
+    return {
+        "run": spec.model_dump(mode="json", exclude_none=True),
+        "out": str(around.layout.root),
+        "deltas": False,
+    }
 
 
 def _preference(_name: str, _spec: RunSpec, around: Surroundings) -> dict[str, Any]:

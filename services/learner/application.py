@@ -92,7 +92,9 @@ class LearnerApplication:
         return self._run(loaded, trainer, batches, NoQueue())
 
     def _run(self, loaded: LoadedModel, trainer: Learner, intake: Source, queue: RunQueue) -> Run:
-        weights = PublishedWeights(tokenizer_fingerprint=loaded.facts.tokenizer_fingerprint)
+        weights = PublishedWeights(
+            tokenizer_fingerprint=loaded.facts.tokenizer_fingerprint, deltas=self._config.deltas
+        )
         run = Run(
             self._config,
             loaded=loaded,

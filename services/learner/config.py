@@ -15,6 +15,9 @@ class LearnerConfig(ServiceSpec):
 
     run: RunSpec
     out: Path = Field(description="The run's folder: checkpoints/, metrics.jsonl, model/.")
+    deltas: bool = Field(
+        True, description="Publish what changed beside whole tensors; not worth its time on one machine."
+    )
     linger_seconds: float = Field(
         2.0, ge=0, description="How long the finished learner still answers, so that status can be read."
     )

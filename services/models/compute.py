@@ -8,9 +8,11 @@ and loading a model, whose team would stay as long as its thread, gets a thread 
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -26,6 +28,11 @@ def compute_thread(device: torch.device) -> Executor:
         if device not in _threads:
             _threads[device] = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"compute-{device}")
         return _threads[device]
+
+
+async def apart(work: Callable[..., Value], *arguments: object) -> Value:
+    """The same for a coroutine: torch beside the pass that is under way, on a thread that ends."""
+    return await asyncio.to_thread(done_once, partial(work, *arguments))
 
 
 def done_once(work: Callable[[], Value]) -> Value:

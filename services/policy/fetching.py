@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from services.common.errors import Corrupted, Unavailable
+from services.models.compute import apart
 from services.models.delta import Changes
 from services.models.manifest import Manifest, TensorEntry, verified_in_place
 from services.models.snapshot_delta import brought_up, decoded_delta
@@ -166,7 +167,7 @@ class Fetch:
         if by_name.keys() != lacking.keys():
             odd = min(by_name.keys() ^ lacking.keys())
             raise Corrupted(f"{odd}: a delta and the manifest do not agree on whether it changed")
-        work = [asyncio.to_thread(self._bring, part, by_name) for part in _shares(self._lacking)]
+        work = [apart(self._bring, part, by_name) for part in _shares(self._lacking)]
         return {name: tensor for part in await asyncio.gather(*work) for name, tensor in part.items()}
 
     def _bring(self, entries: list[TensorEntry], changes: dict[str, Changes]) -> dict[str, torch.Tensor]:
@@ -253,7 +254,7 @@ class Arriving:
 
     def _verify(self) -> None:
         whole, self._whole = self._whole, []
-        self._verifying.append(asyncio.create_task(asyncio.to_thread(_verified, whole)))
+        self._verifying.append(asyncio.create_task(apart(_verified, whole)))
 
 
 def _check_next(offset: int, piece: bytes, arrived: int, total: int) -> None:

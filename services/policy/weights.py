@@ -24,6 +24,7 @@ from prometheus_client import Counter, Gauge
 from services.common.channels import make_channel
 from services.common.drain_mark import Flag
 from services.common.errors import Corrupted, Mismatch, TrimtabError, Unavailable
+from services.models.compute import apart
 from services.models.manifest import Manifest, TensorEntry, Version, whole_digest
 from services.models.snapshots import Snapshot, WeightStore
 from services.models.wire import manifest_of, version_message, version_of
@@ -78,7 +79,7 @@ class WeightReader:
 
         Raises Mismatch for weights of another model or tokenizer: they will never fit.
         """
-        self._store.add(await asyncio.to_thread(self._policy.snapshot))
+        self._store.add(await apart(self._policy.snapshot))
         async with make_channel(self._source.address, self._source) as channel:
             stub = cast("WeightServiceAsyncStub", wire_grpc.WeightServiceStub(channel))
             self._confess_to(stub)
