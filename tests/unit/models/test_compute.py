@@ -53,7 +53,8 @@ def test_what_fails_once_fails_for_the_caller() -> None:
 
 def test_helpers_do_not_add_up() -> None:
     """After three loads and three passes with two threads a process has one helper: more would sleep at barriers."""
+    env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     counted = subprocess.run(
-        [sys.executable, "-c", COUNT_HELPERS], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", COUNT_HELPERS], env=env, capture_output=True, text=True, timeout=60
     )
     assert counted.stdout == "1\n", counted.stderr
