@@ -26,7 +26,12 @@ from tests.fakes.pages import CHROMIUM, Pages, browser
 
 OUT = Path("docs/images")
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 800}
-ANNOTATORS = {"amara": 0.9, "bo": 0.85, "chidi": 0.8, "dana": 0.5}  # how often they choose the newer version
+ANNOTATORS = {
+    "annotator-1": 0.9,
+    "annotator-2": 0.85,
+    "annotator-3": 0.8,
+    "annotator-4": 0.5,
+}  # how often they choose the newer version
 HOURS = 40
 
 
@@ -73,7 +78,7 @@ def _said(task: Task, name: str, eye: float, draw: random.Random) -> Comparison:
 def take(opened: Browser, pages: Pages, links: dict[str, str]) -> None:
     """All pages in both themes and widths."""
     views: dict[str, tuple[str, str, Callable[[Page], None]]] = {
-        "label": ("amara", "/label", _pair),
+        "label": ("annotator-1", "/label", _pair),
         "ranking": ("rita", "/label", _ranking),
         "overview": ("olga", "/overview", lambda _: None),
         "comparisons": ("olga", "/browse?campaign=people&disputed=1", _open_first),
@@ -124,7 +129,7 @@ def main() -> None:
         pages = Pages(Path(folder), f'[web]\ninstructions = "{instructions}"\n')
         with pages.start():
             links = {
-                "amara": pages.link("amara", campaign="people"),
+                "annotator-1": pages.link("annotator-1", campaign="people"),
                 "rita": pages.link("rita", campaign="ranked"),
                 "olga": pages.link("olga", "owner"),
             }
