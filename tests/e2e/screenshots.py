@@ -80,8 +80,8 @@ def take(opened: Browser, pages: Pages, links: dict[str, str]) -> None:
     views: dict[str, tuple[str, str, Callable[[Page], None]]] = {
         "label": ("annotator-1", "/label", _pair),
         "ranking": ("rita", "/label", _ranking),
-        "overview": ("olga", "/overview", lambda _: None),
-        "comparisons": ("olga", "/browse?campaign=people&disputed=1", _open_first),
+        "overview": ("owner", "/overview", lambda _: None),
+        "comparisons": ("owner", "/browse?campaign=people&disputed=1", _open_first),
         "sign-in": ("", "/join", lambda _: None),
     }
     for theme in ("light", "dark"):
@@ -93,7 +93,7 @@ def take(opened: Browser, pages: Pages, links: dict[str, str]) -> None:
                 page = context.new_page()
                 if who:
                     page.goto(links[who])
-                    page.wait_for_url("**/label" if who != "olga" else "**/overview")
+                    page.wait_for_url("**/label" if who != "owner" else "**/overview")
                 page.goto(pages.url + path)
                 prepare(page)
                 whole = view == "overview"
@@ -131,7 +131,7 @@ def main() -> None:
             links = {
                 "annotator-1": pages.link("annotator-1", campaign="people"),
                 "rita": pages.link("rita", campaign="ranked"),
-                "olga": pages.link("olga", "owner"),
+                "owner": pages.link("owner", "owner"),
             }
             with browser() as opened:
                 take(opened, pages, links)
