@@ -30,11 +30,6 @@ def compute_thread(device: torch.device) -> Executor:
         return _threads[device]
 
 
-async def apart(work: Callable[..., Value], *arguments: object) -> Value:
-    """The same for a coroutine: torch beside the pass that is under way, on a thread that ends."""
-    return await asyncio.to_thread(done_once, partial(work, *arguments))
-
-
 def done_once(work: Callable[[], Value]) -> Value:
     """Do it on a thread that ends with it, and wait. Raises what the work raises."""
     future: Future[Value] = Future()
@@ -47,3 +42,8 @@ def done_once(work: Callable[[], Value]) -> Value:
 
     threading.Thread(target=run, name="compute-once", daemon=True).start()
     return future.result()
+
+
+async def apart(work: Callable[..., Value], *arguments: object) -> Value:
+    """The same for a coroutine: torch beside the pass that is under way, on a thread that ends."""
+    return await asyncio.to_thread(done_once, partial(work, *arguments))
