@@ -29,14 +29,13 @@ from services.learner.critics import critic_of
 from services.learner.pretraining import drawn, text_losses
 from services.learner.rows import before, padded, sequence_ids, wide
 from services.learner.sample import Ids, Sample, group_numbers
-from services.learner.schedule import optimiser_of, schedule
+from services.learner.schedule import frozen, optimiser_of, schedule
 from services.learner.scores import ScoreNormaliser
 from services.learner.step_metrics import step_metrics
 from services.learner.trust_region import trust_step
 from services.models.loading import LoadedModel, serving_state
 from services.models.logprobs import Temperature, token_logprobs, token_logprobs_and_entropy
 from services.models.packing import micro_batches
-from services.models.trunk import freeze
 
 
 @dataclass(slots=True)
@@ -63,7 +62,7 @@ class Trainer:
         self.scores = ScoreNormaliser(enabled=self.settings.normalise_scores)
         if isinstance(self.settings, TrpoSpec):
             self.model.set_attn_implementation("eager")  # fused attention has no second derivative
-        self._split = freeze(self.model, spec.optimiser.frozen_layers)
+        self._split = frozen(self.model, spec.optimiser)
         self.critic = critic_of(spec, loaded)
         self._past_end = getattr(self.settings, "score_position", "") == "past_end"
         self.optimiser = optimiser_of(
@@ -153,15 +152,20 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
 
     def _trunk(self, samples: Sequence[Sample]) -> list[torch.Tensor]:
-        """States after the frozen layers, one [length, width] for each sample."""
+        """States after the frozen layers, one [length, width] for each sample; none where the embeddings learn."""
+        if self._split.trains_embeddings:
+            return []
         states: list[torch.Tensor] = [torch.empty(0)] * len(samples)
         for micro in self._micro_batches(samples):
-            rows = [sequence_ids(samples[index]) for index in micro]
-            ids = pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True)
-            hidden = self._split.lower(ids.to(self.model.device))
+            hidden = self._lower([samples[index] for index in micro])
             for at, index in enumerate(micro):
-                states[index] = hidden[at, : len(rows[at])]
+                states[index] = hidden[at, : _length(samples[index])]
         return states
+
+    def _lower(self, samples: Sequence[Sample]) -> torch.Tensor:
+        """States after the frozen layers, [rows, time, width]."""
+        rows = [torch.tensor(sequence_ids(sample), dtype=torch.long) for sample in samples]
+        return self._split.lower(pad_sequence(rows, batch_first=True).to(self.model.device))
 
     def _forward(
         self,
@@ -187,8 +191,9 @@ class Trainer:
     def _forward_micro(
         self, samples: Sequence[Sample], trunk: list[torch.Tensor], rows: list[int], entropy: bool
     ) -> tuple[Sequence[torch.Tensor], ...]:
-        hidden = self._split.upper(pad_sequence([trunk[row] for row in rows], batch_first=True))
         chosen = [samples[row] for row in rows]
+        lower = pad_sequence([trunk[row] for row in rows], batch_first=True) if trunk else self._lower(chosen)
+        hidden = self._split.upper(lower, [_length(sample) for sample in chosen])
         lengths = [len(sample.completion_ids) for sample in chosen]
         states = before(hidden, chosen, lengths)
         wanted = [torch.tensor(sample.completion_ids, dtype=torch.long) for sample in chosen]
@@ -330,5 +335,9 @@ class Trainer:
 
     def _micro_batches(self, samples: Sequence[Sample]) -> list[list[int]]:
         """Places of samples that go through the model together."""
-        lengths = [len(sample.prompt_ids) + len(sample.completion_ids) for sample in samples]
-        return micro_batches(lengths, self.spec.optimiser.micro_batch_tokens)
+        return micro_batches(list(map(_length, samples)), self.spec.optimiser.micro_batch_tokens)
+
+
+def _length(sample: Sample) -> int:
+    """Tokens of prompt and completion."""
+    return len(sample.prompt_ids) + len(sample.completion_ids)

@@ -20,7 +20,7 @@ class DpoTrainer(OfflineTrainer):
 
     def __init__(self, loaded: LoadedModel, spec: RunSpec) -> None:
         super().__init__(loaded, spec)
-        self._reference = self._frozen_copy()
+        self._reference = self._keep()
 
     def _losses(self, rows: Sequence[Compared]) -> Iterator[Loss]:
         settings = self.spec.algorithm
@@ -30,7 +30,8 @@ class DpoTrainer(OfflineTrainer):
             part = [answers[2 * at + side] for side in (0, 1) for at in micro]
             sums = [one.sum() for one in self._logprobs(self._hidden(part), part)]
             with torch.no_grad():
-                before = [one.sum() for one in self._logprobs(self._hidden(part, self._reference), part)]
+                first = self._hidden(part, self._reference)
+                before = [one.sum() for one in self._logprobs(first, part, self._reference)]
             policy, reference, half = torch.stack(sums), torch.stack(before), len(micro)
             yield dpo_loss(
                 Pair(policy[:half], reference[:half]),

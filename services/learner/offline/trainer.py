@@ -6,6 +6,7 @@ import copy
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,11 +16,18 @@ from services.common.spec.run import RunSpec
 from services.learner.algorithms.base import merged
 from services.learner.offline.rows import Answer
 from services.learner.rows import before, sequence_ids
-from services.learner.schedule import optimiser_of, schedule
+from services.learner.schedule import frozen, optimiser_of, schedule
 from services.models.loading import LoadedModel, serving_state
 from services.models.logprobs import token_logprobs
 from services.models.packing import micro_batches
-from services.models.trunk import freeze
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A trained half and the head as they were."""
+
+    upper: Any
+    head: torch.Tensor
 
 
 class OfflineTrainer(ABC):
@@ -28,7 +36,7 @@ class OfflineTrainer(ABC):
     def __init__(self, loaded: LoadedModel, spec: RunSpec) -> None:
         self.spec, self.model = spec, loaded.model
         self.step_number = 0
-        self._split = freeze(self.model, spec.optimiser.frozen_layers)
+        self._split = frozen(self.model, spec.optimiser)
         self.heads: Any = self._heads()
         self.optimiser = optimiser_of(
             self.model, [one for one in self.heads.parameters() if one.requires_grad], spec.optimiser
@@ -87,25 +95,36 @@ class OfflineTrainer(ABC):
         ]
         return micro_batches(lengths, max(16, self.spec.optimiser.micro_batch_tokens // together))
 
-    def _hidden(self, answers: Sequence[Answer], upper: Any = None) -> torch.Tensor:
-        """Last hidden states, [rows, time, width]; of another upper half where one is given."""
-        ids = [torch.tensor(sequence_ids(one), dtype=torch.long) for one in answers]
-        lower = self._split.lower(pad_sequence(ids, batch_first=True).to(self.model.device))
-        if upper is None:
-            return self._split.upper(lower)
-        states: torch.Tensor = upper(inputs_embeds=lower, use_cache=False).last_hidden_state
+    def _hidden(self, answers: Sequence[Answer], kept: Kept | None = None) -> torch.Tensor:
+        """Last hidden states, [rows, time, width]; of what was kept where that is given."""
+        rows = [torch.tensor(sequence_ids(one), dtype=torch.long) for one in answers]
+        ids = pad_sequence(rows, batch_first=True).to(self.model.device)
+        if kept is None:
+            return self._split.upper(self._split.lower(ids), [len(row) for row in rows])
+        # Trained embeddings were kept too; the lower half is nothing but the embeddings then.
+        given = (
+            {"input_ids": ids} if self._split.trains_embeddings else {"inputs_embeds": self._split.lower(ids)}
+        )
+        states: torch.Tensor = kept.upper(**given, use_cache=False).last_hidden_state
         return states
 
-    def _logprobs(self, hidden: torch.Tensor, answers: Sequence[Answer]) -> list[torch.Tensor]:
+    def _logprobs(
+        self, hidden: torch.Tensor, answers: Sequence[Answer], kept: Kept | None = None
+    ) -> list[torch.Tensor]:
         """Of each answer's tokens, [length] each."""
         counts = [len(one.completion_ids) for one in answers]
         goal = torch.cat([torch.tensor(one.completion_ids, dtype=torch.long) for one in answers])
-        head = self.model.get_output_embeddings().weight
+        head = kept.head if kept else self.model.get_output_embeddings().weight
         return list(
             token_logprobs(before(hidden, answers, counts), head, goal.to(hidden.device), 1.0).split(counts)
         )
 
-    def _frozen_copy(self) -> Any:
+    def _keep(self) -> Kept:
         """The trained half as it is now, for good; what is frozen anyway is shared."""
+        head = self.model.get_output_embeddings().weight
         memo = {id(one): one for one in self._split.upper_half.parameters() if not one.requires_grad}
-        return copy.deepcopy(self._split.upper_half, memo).requires_grad_(False)
+        upper = copy.deepcopy(self._split.upper_half, memo).requires_grad_(False)
+        if not self._split.trains_embeddings:
+            return Kept(upper, head)
+        tied = head is self._split.upper_half.get_input_embeddings().weight
+        return Kept(upper, upper.get_input_embeddings().weight if tied else head.detach().clone())
