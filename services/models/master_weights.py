@@ -44,6 +44,8 @@ class MasterWeights:
         average: float | None = None,
     ) -> None:
         self._pairs: list[tuple[torch.nn.Parameter, torch.nn.Parameter]] = []
+        # Sums of gradients of low-precision parameters, kept from update to update: fresh memory costs a fault a page.
+        self._sums: dict[int, torch.Tensor] = {}
         self._rates: list[float] = []
         self._max_grad_norm = max_grad_norm
         options = []
@@ -71,11 +73,13 @@ class MasterWeights:
 
     def accumulate(self) -> None:
         """Add the gradients of a micro-batch to the float32 sums and clear them."""
-        for parameter, master in self._pairs:
+        for at, (parameter, master) in enumerate(self._pairs):
             if master is parameter or parameter.grad is None:
                 continue
             if master.grad is None:
-                master.grad = parameter.grad.float()
+                if at not in self._sums:
+                    self._sums[at] = torch.empty_like(master)
+                master.grad = self._sums[at].copy_(parameter.grad)
             else:
                 master.grad += parameter.grad
             parameter.grad = None
@@ -86,11 +90,13 @@ class MasterWeights:
         rate_factor multiplies every group's learning rate (the schedule). Raises Corrupted, and changes nothing,
         when a gradient is not finite: one NaN in the norm would reach every weight.
         """
-        masters = [master for _, master in self._pairs if master.grad is not None]
-        norm = float(torch.nn.utils.clip_grad_norm_(masters, self._max_grad_norm))
+        gradients = [master.grad for _, master in self._pairs if master.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
         if not math.isfinite(norm):
             self.optimiser.zero_grad(set_to_none=True)
             raise Corrupted(f"the gradient is not finite (norm {norm}): nothing was updated")
+        if norm > self._max_grad_norm:
+            torch._foreach_mul_(gradients, self._max_grad_norm / (norm + 1e-6))
         for group, rate in zip(self.optimiser.param_groups, self._rates, strict=True):
             group["lr"] = rate * rate_factor
             if self._eps is not None:

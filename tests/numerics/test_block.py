@@ -62,6 +62,7 @@ def _pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "in pieces":
         monkeypatch.setattr(block, "SLICE", 2)
         monkeypatch.setattr(block, "SCORES", 40)
+        monkeypatch.setattr(block, "ROWS", 3)
 
 
 @pytest.mark.usefixtures("_pieces")
