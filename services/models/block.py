@@ -1,6 +1,6 @@
 """One block of the Llama family's decoder with its gradient written out, for training on processors.
 
-    h = norm(x)            q, k, v = h Wq, h Wk, h Wv          a = softmax(rot(q) rot(k)' scale + causal) v
+    h = norm(x)            q, k, v = h Wq, h Wk, h Wv          a = softmax(rot(q) rot(k)' scale + unseen) v
     y = x + a Wo           g, u = norm(y) Wg, norm(y) Wu       z = y + (silu(g) u) Wd
 
 What autograd would keep of it is 2.5 times as much, and its products with the attention's flash kernel backwards take
@@ -30,11 +30,12 @@ Gradients = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What all blocks share: which tokens are a sequence, and the model's form. Rows lie one after the other.
+    """What all blocks share: which tokens are a row, what they see of it, and the model's form.
 
-    rows, time: sequences and the longest one's length. places: [tokens] int64, where each token stands in
+    rows, time: how many rows, and the longest one's length. places: [tokens] int64, where each token stands in
     rows x time; None where there is no padding. cosine, sine: [tokens, 1, width of a head], the sine with the sign
-    of rotate_half in its first half. causal: [time, time] of the states' dtype, 0 and minus infinity.
+    of rotate_half in its first half. unseen: [1 or rows, time, time] of the states' dtype, what is added to the scores
+    of a token (second last): 0, and minus infinity where it does not see.
     """
 
     rows: int
@@ -42,7 +43,7 @@ class Layout:
     places: torch.Tensor | None
     cosine: torch.Tensor
     sine: torch.Tensor
-    causal: torch.Tensor
+    unseen: torch.Tensor
     heads: int
     key_heads: int
     width: int
@@ -207,15 +208,15 @@ def rotated(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.
     return result
 
 
-# ---------------------------------------------------------------- attention within each sequence
+# ---------------------------------------------------------------- attention within each row
 
 
 def attended(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layout) -> torch.Tensor:
-    """Causal attention: q [tokens, heads, width], k and v [tokens, key heads, width] to [tokens, heads * width]."""
+    """Attention: q [tokens, heads, width], k and v [tokens, key heads, width] to [tokens, heads * width]."""
     queries, keys, values = (_by_key_head(one, layout) for one in (q, k, v))
     result = torch.empty_like(queries)
-    for part in _together(layout):
-        likely = _probabilities(queries[part], keys[part], layout)
+    for part, unseen in _together(layout):
+        likely = _probabilities(queries[part], keys[part], unseen, layout)
         torch.bmm(likely, values[part], out=result[part])
     return _by_token(result, layout).flatten(1)
 
@@ -227,8 +228,8 @@ def attended_backward(
     queries, keys, values = (_by_key_head(one, layout) for one in (q, k, v))
     d = _by_key_head(_heads(grad, layout), layout)
     by_q, by_k, by_v = torch.empty_like(queries), torch.empty_like(keys), torch.empty_like(values)
-    for part in _together(layout):
-        likely = _probabilities(queries[part], keys[part], layout)
+    for part, unseen in _together(layout):
+        likely = _probabilities(queries[part], keys[part], unseen, layout)
         torch.bmm(likely.transpose(1, 2), d[part], out=by_v[part])
         by_likely = torch.bmm(d[part], values[part].transpose(1, 2))
         by_score = torch._softmax_backward_data(by_likely, likely, -1, likely.dtype).mul_(layout.scale)
@@ -237,18 +238,22 @@ def attended_backward(
     return _by_token(by_q, layout), _by_token(by_k, layout), _by_token(by_v, layout)
 
 
-def _probabilities(queries: torch.Tensor, keys: torch.Tensor, layout: Layout) -> torch.Tensor:
-    """[rows * key heads, queries of a key head * time, time]."""
+def _probabilities(
+    queries: torch.Tensor, keys: torch.Tensor, unseen: torch.Tensor, layout: Layout
+) -> torch.Tensor:
+    """[rows * key heads, queries of a key head * time, time] of some rows."""
     scores = torch.bmm(queries, keys.transpose(1, 2))
-    apart = scores.view(-1, layout.time, layout.time).mul_(layout.scale).add_(layout.causal)
+    apart = scores.view(-1, layout.heads, layout.time, layout.time).mul_(layout.scale).add_(unseen)
     return torch.softmax(apart, -1).view_as(scores)
 
 
-def _together(layout: Layout) -> Iterator[slice]:
-    """Key heads of which the scores stand at once."""
-    each = layout.heads // layout.key_heads * layout.time**2
-    step, count = max(1, SCORES // each), layout.rows * layout.key_heads
-    return (slice(start, start + step) for start in range(0, count, step))
+def _together(layout: Layout) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Rows of which the scores stand at once: their key heads, and what they do not see."""
+    step = max(1, SCORES // (layout.heads * layout.time**2))
+    for start in range(0, layout.rows, step):
+        end = min(start + step, layout.rows)
+        unseen = layout.unseen if len(layout.unseen) == 1 else layout.unseen[start:end]
+        yield slice(start * layout.key_heads, end * layout.key_heads), unseen[:, None]
 
 
 def _by_key_head(x: torch.Tensor, layout: Layout) -> torch.Tensor:

@@ -23,6 +23,7 @@ import structlog
 import torch
 
 from services.models.packed import padded_states, probe_rows, same_states, windowed
+from services.models.unrolled import Unrolled
 
 ATTENTION = "trimtab_forest"
 TREE_TOKENS = 512
@@ -124,14 +125,21 @@ def _forest(
     return Forest(torch.tensor(ids), torch.tensor(positions), torch.tensor(ends), *tensors)
 
 
-def forest_states(backbone: Any, forest: Forest) -> torch.Tensor:
-    """Last hidden states of each row's last token, [rows, width], differentiable."""
-    return token_states(backbone, forest)[forest.ends.to(backbone.device)]
+def forest_states(backbone: Any, forest: Forest, layers: Unrolled | None = None) -> torch.Tensor:
+    """Last hidden states of each row's last token, [rows, width], differentiable. layers: see token_states."""
+    return token_states(backbone, forest, layers)[forest.ends.to(backbone.device)]
 
 
-def token_states(backbone: Any, forest: Forest) -> torch.Tensor:
-    """Last hidden states of all tokens as they stand in the forest, [tokens, width], differentiable."""
+def token_states(backbone: Any, forest: Forest, layers: Unrolled | None = None) -> torch.Tensor:
+    """Last hidden states of all tokens as they stand in the forest, [tokens, width], differentiable.
+
+    layers: the backbone's in a faster way, where there is one.
+    """
     device = backbone.device
+    if layers is not None:
+        embedded = backbone.get_input_embeddings()(forest.ids.to(device))
+        unseen, places = forest.hidden[:, 0, 0].to(device), forest.back.to(device)
+        return layers.states(embedded, forest.positions.to(device), unseen, places, len(unseen))
     states: torch.Tensor = backbone(
         input_ids=forest.ids[None].to(device),
         position_ids=forest.positions[None].to(device),

@@ -35,6 +35,7 @@ from services.models.loading import (
 from services.models.packed import enable_packing, packed_states
 from services.models.packing import micro_batches
 from services.models.scorer import Encoded, Reading, ScorerAbout, ScoreText, cut_left
+from services.models.unrolled import Unrolled, unroll
 
 Pooling = Literal["mean", "last"]
 HEAD_FILE = "reward_head.safetensors"
@@ -74,6 +75,7 @@ class RewardModel(torch.nn.Module):
         self.name = name
         self.packed = False
         self.sharing = False
+        self._layers: Unrolled | None = None
         self._facts: ModelFacts | None = None
 
     def pack(self) -> None:
@@ -82,7 +84,10 @@ class RewardModel(torch.nn.Module):
 
     def share_beginnings(self) -> None:
         """From now on answers to one prompt read it once, where the backbone allows it. For training."""
-        self.sharing = self.settings.pooling == "last" and enable_forests(self.backbone)
+        if self.settings.pooling == "last":
+            # First: its trial is against the backbone's own attention.
+            self._layers = unroll(self.backbone)
+            self.sharing = enable_forests(self.backbone)
 
     def encode(self, row: ScoreText) -> Encoded:
         """Token ids of a row, cut from the left to max_tokens.
@@ -147,7 +152,7 @@ class RewardModel(torch.nn.Module):
         if not self.sharing:
             return self.head_outputs([row for family in families for row in family])
         forest = plant([[row.ids for row in family] for family in families])
-        return self._head(forest_states(self.backbone, forest).float())
+        return self._head(forest_states(self.backbone, forest, self._layers).float())
 
     def read(self, rows: Sequence[Encoded]) -> list[Reading]:
         """gain * head + bias of each row, in order, by one forward pass."""

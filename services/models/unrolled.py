@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from services.models.block import Block, Layout
 from services.models.fused import has_the_form, rotations
@@ -36,41 +37,55 @@ class Unrolled:
     def __call__(self, hidden: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
         """Last hidden states [rows, time, width] from those before the layers; 0 past the lengths of the rows."""
         rows, time, width = hidden.shape
-        layout, positions = self._layout(hidden, lengths)
-        x = hidden.reshape(rows * time, width)
-        x = x if positions is None else x[positions]
-        for layer in self._backbone.layers:
-            x = Block.apply(x, layout, *_weights(layer))  # type: ignore[no-untyped-call]
-        x = self._backbone.norm(x)
-        if positions is not None:
-            x = x.new_zeros((rows * time, width)).index_copy(0, positions, x)
-        return x.view(rows, time, width)
-
-    def _layout(self, hidden: torch.Tensor, lengths: Sequence[int]) -> tuple[Layout, torch.Tensor | None]:
-        """The blocks' layout, and where the tokens stand in rows x time where some of it is padding."""
-        rows, time, _ = hidden.shape
         if len(lengths) != rows or max(lengths) > time:
             raise ValueError(f"{len(lengths)} lengths up to {max(lengths)} for {rows} rows of {time}")
         positions = torch.cat([torch.arange(length) for length in lengths]).to(hidden.device)
-        places = None
+        unseen = torch.ones((1, time, time), dtype=torch.bool, device=hidden.device).triu(1)
+        x, places = hidden.reshape(rows * time, width), None
         if min(lengths) < time:
             starts = torch.arange(rows).repeat_interleave(torch.tensor(lengths)) * time
             places = starts.to(hidden.device) + positions
-        causal = torch.full((time, time), float("-inf"), dtype=hidden.dtype, device=hidden.device).triu(1)
+            x = x[places]
+        x = self.states(x, positions, unseen, places, rows)
+        if places is not None:
+            x = x.new_zeros((rows * time, width)).index_copy(0, places, x)
+        return x.view(rows, time, width)
+
+    def states(
+        self,
+        x: torch.Tensor,
+        positions: torch.Tensor,
+        unseen: torch.Tensor,
+        places: torch.Tensor | None,
+        rows: int,
+    ) -> torch.Tensor:
+        """Last hidden states [tokens, width] of tokens side by side, from those before the layers.
+
+        positions: [tokens] int64. unseen: [1 or rows, time, time] bool, what a token (second last) of a row does not
+        see. places: [tokens] int64, where each stands in rows x time; None: one after the other, without a gap.
+        """
         layout = Layout(
             rows,
-            time,
+            unseen.shape[-1],
             places,
             self._cosine[positions],
             self._sine[positions],
-            causal,
+            torch.zeros(unseen.shape, dtype=x.dtype, device=x.device).masked_fill_(unseen, float("-inf")),
             heads=self._heads,
             key_heads=self._key_heads,
             width=self._width,
             scale=self._scale,
             eps=self._eps,
         )
-        return layout, places
+        for layer in self._backbone.layers:
+            given = (x, layout, *_weights(layer))
+            # As transformers marks it: the block is computed again on the way back, and keeps its input alone.
+            if getattr(layer, "gradient_checkpointing", False) and torch.is_grad_enabled():
+                x = checkpoint(Block.apply, *given, use_reentrant=False)
+            else:
+                x = Block.apply(*given)  # type: ignore[no-untyped-call]
+        states: torch.Tensor = self._backbone.norm(x)
+        return states
 
 
 def _weights(layer: Any) -> list[torch.Tensor]:

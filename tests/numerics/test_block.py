@@ -29,7 +29,7 @@ def layout_of(lengths: list[int]) -> Layout:
         None if min(lengths) == time else places,
         torch.cat([angles.cos(), angles.cos()], -1),
         torch.cat([-angles.sin(), angles.sin()], -1),
-        torch.full((time, time), float("-inf"), dtype=torch.float64).triu(1),
+        torch.full((1, time, time), float("-inf"), dtype=torch.float64).triu(1),
         heads=HEADS,
         key_heads=KEY_HEADS,
         width=HEAD,
@@ -92,7 +92,10 @@ def model(tmp_path: Path) -> Any:
 
 
 def test_unrolled_layers_are_the_models(model: Any) -> None:
-    """States of rows of 7, 4 and 1 tokens and the gradients of all weights equal those of transformers' own pass."""
+    """States of rows of 7, 4 and 1 tokens and the gradients of all weights equal those of transformers' own pass.
+
+    With and without gradient checkpointing.
+    """
     lengths = [7, 4, 1]
     unrolled = unroll(model.base_model)
     assert unrolled is not None
@@ -106,11 +109,15 @@ def test_unrolled_layers_are_the_models(model: Any) -> None:
         return torch.autograd.grad((states * direction).sum(), weights)
 
     expected = model.base_model(inputs_embeds=hidden, use_cache=False).last_hidden_state
-    found = unrolled(hidden, lengths)
-    torch.testing.assert_close(found[real], expected[real], atol=1e-5, rtol=1e-5)
-    assert not found[~real].any()
-    for ours, theirs in zip(gradients(found), gradients(expected), strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    wanted = gradients(expected)
+    for checkpointing in (False, True):
+        for layer in model.base_model.layers:
+            layer.gradient_checkpointing = checkpointing
+        found = unrolled(hidden, lengths)
+        torch.testing.assert_close(found[real], expected[real], atol=1e-5, rtol=1e-5)
+        assert not found[~real].any()
+        for ours, theirs in zip(gradients(found), wanted, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
 def test_models_of_another_form_are_left_alone(model: Any) -> None:

@@ -25,6 +25,7 @@ from services.models.forest import enable_forests, plant, token_states
 from services.models.logprobs import completion_states, pack, token_logprobs
 from services.models.master_weights import MasterWeights, ParameterGroup
 from services.models.packing import micro_batches
+from services.models.unrolled import unroll
 
 Progress = Callable[[int, int, float], None]
 
@@ -99,6 +100,8 @@ class Trainee:
     def __init__(self, model: Any, *, packed: bool = True) -> None:
         self.model = model
         self.backbone = model.base_model
+        # First: its trial is against the backbone's own attention.
+        self.layers = unroll(self.backbone) if packed else None
         self.packed = packed and enable_forests(self.backbone)
 
     def logprobs(self, rows: Sequence[Row]) -> torch.Tensor:
@@ -111,7 +114,7 @@ class Trainee:
             ]
             packed = pack(pairs, head.device)
             return token_logprobs(completion_states(self.backbone, packed), head, packed.targets, 1.0)
-        states = token_states(self.backbone, plant([[row.ids] for row in rows]))
+        states = token_states(self.backbone, plant([[row.ids] for row in rows]), self.layers)
         begins = np.cumsum([0, *(len(row.ids) for row in rows)])
         places = [
             np.arange(begin + row.start - 1, begin + len(row.ids) - 1)
