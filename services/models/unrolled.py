@@ -115,11 +115,18 @@ def with_layers(backbone: Any, layers: torch.nn.ModuleList, *, norm: torch.nn.Mo
     return other
 
 
+@torch.inference_mode(False)
 def unroll(backbone: Any) -> Unrolled | None:
     """The layers of a backbone, to be trained; None for one of another form, on another device, or that differs."""
     if backbone.device.type != "cpu" or not has_the_form(backbone) or not _plain(backbone):
         return None
-    if difference := _difference(backbone):
+    attention = backbone.config._attn_implementation
+    backbone.set_attn_implementation("eager")  # whatever it has by now may want arguments that nobody gives here
+    try:
+        difference = _difference(backbone)
+    finally:
+        backbone.set_attn_implementation(attention)
+    if difference:
         _log.info("unrolled layers do not suit this model", model=type(backbone).__name__, reason=difference)
         return None
     return Unrolled(backbone)
