@@ -75,6 +75,17 @@ def whole_digest(tensors: tuple[TensorEntry, ...], component: str = POLICY_COMPO
     return str(whole.hexdigest())
 
 
+def in_component(component: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors beside the policy's, by the names that they go under in a manifest: component/name."""
+    return {f"{component}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def component_of(name: str) -> str:
+    """The component of a manifest's tensor; the policy's own names have no slash."""
+    component, slash, _ = name.partition("/")
+    return component if slash else POLICY_COMPONENT
+
+
 def verified_in_place(entry: TensorEntry, data: npt.NDArray[np.uint8]) -> torch.Tensor:
     """The tensor that these bytes are; it shares the buffer, which belongs to it from now on.
 
@@ -104,8 +115,10 @@ __all__ = [
     "Manifest",
     "TensorEntry",
     "Version",
+    "component_of",
     "entries_of",
     "entry_of",
+    "in_component",
     "tensor_bytes",
     "verified_in_place",
     "whole_digest",

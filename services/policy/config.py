@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, model_validator
 
 from services.common.spec.base import Spec
 from services.common.spec.channel import ChannelSpec
+from services.common.spec.decoding import DecodingSpec
 from services.common.spec.run import SwapMode
 from services.common.spec.service import ModelSpec, ServiceSpec
 from services.policy.engines.base import Capability
@@ -72,11 +73,21 @@ class EngineSpec(Spec):
 
 
 class PolicyConfig(ServiceSpec):
-    """[server] [queue] [model] [weights] [log] [engine]."""
+    """[server] [queue] [model] [weights] [log] [engine] [decoding]."""
 
     model: ModelSpec
     engine: EngineSpec = EngineSpec()
+    decoding: DecodingSpec = DecodingSpec()
     weights: WeightSourceSpec | None = None
     max_rows: int = Field(64, ge=1, description="Completions generated at once.")
     max_completions: int = Field(4096, ge=1, description="Completions in one call.")
     max_new_tokens: int = Field(4096, ge=1, description="Most tokens that a call may ask for.")
+
+    @model_validator(mode="after")
+    def _engine_decodes(self) -> Self:
+        """Before anything is started: what runs elsewhere draws from its own distribution."""
+        if self.decoding.table and self.engine.kind != "transformers":
+            raise ValueError(
+                f"{self.decoding.table} needs the transformers engine: {self.engine.kind} cannot change what is drawn"
+            )
+        return self

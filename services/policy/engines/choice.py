@@ -28,7 +28,8 @@ def needed(config: PolicyConfig) -> set[Capability]:
     """What the engine must be able to do: what is named, and what a stage and a learner's weights imply."""
     implied: tuple[Capability, ...] = _OF_A_STAGE if config.queue else ()
     updates: tuple[Capability, ...] = ("weight_updates",) if config.weights else ()
-    return {*config.engine.require, *implied, *updates}
+    changed: tuple[Capability, ...] = ("logits_processors",) if config.decoding.table else ()
+    return {*config.engine.require, *implied, *updates, *changed}
 
 
 def check_capabilities(engine: Engine, wanted: set[Capability]) -> None:
@@ -40,10 +41,12 @@ def check_capabilities(engine: Engine, wanted: set[Capability]) -> None:
 def _open(config: PolicyConfig) -> tuple[Engine, Any]:
     spec, rows = config.engine, config.max_rows
     if spec.kind == "transformers":
+        from services.policy.engines.decoding import decoding_of
         from services.policy.engines.transformers_engine import TransformersEngine
 
         loaded = load_causal(config.model)
-        return TransformersEngine(loaded, max_rows=rows), loaded.tokenizer
+        decoding = decoding_of(loaded, config.decoding, follows=config.weights is not None)
+        return TransformersEngine(loaded, max_rows=rows, decoding=decoding), loaded.tokenizer
     from services.policy.engines.remote import RemoteModel
 
     model = RemoteModel(config.model)

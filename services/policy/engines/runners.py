@@ -17,12 +17,34 @@ from services.models.fused import FusedDecoder, fuse
 from services.policy.engines.kv_cache import KeyValueCache
 
 
+class RowCache(Protocol):
+    """What the decoding loop itself asks of a cache; see KeyValueCache."""
+
+    def reserve(self, rows: int, columns: int) -> None:
+        """Room for so many rows of so many tokens."""
+        ...
+
+    def drop(self, place: int) -> None:
+        """End a row; the last row moves to its place."""
+        ...
+
+    def forget(self) -> None:
+        """Drop the memory."""
+        ...
+
+
 class Runner(Protocol):
     """What the decoding loop asks of a model. Places are those of the cache."""
 
-    cache: KeyValueCache
-    # Most tokens that a row may have, where that is less than the context; 0: the context.
-    longest: int
+    @property
+    def cache(self) -> RowCache:
+        """Of its rows."""
+        ...
+
+    @property
+    def longest(self) -> int:
+        """Most tokens that a row may have, where that is less than the context; 0: the context."""
+        ...
 
     def refresh(self) -> None:
         """Follow weights that changed."""
