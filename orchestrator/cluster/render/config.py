@@ -99,15 +99,16 @@ def _model(run: TrainingRun, names: RunNames) -> dict[str, Any]:
 
 def _policy(run: TrainingRun, names: RunNames) -> dict[str, Any]:
     learner = f"{names.host(names.weights)}:{PORTS['learner'].grpc}"
-    rollout = run.spec.run_spec(names.run).rollout
+    spec = run.spec.run_spec(names.run)
+    decoding = spec.decoding.model_dump(mode="json", exclude_none=True)
     weights = {
         "address": learner,
         "peer_address": "auto",
         # One more than may be trained on: until a new version is there, everyone is behind.
-        "max_behind_steps": rollout.max_staleness + 1,
-        "swap": rollout.swap,
+        "max_behind_steps": spec.rollout.max_staleness + 1,
+        "swap": spec.rollout.swap,
     }
-    return {"model": _model(run, names), "weights": weights}
+    return {"model": _model(run, names), "weights": weights, **({"decoding": decoding} if decoding else {})}
 
 
 def _reference(run: TrainingRun, names: RunNames) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from pydantic.alias_generators import to_camel
 
 from services.common.spec.algorithms import GroupSpec, OnlineSpec, PpoSpec
 from services.common.spec.base import Spec, unsaid
+from services.common.spec.decoding import DecodingSpec, MaskSpec, ValuesSpec
 from services.common.spec.kinds import RunAlgorithmSpec, check_run_kind
-from services.common.spec.library import OfflineSpec
+from services.common.spec.library import IlqlSpec, NlpoSpec, OfflineSpec
 from services.common.spec.presets import AROUND
 from services.common.spec.service import ModelSpec
 
@@ -197,6 +198,24 @@ class RunSpec(Spec):
             if isinstance(algorithm, GroupSpec)
             else self.rollout.completions_per_prompt
         )
+
+    @property
+    def decoding(self) -> DecodingSpec:
+        """What the run's policy draws with, as the algorithm says."""
+        algorithm = self.algorithm
+        if isinstance(algorithm, NlpoSpec):
+            return DecodingSpec(mask=MaskSpec(top_p=algorithm.top_p, min_tokens=algorithm.min_tokens))
+        if isinstance(algorithm, IlqlSpec):
+            return DecodingSpec(values=ValuesSpec(beta=algorithm.beta, top_k=algorithm.top_k))
+        return DecodingSpec()
+
+    @model_validator(mode="after")
+    def _mask_is_all(self) -> RunSpec:
+        sampling = self.sampling
+        cut = sampling.top_k or min(sampling.top_p, sampling.top_p_end or 1.0) < 1
+        if isinstance(self.algorithm, NlpoSpec) and cut:
+            raise ValueError("nlpo's mask is the nucleus: sampling.top_p stays 1 and top_k 0")
+        return self
 
     @model_validator(mode="after")
     def _groups_fit(self) -> RunSpec:

@@ -58,6 +58,11 @@ class MaskModel:
             self.version += 1
         return due
 
+    def restore(self, state: dict[str, Any], *, version: int, updates: int) -> None:
+        """As it was after so many updates, its weights included."""
+        self.model.load_state_dict(state)
+        self.version, self._updates = version, updates
+
     def allowed(self, logits: torch.Tensor) -> torch.Tensor:
         """The nucleus of its logits, as the settings say."""
         return nucleus(logits, top_p=self._spec.top_p, min_tokens=self._spec.min_tokens)
