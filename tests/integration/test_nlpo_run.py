@@ -1,0 +1,101 @@
+"""NLPO over the services: real processes, real gRPC, a real queue server; a mask model that the policy engine holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from services.common.mask_bits import allows
+from services.learner.kept_rollouts import read_rollouts, rollout_file
+from services.learner.replay import recorded, replay
+from services.learner.sample import Sample
+from services.models.action_masks import nucleus, packed
+from tests.fakes.small_runs import BATCH, make_files, program, rows_of, write_run
+from tests.fakes.tiny_runs import loaded_from
+
+TOP_P, MIN_TOKENS = 0.8, 2
+SETTINGS = (
+    "algorithm.kind=nlpo",
+    f"algorithm.top_p={TOP_P}",
+    f"algorithm.min_tokens={MIN_TOKENS}",
+    "algorithm.refresh_every=2",
+    "algorithm.epochs=1",
+    "algorithm.importance_sampling.mode=token_truncate",
+    "optimiser.learning_rate=0.01",
+    "sampling.temperature=0.9",
+    "rollout.keep=true",
+    "checkpoint.every_steps=1",
+    "checkpoint.keep=9",
+)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of four steps, interrupted after the third. One update a step."""
+    files = make_files(tmp_path_factory.mktemp("files"))
+    run_file, out = write_run(files, *SETTINGS), files / "run"
+    for flags in (["--steps", "3"], ["--resume"]):
+        done = program("orchestrator", "train", str(run_file), "--out", str(out), *flags)
+        assert done.returncode == 0, done.stderr
+    return out
+
+
+def rollouts_of(out: Path, step: int) -> list[Sample]:
+    found = read_rollouts(rollout_file(out / "rollouts", step))
+    assert len(found) == BATCH
+    return found
+
+
+def nuclei(folder: Path, sample: Sample) -> np.ndarray:
+    """Of the model in a folder, before each token of the completion, packed."""
+    ids = torch.tensor(np.concatenate([sample.prompt_ids, sample.completion_ids]), dtype=torch.long)[None]
+    with torch.inference_mode():
+        logits = loaded_from(folder).model(input_ids=ids).logits[0, len(sample.prompt_ids) - 1 : -1]
+    return packed(nucleus(logits, top_p=TOP_P, min_tokens=MIN_TOKENS)).numpy()
+
+
+@pytest.mark.timeout(240)
+def test_no_masked_token_is_ever_sampled(out: Path) -> None:
+    """Every token lies within the mask that travelled with it, and the masks do mask; the metric says how much."""
+    for step in range(1, 5):
+        masked = []
+        for sample in rollouts_of(out, step):
+            assert sample.action_masks is not None
+            assert allows(sample.action_masks, sample.completion_ids).all()
+            masked += (263 - np.unpackbits(sample.action_masks, axis=1).sum(1)).tolist()
+        share = recorded(out, step)["policy/masked_share"]
+        assert share == pytest.approx(np.mean(masked) / 263)
+        assert 0.1 < share < 1
+
+
+def test_the_mask_is_refreshed(out: Path) -> None:
+    """Masks of steps 1 and 2 are nuclei of the starting model; of 3 and 4, after a resume too, of step 2's policy."""
+    second, start = out / "checkpoints" / "step-000002" / "model", out.parent / "model"
+    for step, of, other in ((1, start, second), (2, start, second), (3, second, start), (4, second, start)):
+        samples = rollouts_of(out, step)
+        for sample in samples:
+            np.testing.assert_array_equal(sample.action_masks, nuclei(of, sample))
+        assert any(not np.array_equal(one.action_masks, nuclei(other, one)) for one in samples)
+    assert [row["policy/mask_version"] for row in rows_of(out)] == [0, 0, 1, 1]
+
+
+def test_sampler_and_learner_agree_on_the_masked_policy(out: Path) -> None:
+    """The ratio of the learner's to the engine's probability is 1 in the first epoch, within the engine's error."""
+    for row in rows_of(out):
+        assert row["sampling/logprob_difference"] < 2e-5
+        for bound in ("min", "max"):
+            assert row[f"sampling/importance_sampling_ratio/{bound}"] == pytest.approx(1, abs=1e-4)
+        assert row["val/ratio"] == pytest.approx(1, abs=1e-6)
+    assert rows_of(out)[0]["objective/kl"] == pytest.approx(0, abs=1e-4)
+    assert abs(rows_of(out)[3]["objective/kl"]) > 1e-3
+
+
+def test_a_step_is_done_again_from_its_kept_masks(out: Path) -> None:
+    """`trimtab replay` of the last step: every figure that does not depend on a clock, also those of the masks."""
+    then, now = recorded(out, 4), replay(out, 4)
+    names = [name for name in now if name in then and not name.startswith("time/")]
+    assert "policy/masked_share" in names
+    assert [name for name in names if then[name] != now[name]] == []
