@@ -91,6 +91,10 @@ def _worker(
 
 
 def _policy(spec: RunSpec) -> Policy:
+    if spec.engine.kind != "transformers":
+        raise ConfigError(
+            f"--in-process generates in this process: engine.kind = {spec.engine.kind} is elsewhere"
+        )
     loaded = load_causal(spec.model)
     engine = TransformersEngine(loaded, decoding=decoding_of(loaded, spec.decoding))
     return Policy(engine, loaded.tokenizer)

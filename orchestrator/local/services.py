@@ -156,7 +156,6 @@ def _model(spec: RunSpec) -> dict[str, Any]:
 def _policy(name: str, spec: RunSpec, around: Surroundings) -> dict[str, Any]:
     if "learner" not in around.ports:
         return {"model": _model(spec)}
-    decoding = spec.decoding.model_dump(mode="json", exclude_none=True)
     weights = {
         "address": around.address("learner"),
         "peer_address": around.address(name),
@@ -165,7 +164,7 @@ def _policy(name: str, spec: RunSpec, around: Surroundings) -> dict[str, Any]:
         "swap": spec.rollout.swap,
         "deltas": False,
     }
-    return {"model": _model(spec), "weights": weights, **({"decoding": decoding} if decoding else {})}
+    return {"model": _model(spec), "weights": weights, **spec.generating()}
 
 
 def _reference(_name: str, spec: RunSpec, _around: Surroundings) -> dict[str, Any]:
