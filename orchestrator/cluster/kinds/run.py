@@ -16,6 +16,7 @@ from services.common.spec.algorithms import PpoSpec
 from services.common.spec.base import Spec
 from services.common.spec.engine import EngineSpec, unfit_for_training
 from services.common.spec.kinds import AlgorithmSpec, check_kind
+from services.common.spec.library import NlpoSpec
 from services.common.spec.run import (
     CheckpointSpec,
     DataSpec,
@@ -363,7 +364,7 @@ class TrainingRunSpec(Spec):
         told = unfit_for_training(self.engine, plain=True, decoding="")
         if told:
             raise ValueError(told)
-        if self.engine.kind != "transformers" and self.algorithm.kind == "nlpo":
+        if self.engine.kind != "transformers" and isinstance(self.algorithm, NlpoSpec):
             raise ValueError("engine: nlpo bounds what is drawn, which only transformers can")
         if self.engine.url and (policy.replicas > 1 or policy.scaling.mode != "Static"):
             raise ValueError(
