@@ -18,7 +18,6 @@ class PairedRunner:
     def __init__(self, first: Runner, second: Runner) -> None:
         self._first, self._second = first, second
         self.cache = _PairedCache(first.cache, second.cache)
-        self.longest = first.longest
         self._width = 0
 
     def refresh(self) -> None:

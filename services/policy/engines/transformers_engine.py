@@ -228,8 +228,9 @@ class TransformersEngine:
             )
 
     def _limit(self, request: Request) -> int:
-        longest = min(self.facts.context_length, self._runner.longest or self.facts.context_length)
-        return min(request.sampling.max_new_tokens, max(1, longest - len(request.prompt_ids)))
+        return min(
+            request.sampling.max_new_tokens, max(1, self.facts.context_length - len(request.prompt_ids))
+        )
 
 
 def _sampler_key(sampling: Sampling) -> tuple[float, float, int]:
