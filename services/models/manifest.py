@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,6 +86,11 @@ def component_of(name: str) -> str:
     return component if slash else POLICY_COMPONENT
 
 
+def policy_digest(tensors: Iterable[TensorEntry]) -> str:
+    """The digest of the policy's own tensors: what a model's folder holds, whatever else is served beside it."""
+    return whole_digest(tuple(entry for entry in tensors if component_of(entry.name) == POLICY_COMPONENT))
+
+
 def verified_in_place(entry: TensorEntry, data: npt.NDArray[np.uint8]) -> torch.Tensor:
     """The tensor that these bytes are; it shares the buffer, which belongs to it from now on.
 
@@ -119,6 +124,7 @@ __all__ = [
     "entries_of",
     "entry_of",
     "in_component",
+    "policy_digest",
     "tensor_bytes",
     "verified_in_place",
     "whole_digest",

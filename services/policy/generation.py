@@ -19,7 +19,15 @@ from services.common.errors import Corrupted, InvalidInput, Mismatch, Unavailabl
 from services.common.spec.run import SwapMode
 from services.models.facts import ModelFacts, digest_of
 from services.models.loading import encode_prompt
-from services.models.manifest import Manifest, TensorEntry, Version, component_of, entries_of, whole_digest
+from services.models.manifest import (
+    Manifest,
+    TensorEntry,
+    Version,
+    component_of,
+    entries_of,
+    policy_digest,
+    whole_digest,
+)
 from services.models.snapshots import Snapshot
 from services.policy.engines.base import Draft, Emit, Engine, Ids, Request
 
@@ -174,10 +182,14 @@ class Policy:
         return True
 
     def require(self, wanted: Version) -> None:
-        """Raises Mismatch unless exactly these weights are loaded: by digest, or without one by epoch and step."""
+        """Raises Mismatch unless exactly these weights are loaded: by digest, or without one by epoch and step.
+
+        The digest is of all that is served, or of the policy's own tensors.
+        """
         self.apply_offered()
         own = self.version
-        same = wanted.digest == own.digest if wanted.digest else wanted.at_least(own) and own.at_least(wanted)
+        digests = (own.digest, policy_digest(self._entries.values()))
+        same = wanted.digest in digests if wanted.digest else wanted.at_least(own) and own.at_least(wanted)
         if not same:
             raise Mismatch(
                 f"weights {wanted.digest[:12]} (epoch {wanted.epoch}, step {wanted.step}) are asked for, those "

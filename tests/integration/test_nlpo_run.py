@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from services.common.errors import Mismatch
 from services.common.mask_bits import allows
+from services.common.spec.decoding import DecodingSpec
 from services.learner.kept_rollouts import read_rollouts, rollout_file
 from services.learner.replay import recorded, replay
 from services.learner.sample import Sample
 from services.models.action_masks import nucleus, packed
+from services.models.loading import serving_state
+from services.models.manifest import Version, entries_of, whole_digest
+from services.policy.engines.decoding import decoding_of
+from services.policy.engines.transformers_engine import TransformersEngine
+from services.policy.generation import Policy
 from tests.fakes.service_runs import run_over_services
 from tests.fakes.small_runs import BATCH, make_files, rows_of, small_spec
 from tests.fakes.tiny_runs import loaded_from
@@ -91,6 +99,19 @@ def test_sampler_and_learner_agree_on_the_masked_policy(out: Path) -> None:
         assert row["val/ratio"] == pytest.approx(1, abs=1e-6)
     assert rows_of(out)[0]["objective/kl"] == pytest.approx(0, abs=1e-4)
     assert abs(rows_of(out)[3]["objective/kl"]) > 1e-3
+
+
+def test_the_runs_model_is_found_by_what_was_published(out: Path) -> None:
+    """published.json names the bytes of model/, which a policy that masks serves too, beside others."""
+    published = json.loads((out / "published.json").read_text())
+    loaded = loaded_from(out / "model")
+    assert published["digest"] == whole_digest(entries_of(serving_state(loaded.model)))
+    decoding = decoding_of(loaded, DecodingSpec.model_validate({"mask": {}}))
+    policy = Policy(TransformersEngine(loaded, decoding=decoding), loaded.tokenizer)
+    assert policy.version.digest != published["digest"]
+    policy.require(Version(1, 4, published["digest"]))
+    with pytest.raises(Mismatch):
+        policy.require(Version(1, 4, "0" * 64))
 
 
 def test_a_step_is_done_again_from_its_kept_masks(out: Path) -> None:
