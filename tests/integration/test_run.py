@@ -19,7 +19,7 @@ from orchestrator.local.in_process import run_in_process
 from orchestrator.local.layout import RunLayout
 from orchestrator.local.stack import Stack
 from orchestrator.planning.processes import Limits
-from services.common.errors import Corrupted
+from services.common.errors import ConfigError, Corrupted
 from services.common.spec.run import RunSpec
 from services.common.stages.tools import RedisTools
 from services.learner.run import Run
@@ -170,6 +170,14 @@ def test_an_algorithm_that_there_is_not_is_refused(files: Path, tmp_path: Path) 
     assert done.returncode == 2
     assert "algorithm.kind = npg" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_an_engine_elsewhere_is_refused_in_process(files: Path, tmp_path: Path) -> None:
+    """One line: nothing of it would run in this process."""
+    engine = {"kind": "vllm", "url": "http://127.0.0.1:1", "weights_folder": "/w"}
+    spec = RunSpec.model_validate({**run_tables(files), "engine": engine})
+    with pytest.raises(ConfigError, match=r"engine\.kind = vllm is elsewhere"):
+        run_here(spec, tmp_path / "run")
 
 
 @pytest.mark.timeout(240)
