@@ -361,7 +361,7 @@ class TrainingRunSpec(Spec):
         policy = self.roles.policy
         if self.engine_key_secret is not None and not self.engine.url:
             raise ValueError("engineKeySecret is for an engine at a url")
-        told = unfit_for_training(self.engine, plain=True, decoding="")
+        told = unfit_for_training(self.engine, plain=self.sampling.plain, decoding="")
         if told:
             raise ValueError(told)
         if self.engine.kind != "transformers" and isinstance(self.algorithm, NlpoSpec):
