@@ -23,9 +23,11 @@ from services.learner.algorithms.nlpo import MaskModel
 from services.learner.sample import Sample
 from services.models.action_masks import MASK_COMPONENT, masked_logits, unpacked
 from services.models.loading import serving_state
-from services.models.logprobs import CHUNK_ROWS, Temperature
+from services.models.logprobs import Temperature
 from services.models.manifest import in_component
 
+CHUNK_ROWS = 128
+"""Rows of logits that stand in float32 at once, with their masks."""
 Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 _ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1)
 """Bits that are set in each byte."""
