@@ -24,6 +24,7 @@ from services.learner.run import Run
 from services.learner.training import Trainer
 from services.learner.weights import PublishedWeights
 from services.models.loading import load_causal
+from services.policy.engines.decoding import decoding_of
 from services.policy.engines.transformers_engine import TransformersEngine
 from services.policy.generation import Policy, Update
 from services.policy.worker import PolicyProcessor
@@ -90,8 +91,13 @@ def _worker(
 
 
 def _policy(spec: RunSpec) -> Policy:
+    if spec.engine.kind != "transformers":
+        raise ConfigError(
+            f"--in-process generates in this process: engine.kind = {spec.engine.kind} is elsewhere"
+        )
     loaded = load_causal(spec.model)
-    return Policy(TransformersEngine(loaded), loaded.tokenizer)
+    engine = TransformersEngine(loaded, decoding=decoding_of(loaded, spec.decoding))
+    return Policy(engine, loaded.tokenizer)
 
 
 def _processor(spec: RunSpec, stage: str, policy: Policy) -> StageProcessor:

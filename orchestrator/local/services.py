@@ -172,7 +172,7 @@ def _policy(name: str, spec: RunSpec, around: Surroundings) -> dict[str, Any]:
         "swap": spec.rollout.swap,
         "deltas": False,
     }
-    return {"model": _model(spec), "weights": weights}
+    return {"model": _model(spec), "weights": weights, **spec.generating()}
 
 
 def _reference(_name: str, spec: RunSpec, _around: Surroundings) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Rollouts kept as Parquet, one file a step and one row a completion, and read again as what the step took.
 
-    rollouts/step-000123.parquet    group, prompt and completion ids, all log-probs, loss mask, scores, versions
+    rollouts/step-000123.parquet    group, prompt and completion ids, log-probs, masks, scores, versions
 
 Written before the step with what the trainer is given, so that the same trainer makes the same loss of it. Owns the
 columns; pyarrow comes with the extra `data`.
@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from services.common.errors import ConfigError, Corrupted, NotFound
+from services.common import mask_bits
+from services.common.errors import ConfigError, Corrupted, InvalidInput, NotFound
 from services.learner.checkpoints import storage_errors
 from services.learner.sample import Sample
 from trimtab.rollout.v1.rollout_pb2 import RolloutGroup
@@ -56,7 +57,7 @@ def read_rollouts(path: Path) -> list[Sample]:
     try:
         rows = parquet.read_table(path).to_pylist()
         return [_sample(row) for row in rows]
-    except (arrow.ArrowInvalid, KeyError, TypeError) as error:
+    except (arrow.ArrowInvalid, KeyError, TypeError, InvalidInput) as error:
         raise Corrupted(f"{path} cannot be read: {str(error)[:200]}") from error
 
 
@@ -69,6 +70,8 @@ def _rows(group: RolloutGroup, samples: Sequence[Sample]) -> list[dict[str, Any]
     found = []
     for sample, completion in zip(samples, group.completions, strict=True):
         row: dict[str, Any] = {name: getattr(sample, name) for name in (*_ARRAYS, *_PLAIN)}
+        if sample.action_masks is not None:
+            row["action_masks"] = mask_bits.to_wire(sample.action_masks)
         row["admission_number"] = group.admission_number
         row["prompt_id"] = group.prompt.prompt_id
         row["text"] = completion.text
@@ -82,7 +85,10 @@ def _rows(group: RolloutGroup, samples: Sequence[Sample]) -> list[dict[str, Any]
 
 def _sample(row: dict[str, Any]) -> Sample:
     arrays: dict[str, Any] = {name: np.array(row[name], kind) for name, kind in _ARRAYS.items()}
-    return Sample(**arrays, **{name: row[name] for name in _PLAIN})
+    masks = None
+    if row.get("action_masks") is not None:
+        masks = mask_bits.from_wire(row["action_masks"], len(arrays["completion_ids"]), field="action_masks")
+    return Sample(**arrays, **{name: row[name] for name in _PLAIN}, action_masks=masks)
 
 
 def _pyarrow() -> tuple[Any, Any]:

@@ -6,8 +6,10 @@ import math
 
 import numpy as np
 
+from services.common import mask_bits
 from services.common.arrays import from_numpy, to_vector
 from services.common.errors import Corrupted
+from services.common.spec.library import NlpoSpec
 from services.common.spec.run import RunSpec
 from services.learner.ledger import Admitted
 from services.learner.prompts import Prompt
@@ -109,7 +111,18 @@ def _sample(
         group=group.group_id,
         temperature=group.sampling.temperature or spec.sampling.temperature,
         top_p=group.sampling.top_p or spec.sampling.top_p,
+        action_masks=_masks(one, ids, field) if isinstance(spec.algorithm, NlpoSpec) else None,
     )
+
+
+def _masks(one: rollout.Completion, ids: np.ndarray, field: str) -> mask_bits.MaskBits:
+    """What could be drawn at each token: its own token always could."""
+    masks = mask_bits.from_wire(one.action_masks, len(ids), field=f"{field}.action_masks")
+    outside = np.flatnonzero(~mask_bits.allows(masks, ids)) if masks.size else [0]
+    if len(outside):
+        told = f"token {outside[0]} was drawn outside its mask" if masks.size else "there are no action masks"
+        raise Corrupted(f"{field}: {told}: was it drawn with decoding.mask?")
+    return masks
 
 
 def _score(one: rollout.Completion, spec: RunSpec, field: str) -> float:

@@ -18,7 +18,7 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -36,7 +36,7 @@ from services.learner.metrics import append_metrics, keep_metrics, timings
 from services.learner.offline.batches import OfflineBatches
 from services.learner.weights import PublishedWeights
 from services.models.loading import LoadedModel
-from services.models.manifest import Version
+from services.models.manifest import Version, policy_digest
 from services.models.master_weights import MasterWeights
 
 Phase = Literal["loading", "training", "paused", "finished", "failed"]
@@ -324,8 +324,12 @@ class Run:
         self.state.last_checkpoint, self._checkpointed_step = str(path), self.step
 
     def _write_model(self) -> None:
-        """model/, and published.json: the version whose bytes it holds, for whoever must be sure of it."""
+        """model/, and published.json: the version whose bytes it holds, for whoever must be sure of it.
+
+        Its digest is of the policy alone, as the folder is.
+        """
         assert self.state.version is not None  # noqa: S101 - _begin published
+        held = replace(self.state.version, digest=policy_digest(self._weights.newest().manifest.tensors))
         folder, published = self.config.out / "model", self.config.out / "published.json"
         with storage_errors(f"the trained model in {folder}"):
             write_folder(folder, self._write_whole)
@@ -334,7 +338,7 @@ class Run:
                     write_folder(
                         self.config.out / "model-average", lambda aside: write_model(self._loaded, aside)
                     )
-            published.write_text(json.dumps(asdict(self.state.version)) + "\n")
+            published.write_text(json.dumps(asdict(held)) + "\n")
 
     def _write_whole(self, folder: Path) -> None:
         write_model(self._loaded, folder)

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from services.common.mask_bits import MaskBits
+
 Ids = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
 
@@ -29,6 +31,8 @@ class Sample:
     temperature: float | None = None
     """It was drawn with; None: the run's."""
     top_p: float | None = None
+    action_masks: MaskBits | None = None
+    """NLPO: what could be drawn at each token, uint8 [length, ceil(vocabulary / 8)]."""
 
 
 def group_numbers(samples: Sequence[Sample]) -> torch.Tensor:

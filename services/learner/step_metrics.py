@@ -29,7 +29,7 @@ def step_metrics(
     critic: there are values to tell of; corrected: there are importance factors.
     """
     mask = rollouts.mask
-    kl = (k1(rollouts.old_logprobs, rollouts.reference_logprobs) * mask).sum(-1)
+    kl = (k1(rollouts.unmasked, rollouts.reference_logprobs) * mask).sum(-1)
     non_score = -targets.kl_coefficient * targets.kl.sum(-1)
     metrics = {
         "objective/kl": float(kl.mean()),

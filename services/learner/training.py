@@ -19,13 +19,14 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from services.common.spec.algorithms import PpoSpec
-from services.common.spec.library import TrpoSpec
+from services.common.spec.library import NlpoSpec, TrpoSpec
 from services.common.spec.run import RunSpec
 from services.learner.algorithms.base import Current, Part, Rollouts, Targets, cut, merged, taken
 from services.learner.algorithms.importance import importance
 from services.learner.algorithms.kl import KlController, measured_kl
 from services.learner.algorithms.registry import algorithm_of
 from services.learner.critics import critic_of
+from services.learner.masked_policy import MaskedPolicy
 from services.learner.pretraining import drawn, text_losses
 from services.learner.rows import before, padded, sequence_ids, wide
 from services.learner.sample import Ids, Sample, group_numbers
@@ -45,6 +46,8 @@ class _Pass:
     logprobs: list[torch.Tensor]
     values: list[torch.Tensor]
     entropy: list[torch.Tensor]
+    raw: list[torch.Tensor]
+    """Log-probs before the action mask, where there is one; else the same."""
 
 
 class Trainer:
@@ -64,6 +67,7 @@ class Trainer:
             self.model.set_attn_implementation("eager")  # fused attention has no second derivative
         self._split = frozen(self.model, spec.optimiser)
         self.critic = critic_of(spec, loaded)
+        self.masked = MaskedPolicy(self.model, self.settings) if isinstance(self.settings, NlpoSpec) else None
         self._past_end = getattr(self.settings, "score_position", "") == "past_end"
         self.optimiser = optimiser_of(
             self.model, self.critic.parameters() if self.critic else [], spec.optimiser
@@ -113,8 +117,11 @@ class Trainer:
         metrics |= moved | {name: value / len(updates) for name, value in totals.items()}
         metrics["lr"] = self.spec.optimiser.learning_rate * factor
         penalty = measured_kl(
-            self.settings.penalty, rollouts.old_logprobs, rollouts.reference_logprobs, rollouts.mask
+            self.settings.penalty, rollouts.unmasked, rollouts.reference_logprobs, rollouts.mask
         )
+        if self.masked is not None:
+            metrics |= self.masked.metrics(samples)
+            self.masked.updated(self.model, len(updates))
         self.kl = self.kl.updated(penalty, len(samples))
         self.step_number += 1
         self.episodes += len(samples)
@@ -124,7 +131,8 @@ class Trainer:
 
     def serving_weights(self) -> dict[str, torch.Tensor]:
         """The policy's weights in serving dtype; exactly the cast of the trained ones."""
-        return serving_state(self.model)
+        beside = self.masked.weights() if self.masked else {}
+        return serving_state(self.model) | beside
 
     def components(self) -> dict[str, dict[str, torch.Tensor]]:
         """Nothing beside the model: a critic is for training alone."""
@@ -138,6 +146,7 @@ class Trainer:
             "kl_coefficient": self.kl.coefficient,
             "scores": self.scores.state(),
             "value_head": self.critic.head.state_dict() if self.critic else {},
+            "mask": self.masked.state() if self.masked else {},
             "optimiser": self.optimiser.state_dict(),
         }
 
@@ -149,6 +158,8 @@ class Trainer:
         self.scores = ScoreNormaliser.of(state["scores"], enabled=self.settings.normalise_scores)
         if self.critic:
             self.critic.head.load_state_dict(state["value_head"])
+        if self.masked:
+            self.masked.restore(state["mask"])
         self.optimiser.load_state_dict(state["optimiser"])
 
     def _trunk(self, samples: Sequence[Sample]) -> list[torch.Tensor]:
@@ -177,15 +188,14 @@ class Trainer:
         entropy: bool = False,
     ) -> _Pass:
         """Log-probs, values and, where asked for, entropy (else 0) of the named rows, in their order."""
-        result = _Pass(
-            [torch.empty(0)] * len(rows), [torch.empty(0)] * len(rows), [torch.empty(0)] * len(rows)
-        )
+        result = _Pass(*([torch.empty(0)] * len(rows) for _ in range(4)))
         with torch.set_grad_enabled(gradient):
             for micro in self._micro_batches([samples[row] for row in rows]):
                 chosen = [rows[at] for at in micro]
                 pieces = self._forward_micro(samples, trunk, chosen, entropy)
-                for at, logprobs, values, spread in zip(micro, *pieces, strict=True):
+                for at, logprobs, values, spread, raw in zip(micro, *pieces, strict=True):
                     result.logprobs[at], result.values[at], result.entropy[at] = logprobs, values, spread
+                    result.raw[at] = raw
         return result
 
     def _forward_micro(
@@ -199,7 +209,10 @@ class Trainer:
         wanted = [torch.tensor(sample.completion_ids, dtype=torch.long) for sample in chosen]
         head, goal = self.model.get_output_embeddings().weight, torch.cat(wanted).to(hidden.device)
         temperature = self._temperature(chosen, lengths, states.device)
-        if entropy:
+        raw = None
+        if self.masked is not None:
+            logprobs, raw, spread = self.masked.logprobs(states, head, goal, temperature, chosen)
+        elif entropy:
             logprobs, spread = token_logprobs_and_entropy(states, head, goal, temperature)
         else:
             logprobs = token_logprobs(states, head, goal, temperature)
@@ -210,7 +223,8 @@ class Trainer:
         else:
             ids = [torch.tensor(sequence_ids(sample), dtype=torch.long) for sample in chosen]
             values = self.critic.values(before(self.critic.states(hidden, ids), chosen, valued))
-        return logprobs.split(lengths), values.split(valued), spread.split(lengths)
+        raws = (logprobs if raw is None else raw).split(lengths)
+        return logprobs.split(lengths), values.split(valued), spread.split(lengths), raws
 
     def _temperature(
         self, samples: Sequence[Sample], lengths: Sequence[int], device: torch.device
@@ -252,6 +266,7 @@ class Trainer:
             importance=importance(settings.importance_sampling, old, behaviour, mask),
             scores=scores,
             groups=group_numbers(samples),
+            raw_logprobs=padded(proximal.raw, width) * mask if self.masked else None,
         )
         return rollouts, raw
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +75,22 @@ def whole_digest(tensors: tuple[TensorEntry, ...], component: str = POLICY_COMPO
     return str(whole.hexdigest())
 
 
+def in_component(component: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors beside the policy's, by the names that they go under in a manifest: component/name."""
+    return {f"{component}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def component_of(name: str) -> str:
+    """The component of a manifest's tensor; the policy's own names have no slash."""
+    component, slash, _ = name.partition("/")
+    return component if slash else POLICY_COMPONENT
+
+
+def policy_digest(tensors: Iterable[TensorEntry]) -> str:
+    """The digest of the policy's own tensors: what a model's folder holds, whatever else is served beside it."""
+    return whole_digest(tuple(entry for entry in tensors if component_of(entry.name) == POLICY_COMPONENT))
+
+
 def verified_in_place(entry: TensorEntry, data: npt.NDArray[np.uint8]) -> torch.Tensor:
     """The tensor that these bytes are; it shares the buffer, which belongs to it from now on.
 
@@ -104,8 +120,11 @@ __all__ = [
     "Manifest",
     "TensorEntry",
     "Version",
+    "component_of",
     "entries_of",
     "entry_of",
+    "in_component",
+    "policy_digest",
     "tensor_bytes",
     "verified_in_place",
     "whole_digest",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 from services.common.errors import InvalidInput
 from services.models.facts import ModelFacts
-from services.models.manifest import POLICY_COMPONENT, Manifest, TensorEntry, Version
+from services.models.manifest import Manifest, TensorEntry, Version, component_of
 from trimtab.common.v1 import common_pb2 as common
 from trimtab.weights.v1 import weights_pb2 as weights
 
@@ -47,18 +49,22 @@ def version_of(message: common.WeightsVersion) -> Version:
 
 
 def manifest_message(manifest: Manifest) -> weights.WeightManifest:
-    """A manifest on the wire: one component, the policy."""
-    entries = [
-        weights.TensorEntry(
-            name=entry.name, dtype=_DTYPE[entry.dtype], shape=entry.shape, digest=entry.digest
-        )
-        for entry in manifest.tensors
+    """A manifest on the wire: the policy, and what is served beside it."""
+    components = [
+        weights.WeightComponent(name=name, tensors=[_entry_message(entry) for entry in entries])
+        for name, entries in groupby(manifest.tensors, key=lambda entry: component_of(entry.name))
     ]
     return weights.WeightManifest(
         version=version_message(manifest.version),
-        components=[weights.WeightComponent(name=POLICY_COMPONENT, tensors=entries)],
+        components=components,
         total_bytes=sum(entry.size_bytes for entry in manifest.tensors),
         tokenizer_fingerprint=manifest.tokenizer_fingerprint,
+    )
+
+
+def _entry_message(entry: TensorEntry) -> weights.TensorEntry:
+    return weights.TensorEntry(
+        name=entry.name, dtype=_DTYPE[entry.dtype], shape=entry.shape, digest=entry.digest
     )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from services.common.spec.base import Spec
+from services.common.spec import engine
 from services.common.spec.channel import ChannelSpec
+from services.common.spec.decoding import DecodingSpec
 from services.common.spec.run import SwapMode
 from services.common.spec.service import ModelSpec, ServiceSpec
 from services.policy.engines.base import Capability
@@ -36,47 +36,37 @@ class WeightSourceSpec(ChannelSpec):
     swap: SwapMode = Field("wait", description="What becomes of generation in flight; see RolloutSpec.swap.")
 
 
-class EngineSpec(Spec):
-    """[engine]: what generates. [model] names its tokenizer in every case, its weights where they run in process."""
+class EngineSpec(engine.EngineSpec):
+    """[engine]: what generates, and what it must be able to do."""
 
-    kind: Literal["transformers", "vllm", "tgi", "openai"] = "transformers"
-    url: str = Field("", description="The server's, for vllm, tgi and openai: http://host:port.")
-    command: tuple[str, ...] = Field(
-        (), description="vllm: what to start beside this one instead, as in ['vllm', 'serve']."
-    )
-    flags: tuple[str, ...] = Field((), description="vllm: more flags of its `serve`.")
-    served_model: str = Field("", description="openai: the model's name there; empty: the first one listed.")
-    api_key: SecretStr = Field(SecretStr(""), description="Sent as a bearer token.")
-    weights_folder: Path | None = Field(
-        None, description="vllm: a folder that it sees too, for new weights; absent: it keeps those it has."
-    )
-    timeout_seconds: float = Field(600, gt=0, description="One call of the server, at most.")
+    api_key: SecretStr = Field(SecretStr(""), description="Sent as a bearer token; or key_file.")
     require: tuple[Capability, ...] = Field(
         (), description="What the engine must be able to do; one that cannot refuses to start."
     )
 
     @model_validator(mode="after")
-    def _is_whole(self) -> Self:
-        if self.kind == "transformers":
-            if self.url or self.command:
-                raise ValueError("the transformers engine runs in process: it takes neither url nor command")
-        elif self.command and (self.url or self.kind != "vllm"):
-            raise ValueError("command is for the vllm engine, in place of a url")
-        elif not self.url and not self.command:
-            raise ValueError(
-                f"the {self.kind} engine needs a url" + (" or a command" * (self.kind == "vllm"))
-            )
-        if self.weights_folder and self.kind != "vllm":
-            raise ValueError("weights_folder is for the vllm engine")
+    def _one_key(self) -> Self:
+        if self.key_file and self.api_key.get_secret_value():
+            raise ValueError("expected one of api_key and key_file")
         return self
 
 
 class PolicyConfig(ServiceSpec):
-    """[server] [queue] [model] [weights] [log] [engine]."""
+    """[server] [queue] [model] [weights] [log] [engine] [decoding]."""
 
     model: ModelSpec
     engine: EngineSpec = EngineSpec()
+    decoding: DecodingSpec = DecodingSpec()
     weights: WeightSourceSpec | None = None
     max_rows: int = Field(64, ge=1, description="Completions generated at once.")
     max_completions: int = Field(4096, ge=1, description="Completions in one call.")
     max_new_tokens: int = Field(4096, ge=1, description="Most tokens that a call may ask for.")
+
+    @model_validator(mode="after")
+    def _engine_decodes(self) -> Self:
+        """Before anything is started: what runs elsewhere draws from its own distribution."""
+        if self.decoding.table and self.engine.kind != "transformers":
+            raise ValueError(
+                f"{self.decoding.table} needs the transformers engine: {self.engine.kind} cannot change what is drawn"
+            )
+        return self

@@ -19,11 +19,21 @@ from services.common.errors import Corrupted, InvalidInput, Mismatch, Unavailabl
 from services.common.spec.run import SwapMode
 from services.models.facts import ModelFacts, digest_of
 from services.models.loading import encode_prompt
-from services.models.manifest import Manifest, TensorEntry, Version, entries_of, whole_digest
+from services.models.manifest import (
+    Manifest,
+    TensorEntry,
+    Version,
+    component_of,
+    entries_of,
+    policy_digest,
+    whole_digest,
+)
 from services.models.snapshots import Snapshot
 from services.policy.engines.base import Draft, Emit, Engine, Ids, Request
 
 _POLL_SECONDS = 0.2
+_TABLES = {"q_heads": "values", "mask_model": "mask"}
+"""Which table of [decoding] takes which component of the weights."""
 CHECKED_SHARE = 8
 """Of the tensors that a swap changed, every eighth is read back, so that eight swaps look at all of them."""
 Spans = list[tuple[int, Version]]
@@ -80,6 +90,7 @@ class Policy:
     def check_manifest(self, manifest: Manifest) -> None:
         """Raises Mismatch for weights that this model cannot take over whole, before a byte of them is fetched."""
         named, own = manifest.by_name(), self.entries()
+        self._check_components(set(named), set(own))
         if odd := sorted(named.keys() ^ own.keys()):
             side = "the learner lacks" if odd[0] in own else "this model does not have"
             raise Mismatch(f"the weights are of another model: {side} {odd[0]}")
@@ -89,6 +100,16 @@ class Policy:
                     f"{name}: weights bring {entry.dtype} {list(entry.shape)}, the model has "
                     f"{own[name].dtype} {list(own[name].shape)}"
                 )
+
+    def _check_components(self, named: set[str], own: set[str]) -> None:
+        """Raises Mismatch where one side has a component that the other has not: its decoding is another."""
+        theirs, here = ({component_of(name) for name in names} for names in (named, own))
+        if more := sorted(theirs - here):
+            table = _TABLES.get(more[0], "")
+            told = f"this policy does not decode with: set decoding.{table}" if table else "is not known here"
+            raise Mismatch(f"the learner publishes {more[0]}, which {told}")
+        if lacking := sorted(here - theirs):
+            raise Mismatch(f"this policy decodes with {lacking[0]}, which the learner does not publish")
 
     def offer(self, update: Update) -> None:
         """Hand over verified weights from any thread; they are swapped in before the next batch."""
@@ -161,10 +182,14 @@ class Policy:
         return True
 
     def require(self, wanted: Version) -> None:
-        """Raises Mismatch unless exactly these weights are loaded: by digest, or without one by epoch and step."""
+        """Raises Mismatch unless exactly these weights are loaded: by digest, or without one by epoch and step.
+
+        The digest is of all that is served, or of the policy's own tensors.
+        """
         self.apply_offered()
         own = self.version
-        same = wanted.digest == own.digest if wanted.digest else wanted.at_least(own) and own.at_least(wanted)
+        digests = (own.digest, policy_digest(self._entries.values()))
+        same = wanted.digest in digests if wanted.digest else wanted.at_least(own) and own.at_least(wanted)
         if not same:
             raise Mismatch(
                 f"weights {wanted.digest[:12]} (epoch {wanted.epoch}, step {wanted.step}) are asked for, those "

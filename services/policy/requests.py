@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from services.common import mask_bits
 from services.common.arrays import from_numpy, set_array, to_vector
 from services.common.errors import InvalidInput
 from services.common.validation import Violations, token_ids
@@ -96,6 +97,7 @@ def draft_of(completion: rollout.Completion) -> Draft:
         sampled_logprobs=to_vector(
             completion.sampled_logprobs, "float32", field="completion.sampled_logprobs"
         ),
+        masks=_masks_of(completion),
         finish=next(name for name, number in _FINISH.items() if number == completion.finish_reason),
     )
     if not {len(draft.raw_logprobs), len(draft.sampled_logprobs)} <= {0, len(draft.token_ids)}:
@@ -104,6 +106,13 @@ def draft_of(completion: rollout.Completion) -> Draft:
             f"{len(draft.sampled_logprobs)} sampled log-probs"
         )
     return draft
+
+
+def _masks_of(completion: rollout.Completion) -> mask_bits.MaskBits | None:
+    if not completion.action_masks:
+        return None
+    length = completion.token_ids.shape[0]
+    return mask_bits.from_wire(completion.action_masks, length, field="completion.action_masks")
 
 
 def write_draft(
@@ -124,6 +133,7 @@ def write_draft(
     set_array(completion.token_ids, draft.token_ids)
     set_array(completion.raw_logprobs, draft.raw_logprobs)
     set_array(completion.sampled_logprobs, draft.sampled_logprobs)
+    completion.action_masks = b"" if draft.masks is None else mask_bits.to_wire(draft.masks)
     completion.finish_reason = _FINISH[draft.finish]
     completion.text = text
 

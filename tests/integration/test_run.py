@@ -19,7 +19,7 @@ from orchestrator.local.in_process import run_in_process
 from orchestrator.local.layout import RunLayout
 from orchestrator.local.stack import Stack
 from orchestrator.planning.processes import Limits
-from services.common.errors import Corrupted
+from services.common.errors import ConfigError, Corrupted
 from services.common.spec.run import RunSpec
 from services.common.stages.tools import RedisTools
 from services.learner.run import Run
@@ -107,8 +107,9 @@ def test_in_process_is_reproducible(files: Path, tmp_path: Path) -> None:
         ({"kind": "rft", "num_generations": 2}, 2),
         ({"preset": "openai-2019"}, 1),
         ({"kind": "trpo", "critic_passes": 2, "cg_steps": 3}, 1),
+        ({"kind": "nlpo", "refresh_every": 2}, 1),
     ],
-    ids=["grpo", "rloo", "reinforce++", "a2c", "rft", "preset", "trpo"],
+    ids=["grpo", "rloo", "reinforce++", "a2c", "rft", "preset", "trpo", "nlpo"],
 )
 def test_each_algorithm_trains_a_run(
     files: Path, tmp_path: Path, algorithm: dict[str, object], group: int
@@ -155,7 +156,7 @@ def test_what_a_reader_reports_wrongly_ends_the_run(
     assert [row["step"] for row in rows_of(tmp_path / "run")] == [1]
 
 
-def test_an_algorithm_that_no_run_can_train_with_is_refused(files: Path, tmp_path: Path) -> None:
+def test_an_algorithm_that_there_is_not_is_refused(files: Path, tmp_path: Path) -> None:
     """One line says what there is."""
     done = program(
         "orchestrator",
@@ -164,11 +165,19 @@ def test_an_algorithm_that_no_run_can_train_with_is_refused(files: Path, tmp_pat
         "--out",
         str(tmp_path / "run"),
         "--set",
-        "algorithm.kind=nlpo",
+        "algorithm.kind=npg",
     )
     assert done.returncode == 2
-    assert "algorithm.kind = nlpo" in done.stderr
+    assert "algorithm.kind = npg" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_an_engine_elsewhere_is_refused_in_process(files: Path, tmp_path: Path) -> None:
+    """One line: nothing of it would run in this process."""
+    engine = {"kind": "vllm", "url": "http://127.0.0.1:1", "weights_folder": "/w"}
+    spec = RunSpec.model_validate({**run_tables(files), "engine": engine})
+    with pytest.raises(ConfigError, match=r"engine\.kind = vllm is elsewhere"):
+        run_here(spec, tmp_path / "run")
 
 
 @pytest.mark.timeout(240)

@@ -40,7 +40,6 @@ SIMPLE = (bool, int, float, str, tuple)
 EQUIVALENT: dict[str, str] = {
     "a2c.py: 0.0 -> 1.0": "the width of a clip that is off",
     "rloo.py: advantages - advantages.mean() -> advantages + advantages.mean()": "leave-one-out sums to 0 by itself",
-    "nlpo.py: stable=True -> stable=False": "torch's sort on a processor is stable either way",
     "rft.py: stable=True -> stable=False": "torch's sort on a processor is stable either way",
 }
 """What a mutant is told as, and why nothing can tell it from the original."""

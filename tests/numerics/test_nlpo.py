@@ -89,3 +89,13 @@ def test_the_mask_model_becomes_the_policy_at_every_refresh_and_only_then() -> N
     assert mask.version == 2
     assert torch.equal(mask.model.weight, policy.weight)
     assert not mask.model.weight.requires_grad
+
+
+def test_a_mask_model_that_is_always_renewed_is_renewed_at_the_first_update() -> None:
+    """refresh_every = 1; told of several updates at once, it is renewed where a multiple is among them."""
+    policy = torch.nn.Linear(1, 5, bias=False)
+    mask = MaskModel(policy, NlpoSpec(refresh_every=1))
+    assert mask.updated(policy, 1)
+    mask = MaskModel(policy, NlpoSpec(refresh_every=3))
+    assert [mask.updated(policy, updates) for updates in (2, 4, 5, 9)] == [False, True, False, True]
+    assert mask.version == 2

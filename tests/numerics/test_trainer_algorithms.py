@@ -34,6 +34,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "rft": {"kind": "rft", "num_generations": 3, "keep": 2},
     "own critic": {"kind": "ppo", "value_model": "policy", "score_position": "past_end", "minibatches": 2},
     "trpo": {"kind": "trpo", "critic_passes": 2, "cg_steps": 4, "whiten_advantages": False},
+    "nlpo": {"kind": "nlpo", "epochs": 2, "minibatches": 2, "refresh_every": 3},
     "per minibatch": {"kind": "ppo", "preset": "openai-2019", "epochs": 2, "minibatches": 2},
 }
 
@@ -48,7 +49,17 @@ def samples(folder: Path) -> list[Sample]:
     """Six completions of two prompts."""
     scores = [1.0, -1.0, 0.5, 2.0, -0.5, 0.0]
     found = samples_from(loaded_from(folder), random_pairs(6), scores, noise=0.3)
-    return [replace(sample, group=f"prompt {at // 3}") for at, sample in enumerate(found)]
+    return [
+        replace(sample, group=f"prompt {at // 3}", action_masks=masks_around(sample.completion_ids, seed=at))
+        for at, sample in enumerate(found)
+    ]
+
+
+def masks_around(ids: Any, *, seed: int) -> Any:
+    """About half of the vocabulary at each token, its own among them; only NLPO looks at them."""
+    allowed = np.random.default_rng(seed).random((len(ids), 263)) < 0.5
+    allowed[np.arange(len(ids)), ids] = True
+    return np.packbits(allowed, axis=1, bitorder="little")
 
 
 def trainer_on(folder: Path, algorithm: dict[str, Any], **optimiser: Any) -> Trainer:

@@ -7,13 +7,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from orchestrator.cluster.kinds.base import Name, ObjectMeta, SecretKey, immutable, map_of, rules
+from orchestrator.cluster.kinds.engine import ENGINE_RULES, ENGINE_TOGETHER
 from orchestrator.cluster.kinds.pods import LearnerRole, PodSettings, ServiceRole
 from orchestrator.cluster.kinds.reward_model import NAMED_WELL, Digest
 from orchestrator.cluster.kinds.status import TrainingRunStatus
 from orchestrator.cluster.kinds.storage import ModelCacheSpec, RedisSpec, StorageSpec, one_of
 from services.common.spec.algorithms import PpoSpec
 from services.common.spec.base import Spec
+from services.common.spec.engine import EngineSpec, unfit_for_training
 from services.common.spec.kinds import AlgorithmSpec, check_kind
+from services.common.spec.library import NlpoSpec
 from services.common.spec.run import (
     CheckpointSpec,
     DataSpec,
@@ -243,6 +246,7 @@ _TOGETHER = (
         ),
         f"queueing: Kueue admits at most {KUEUE_REWARDS} reward stages together with the other roles",
     ),
+    *ENGINE_TOGETHER,
 )
 
 
@@ -274,6 +278,12 @@ class TrainingRunSpec(Spec):
     optimiser: OptimiserSpec = Field(OptimiserSpec(), json_schema_extra=by_field)
     rollout: RolloutSpec = RolloutSpec()
     checkpoint: CheckpointSpec = Field(CheckpointSpec(), description="When it is written, how many are kept.")
+    engine: EngineSpec = Field(
+        EngineSpec(), description="What generates, in the policy's pods.", json_schema_extra=ENGINE_RULES
+    )
+    engine_key_secret: SecretKey | None = Field(
+        None, description="API key of the engine's server; engine.keyFile is where it is mounted."
+    )
     reward_model: str = Field("", max_length=1024, description="Folder of the reward model, or rule:<name>.")
     rewards: tuple[RewardStage, ...] = Field(
         (),
@@ -348,6 +358,19 @@ class TrainingRunSpec(Spec):
         missing = [stage for stage in self.reward_stages() if stage not in named]
         if missing and not self.reward_model and self.stages.reward_model is None:
             raise ValueError(f"{missing[0]} needs an entry in rewards, or rewardModel, or stages.rewardModel")
+        policy = self.roles.policy
+        if self.engine_key_secret is not None and not self.engine.url:
+            raise ValueError("engineKeySecret is for an engine at a url")
+        told = unfit_for_training(self.engine, plain=self.sampling.plain, decoding="")
+        if told:
+            raise ValueError(told)
+        if self.engine.kind != "transformers" and isinstance(self.algorithm, NlpoSpec):
+            raise ValueError("engine: nlpo bounds what is drawn, which only transformers can")
+        if self.engine.url and (policy.replicas > 1 or policy.scaling.mode != "Static"):
+            raise ValueError(
+                "engine.url is one server, which takes weights from one replica: roles.policy.replicas is 1 and its "
+                "scaling Static, or give command"
+            )
         if self.queueing is not None and len(self.reward_stages()) > KUEUE_REWARDS:
             raise ValueError(f"queueing: at most {KUEUE_REWARDS} reward stages")
         return self

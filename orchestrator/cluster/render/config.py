@@ -14,6 +14,8 @@ from orchestrator.local.toml import to_toml
 
 KEY_FILE = "/run/trimtab/key/key"
 """API key of a reward model that the run refers to."""
+ENGINE_KEY_FILE = "/run/trimtab/engine/key"
+"""API key of the server that generates."""
 CA_FILE, CLIENT_TLS = "/run/trimtab/ca/ca.crt", "/run/trimtab/client"
 """Whom a bridge trusts, and who it is."""
 
@@ -99,15 +101,18 @@ def _model(run: TrainingRun, names: RunNames) -> dict[str, Any]:
 
 def _policy(run: TrainingRun, names: RunNames) -> dict[str, Any]:
     learner = f"{names.host(names.weights)}:{PORTS['learner'].grpc}"
-    rollout = run.spec.run_spec(names.run).rollout
+    spec = run.spec.run_spec(names.run)
     weights = {
         "address": learner,
         "peer_address": "auto",
         # One more than may be trained on: until a new version is there, everyone is behind.
-        "max_behind_steps": rollout.max_staleness + 1,
-        "swap": rollout.swap,
+        "max_behind_steps": spec.rollout.max_staleness + 1,
+        "swap": spec.rollout.swap,
     }
-    return {"model": _model(run, names), "weights": weights}
+    tables = spec.generating()
+    if run.spec.engine_key_secret is not None:
+        tables["engine"] = {**tables.get("engine", {}), "key_file": ENGINE_KEY_FILE}
+    return {"model": _model(run, names), "weights": weights, **tables}
 
 
 def _reference(run: TrainingRun, names: RunNames) -> dict[str, Any]:

@@ -136,6 +136,8 @@ def _stage(run: TrainingRun, names: RunNames, stage: str, options: RenderOptions
         egress.append({"to": [weights], "ports": open_ports(PORTS["learner"].grpc)})
         egress.append({"to": [peers], "ports": open_ports(PORTS["policy"].grpc)})
         ingress.append({"from": [peers], "ports": open_ports(PORTS["policy"].grpc)})
+        if run.spec.engine.url:
+            egress.append({"ports": open_ports(_port_of(run.spec.engine.url))})
     ref = run.spec.reward_of(stage).reward_model_ref if role == "reward" else None
     if ref is not None:
         egress.append(_to_reward_model(ref))
@@ -205,6 +207,12 @@ def _to_queue(run: TrainingRun, names: RunNames) -> Manifest:
     # A policy cannot name a host, so of a server elsewhere only the port is known.
     port = urlsplit(redis.url).port or REDIS_PORT if redis.url is not None else redis.port
     return {"ports": open_ports(port)}
+
+
+def _port_of(url: str) -> int:
+    """Of a server whose host a policy cannot name."""
+    parts = urlsplit(url)
+    return parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _to_reward_model(ref: RewardModelRef) -> Manifest:

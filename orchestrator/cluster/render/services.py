@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from orchestrator.cluster.kinds import ServiceRole, TrainingRun
+from orchestrator.cluster.kinds.base import SecretKey
 from orchestrator.cluster.kinds.run import RefTlsSpec, RewardModelRef
 from orchestrator.cluster.names import CONFIG_HASH, DIGEST, RunNames, service_of
-from orchestrator.cluster.render.config import CA_FILE, CLIENT_TLS, KEY_FILE, paths_read, service_toml
+from orchestrator.cluster.render.config import (
+    CA_FILE,
+    CLIENT_TLS,
+    ENGINE_KEY_FILE,
+    KEY_FILE,
+    paths_read,
+    service_toml,
+)
 from orchestrator.cluster.render.options import PORTS, RenderOptions, RunState
 from orchestrator.cluster.render.parts import (
     Manifest,
@@ -166,7 +174,16 @@ def _mounts(run: TrainingRun, names: RunNames, stage: str, options: RenderOption
         ref = run.spec.reward_of(stage).reward_model_ref
         if ref is not None:
             _mount_secrets(mounts, ref)
+    if stage == "policy" and run.spec.engine_key_secret is not None:
+        _mount_key(mounts, "engine-key", run.spec.engine_key_secret, ENGINE_KEY_FILE)
     return mounts
+
+
+def _mount_key(mounts: Mounts, name: str, secret: SecretKey, path: str) -> None:
+    """One key of a Secret as a file."""
+    folder, _, file = path.rpartition("/")
+    one: Manifest = {"secretName": secret.name, "items": [{"key": secret.key, "path": file}]}
+    mounts.add({"name": name, "secret": one}, folder, read_only=True)
 
 
 def _mount_secrets(mounts: Mounts, ref: RewardModelRef) -> None:
@@ -174,9 +191,7 @@ def _mount_secrets(mounts: Mounts, ref: RewardModelRef) -> None:
     tls = ref.tls or RefTlsSpec()
     for name, secret, path in (("key", ref.key_secret, KEY_FILE), ("ca", tls.ca_secret, CA_FILE)):
         if secret is not None:
-            folder, _, file = path.rpartition("/")
-            one: Manifest = {"secretName": secret.name, "items": [{"key": secret.key, "path": file}]}
-            mounts.add({"name": name, "secret": one}, folder, read_only=True)
+            _mount_key(mounts, name, secret, path)
     if tls.client_secret is not None:
         # The private key must be unreadable to others.
         pair: Manifest = {"secretName": tls.client_secret, "defaultMode": 0o440}

@@ -16,10 +16,7 @@ from services.common.spec.algorithms import (
     RftSpec,
     RlooSpec,
 )
-from services.common.spec.library import DpoSpec, IlqlSpec, TrpoSpec
-
-NOT_IN_THE_LEARNER = ("nlpo",)
-"""Algorithms that services/learner/algorithms has, and benchmarks.randomwalks or one's own loop can use, but no run."""
+from services.common.spec.library import DpoSpec, IlqlSpec, NlpoSpec, TrpoSpec
 
 
 def _kind(given: Any) -> str:
@@ -35,6 +32,7 @@ AlgorithmSpec = Annotated[
     | Annotated[A2cSpec, Tag("a2c")]
     | Annotated[RftSpec, Tag("rft")]
     | Annotated[TrpoSpec, Tag("trpo")]
+    | Annotated[NlpoSpec, Tag("nlpo")]
     | Annotated[OtherSpec, Tag("other")],
     Discriminator(_kind),
 ]
@@ -46,7 +44,7 @@ RunAlgorithmSpec = Annotated[
 ]
 OFFLINE = ("dpo", "ilql")
 """They learn from a file alone, on this machine: a cluster would start pods for stages that they have no use for."""
-KINDS = ("ppo", "grpo", "rloo", "reinforce++", "a2c", "rft", "trpo", "other")
+KINDS = ("ppo", "grpo", "rloo", "reinforce++", "a2c", "rft", "trpo", "nlpo", "other")
 
 
 def check_run_kind(given: Any) -> Any:
@@ -59,16 +57,11 @@ def check_run_kind(given: Any) -> Any:
 
 
 def check_kind(given: Any, kinds: Sequence[str] = KINDS) -> Any:
-    """Refuse, in one line, kinds that are not there or not in the learner."""
+    """Refuse, in one line, kinds that are not there or not for a cluster."""
     kind = _kind(given) if isinstance(given, dict) else None
     if kind in OFFLINE:
         raise ValueError(
             f"algorithm.kind = {kind} learns from a file, without rollouts: trimtab train, on one machine"
-        )
-    if kind in NOT_IN_THE_LEARNER:
-        raise ValueError(
-            f"algorithm.kind = {kind} is in services/learner/algorithms, but a run cannot train with it yet: "
-            f"expected {', '.join(kinds)}"
         )
     if kind is not None and kind not in KINDS:
         raise ValueError(f"algorithm.kind = {kind}: expected {', '.join(kinds)}")

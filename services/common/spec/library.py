@@ -54,8 +54,16 @@ class NlpoSpec(PpoSpec):
     top_p: float = Field(0.9, gt=0, le=1, description="Nucleus of the mask model.")
     min_tokens: int = Field(100, ge=1, description="Actions that stay, however small the nucleus.")
     refresh_every: int = Field(
-        1000, ge=1, description="Updates after which the mask model becomes the policy."
+        1000,
+        ge=1,
+        description="Updates after which the mask model becomes the policy; in a run at the end of the step.",
     )
+
+    @model_validator(mode="after")
+    def _penalty_is_raw(self) -> NlpoSpec:
+        if self.kl.placement == "loss":
+            raise ValueError("nlpo's KL is of the policy before the mask: kl.placement stays reward")
+        return self
 
 
 class OfflineSpec(Spec):

@@ -9,8 +9,10 @@ from pydantic.alias_generators import to_camel
 
 from services.common.spec.algorithms import GroupSpec, OnlineSpec, PpoSpec
 from services.common.spec.base import Spec, unsaid
+from services.common.spec.decoding import DecodingSpec, MaskSpec, ValuesSpec
+from services.common.spec.engine import EngineSpec, unfit_for_training
 from services.common.spec.kinds import RunAlgorithmSpec, check_run_kind
-from services.common.spec.library import OfflineSpec
+from services.common.spec.library import IlqlSpec, NlpoSpec, OfflineSpec
 from services.common.spec.presets import AROUND
 from services.common.spec.service import ModelSpec
 
@@ -45,6 +47,13 @@ class SamplingSpec(Spec):
         json_schema_extra=unsaid,
     )
     stop: tuple[str, ...] = ()
+
+    @property
+    def plain(self) -> bool:
+        """Whether completions are drawn from the model's own distribution, from the first step to the last."""
+        warm = self.temperature == 1 and self.temperature_end in (None, 1.0)
+        whole = self.top_p == 1 and self.top_p_end in (None, 1.0) and not self.top_k
+        return warm and whole and not self.min_new_tokens and not self.fixed_length
 
     def at(self, step: int, steps: int) -> tuple[float, float]:
         """Temperature and top_p of what is admitted at a step of so many."""
@@ -172,6 +181,7 @@ class RunSpec(Spec):
     optimiser: OptimiserSpec = OptimiserSpec()
     rollout: RolloutSpec = RolloutSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
+    engine: EngineSpec = EngineSpec()
 
     @model_validator(mode="before")
     @classmethod
@@ -207,6 +217,43 @@ class RunSpec(Spec):
             if isinstance(algorithm, GroupSpec)
             else self.rollout.completions_per_prompt
         )
+
+    @property
+    def decoding(self) -> DecodingSpec:
+        """What the run's policy draws with, as the algorithm says."""
+        algorithm = self.algorithm
+        if isinstance(algorithm, NlpoSpec):
+            return DecodingSpec(mask=MaskSpec(top_p=algorithm.top_p, min_tokens=algorithm.min_tokens))
+        if isinstance(algorithm, IlqlSpec):
+            return DecodingSpec(values=ValuesSpec(beta=algorithm.beta, top_k=algorithm.top_k))
+        return DecodingSpec()
+
+    def generating(self) -> dict[str, Any]:
+        """Tables [engine] and [decoding] of the run's policy service; one that says nothing is left out."""
+        tables = {
+            "engine": self.engine.model_dump(mode="json", exclude_defaults=True),
+            "decoding": self.decoding.model_dump(mode="json", exclude_none=True),
+        }
+        return {name: table for name, table in tables.items() if table}
+
+    @model_validator(mode="after")
+    def _engine_trains(self) -> RunSpec:
+        if self.offline and self.engine.kind != "transformers":
+            raise ValueError(
+                "an offline run generates nothing: [engine] is for the policy service that serves it"
+            )
+        told = unfit_for_training(self.engine, plain=self.sampling.plain, decoding=self.decoding.table)
+        if told:
+            raise ValueError(told)
+        return self
+
+    @model_validator(mode="after")
+    def _mask_is_all(self) -> RunSpec:
+        sampling = self.sampling
+        cut = sampling.top_k or min(sampling.top_p, sampling.top_p_end or 1.0) < 1
+        if isinstance(self.algorithm, NlpoSpec) and cut:
+            raise ValueError("nlpo's mask is the nucleus: sampling.top_p stays 1 and top_k 0")
+        return self
 
     @model_validator(mode="after")
     def _groups_fit(self) -> RunSpec:

@@ -44,6 +44,11 @@ class Rollouts:
     """Where values count, if not just where tokens do: one position past the end too, where a preset scores there."""
 
     @property
+    def unmasked(self) -> torch.Tensor:
+        """The learner's log-probs before the update, and before any action mask: what a KL is of."""
+        return self.old_logprobs if self.raw_logprobs is None else self.raw_logprobs
+
+    @property
     def valued(self) -> torch.Tensor:
         """1 where a value counts, [rows, time]."""
         return self.mask if self.value_mask is None else self.value_mask

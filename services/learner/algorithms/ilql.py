@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from services.common.spec.library import IlqlSpec
 from services.learner.algorithms.base import Loss
+from services.models.value_heads import guided_logits, value_head
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,9 @@ class IlqlHeads(torch.nn.Module):
 
     def __init__(self, width: int, vocabulary: int) -> None:
         super().__init__()
-        self.qs = torch.nn.ModuleList([_head(width, vocabulary) for _ in range(2)])
+        self.qs = torch.nn.ModuleList([value_head(width, vocabulary) for _ in range(2)])
         self.target_qs = copy.deepcopy(self.qs).requires_grad_(False)
-        self.value = _head(width, 1)
+        self.value = value_head(width, 1)
 
     def forward(self, states: torch.Tensor, logits: torch.Tensor) -> Heads:
         """states: [rows, time + 1, width], the last of each row the end; logits: of all but that, [rows, time, …]."""
@@ -109,18 +110,8 @@ def decoding_logits(
     logits: torch.Tensor, target_qs: tuple[torch.Tensor, ...], value: torch.Tensor, spec: IlqlSpec
 ) -> torch.Tensor:
     """Logits to sample from, [..., vocabulary]; -inf outside the top k. value: [...]."""
-    advantages = reduce(torch.minimum, target_qs) - value[..., None]
-    scores = logits.log_softmax(-1) + spec.beta * advantages
-    if 0 < spec.top_k < scores.shape[-1]:
-        least = scores.topk(spec.top_k, dim=-1).values[..., -1:]
-        scores = scores.masked_fill(scores < least, -torch.inf)
+    scores = guided_logits(logits, target_qs, value, beta=spec.beta, top_k=spec.top_k)
     return scores / spec.temperature
-
-
-def _head(width: int, out: int) -> torch.nn.Sequential:
-    return torch.nn.Sequential(
-        torch.nn.Linear(width, 2 * width), torch.nn.ReLU(), torch.nn.Linear(2 * width, out)
-    )
 
 
 def _cross_entropy(logits: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:

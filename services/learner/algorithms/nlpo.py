@@ -20,6 +20,9 @@ import torch
 from services.common.spec.library import NlpoSpec
 from services.learner.algorithms.base import Rollouts, Targets
 from services.learner.algorithms.ppo import Ppo
+from services.models.action_masks import masked_logits, nucleus, packed, unpacked
+
+__all__ = ["MaskModel", "Nlpo", "masked_logits", "nucleus", "packed", "unpacked"]
 
 
 class Nlpo(Ppo):
@@ -33,38 +36,6 @@ class Nlpo(Ppo):
         return super().targets(replace(rollouts, old_logprobs=rollouts.raw_logprobs), kl_coefficient)
 
 
-def nucleus(logits: torch.Tensor, *, top_p: float, min_tokens: int) -> torch.Tensor:
-    """Which tokens are allowed, bool [..., vocabulary]: the likeliest until top_p is reached, `min_tokens` at least.
-
-    Among equals the lower id comes first.
-    """
-    order = logits.argsort(dim=-1, descending=True, stable=True)
-    likely = logits.softmax(-1).gather(-1, order)
-    before = likely.cumsum(-1) - likely
-    rank = torch.arange(logits.shape[-1], device=logits.device).expand_as(order)
-    kept = (before < top_p) | (rank < min_tokens)
-    return torch.zeros_like(kept).scatter(-1, order, kept)
-
-
-def masked_logits(logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
-    """-inf where a token is not allowed."""
-    return logits.masked_fill(~allowed, -torch.inf)
-
-
-def packed(allowed: torch.Tensor) -> torch.Tensor:
-    """Eight tokens a byte, uint8 [..., ceil(vocabulary / 8)], the first in the lowest bit."""
-    missing = -allowed.shape[-1] % 8
-    bits = torch.nn.functional.pad(allowed.to(torch.uint8), (0, missing))
-    weights = torch.tensor([1 << bit for bit in range(8)], dtype=torch.uint8, device=allowed.device)
-    return (bits.unflatten(-1, (-1, 8)) * weights).sum(-1, dtype=torch.uint8)
-
-
-def unpacked(mask: torch.Tensor, vocabulary: int) -> torch.Tensor:
-    """The inverse of `packed`, bool [..., vocabulary]."""
-    bits = torch.arange(8, dtype=torch.uint8, device=mask.device)
-    return ((mask[..., None] >> bits) & 1).flatten(-2)[..., :vocabulary].bool()
-
-
 class MaskModel:
     """The copy of the policy whose nucleus bounds it, and when it becomes the policy again."""
 
@@ -72,14 +43,25 @@ class MaskModel:
         self.model = copy.deepcopy(policy).requires_grad_(False)
         self.version = 0
         self._spec = spec
+        self._updates = 0
 
     def updated(self, policy: Any, updates: int) -> bool:
-        """Tell it that the policy has had so many updates; whether it has become the policy just now."""
-        if updates % self._spec.refresh_every:
-            return False
-        self.model.load_state_dict(policy.state_dict())
-        self.version += 1
-        return True
+        """Tell it that the policy has had so many updates in all; whether it has become the policy just now.
+
+        Told of several at once, it becomes the policy where the last multiple of `refresh_every` is among them.
+        """
+        every = self._spec.refresh_every
+        due = updates // every > self._updates // every
+        self._updates = updates
+        if due:
+            self.model.load_state_dict(policy.state_dict())
+            self.version += 1
+        return due
+
+    def restore(self, state: dict[str, Any], *, version: int, updates: int) -> None:
+        """As it was after so many updates, its weights included."""
+        self.model.load_state_dict(state)
+        self.version, self._updates = version, updates
 
     def allowed(self, logits: torch.Tensor) -> torch.Tensor:
         """The nucleus of its logits, as the settings say."""

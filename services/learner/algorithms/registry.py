@@ -9,6 +9,7 @@ from services.common.spec.algorithms import OnlineSpec, OtherSpec
 from services.learner.algorithms.a2c import A2c
 from services.learner.algorithms.base import Algorithm
 from services.learner.algorithms.grpo import Grpo
+from services.learner.algorithms.nlpo import Nlpo
 from services.learner.algorithms.ppo import Ppo
 from services.learner.algorithms.reinforce import ReinforcePlusPlus
 from services.learner.algorithms.rft import Rft
@@ -23,6 +24,7 @@ ALGORITHMS: dict[str, type[Algorithm[Any]]] = {
     "a2c": A2c,
     "rft": Rft,
     "trpo": Trpo,
+    "nlpo": Nlpo,
 }
 
 

@@ -15,8 +15,8 @@ from services.learner.offline.rows import Answer
 from services.learner.offline.trainer import OfflineTrainer
 from services.learner.rows import before
 from services.models.loading import LoadedModel
-
-HEADS_FILE = "ilql_heads"
+from services.models.manifest import in_component
+from services.models.value_heads import HEADS_COMPONENT, HEADS_FILE, decoding_heads
 
 
 class IlqlTrainer(OfflineTrainer):
@@ -67,6 +67,11 @@ class IlqlTrainer(OfflineTrainer):
         if self.step_number % settings.sync_every == 0:
             self.heads.sync(settings.alpha)
         return metrics
+
+    def serving_weights(self) -> dict[str, torch.Tensor]:
+        """The model's, and the heads that an engine decodes with, float32."""
+        heads = decoding_heads(self.heads.state_dict())
+        return super().serving_weights() | in_component(HEADS_COMPONENT, heads)
 
     def components(self) -> dict[str, dict[str, torch.Tensor]]:
         """The heads, for decoding."""

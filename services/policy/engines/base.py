@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.common.errors import InvalidInput
+from services.common.mask_bits import MaskBits
 
 if TYPE_CHECKING:
     import torch
@@ -55,12 +56,14 @@ class Sampling:
 class Draft:
     """A completion as far as it got; finish is None while unfinished.
 
-    All arrays have the same length, but for log-probs that the engine does not give: those are empty.
+    All arrays have the same length, but for log-probs that the engine does not give: those are empty. masks: where
+    something bounds what may be drawn, what could be at each token (services/common/mask_bits.py).
     """
 
     token_ids: Ids = field(default_factory=lambda: np.zeros(0, np.int32))
     raw_logprobs: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
     sampled_logprobs: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
+    masks: MaskBits | None = None
     finish: Finish | None = None
 
 

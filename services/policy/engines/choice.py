@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from services.common.errors import ConfigError
@@ -28,7 +29,8 @@ def needed(config: PolicyConfig) -> set[Capability]:
     """What the engine must be able to do: what is named, and what a stage and a learner's weights imply."""
     implied: tuple[Capability, ...] = _OF_A_STAGE if config.queue else ()
     updates: tuple[Capability, ...] = ("weight_updates",) if config.weights else ()
-    return {*config.engine.require, *implied, *updates}
+    changed: tuple[Capability, ...] = ("logits_processors",) if config.decoding.table else ()
+    return {*config.engine.require, *implied, *updates, *changed}
 
 
 def check_capabilities(engine: Engine, wanted: set[Capability]) -> None:
@@ -40,10 +42,12 @@ def check_capabilities(engine: Engine, wanted: set[Capability]) -> None:
 def _open(config: PolicyConfig) -> tuple[Engine, Any]:
     spec, rows = config.engine, config.max_rows
     if spec.kind == "transformers":
+        from services.policy.engines.decoding import decoding_of
         from services.policy.engines.transformers_engine import TransformersEngine
 
         loaded = load_causal(config.model)
-        return TransformersEngine(loaded, max_rows=rows), loaded.tokenizer
+        decoding = decoding_of(loaded, config.decoding, follows=config.weights is not None)
+        return TransformersEngine(loaded, max_rows=rows, decoding=decoding), loaded.tokenizer
     from services.policy.engines.remote import RemoteModel
 
     model = RemoteModel(config.model)
@@ -52,8 +56,8 @@ def _open(config: PolicyConfig) -> tuple[Engine, Any]:
     if spec.kind == "tgi":
         from services.policy.engines.tgi_engine import TgiEngine
 
-        key = spec.api_key.get_secret_value()
-        engine = TgiEngine(model, spec.url, max_rows=rows, api_key=key, timeout_seconds=spec.timeout_seconds)
+        seconds = spec.timeout_seconds
+        engine = TgiEngine(model, spec.url, max_rows=rows, api_key=_key(spec), timeout_seconds=seconds)
         return engine, model.tokenizer
     from services.policy.engines.openai_engine import OpenaiEngine
 
@@ -70,12 +74,24 @@ def _vllm(config: PolicyConfig, model: Any) -> Engine:
     if spec.command:
         process = VllmServer(spec.command, model.folder, dtype=model.dtype, flags=spec.flags)
     server = _server(spec, process.url if process else spec.url)
-    rows, folder = config.max_rows, spec.weights_folder
+    rows, folder = config.max_rows, Path(spec.weights_folder) if spec.weights_folder else None
     return VllmEngine(model, server, max_rows=rows, folder=folder, process=process)
 
 
 def _server(spec: EngineSpec, url: str) -> Any:
     from services.policy.engines.remote import JsonServer
 
-    key = spec.api_key.get_secret_value()
-    return JsonServer(spec.kind, url, api_key=key, timeout_seconds=spec.timeout_seconds)
+    return JsonServer(spec.kind, url, api_key=_key(spec), timeout_seconds=spec.timeout_seconds)
+
+
+def _key(spec: EngineSpec) -> str:
+    """The server's key; empty: none. Raises ConfigError for a file that cannot be read or says nothing."""
+    if not spec.key_file:
+        return spec.api_key.get_secret_value()
+    try:
+        key = Path(spec.key_file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"engine.key_file: {spec.key_file} cannot be read: {error}") from error
+    if not key:
+        raise ConfigError(f"engine.key_file: {spec.key_file} is empty")
+    return key

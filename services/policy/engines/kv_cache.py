@@ -79,6 +79,17 @@ class KeyValueCache:
         """1 where a row has a token, the new one included, else 0: [rows, columns] int64."""
         return (self._seen[:, 0, 0] == 0).long()
 
+    def seen_within(self, window: int) -> torch.Tensor:
+        """To add to scores, [rows, 1, 1, columns]: 0 for a row's last `window` tokens, the new one included, else -inf.
+
+        A window of 0 is all of them.
+        """
+        if not window:
+            return self._seen
+        lengths = torch.tensor(self._lengths, device=self._device)[:, None, None, None]
+        columns = torch.arange(self.columns, device=self._device)
+        return self._seen.masked_fill(columns < lengths - window, -torch.inf)
+
     def write(self, layer: int, pairs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Write every row's new token, [rows, 2 * heads, width], and give all there is.
 

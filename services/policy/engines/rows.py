@@ -17,7 +17,10 @@ _SLACK = 4
 
 @dataclass(slots=True)
 class Row:
-    """`tokens`, `raw`, `sampled` grow together; `limit` is the most tokens that the completion may have."""
+    """`tokens`, `raw`, `sampled` grow together, `masks` too where there are any.
+
+    `limit` is the most tokens that the completion may have.
+    """
 
     request: Request
     index: int
@@ -25,6 +28,7 @@ class Row:
     tokens: list[int]
     raw: list[float]
     sampled: list[float]
+    masks: list[npt.NDArray[np.uint8]]
     uniforms: npt.NDArray[np.float64]
     emit: Emit | None
     finish: Finish | None = None
@@ -40,6 +44,7 @@ class Row:
             draft.token_ids.tolist(),
             draft.raw_logprobs.tolist(),
             draft.sampled_logprobs.tolist(),
+            [] if draft.masks is None else list(draft.masks),
             uniforms(sampling.seed, request.index, max(limit, len(draft.token_ids) + 1)),
             emit,
         )
@@ -79,6 +84,7 @@ class Row:
             token_ids=np.array(self.tokens, np.int32),
             raw_logprobs=np.array(self.raw, np.float32),
             sampled_logprobs=np.array(self.sampled, np.float32),
+            masks=np.stack(self.masks) if self.masks else None,
             finish=self.finish,
         )
 

@@ -15,14 +15,32 @@ from transformers.cache_utils import Cache, DynamicLayer
 from services.common.errors import InvalidInput
 from services.models.fused import FusedDecoder, fuse
 from services.policy.engines.kv_cache import KeyValueCache
+from services.policy.engines.windows import Windows
+
+
+class RowCache(Protocol):
+    """What the decoding loop itself asks of a cache; see KeyValueCache."""
+
+    def reserve(self, rows: int, columns: int) -> None:
+        """Room for so many rows of so many tokens."""
+        ...
+
+    def drop(self, place: int) -> None:
+        """End a row; the last row moves to its place."""
+        ...
+
+    def forget(self) -> None:
+        """Drop the memory."""
+        ...
 
 
 class Runner(Protocol):
     """What the decoding loop asks of a model. Places are those of the cache."""
 
-    cache: KeyValueCache
-    # Most tokens that a row may have, where that is less than the context; 0: the context.
-    longest: int
+    @property
+    def cache(self) -> RowCache:
+        """Of its rows."""
+        ...
 
     def refresh(self) -> None:
         """Follow weights that changed."""
@@ -66,8 +84,6 @@ def _lasts(states: torch.Tensor, sequences: Sequence[Sequence[int]], copies: Seq
 
 class FusedRunner:
     """Passes of a FusedDecoder."""
-
-    longest = 0
 
     def __init__(self, decoder: FusedDecoder) -> None:
         self._decoder = decoder
@@ -138,8 +154,7 @@ class PlainRunner:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        # Rows stand at columns of their own, while transformers counts a window back from the longest row's.
-        self.longest = int(getattr(model.config, "sliding_window", None) or 0)
+        self._windows = Windows(model)
         heads, width, layers = _attention_shape(model)
         self.cache = KeyValueCache(
             layers=layers, heads=heads, width=width, dtype=model.dtype, device=model.device
@@ -167,7 +182,7 @@ class PlainRunner:
         layers = [_StepLayer(self.cache, at) for at in range(self._model.config.num_hidden_layers)]
         return self._model.base_model(
             input_ids=tokens[:, None],
-            attention_mask=self.cache.seen(),
+            attention_mask=self._windows.masks(self.cache),
             position_ids=positions[:, None],
             past_key_values=Cache(layers=layers),
             use_cache=True,

@@ -31,11 +31,31 @@ class LogitsProcessor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """tokens [rows] int64; raw and sampled: their log-probs [rows] float32."""
+    """tokens [rows] int64; raw and sampled: their log-probs [rows] float32.
+
+    masks: where something bounds what may be drawn, what could be, packed, uint8 [rows, ceil(vocabulary / 8)].
+    """
 
     tokens: torch.Tensor
     raw: torch.Tensor
     sampled: torch.Tensor
+    masks: torch.Tensor | None = None
+
+    def taken(self, rows: torch.Tensor) -> Drawn:
+        """Some rows, in that order."""
+        masks = None if self.masks is None else self.masks[rows]
+        return Drawn(self.tokens[rows], self.raw[rows], self.sampled[rows], masks)
+
+
+def joined(parts: Sequence[Drawn]) -> Drawn:
+    """All parts' rows, one part after the other."""
+    masks = [each.masks for each in parts if each.masks is not None]
+    return Drawn(
+        torch.cat([each.tokens for each in parts]),
+        torch.cat([each.raw for each in parts]),
+        torch.cat([each.sampled for each in parts]),
+        torch.cat(masks) if masks else None,
+    )
 
 
 def uniforms(seed: int, index: int, count: int) -> npt.NDArray[np.float64]:
@@ -89,13 +109,7 @@ def draw_plain(
     for start in range(0, rows, step):
         part = slice(start, min(start + step, rows))
         parts.append(_draw_rows(logits[part], temperature, uniform[part], barred, work[: part.stop - start]))
-    if len(parts) == 1:
-        return parts[0]
-    return Drawn(
-        torch.cat([each.tokens for each in parts]),
-        torch.cat([each.raw for each in parts]),
-        torch.cat([each.sampled for each in parts]),
-    )
+    return parts[0] if len(parts) == 1 else joined(parts)
 
 
 def _draw_rows(

@@ -12,24 +12,30 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 import torch
 
 from services.common.errors import Corrupted, InvalidInput, Mismatch
+from services.models.action_masks import packed
 from services.models.loading import LoadedModel, serving_state
 from services.models.packing import micro_batches
 from services.policy.engines.base import Capability, Draft, Emit, Ids, Request, Sampling, check_request
+from services.policy.engines.decoding import Decoding
 from services.policy.engines.rows import Row
-from services.policy.engines.runners import Runner, runner_for
-from services.policy.engines.sampling import Drawn, LogitsProcessor, draw_filtered, draw_plain
+from services.policy.engines.runners import runner_for
+from services.policy.engines.sampling import Drawn, LogitsProcessor, draw_filtered, draw_plain, joined
 
 # Padded tokens of prompts in one pass; more save nothing, and activations grow with them.
 _JOIN_TOKENS = 2048
 
 
 class TransformersEngine:
-    """Sampling with a causal model of transformers. processors: applied in order to every row's logits."""
+    """Sampling with a causal model of transformers.
+
+    processors: applied in order to every row's logits, after those of `decoding`.
+    """
 
     name = "transformers"
     capabilities: frozenset[Capability] = frozenset(
@@ -46,7 +52,12 @@ class TransformersEngine:
     )
 
     def __init__(
-        self, loaded: LoadedModel, *, max_rows: int = 64, processors: Sequence[LogitsProcessor] = ()
+        self,
+        loaded: LoadedModel,
+        *,
+        max_rows: int = 64,
+        processors: Sequence[LogitsProcessor] = (),
+        decoding: Decoding | None = None,
     ) -> None:
         if loaded.facts.architecture != "causal":
             raise InvalidInput(f"the transformers engine runs causal models, not {loaded.facts.architecture}")
@@ -54,10 +65,11 @@ class TransformersEngine:
         self._model = loaded.model
         self._tokenizer = loaded.tokenizer
         self._max_rows = max_rows
-        self._processors = tuple(processors)
+        self._decoding = decoding or Decoding(runner_for(loaded.model))
+        self._processors = (*self._decoding.processors, *processors)
         self._ends = _end_ids(loaded)
         self._barred = torch.tensor(sorted(self._ends), dtype=torch.long, device=loaded.model.device)
-        self._runner: Runner = runner_for(loaded.model)
+        self._runner = self._decoding.runner
 
     @torch.inference_mode()
     def generate(
@@ -66,6 +78,7 @@ class TransformersEngine:
         """A draft for each request, in order; a row that ends makes room for the next at once."""
         for request in requests:
             check_request(request, self.facts)
+            self._check_end_can_wait(request)
         waiting = deque(
             Row.start(request, index, self._limit(request), emit)
             for index, request in enumerate(requests)
@@ -99,7 +112,7 @@ class TransformersEngine:
 
     def weights(self) -> Mapping[str, torch.Tensor]:
         """Names and tensors that are served now."""
-        return serving_state(self._model)
+        return serving_state(self._model) | dict(self._decoding.weights)
 
     def close(self) -> None:
         """Nothing is held beside memory."""
@@ -162,6 +175,9 @@ class TransformersEngine:
         """Draw one token for each row and note it with both log-probs, [rows] int64."""
         logits = self._runner.logits(states)
         drawn = self._draw_alike(rows, logits, states)
+        if drawn.masks is not None:
+            for row, mask in zip(rows, drawn.masks.cpu().numpy(), strict=True):
+                row.masks.append(mask)
         values = zip(rows, drawn.tokens.tolist(), drawn.raw.tolist(), drawn.sampled.tolist(), strict=True)
         for row, token, raw, sampled in values:
             row.take(token, raw, sampled, self._ends, self.decode)
@@ -172,14 +188,11 @@ class TransformersEngine:
         keys = [(_sampler_key(row.request.sampling), row.is_short) for row in rows]
         if len(set(keys)) == 1:
             return self._draw_group(rows, logits, states)
-        tokens = torch.empty(len(rows), dtype=torch.long, device=logits.device)
-        raw, sampled = torch.empty((2, len(rows)), dtype=torch.float32, device=logits.device)
         order = sorted(range(len(rows)), key=keys.__getitem__)
-        for _, group in groupby(order, key=keys.__getitem__):
-            at = list(group)
-            drawn = self._draw_group([rows[each] for each in at], logits[at], states[at])
-            tokens[at], raw[at], sampled[at] = drawn.tokens, drawn.raw, drawn.sampled
-        return Drawn(tokens, raw, sampled)
+        parts = [list(group) for _, group in groupby(order, key=keys.__getitem__)]
+        drawn = [self._draw_group([rows[each] for each in at], logits[at], states[at]) for at in parts]
+        back = torch.tensor(order, device=logits.device).argsort()
+        return joined(drawn).taken(back)
 
     def _draw_group(self, rows: list[Row], logits: torch.Tensor, states: torch.Tensor) -> Drawn:
         """Rows that differ in nothing but their numbers."""
@@ -194,7 +207,7 @@ class TransformersEngine:
             changed = processor(changed, states, [row.sequence for row in rows])
         if barred is not None:
             changed = changed.index_fill(-1, barred, -torch.inf)
-        return draw_filtered(
+        drawn = draw_filtered(
             changed,
             raw,
             temperature=sampling.temperature,
@@ -202,10 +215,22 @@ class TransformersEngine:
             top_p=sampling.top_p,
             uniform=uniform,
         )
+        return replace(drawn, masks=packed(changed > -torch.inf)) if self._decoding.masks else drawn
+
+    def _check_end_can_wait(self, request: Request) -> None:
+        """Raises InvalidInput where a mask may leave nothing but the end tokens, which may not come yet."""
+        least = self._decoding.least_tokens
+        if least and request.sampling.min_new_tokens and least <= len(self._ends):
+            raise InvalidInput(
+                f"min_new_tokens with a mask of at least {least} tokens, of which {len(self._ends)} may end the text: "
+                f"decoding.mask.min_tokens of {len(self._ends) + 1} would always leave another",
+                {"sampling.min_new_tokens": "0"},
+            )
 
     def _limit(self, request: Request) -> int:
-        longest = min(self.facts.context_length, self._runner.longest or self.facts.context_length)
-        return min(request.sampling.max_new_tokens, max(1, longest - len(request.prompt_ids)))
+        return min(
+            request.sampling.max_new_tokens, max(1, self.facts.context_length - len(request.prompt_ids))
+        )
 
 
 def _sampler_key(sampling: Sampling) -> tuple[float, float, int]:

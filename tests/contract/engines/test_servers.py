@@ -199,6 +199,24 @@ def test_an_engine_that_cannot_do_what_a_run_asks_does_not_start(folders: dict[s
         open_engine(config(folders["llama"], kind="openai", url=server.url, require=["logits_processors"]))
 
 
+@pytest.mark.parametrize(("text", "sent"), [("s3cret\n", "Bearer s3cret"), ("  ", None), (None, None)])
+def test_the_servers_key_may_be_a_file(
+    folders: dict[str, Path], tmp_path: Path, text: str | None, sent: str | None
+) -> None:
+    """Its line is sent as the key; a file that is empty or not there is told at start."""
+    file = tmp_path / "key"
+    if text is not None:
+        file.write_text(text)
+    with HttpServer(models) as server:
+        settings = config(folders["llama"], kind="openai", url=server.url, key_file=str(file))
+        if sent is None:
+            with pytest.raises(ConfigError, match=r"engine\.key_file: .*(is empty|cannot be read)"):
+                open_engine(settings)
+            return
+        open_engine(settings)
+        assert server.requests[0].headers["Authorization"] == sent
+
+
 def models(*_: object) -> Reply:
     return Reply({"data": [{"id": "one"}]})
 

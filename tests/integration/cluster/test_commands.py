@@ -66,6 +66,27 @@ def test_a_wrong_file_is_told_before_anything_is_sent(
     assert harness.names("TrainingRun") == set()
 
 
+def test_an_engine_is_submitted_and_one_that_cannot_train_is_told(
+    trimtab: Trimtab, harness: Harness, tmp_path: Path
+) -> None:
+    """The run's engine reaches the server as the file says it; of a generator without new weights nothing is sent."""
+    vllm = {"kind": "vllm", "url": "http://vllm:8000", "weightsFolder": "/weights"}
+    key = {"name": "vllm", "key": "token"}
+    trimtab("submit", "-f", str(written(tmp_path, changed(RUN, engine=vllm, engineKeySecret=key))))
+    spec = harness.get("TrainingRun", "helpful")["spec"]
+    assert {name: spec["engine"][name] for name in vllm} == vllm
+    assert spec["engineKeySecret"] == key
+    for fields, words in (
+        ({"engine": {"kind": "tgi", "url": "http://tgi:80"}}, "engine.kind = tgi takes no new weights"),
+        ({"engine": {"kind": "vllm", "url": "http://vllm:8000"}}, "weights_folder is missing"),
+        ({"engine": {"kind": "vllm"}}, "the vllm engine needs a url or a command"),
+        ({"engine": vllm, "sampling": {"topK": 5}}, "samples at temperature 1 with nothing cut off"),
+    ):
+        with pytest.raises(ConfigError, match=rf"run.yaml: .*spec.*: .*{words}"):
+            trimtab("submit", "-f", str(written(tmp_path, changed(RUN, **fields))))
+    assert harness.get("TrainingRun", "helpful")["spec"] == spec
+
+
 def test_runs_are_listed(trimtab: Trimtab, harness: Harness, tmp_path: Path) -> None:
     """State, stage, steps, replicas, a line each; one by name in full; JSON for programs."""
     assert trimtab("runs") == f"there are no runs in {harness.namespace}\n"

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from services.common import mask_bits
 from services.common.arrays import from_numpy, to_numpy
-from services.common.errors import TrimtabError
+from services.common.errors import Corrupted, TrimtabError
 from services.common.spec.run import RunSpec
 from services.learner.ledger import Admitted
 from services.learner.prompts import Prompt
@@ -106,6 +107,40 @@ def test_a_loss_mask_is_taken_over() -> None:
     group = finished_group()
     group.completions[0].loss_mask.CopyFrom(from_numpy(np.array([1, 0, 1], np.uint8)))
     assert samples_of(group, spec_of(slip=["policy", "reward/hh"]))[0].loss_mask.tolist() == [1, 0, 1]
+
+
+def masked_group(*allowed: list[int]) -> tuple[rollout.RolloutGroup, RunSpec]:
+    """The first completion's tokens are 0, 1, 2; each of `allowed` is what could be drawn at one of them."""
+    group = finished_group()
+    rows = [[token in each for token in range(11)] for each in allowed]
+    for one in group.completions:
+        bits = np.packbits(np.array(rows or np.zeros((0, 11)), bool), axis=1, bitorder="little")
+        one.action_masks = mask_bits.to_wire(bits)
+    slip = ["policy", "reward/hh", "reward/rules"]
+    return group, run_spec(Path("model"), algorithm={"kind": "nlpo"}, rollout={"slip": slip})
+
+
+def test_action_masks_are_taken_over() -> None:
+    """NLPO's, as bits; other algorithms do not look at them."""
+    group, spec = masked_group([0, 10], [1], [2, 3])
+    found = samples_of(group, spec)[0].action_masks
+    assert found is not None
+    assert np.unpackbits(found, axis=1, bitorder="little").nonzero()[1].tolist() == [0, 10, 1, 2, 3]
+    assert samples_of(group, spec_of(slip=["policy", "reward/hh"]))[0].action_masks is None
+
+
+@pytest.mark.parametrize(
+    ("allowed", "words"),
+    [
+        (([0], [0, 2], [2]), r"completions\[0\]: token 1 was drawn outside its mask"),
+        ((), "there are no action masks: was it drawn with decoding"),
+    ],
+)
+def test_a_token_outside_its_mask_is_refused(allowed: tuple[list[int], ...], words: str) -> None:
+    """The learner would give it a probability of 0; a rollout without masks was drawn by another policy."""
+    group, spec = masked_group(*allowed)
+    with pytest.raises(Corrupted, match=words):
+        samples_of(group, spec)
 
 
 def test_all_weights_that_made_a_token_are_named() -> None:

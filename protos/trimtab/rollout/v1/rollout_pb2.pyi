@@ -121,9 +121,14 @@ class Completion(google.protobuf.message.Message):
     SCORES_FIELD_NUMBER: builtins.int
     LOSS_MASK_FIELD_NUMBER: builtins.int
     TOKEN_REWARDS_FIELD_NUMBER: builtins.int
+    ACTION_MASKS_FIELD_NUMBER: builtins.int
     text: builtins.str
     finish_reason: trimtab.common.v1.common_pb2.FinishReason.ValueType
     """UNSPECIFIED: unfinished, whoever takes the group continues it."""
+    action_masks: builtins.bytes
+    """Which tokens could be drawn, where something bounded that (NLPO): a zlib
+    stream of uint8 [length, ceil(vocabulary / 8)], the first in the lowest bit.
+    """
     @property
     def token_ids(self) -> trimtab.common.v1.common_pb2.Tensor:
         """int32 [length], the end token included when one was drawn."""
@@ -167,9 +172,10 @@ class Completion(google.protobuf.message.Message):
         scores: collections.abc.Iterable[global___StageScore] | None = ...,
         loss_mask: trimtab.common.v1.common_pb2.Tensor | None = ...,
         token_rewards: trimtab.common.v1.common_pb2.Tensor | None = ...,
+        action_masks: builtins.bytes = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["loss_mask", b"loss_mask", "raw_logprobs", b"raw_logprobs", "reference_logprobs", b"reference_logprobs", "sampled_logprobs", b"sampled_logprobs", "token_ids", b"token_ids", "token_rewards", b"token_rewards"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["finish_reason", b"finish_reason", "loss_mask", b"loss_mask", "raw_logprobs", b"raw_logprobs", "reference_logprobs", b"reference_logprobs", "sampled_logprobs", b"sampled_logprobs", "scores", b"scores", "text", b"text", "token_ids", b"token_ids", "token_rewards", b"token_rewards", "versions", b"versions"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["action_masks", b"action_masks", "finish_reason", b"finish_reason", "loss_mask", b"loss_mask", "raw_logprobs", b"raw_logprobs", "reference_logprobs", b"reference_logprobs", "sampled_logprobs", b"sampled_logprobs", "scores", b"scores", "text", b"text", "token_ids", b"token_ids", "token_rewards", b"token_rewards", "versions", b"versions"]) -> None: ...
 
 global___Completion = Completion
 

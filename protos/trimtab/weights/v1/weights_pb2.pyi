@@ -54,6 +54,7 @@ class TensorEntry(google.protobuf.message.Message):
     SHAPE_FIELD_NUMBER: builtins.int
     DIGEST_FIELD_NUMBER: builtins.int
     name: builtins.str
+    """Unique in the manifest: beside the policy's own "component/name"."""
     dtype: trimtab.common.v1.common_pb2.Dtype.ValueType
     digest: builtins.bytes
     """BLAKE3 of the little-endian bytes, 32 bytes."""

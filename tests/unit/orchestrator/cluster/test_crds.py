@@ -150,6 +150,7 @@ def test_subresources_columns_and_names() -> None:
     assert status["selector"]["type"] == "string"
 
 
+VLLM = {"kind": "vllm", "url": "http://vllm:8000", "weightsFolder": "/weights"}
 REFUSED: list[tuple[dict[str, Any], str]] = [
     (changed(RUN, roles__policy={"scaling": {"mode": "Auto", "min": 4, "max": 2}}), "min must not exceed"),
     (changed(RUN, roles__policy={"scaling": {"mode": "Auto", "max": 9, "poolLimit": 4}}), "poolLimit"),
@@ -187,6 +188,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         ),
         "not both",
     ),
+    (changed(RUN, engine={"kind": "tgi", "url": "http://tgi:80"}), "take no new weights"),
+    (changed(RUN, engine={"url": "http://vllm:8000"}), "transformers runs in process"),
+    (changed(RUN, engine={"kind": "vllm", "weightsFolder": "/w"}), "either url or command"),
+    (changed(RUN, engine={"kind": "vllm", "url": "http://vllm:8000"}), "give weightsFolder"),
+    (changed(RUN, engine=VLLM, roles__policy={"replicas": 2}), "takes weights from one replica"),
+    (changed(RUN, engine=VLLM, algorithm={"kind": "nlpo"}), "nlpo bounds what is drawn"),
+    (changed(RUN, engineKeySecret={"name": "k", "key": "k"}), "engineKeySecret is for an engine at a url"),
     (changed(MODEL, source={"path": "/m", "rule": "length"}), "exactly one of path, url, registry, rule"),
     (changed(MODEL, accessKeys={"secret": {"name": "k", "key": "k"}}), "in the clear"),
     (changed(MODEL, source={"path": "/storage/m"}), "volume"),
@@ -235,6 +243,8 @@ def test_what_cannot_change(new: dict[str, Any], words: str) -> None:
         changed(RUN, steps=64),
         changed(RUN, roles__policy={"replicas": 5}),
         changed(RUN, optimiser={"learningRate": 2e-5}),
+        changed(RUN, engine=VLLM, engineKeySecret={"name": "vllm", "key": "key"}),
+        changed(RUN, engine={"kind": "vllm", "command": ["vllm", "serve"], "weightsFolder": "/w"}),
     ],
 )
 def test_what_can_change(new: dict[str, Any]) -> None:

@@ -56,6 +56,9 @@ def picture() -> set[tuple[str, str, int]]:
     return allowed
 
 
+VLLM = {"kind": "vllm", "url": "http://vllm:8000", "weightsFolder": "/weights"}
+
+
 def test_exactly_the_picture() -> None:
     """Of all pairs of pods and all ports, those of the picture are open and no others."""
     spec = read_object(TrainingRun, changed(FULL_RUN, storage={"pvc": {"claimName": "runs"}}))
@@ -89,6 +92,10 @@ def test_exactly_the_picture() -> None:
         ({"network": {"egressCidrs": ["10.9.0.0/16"]}}, "reference", "10.9.1.1", 8080, True),
         ({"redis": {"url": "redis://queue.shared:6380/0"}}, "reference", "10.3.3.3", 6380, True),
         ({"redis": {"url": "redis://queue.shared:6380/0"}}, "reference", "10.3.3.3", 6379, False),
+        ({"engine": VLLM}, "policy", "10.3.3.3", 8000, True),
+        ({"engine": VLLM}, "reference", "10.3.3.3", 8000, False),
+        ({"engine": VLLM}, "policy", "10.3.3.3", 8001, False),
+        ({"engine": {**VLLM, "url": "https://vllm"}}, "policy", "10.3.3.3", 443, True),
     ],
 )  # fmt: skip
 def test_the_world_outside(fields: dict[str, Any], pod: str, ip: str, port: int, open_: bool) -> None:

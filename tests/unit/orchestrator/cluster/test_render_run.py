@@ -321,6 +321,27 @@ def test_how_a_bridge_speaks(fields: dict[str, Any], remote: dict[str, Any]) -> 
     assert config["models"][0]["remote"] == remote | {"model": "hh"}
 
 
+def test_the_policy_reads_what_generates() -> None:
+    """The engine's table as its service understands it, its key as a file; the mask of an algorithm with one."""
+    engine = {"kind": "vllm", "url": "http://vllm:8000", "weightsFolder": "/weights"}
+    manifests = render_run(run(engine=engine, engineKeySecret={"name": "vllm", "key": "token"}))
+    config = tomllib.loads(found(manifests, "ConfigMap", "helpful-policy")["data"]["policy.toml"])
+    assert config["engine"] == {
+        "kind": "vllm",
+        "url": "http://vllm:8000",
+        "weights_folder": "/weights",
+        "key_file": "/run/trimtab/engine/key",
+    }
+    pod = found(manifests, "Deployment", "helpful-policy")["spec"]["template"]["spec"]
+    volumes = {one["name"]: one.get("secret") for one in pod["volumes"]}
+    assert volumes["engine-key"] == {"secretName": "vllm", "items": [{"key": "token", "path": "key"}]}
+    assert "/run/trimtab/engine" in {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+    masked = render_run(run(algorithm={"kind": "nlpo", "minTokens": 2}))
+    config = tomllib.loads(found(masked, "ConfigMap", "helpful-policy")["data"]["policy.toml"])
+    assert config["decoding"] == {"mask": {"top_p": 0.9, "min_tokens": 2}}
+    assert "engine" not in config
+
+
 def test_a_key_does_not_travel_in_the_clear() -> None:
     """keySecret alone is refused before any pod would refuse it."""
     ref = {"name": "hh", "keySecret": {"name": "k", "key": "k"}}

@@ -23,6 +23,7 @@ from services.common.errors import ConfigError
 from services.common.spec.load import load_toml
 from services.common.spec.run import RunSpec
 
+VLLM = {"kind": "vllm", "url": "http://h:8000", "weights_folder": "/w"}
 NAMES = ("policy", "reference", "reward", "learner", "preference", "reward-hh")
 
 
@@ -56,6 +57,57 @@ def test_every_service_gets_fixed_ports_and_its_stage(around: Surroundings) -> N
 def test_the_policy_knows_where_weights_come_from(around: Surroundings) -> None:
     """The learner's address is settled before the learner starts."""
     assert service_config("policy", spec_of(), around)["weights"]["address"] == "127.0.0.1:1003"
+
+
+@pytest.mark.parametrize(
+    ("fields", "tables"),
+    [
+        ({}, {}),
+        (
+            {"algorithm": {"kind": "nlpo", "top_p": 0.7}},
+            {"decoding": {"mask": {"top_p": 0.7, "min_tokens": 100}}},
+        ),
+        ({"engine": VLLM}, {"engine": VLLM}),
+    ],
+)
+def test_the_policy_knows_what_generates(
+    around: Surroundings, fields: dict[str, Any], tables: dict[str, Any]
+) -> None:
+    """The run's engine, and the mask of an algorithm that bounds what is drawn; its service takes them as written."""
+    service_process("policy", service_config("policy", spec_of(**fields), around), around.layout)
+    path = around.layout.service_config("policy")
+    read = tomllib.loads(path.read_text())
+    assert {name: read[name] for name in ("engine", "decoding") if name in read} == tables
+    config = load_toml(path, importlib.import_module("services.policy.config").PolicyConfig)
+    assert config.engine.kind == tables.get("engine", {}).get("kind", "transformers")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"engine": {"kind": "tgi", "url": "http://h:1"}},
+            "tgi takes no new weights, which a run's policy must",
+        ),
+        ({"engine": {"kind": "openai", "url": "http://h:1"}}, "openai takes no new weights"),
+        ({"engine": {"kind": "vllm", "url": "http://h:1"}}, r"engine\.weights_folder is missing"),
+        ({"engine": {"kind": "vllm"}}, "the vllm engine needs a url or a command"),
+        ({"engine": {"kind": "vllm", "url": "h:1"}}, "match"),
+        ({"engine": VLLM, "sampling": {"temperature": 0.7}}, r"sampling\.temperature stays 1"),
+        ({"engine": VLLM, "sampling": {"top_k": 4}}, "top_k and min_new_tokens 0"),
+        ({"engine": VLLM, "sampling": {"top_p_end": 0.5}}, "top_p 1"),
+        ({"engine": VLLM, "sampling": {"fixed_length": True}}, "min_new_tokens 0"),
+        (
+            {"engine": VLLM, "algorithm": {"kind": "nlpo"}},
+            r"vllm cannot change what is drawn.*decoding\.mask",
+        ),
+        ({"engine": VLLM, "algorithm": {"kind": "dpo"}}, "an offline run generates nothing"),
+    ],
+)
+def test_a_run_says_which_engine_cannot(fields: dict[str, Any], words: str) -> None:
+    """Before anything is started, in one line: what the engine lacks, and what would do."""
+    with pytest.raises(ValueError, match=words):
+        spec_of(**fields)
 
 
 def test_the_learner_gets_the_whole_run(around: Surroundings) -> None:

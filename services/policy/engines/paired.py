@@ -1,0 +1,68 @@
+"""Two models that read the same rows: what one says bounds what the other may draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from services.policy.engines.runners import RowCache, Runner
+
+
+class PairedRunner:
+    """Two models over the same rows: logits are the first one's, `second_logits` the other's.
+
+    States are those of both, side by side.
+    """
+
+    def __init__(self, first: Runner, second: Runner) -> None:
+        self._first, self._second = first, second
+        self.cache = _PairedCache(first.cache, second.cache)
+        self._width = 0
+
+    def refresh(self) -> None:
+        """See Runner."""
+        self._first.refresh()
+        self._second.refresh()
+
+    def join(self, sequences: Sequence[Sequence[int]], copies: Sequence[int]) -> torch.Tensor:
+        """See Runner."""
+        return self._side_by_side(self._first.join(sequences, copies), self._second.join(sequences, copies))
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """See Runner."""
+        return self._side_by_side(self._first.step(tokens), self._second.step(tokens))
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """See Runner."""
+        return self._first.logits(states[:, : self._width])
+
+    def second_logits(self, states: torch.Tensor) -> torch.Tensor:
+        """[rows, vocabulary] of the second model."""
+        return self._second.logits(states[:, self._width :])
+
+    def _side_by_side(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        self._width = first.shape[1]
+        return torch.cat([first, second], 1)
+
+
+class _PairedCache:
+    """The caches of two models, whose rows come and go together."""
+
+    def __init__(self, first: RowCache, second: RowCache) -> None:
+        self._both = (first, second)
+
+    def reserve(self, rows: int, columns: int) -> None:
+        """See RowCache."""
+        for cache in self._both:
+            cache.reserve(rows, columns)
+
+    def drop(self, place: int) -> None:
+        """See RowCache."""
+        for cache in self._both:
+            cache.drop(place)
+
+    def forget(self) -> None:
+        """See RowCache."""
+        for cache in self._both:
+            cache.forget()
