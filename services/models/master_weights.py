@@ -87,7 +87,7 @@ class MasterWeights:
         when a gradient is not finite: one NaN in the norm would reach every weight.
         """
         masters = [master for _, master in self._pairs if master.grad is not None]
-        norm = float(torch.nn.utils.clip_grad_norm_(masters, self._max_grad_norm))
+        norm = self._clip(masters, self._max_grad_norm)
         if not math.isfinite(norm):
             self.optimiser.zero_grad(set_to_none=True)
             raise Corrupted(f"the gradient is not finite (norm {norm}): nothing was updated")
@@ -103,6 +103,10 @@ class MasterWeights:
             torch._foreach_lerp_(self._averages, now, 1 - self._decay)
         self.cast()
         return norm
+
+    def _clip(self, masters: list[torch.nn.Parameter], largest: float) -> float:
+        """Scale the gradients down to this norm; what it was."""
+        return float(torch.nn.utils.clip_grad_norm_(masters, largest))
 
     def masters(self, parameters: Iterable[torch.nn.Parameter]) -> list[torch.Tensor]:
         """The float32 masters of these, in their order."""

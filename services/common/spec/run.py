@@ -189,6 +189,16 @@ class RunSpec(Spec):
         return isinstance(self.algorithm, OfflineSpec)
 
     @property
+    def alone_because(self) -> str:
+        """Why this run needs a learner of one process; empty where several can share it."""
+        kind = self.algorithm.kind
+        if self.offline or kind == "trpo":
+            return f"algorithm.kind = {kind} trains in one process"
+        if self.optimiser.weight_average is not None:
+            return "optimiser.weight_average is kept by one process alone"
+        return ""
+
+    @property
     def group_size(self) -> int:
         """Completions of a prompt."""
         algorithm = self.algorithm
