@@ -9,6 +9,7 @@ number of processes. Read only from the run's own folder: the metadata there is 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,9 @@ def joined(state: dict[str, Any], shards: Path) -> None:
         for name, entry in stored.items()
         if isinstance(entry, TensorStorageMetadata)
     }
-    _load(whole, shards, no_dist=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it is asked for
+        _load(whole, shards, no_dist=True)
     for _, name, values, key in _places(state):
         if values[key] is None:
             values[key] = whole[name]
