@@ -25,7 +25,9 @@ def build(config: LearnerConfig) -> Application | Program:
         return LearnerApplication(config)
     from services.learner.distributed.follower import FollowerProgram
     from services.learner.distributed.group import Place
+    from services.learner.distributed.joining import end_with_launcher
 
+    end_with_launcher()
     place = Place.of_environment()
     return FollowerProgram(config, place) if place.rank else LearnerApplication(config, place)
 

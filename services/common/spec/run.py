@@ -148,6 +148,15 @@ def around(given: dict[str, Any]) -> dict[str, Any]:
     return changed
 
 
+def alone_because(algorithm: RunAlgorithmSpec, optimiser: OptimiserSpec) -> str:
+    """Why this cannot be trained by several processes; empty where it can."""
+    if isinstance(algorithm, OfflineSpec) or algorithm.kind == "trpo":
+        return f"algorithm.kind = {algorithm.kind} trains in one process"
+    if optimiser.weight_average is not None:
+        return "optimiser.weight_average is kept by one process alone"
+    return ""
+
+
 class RunSpec(Spec):
     """One training run, whole."""
 
@@ -191,12 +200,7 @@ class RunSpec(Spec):
     @property
     def alone_because(self) -> str:
         """Why this run needs a learner of one process; empty where several can share it."""
-        kind = self.algorithm.kind
-        if self.offline or kind == "trpo":
-            return f"algorithm.kind = {kind} trains in one process"
-        if self.optimiser.weight_average is not None:
-            return "optimiser.weight_average is kept by one process alone"
-        return ""
+        return alone_because(self.algorithm, self.optimiser)
 
     @property
     def group_size(self) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +16,8 @@ from services.learner.distributed.group import Place, TorchGroup
 from services.learner.pretraining import load_texts
 from services.learner.training import Trainer
 from services.models.loading import LoadedModel, load_causal
+
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,11 @@ def join(config: LearnerConfig, place: Place) -> TorchGroup:
     if problem := config.run.alone_because:
         raise ConfigError(f"run: {problem}")
     return TorchGroup(place, device_of(config.run.model.device, place))
+
+
+def end_with_launcher() -> None:
+    """SIGTERM for this process when the one that started it is gone, however that ended."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def device_of(name: str, place: Place) -> torch.device:

@@ -8,6 +8,7 @@ All processes end together; restarting is for whoever started this one, and goes
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -29,12 +30,14 @@ class LaunchProgram:
 
 def launch(arguments: Sequence[str], options: Sequence[str] = ()) -> int:
     """Run the learner's processes to their end: 0, 1, or 2 for a user's mistake. `options`: torchrun's."""
-    os.environ.setdefault("LOGLEVEL", "CRITICAL")  # its own report of a failure is 30 lines long
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # until the model is loaded; then as run.model.threads says
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    for name in logging.root.manager.loggerDict:
+        if name.startswith("torch.distributed.elastic"):  # 30 lines where one will do
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         run.run(run.parse_args([*options, "-m", "services.learner", *arguments]))
     except SignalException:
