@@ -27,7 +27,7 @@ _SECONDS = 100.0
 def in_group(
     processes: int, specs: Mapping[str, RunSpec], folder: Path, work: Callable[..., Any], *arguments: Any
 ) -> dict[str, Any]:
-    """What `work(leader, part, *arguments)` returns in the first of so many processes, for each spec one after the other.
+    """What `work(leader, part, *arguments)` returns in the first of so many processes, for each spec in turn.
 
     `work` is found by its module and name, and its results travel as a file in `folder`.
     """

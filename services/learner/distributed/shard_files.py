@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor, Shard
 
 from services.common.errors import Corrupted
@@ -38,9 +40,7 @@ def write_state(state: dict[str, Any], sharded: Sharded, folder: Path, group: An
     if first:
         torch.save(state, folder / STATE_FILE)
     _raising(
-        lambda: dcp.save(
-            shards, storage_writer=dcp.FileSystemWriter(folder / SHARDS_FOLDER), process_group=group
-        )
+        lambda: save(shards, storage_writer=FileSystemWriter(folder / SHARDS_FOLDER), process_group=group)
     )
 
 
@@ -67,7 +67,7 @@ def read_state(sharded: Sharded, folder: Path, group: Any) -> dict[str, Any]:
 
 def joined(state: dict[str, Any], shards: Path) -> None:
     """Fill one process' state with the whole tensors. No group is needed."""
-    stored = dcp.FileSystemReader(shards).read_metadata().state_dict_metadata
+    stored = FileSystemReader(shards).read_metadata().state_dict_metadata
     whole = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)
         for name, entry in stored.items()
@@ -114,7 +114,7 @@ def _rows_of(whole: torch.Tensor, like: DTensor) -> torch.Tensor:
 
 
 def _load(wanted: dict[str, Any], shards: Path, **options: Any) -> None:
-    _raising(lambda: dcp.load(wanted, storage_reader=dcp.FileSystemReader(shards), **options))
+    _raising(lambda: load(wanted, storage_reader=FileSystemReader(shards), **options))
 
 
 def _raising(work: Callable[[], Any]) -> None:

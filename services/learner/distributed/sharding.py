@@ -90,11 +90,19 @@ class Streamed(Mapping[str, torch.Tensor]):
         self._parameters = dict(_served(model))
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        tensor = self._parameters[name].detach()
-        if not isinstance(tensor, DTensor):
-            return tensor
+        parameter = self._parameters[name]
+        if not isinstance(parameter, DTensor):
+            return parameter.detach()
         with self._around():
-            return tensor.to(self._serving).full_tensor()
+            shards = DTensor.from_local(
+                parameter.to_local().detach().to(self._serving),
+                parameter.device_mesh,
+                parameter.placements,
+                run_check=False,
+                shape=parameter.shape,
+                stride=parameter.stride(),
+            )
+            return shards.full_tensor()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._parameters)
@@ -103,7 +111,7 @@ class Streamed(Mapping[str, torch.Tensor]):
         return len(self._parameters)
 
 
-def _served(model: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
+def _served(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """As models/loading.serving_state: a tied tensor stands once."""
     seen: set[int] = set()
     for name, parameter in model.named_parameters():
