@@ -239,7 +239,7 @@ _TOGETHER = (
     ),
     (
         "self.algorithm.kind != 'trpo' || self.roles.learner.replicas * self.roles.learner.nprocPerNode == 1",
-        "roles.learner: algorithm.kind = trpo trains in one process",
+        "roles.learner: trpo trains in one process",
     ),
     (
         (

@@ -43,11 +43,11 @@ def launch(arguments: Sequence[str], options: Sequence[str] = ()) -> int:
     except SignalException:
         return 0
     except ChildFailedError as error:
-        return _told(error)
+        return told(error)
     return 0
 
 
-def _told(error: Any) -> int:
+def told(error: Any) -> int:
     """The exit code of what failed; a process that could not speak for itself is spoken for."""
     for rank, failure in sorted(error.failures.items()):
         if failure.exitcode < 0:
