@@ -24,6 +24,8 @@ from tests.fakes.tiny_runs import loaded_from, random_pairs, run_spec, samples_f
 SCORES = [1.0, -1.0, 0.5, 2.0, -0.5, 0.0, 1.5]
 CLOCK = {"time/update"}
 CLOSE = 1e-5
+# Several processes on few cores, which others use too.
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def spec_of(folder: Path, algorithm: dict[str, Any], **optimiser: Any) -> RunSpe
         algorithm=algorithm,
         data={"prompts": "none.jsonl", **texts},
         # Few tokens, so that processes have several rounds, and not all equally many.
-        optimiser={"learning_rate": 1e-3, "micro_batch_tokens": 40, **optimiser},
+        optimiser={"learning_rate": 1e-3, "micro_batch_tokens": 24, **optimiser},
         rollout={"slip": ("policy", "reference", "reward")},
     )
 
