@@ -83,6 +83,9 @@ def train(
     in_process: Annotated[
         bool, typer.Option("--in-process", help="All stages in this process, deterministic, for a debugger.")
     ] = False,
+    processes: Annotated[
+        int, typer.Option(min=1, max=64, help="Of the learner: one GPU each, the model is shared out.")
+    ] = 1,
     seed: Seed = None,
     out: Out = None,
     model: Model = None,
@@ -103,8 +106,13 @@ def train(
     )
     from orchestrator.local import train as training
 
-    code = training.in_process(run_file, options) if in_process else training.train(run_file, options)
-    raise typer.Exit(code)
+    if not in_process:
+        raise typer.Exit(training.train(run_file, options, processes=processes))
+    if processes > 1:
+        raise typer.BadParameter(
+            "--in-process is one process: leave one of the two out", param_hint="--processes"
+        )
+    raise typer.Exit(training.in_process(run_file, options))
 
 
 @app.command()

@@ -1,9 +1,10 @@
-"""Commands that hand over to a job of the learner: the job owns its flags, its help and its exit status."""
+"""Commands that hand over to the learner or a job of it: that owns its flags, its help and its exit status."""
 
 from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -15,6 +16,7 @@ def register(app: typer.Typer) -> None:
     settings = {"context_settings": _PASSED_ON, "add_help_option": False}
     app.command("reward-model", **settings)(reward_model)  # type: ignore[arg-type]
     app.command("sft", **settings)(sft)  # type: ignore[arg-type]
+    app.command("learner", context_settings=_PASSED_ON)(learner)
 
 
 def reward_model(context: typer.Context) -> None:
@@ -25,6 +27,17 @@ def reward_model(context: typer.Context) -> None:
 def sft(context: typer.Context) -> None:
     """Fine-tune a model on given answers."""
     _become("sft", context.args)
+
+
+def learner(
+    context: typer.Context,
+    processes: Annotated[
+        int | None, typer.Option(min=1, max=64, help="One GPU each.", show_default="the configuration's")
+    ] = None,
+) -> None:
+    """The learner service, as one process or several that share a model; other flags as trimtab-learner's."""
+    said = [] if processes is None else ["--set", f"processes={processes}"]
+    os.execv(sys.executable, [sys.executable, "-m", "services.learner", *context.args, *said])  # noqa: S606
 
 
 def _become(job: str, arguments: list[str]) -> None:

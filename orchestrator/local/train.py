@@ -19,6 +19,7 @@ from orchestrator.local.options import RunOptions
 from orchestrator.local.progress import LiveView, counts
 from orchestrator.local.stack import Stack, write_spec
 from services.common.channels import make_channel
+from services.common.errors import ConfigError
 from services.common.spec.run import RunSpec
 from trimtab.learner.v1 import learner_pb2 as learner
 from trimtab.learner.v1 import learner_pb2_grpc as learner_grpc
@@ -29,12 +30,17 @@ if TYPE_CHECKING:  # the stubs' asyncio form exists for type checkers only
 _POLL_SECONDS = 1.0
 
 
-def train(run_file: Path, options: RunOptions) -> int:
-    """`trimtab train`: over the services. Raises the error tree before anything is started, where it can."""
+def train(run_file: Path, options: RunOptions, *, processes: int = 1) -> int:
+    """`trimtab train`: over the services. Raises the error tree before anything is started, where it can.
+
+    processes: of the learner.
+    """
     spec = options.load_spec(run_file)
+    if processes > 1 and spec.alone_because:
+        raise ConfigError(f"--processes {processes}: {spec.alone_because}")
     layout = RunLayout.prepare(options.folder(spec), resume=options.resume, overwrite=options.overwrite)
     with LiveView(Console(stderr=True)) as view:
-        return run_until_signal(run_training(layout, spec, view))
+        return run_until_signal(run_training(layout, spec, view, processes=processes))
 
 
 def in_process(run_file: Path, options: RunOptions) -> int:
@@ -48,10 +54,11 @@ def in_process(run_file: Path, options: RunOptions) -> int:
     return 0 if code is None else int(code)
 
 
-async def run_training(layout: RunLayout, spec: RunSpec, view: LiveView) -> int:
+async def run_training(layout: RunLayout, spec: RunSpec, view: LiveView, *, processes: int = 1) -> int:
     """Train to the end; 0, or the learner's exit status. Raises what a service was given up with."""
     watch = StatusWatch(view)
-    async with Stack(layout, spec, on_event=view.say) as stack:
+    settings = {"learner": {"processes": processes}} if processes > 1 else {}
+    async with Stack(layout, spec, settings=settings, on_event=view.say) as stack:
         view.waiting("starting " + ", ".join(status.name for status in stack.status()))
         polling = asyncio.create_task(watch.run(stack.endpoint("learner")))
         try:

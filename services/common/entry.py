@@ -10,7 +10,7 @@ import importlib
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Protocol, runtime_checkable
 
 import typer
 
@@ -18,10 +18,19 @@ if TYPE_CHECKING:
     from services.common.spec.service import ServiceSpec
 
 
+@runtime_checkable
+class Program(Protocol):
+    """What may be built in a service's place: something that serves nobody."""
+
+    def run(self) -> int:
+        """Run to its end in the main thread; the exit code."""
+        ...
+
+
 def service_main(name: str, config: str, build: str) -> None:
     """Run the service `name`; `config` and `build` are "module:attribute", imported late.
 
-    `build(config) -> Application` wires the service; see services/common/server.py.
+    `build(config) -> Application` wires the service (see services/common/server.py), or a Program in its place.
     """
 
     def command(
@@ -74,8 +83,11 @@ def _serve(name: str, spec: ServiceSpec, build: str) -> int:
     tracing.configure(spec.tracing, name, replica)
     runner = asyncio.Runner()
     try:
+        built = _attribute(build)(spec)
+        if isinstance(built, Program):
+            return built.run()
         # Not closed: that would wait for threads that are inside a model. See _leave.
-        return runner.run(run_service(spec, _attribute(build)(spec)))
+        return runner.run(run_service(spec, built))
     except TrimtabError:
         raise
     except Exception:

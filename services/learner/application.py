@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import grpc
 import structlog
 
-from services.common.errors import ConfigError
+from services.common.errors import ConfigError, Unavailable
 from services.common.stages.redis_stages import RedisStages
 from services.common.telemetry import replica_name
 from services.learner.config import LearnerConfig
@@ -28,6 +30,11 @@ from services.models.loading import LoadedModel, load_causal
 from trimtab.learner.v1 import learner_pb2_grpc
 from trimtab.weights.v1 import weights_pb2_grpc
 
+if TYPE_CHECKING:
+    from services.learner.distributed.commands import Leader
+    from services.learner.distributed.group import Place
+
+_LEAVE_SECONDS = 2.0
 _log = structlog.get_logger(__name__)
 
 
@@ -38,10 +45,12 @@ class LearnerApplication:
     # Status is worth having while the model loads.
     answers_while_starting = True
 
-    def __init__(self, config: LearnerConfig) -> None:
+    def __init__(self, config: LearnerConfig, place: Place | None = None) -> None:
+        """place: of the first of several processes."""
         if config.queue is None and not config.run.offline:
             raise ConfigError("learner: [queue] is missing: a learner lives on the rollouts that it admits")
-        self._config = config
+        self._config, self._place = config, place
+        self._leader: Leader | None = None
         self._run_uid = config.queue.run_uid if config.queue else config.run.name
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="learner-model")
         self._servicer = LearnerServicer(self._run_uid, config.run.steps)
@@ -104,29 +113,53 @@ class LearnerApplication:
             weights=weights,
             executor=self._executor,
             announce=self._weight_servicer.announce,
+            files=self._leader,
         )
         self._weight_servicer.attach(weights, run.refuse)
         return run
 
-    def _load(self) -> tuple[LoadedModel, Trainer, list[Prompt]]:
+    def _load(self) -> tuple[LoadedModel, Learner, list[Prompt]]:
         spec = self._config.run
-        loaded = load_causal(spec.model)
+        loaded, trainer = self._load_trainer()
         prompts = load_prompts(
             spec.data,
             loaded.tokenizer,
             context_length=loaded.facts.context_length,
             max_new_tokens=spec.sampling.max_new_tokens,
         )
-        return loaded, Trainer(loaded, spec, load_texts(spec.data, loaded.tokenizer)), prompts
+        return loaded, trainer, prompts
+
+    def _load_trainer(self) -> tuple[LoadedModel, Learner]:
+        spec = self._config.run
+        if self._place is None:
+            loaded = load_causal(spec.model)
+            return loaded, Trainer(loaded, spec, load_texts(spec.data, loaded.tokenizer))
+        from services.learner.distributed.commands import Leader  # torch.distributed: 1 s
+        from services.learner.distributed.joining import join, load_part
+
+        group = join(self._config, self._place)
+        with group.unbroken():
+            part = load_part(spec, group)
+        self._leader = Leader(part.trainer, group, part.serving)
+        return part.loaded, self._leader
 
     async def drain(self) -> None:
         """Stop at the next step boundary is too far away: what is not checkpointed is trained again."""
         if self._training is not None and not self._training.done():
             self._training.cancel()
             await asyncio.wait([self._training])
+        await self._let_go()
         self._weight_servicer.close()
         if self._queue is not None:
             await self._queue.close()
+
+    async def _let_go(self) -> None:
+        """Tell the other processes that it is over, unless a step is going on: then its end tells them."""
+        if self._leader is None:
+            return
+        leaving = asyncio.get_running_loop().run_in_executor(self._executor, self._leader.leave)
+        with contextlib.suppress(TimeoutError, Unavailable):
+            await asyncio.wait_for(leaving, _LEAVE_SECONDS)
 
     async def wait(self) -> int:
         """Ends when the run does: 0 when it was carried through; raises what ended it otherwise."""

@@ -1,6 +1,7 @@
 """Checkpoints: written aside, synced, renamed; the last few kept; read only from the run's own folder.
 
     checkpoints/step-000123/{model/, trainer/state.pt, state.json}
+                                     trainer/shards/ beside it where several processes train (distributed/)
 
 A folder without the rename's final name was never finished and is removed at the next write. Owns what a full
 disk means, however the library that met it says so.
@@ -16,25 +17,65 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from services.common.errors import Corrupted, ServiceError, StorageFull
 from services.models.loading import LoadedModel
 
+STATE_FILE = "state.pt"
+SHARDS_FOLDER = "shards"
 _PREFIX = "step-"
 _ASIDE = ".writing-"
 # torch and safetensors have no errno: their words for a disk that took less than it was given.
 _FULL = ("no space left", "disk quota exceeded", "file write failed", "unexpected pos")
 
 
+class Files(Protocol):
+    """What of a checkpoint depends on where the trained weights lie: here, or in shards (distributed/)."""
+
+    def write_model(self, loaded: LoadedModel, folder: Path) -> None:
+        """A plain Hugging Face folder in safetensors, with its tokenizer."""
+        ...
+
+    def write_trainer(self, state: dict[str, Any], folder: Path) -> None:
+        """A trainer's state, into an empty folder."""
+        ...
+
+    def read_trainer(self, folder: Path) -> dict[str, Any]:
+        """It again, by however many processes it was written."""
+        ...
+
+
+class WholeFiles:
+    """Of a learner that is one process; it reads what several have written too."""
+
+    def write_model(self, loaded: LoadedModel, folder: Path) -> None:
+        """See Files."""
+        write_model(loaded, folder)
+
+    def write_trainer(self, state: dict[str, Any], folder: Path) -> None:
+        """See Files."""
+        torch.save(state, folder / STATE_FILE)
+
+    def read_trainer(self, folder: Path) -> dict[str, Any]:
+        """See Files."""
+        state: dict[str, Any] = torch.load(folder / STATE_FILE, weights_only=True, map_location="cpu")
+        if (folder / SHARDS_FOLDER).is_dir():
+            from services.learner.distributed.shard_files import joined  # torch.distributed.checkpoint: 1 s
+
+            joined(state, folder / SHARDS_FOLDER)
+        return state
+
+
 class Checkpoints:
     """The checkpoints of one run."""
 
-    def __init__(self, folder: Path, *, keep: int) -> None:
+    def __init__(self, folder: Path, *, keep: int, files: Files | None = None) -> None:
         self._folder = folder
         self._keep = keep
+        self._files = files or WholeFiles()
 
     def latest(self, *, before: int | None = None) -> Path | None:
         """The newest whole checkpoint, of fewer steps than `before` where that is given, or None."""
@@ -47,8 +88,8 @@ class Checkpoints:
 
         def fill(aside: Path) -> None:
             (aside / "trainer").mkdir()
-            write_model(loaded, aside / "model")
-            torch.save(trainer, aside / "trainer" / "state.pt")
+            self._files.write_model(loaded, aside / "model")
+            self._files.write_trainer(trainer, aside / "trainer")
             (aside / "state.json").write_text(json.dumps(state))
 
         for left in self._folder.glob(f"{_ASIDE}*"):
@@ -63,7 +104,7 @@ class Checkpoints:
         """(trainer, state) of a checkpoint. Raises Corrupted when it cannot be read."""
         try:
             state = json.loads((checkpoint / "state.json").read_text())
-            trainer = torch.load(checkpoint / "trainer" / "state.pt", weights_only=True, map_location="cpu")
+            trainer = self._files.read_trainer(checkpoint / "trainer")
         except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise Corrupted(f"checkpoint {checkpoint} cannot be read: {str(error)[:200]}") from error
         return trainer, state

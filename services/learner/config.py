@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from services.common.spec.run import RunSpec
 from services.common.spec.service import ServiceSpec
@@ -18,7 +18,19 @@ class LearnerConfig(ServiceSpec):
     deltas: bool = Field(
         True, description="Publish what changed beside whole tensors; not worth its time on one machine."
     )
+    processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="On this machine, one GPU each; more than 1: they are started by torchrun and share one model.",
+    )
     linger_seconds: float = Field(
         2.0, ge=0, description="How long the finished learner still answers, so that status can be read."
     )
     watch_seconds: float = Field(5.0, gt=0, description="How often waiting work is compared with the ledger.")
+
+    @model_validator(mode="after")
+    def _several(self) -> LearnerConfig:
+        if self.processes > 1 and (problem := self.run.alone_because):
+            raise ValueError(f"processes = {self.processes}: {problem}")
+        return self

@@ -26,7 +26,7 @@ from services.models.reward_model import RewardModel, load_reward_model
 from services.models.unrolled import Unrolled, unroll
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Critic:
     """head: [width] to one value. trunk: None where the policy's states are read."""
 

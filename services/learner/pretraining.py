@@ -18,9 +18,9 @@ from services.common.jsonl import json_rows
 from services.common.spec.run import DataSpec
 from services.learner.algorithms.base import Loss
 from services.learner.algorithms.ptx import mixed
+from services.learner.group import ALONE, Group, run_along
 from services.learner.sample import Ids
 from services.models.logprobs import token_logprobs
-from services.models.packing import micro_batches
 from services.models.trunk import Split
 
 
@@ -52,11 +52,20 @@ def drawn(texts: Sequence[Ids], count: int, *, seed: int, step: int, update: int
 
 
 def text_losses(
-    split: Split, head: torch.Tensor, texts: Sequence[Ids], *, gamma: float, token_budget: int
+    split: Split,
+    head: torch.Tensor,
+    texts: Sequence[Ids],
+    *,
+    gamma: float,
+    token_budget: int,
+    group: Group = ALONE,
 ) -> Iterator[Loss]:
     """gamma times the mean of -log pi over the texts' tokens but each first one, in parts for a backward pass each."""
     tokens = float(sum(len(text) - 1 for text in texts))
-    for micro in micro_batches([len(text) for text in texts], token_budget):
+    for micro in group.micro_batches([len(text) for text in texts], token_budget):
+        if not micro:
+            yield Loss(run_along(split), {})
+            continue
         rows = [torch.tensor(texts[at], dtype=torch.long) for at in micro]
         ids = pad_sequence(rows, batch_first=True).to(head.device)
         mask = pad_sequence([torch.ones(len(row) - 1) for row in rows], batch_first=True).to(head.device)

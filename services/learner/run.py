@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -27,7 +27,14 @@ import torch
 from safetensors.torch import save_file
 
 from services.common.errors import Corrupted, TrimtabError, Unavailable
-from services.learner.checkpoints import Checkpoints, storage_errors, write_folder, write_model
+from services.learner.checkpoints import (
+    Checkpoints,
+    Files,
+    WholeFiles,
+    storage_errors,
+    write_folder,
+    write_model,
+)
 from services.learner.config import LearnerConfig
 from services.learner.intake import Intake
 from services.learner.kept_rollouts import check_can_keep, keep_rollouts, rollout_file
@@ -59,15 +66,22 @@ class RunState:
 class Learner(Protocol):
     """What learns: the Trainer of rollouts, or one of a file's rows. Called in the model's thread alone."""
 
-    step_number: int
-    optimiser: MasterWeights
+    @property
+    def step_number(self) -> int:
+        """Steps done."""
+        ...
+
+    @property
+    def optimiser(self) -> MasterWeights:
+        """With the weights that are trained."""
+        ...
 
     def step(self, samples: Any) -> dict[str, float]:
         """Learn from a batch; metrics."""
         ...
 
-    def serving_weights(self) -> dict[str, torch.Tensor]:
-        """What is published."""
+    def serving_weights(self) -> Mapping[str, torch.Tensor]:
+        """What is published. Gone through once, in its order."""
         ...
 
     def components(self) -> dict[str, dict[str, torch.Tensor]]:
@@ -116,6 +130,7 @@ class Run:
         weights: PublishedWeights,
         executor: Executor,
         announce: Callable[[], None],
+        files: Files | None = None,
     ) -> None:
         self.config, self.spec = config, config.run
         self.state = RunState()
@@ -123,7 +138,10 @@ class Run:
         self.intake = intake
         self._loaded, self._queue = loaded, queue
         self._weights, self._executor, self._announce = weights, executor, announce
-        self._checkpoints = Checkpoints(config.out / "checkpoints", keep=self.spec.checkpoint.keep)
+        self._files = files or WholeFiles()
+        self._checkpoints = Checkpoints(
+            config.out / "checkpoints", keep=self.spec.checkpoint.keep, files=self._files
+        )
         self._checkpointed_step: int | None = None
         self._metrics_file = config.out / "metrics.jsonl"
         self._epoch = 0
@@ -341,7 +359,7 @@ class Run:
             published.write_text(json.dumps(asdict(held)) + "\n")
 
     def _write_whole(self, folder: Path) -> None:
-        write_model(self._loaded, folder)
+        self._files.write_model(self._loaded, folder)
         for name, tensors in self.trainer.components().items():
             save_file(
                 {key: value.contiguous() for key, value in tensors.items()}, folder / f"{name}.safetensors"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -30,12 +30,17 @@ def frozen(model: Any, spec: OptimiserSpec) -> Split:
     return freeze(model, spec.frozen_layers, embeddings=spec.train_embeddings)
 
 
-def optimiser_of(model: Any, beside: Sequence[torch.nn.Parameter], spec: OptimiserSpec) -> MasterWeights:
+def optimiser_of(
+    model: Any,
+    beside: Sequence[torch.nn.Parameter],
+    spec: OptimiserSpec,
+    masters: Callable[..., MasterWeights] = MasterWeights,
+) -> MasterWeights:
     """For what is trained of the model, and parameters beside it (values, Qs) at a rate of their own."""
     groups = [ParameterGroup([one for one in model.parameters() if one.requires_grad], spec.learning_rate)]
     if beside:
         groups.append(ParameterGroup(beside, spec.value_learning_rate or spec.learning_rate))
-    return MasterWeights(
+    return masters(
         groups,
         betas=spec.betas,
         eps=spec.eps,

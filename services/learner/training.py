@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,12 @@ from torch.nn.utils.rnn import pad_sequence
 from services.common.spec.algorithms import PpoSpec
 from services.common.spec.library import NlpoSpec, TrpoSpec
 from services.common.spec.run import RunSpec
-from services.learner.algorithms.base import Current, Part, Rollouts, Targets, cut, merged, taken
+from services.learner.algorithms.base import Current, Loss, Part, Rollouts, Targets, cut, merged, taken
 from services.learner.algorithms.importance import importance
 from services.learner.algorithms.kl import KlController, measured_kl
 from services.learner.algorithms.registry import algorithm_of
 from services.learner.critics import critic_of
+from services.learner.group import ALONE, Group, run_along
 from services.learner.masked_policy import MaskedPolicy
 from services.learner.pretraining import drawn, text_losses
 from services.learner.rows import before, padded, sequence_ids, wide
@@ -41,20 +42,42 @@ from services.models.packing import micro_batches
 
 @dataclass(slots=True)
 class _Pass:
-    """What a forward pass over some rows gives, one tensor [length] for each row."""
+    """What forward passes over some rows give: one tensor [length] for each row, by its number in the batch.
+
+    idle: 0 with a graph, of rounds in which this process had no row.
+    """
+
+    logprobs: dict[int, torch.Tensor] = field(default_factory=dict)
+    values: dict[int, torch.Tensor] = field(default_factory=dict)
+    entropy: dict[int, torch.Tensor] = field(default_factory=dict)
+    raw: dict[int, torch.Tensor] = field(default_factory=dict)
+    """Log-probs before the action mask, where there is one; else the same."""
+    idle: torch.Tensor | None = None
+
+    @property
+    def rows(self) -> list[int]:
+        """In the batch's order."""
+        return sorted(self.logprobs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The same of the whole batch, without gradients, in its order."""
 
     logprobs: list[torch.Tensor]
     values: list[torch.Tensor]
     entropy: list[torch.Tensor]
     raw: list[torch.Tensor]
-    """Log-probs before the action mask, where there is one; else the same."""
 
 
 class Trainer:
-    """Policy, critic, optimiser and controllers. One thread at a time."""
+    """Policy, critic, optimiser and controllers. One thread at a time; alone, or as one process of a group."""
 
-    def __init__(self, loaded: LoadedModel, spec: RunSpec, texts: Sequence[Ids] = ()) -> None:
+    def __init__(
+        self, loaded: LoadedModel, spec: RunSpec, texts: Sequence[Ids] = (), *, group: Group = ALONE
+    ) -> None:
         self.spec = spec
+        self.group = group
         self.settings = spec.online
         self.model = loaded.model
         self._texts = texts
@@ -69,19 +92,23 @@ class Trainer:
         self.critic = critic_of(spec, loaded)
         self.masked = MaskedPolicy(self.model, self.settings) if isinstance(self.settings, NlpoSpec) else None
         self._past_end = getattr(self.settings, "score_position", "") == "past_end"
+        group.shard(self.model, self._split, self.critic)
         self.optimiser = optimiser_of(
-            self.model, self.critic.parameters() if self.critic else [], spec.optimiser
+            self.model, self.critic.parameters() if self.critic else [], spec.optimiser, group.masters
         )
 
     def step(self, samples: Sequence[Sample]) -> dict[str, float]:
         """Learn from a batch once (epochs x minibatches updates) and return metrics by TRL's names."""
         started = time.perf_counter()
-        trunk = self._trunk(samples)
         updates = self._minibatches(len(samples))
         single = self._single
         every = list(range(len(samples)))
-        proximal = self._forward(samples, trunk, every, gradient=single, entropy=True)
-        rollouts, scores = self._rollouts(samples, proximal)
+        trunk = self._trunk(samples, [every, *updates])
+        proximal = self._forward(
+            samples, trunk, self._micro_batches(samples, every), gradient=single, entropy=True
+        )
+        known = self._known(samples, proximal)
+        rollouts, scores = self._rollouts(samples, known)
         targets = self.algorithm.targets(rollouts, self.kl.coefficient)
         totals, moved = dict[str, float](), dict[str, float]()
         if isinstance(self.settings, TrpoSpec):
@@ -93,15 +120,16 @@ class Trainer:
             update: dict[str, float] = {}
             whole, aims = self._minibatch(rollouts, targets, rows)
             explores = self.settings.entropy_coefficient > 0
-            for places in [every] if single else self._micro_batches([samples[row] for row in rows]):
-                micro = [rows[place] for place in places]
+            place_of = {row: place for place, row in enumerate(rows)}
+            for micro in [every] if single else self._micro_batches(samples, rows):
                 current = (
                     proximal
                     if single
-                    else self._forward(samples, trunk, micro, gradient=True, entropy=explores)
+                    else self._forward(samples, trunk, [micro], gradient=True, entropy=explores)
                 )
-                self._backward(current, places, whole, aims, update)
+                self._backward(current, [place_of[row] for row in current.rows], whole, aims, update)
             self._learn_texts(number, update)
+            update = self.group.summed(update)
             update["grad_norm"] = self.optimiser.step(factor)
             for name, value in update.items():
                 totals[name] = totals.get(name, 0.0) + value
@@ -109,7 +137,7 @@ class Trainer:
             samples,
             rollouts,
             targets,
-            padded(proximal.entropy, rollouts.mask.shape[1]),
+            padded(known.entropy, rollouts.mask.shape[1]),
             scores,
             critic=self.critic is not None,
             corrected=self.settings.importance_sampling.mode != "none",
@@ -162,15 +190,23 @@ class Trainer:
             self.masked.restore(state["mask"])
         self.optimiser.load_state_dict(state["optimiser"])
 
-    def _trunk(self, samples: Sequence[Sample]) -> list[torch.Tensor]:
-        """States after the frozen layers, one [length, width] for each sample; none where the embeddings learn."""
+    def _trunk(self, samples: Sequence[Sample], passes: Sequence[list[int]]) -> list[torch.Tensor]:
+        """States after the frozen layers, one [length, width] for each sample that a pass here will ask for.
+
+        None where the embeddings learn.
+        """
         if self._split.trains_embeddings:
             return []
         states: list[torch.Tensor] = [torch.empty(0)] * len(samples)
-        for micro in self._micro_batches(samples):
-            hidden = self._lower([samples[index] for index in micro])
-            for at, index in enumerate(micro):
-                states[index] = hidden[at, : _length(samples[index])]
+        seen = sorted(
+            {row for rows in passes for micro in self._micro_batches(samples, rows) for row in micro}
+        )
+        lengths = [_length(samples[row]) for row in seen]
+        for micro in micro_batches(lengths, self.spec.optimiser.micro_batch_tokens):
+            rows = [seen[at] for at in micro]
+            hidden = self._lower([samples[row] for row in rows])
+            for at, row in enumerate(rows):
+                states[row] = hidden[at, : _length(samples[row])]
         return states
 
     def _lower(self, samples: Sequence[Sample]) -> torch.Tensor:
@@ -182,21 +218,34 @@ class Trainer:
         self,
         samples: Sequence[Sample],
         trunk: list[torch.Tensor],
-        rows: list[int],
+        rounds: Sequence[list[int]],
         *,
         gradient: bool,
         entropy: bool = False,
     ) -> _Pass:
-        """Log-probs, values and, where asked for, entropy (else 0) of the named rows, in their order."""
-        result = _Pass(*([torch.empty(0)] * len(rows) for _ in range(4)))
+        """Log-probs, values and, where asked for, entropy (else 0) of the rows, a pass for each round."""
+        result = _Pass()
         with torch.set_grad_enabled(gradient):
-            for micro in self._micro_batches([samples[row] for row in rows]):
-                chosen = [rows[at] for at in micro]
-                pieces = self._forward_micro(samples, trunk, chosen, entropy)
-                for at, logprobs, values, spread, raw in zip(micro, *pieces, strict=True):
-                    result.logprobs[at], result.values[at], result.entropy[at] = logprobs, values, spread
-                    result.raw[at] = raw
+            for rows in rounds:
+                if not rows:
+                    idle = run_along(self._split, self.critic)
+                    result.idle = idle if result.idle is None else result.idle + idle
+                    continue
+                pieces = self._forward_micro(samples, trunk, rows, entropy)
+                for row, logprobs, values, spread, raw in zip(rows, *pieces, strict=True):
+                    result.logprobs[row], result.values[row], result.entropy[row] = logprobs, values, spread
+                    result.raw[row] = raw
         return result
+
+    def _known(self, samples: Sequence[Sample], proximal: _Pass) -> _Known:
+        """The pass over the batch, of all processes."""
+        lengths = [len(sample.completion_ids) for sample in samples]
+        return _Known(
+            self.group.whole(proximal.logprobs, lengths),
+            self.group.whole(proximal.values, [self._value_count(sample) for sample in samples]),
+            self.group.whole(proximal.entropy, lengths),
+            self.group.whole(proximal.raw, lengths) if self.masked else [],
+        )
 
     def _forward_micro(
         self, samples: Sequence[Sample], trunk: list[torch.Tensor], rows: list[int], entropy: bool
@@ -240,7 +289,7 @@ class Trainer:
         count = len(sample.completion_ids)
         return count + (self._past_end and count < self.spec.sampling.max_new_tokens)
 
-    def _rollouts(self, samples: Sequence[Sample], proximal: _Pass) -> tuple[Rollouts, torch.Tensor]:
+    def _rollouts(self, samples: Sequence[Sample], proximal: _Known) -> tuple[Rollouts, torch.Tensor]:
         """The batch as [rows, time] matrices on the CPU, and the scores as they came."""
         settings = self.settings
         raw = torch.tensor([sample.score for sample in samples], dtype=torch.float32)
@@ -289,7 +338,17 @@ class Trainer:
         self, current: _Pass, places: list[int], whole: Rollouts, aims: Targets, update: dict[str, float]
     ) -> None:
         """Loss of some rows of a minibatch, and its gradients; their metrics are added to `update`."""
-        width, device = max(len(piece) for piece in current.values), self.model.device
+        totals = [] if current.idle is None else [current.idle]
+        if places:
+            loss = self._loss(current, places, whole, aims)
+            totals.append(loss.total)
+            merged(update, loss.metrics)
+        torch.stack(totals).sum().backward()
+        self.optimiser.accumulate()
+
+    def _loss(self, current: _Pass, places: list[int], whole: Rollouts, aims: Targets) -> Loss:
+        rows = current.rows
+        width, device = max(len(current.values[row]) for row in rows), self.model.device
         part = Part(
             cut(taken(whole, places, device=device), width),
             cut(taken(aims, places, device=device), width),
@@ -297,16 +356,14 @@ class Trainer:
             rows=len(whole.scores),
             values=float(whole.valued.sum()),
         )
-        logprobs, values = wide(current.logprobs, width), wide(current.values, width)
+        logprobs = wide([current.logprobs[row] for row in rows], width)
+        values = wide([current.values[row] for row in rows], width)
         loss = self.algorithm.loss(Current(logprobs * part.rollouts.mask, values), part)
-        total, metrics = loss.total, loss.metrics
-        if self.settings.entropy_coefficient:
-            spread = (wide(current.entropy, width) * part.by_token).sum()
-            total = total - self.settings.entropy_coefficient * spread
-            metrics = metrics | {"loss/entropy_avg": -self.settings.entropy_coefficient * spread}
-        total.backward()
-        self.optimiser.accumulate()
-        merged(update, metrics)
+        if not self.settings.entropy_coefficient:
+            return loss
+        spread = (wide([current.entropy[row] for row in rows], width) * part.by_token).sum()
+        explored = -self.settings.entropy_coefficient * spread
+        return Loss(loss.total + explored, loss.metrics | {"loss/entropy_avg": explored})
 
     @property
     def _single(self) -> bool:
@@ -328,6 +385,7 @@ class Trainer:
             drawn(self._texts, settings.ptx_rows, seed=self.spec.seed, step=self.step_number, update=number),
             gamma=settings.ptx_coefficient,
             token_budget=self.spec.optimiser.micro_batch_tokens,
+            group=self.group,
         )
         for loss in losses:
             loss.total.backward()
@@ -348,9 +406,11 @@ class Trainer:
             if len(part)
         ]
 
-    def _micro_batches(self, samples: Sequence[Sample]) -> list[list[int]]:
-        """Places of samples that go through the model together."""
-        return micro_batches(list(map(_length, samples)), self.spec.optimiser.micro_batch_tokens)
+    def _micro_batches(self, samples: Sequence[Sample], rows: list[int]) -> list[list[int]]:
+        """Some rows of the batch, as they go through the model together here; see Group."""
+        lengths = [_length(samples[row]) for row in rows]
+        dealt = self.group.micro_batches(lengths, self.spec.optimiser.micro_batch_tokens)
+        return [[rows[place] for place in micro] for micro in dealt]
 
 
 def _length(sample: Sample) -> int:

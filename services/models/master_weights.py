@@ -90,13 +90,11 @@ class MasterWeights:
         rate_factor multiplies every group's learning rate (the schedule). Raises Corrupted, and changes nothing,
         when a gradient is not finite: one NaN in the norm would reach every weight.
         """
-        gradients = [master.grad for _, master in self._pairs if master.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))
+        masters = [master for _, master in self._pairs if master.grad is not None]
+        norm = self._clip(masters, self._max_grad_norm)
         if not math.isfinite(norm):
             self.optimiser.zero_grad(set_to_none=True)
             raise Corrupted(f"the gradient is not finite (norm {norm}): nothing was updated")
-        if norm > self._max_grad_norm:
-            torch._foreach_mul_(gradients, self._max_grad_norm / (norm + 1e-6))
         for group, rate in zip(self.optimiser.param_groups, self._rates, strict=True):
             group["lr"] = rate * rate_factor
             if self._eps is not None:
@@ -108,6 +106,16 @@ class MasterWeights:
             now: list[torch.Tensor] = [master.detach() for _, master in self._pairs]
             torch._foreach_lerp_(self._averages, now, 1 - self._decay)
         self.cast()
+        return norm
+
+    def _clip(self, masters: list[torch.nn.Parameter], largest: float) -> float:
+        """Scale the gradients down to this norm; what it was."""
+        gradients = [master.grad for master in masters if master.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if (
+            norm > largest
+        ):  # torch's clip_grad_norm_ multiplies by 1 otherwise, and reads everything once more
+            torch._foreach_mul_(gradients, largest / (norm + 1e-6))
         return norm
 
     def masters(self, parameters: Iterable[torch.nn.Parameter]) -> list[torch.Tensor]:

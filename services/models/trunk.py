@@ -16,7 +16,7 @@ from services.common.errors import InvalidInput
 from services.models.unrolled import Unrolled, unroll, with_layers
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Split:
     """lower(ids) gives the hidden states [rows, time, width] between the halves; upper goes on from there."""
 

@@ -121,7 +121,9 @@ def unroll(backbone: Any) -> Unrolled | None:
     if backbone.device.type != "cpu" or not has_the_form(backbone) or not _plain(backbone):
         return None
     attention = backbone.config._attn_implementation
-    backbone.set_attn_implementation("eager")  # whatever it has by now may want arguments that nobody gives here
+    backbone.set_attn_implementation(
+        "eager"
+    )  # whatever it has by now may want arguments that nobody gives here
     try:
         difference = _difference(backbone)
     finally:

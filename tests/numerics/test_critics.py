@@ -52,7 +52,8 @@ def trainer_on(folder: Path, algorithm: dict[str, Any], **tables: Any) -> Traine
 
 def values_of(trainer: Trainer, samples: list[Sample]) -> list[torch.Tensor]:
     every = list(range(len(samples)))
-    return trainer._forward(samples, trainer._trunk(samples), every, gradient=False).values
+    values = trainer._forward(samples, trainer._trunk(samples, [every]), [every], gradient=False).values
+    return [values[row] for row in every]
 
 
 def prefix_scores(model: RewardModel, sample: Sample, count: int) -> list[float]:

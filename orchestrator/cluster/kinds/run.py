@@ -24,6 +24,7 @@ from services.common.spec.run import (
     RolloutSpec,
     RunSpec,
     SamplingSpec,
+    alone_because,
 )
 from services.common.spec.service import ModelSpec
 
@@ -240,6 +241,17 @@ _TOGETHER = (
         "every reward stage of rollout.slip needs an entry in rewards, or rewardModel or stages.rewardModel for all",
     ),
     (
+        "self.algorithm.kind != 'trpo' || self.roles.learner.replicas * self.roles.learner.nprocPerNode == 1",
+        "roles.learner: trpo trains in one process",
+    ),
+    (
+        (
+            "!has(self.optimiser.weightAverage) || "
+            "self.roles.learner.replicas * self.roles.learner.nprocPerNode == 1"
+        ),
+        "roles.learner: optimiser.weightAverage is kept by one process alone",
+    ),
+    (
         (
             "!has(self.queueing) || self.rollout.slip.filter(stage, stage.startsWith('reward')).size() "
             f"<= {KUEUE_REWARDS}"
@@ -342,6 +354,13 @@ class TrainingRunSpec(Spec):
         if self.reward_model.startswith("rule:"):
             return RewardStage(stage=stage, rule=self.reward_model.removeprefix("rule:"))
         return RewardStage(stage=stage, path=self.reward_model or TRAINED)
+
+    @model_validator(mode="after")
+    def _processes(self) -> TrainingRunSpec:
+        problem = alone_because(self.algorithm, self.optimiser)
+        if self.roles.learner.is_distributed and problem:
+            raise ValueError(f"roles.learner: {problem}")
+        return self
 
     @model_validator(mode="after")
     def _fits(self) -> TrainingRunSpec:

@@ -35,6 +35,8 @@ from orchestrator.cluster.render.pods import (
 from orchestrator.cluster.render.services import QUEUE_URL, account_of, queue_variable
 from orchestrator.cluster.render.storage import Mounts, add_cache, add_claim, add_run_folder, reads_storage
 
+_TORCHRUN = ("python", "-m", "services.learner.distributed")
+"""torchrun, ending with the status of the process that failed: a wrong configuration is not tried again."""
 INDEX = "batch.kubernetes.io/job-completion-index"
 
 
@@ -103,7 +105,7 @@ def learner_template(
     container = Container(
         name="learner",
         image=settings.image or options.images["learner"],
-        command=["torchrun", "-m", "services.learner"] if settings.is_distributed else ["trimtab-learner"],
+        command=list(_TORCHRUN) if settings.is_distributed else ["trimtab-learner"],
         arguments=settings_arguments(
             "learner.toml", settings, {"queue.url": f"$({QUEUE_URL})", **listening(options)}
         ),

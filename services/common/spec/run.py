@@ -167,6 +167,17 @@ def around(given: dict[str, Any]) -> dict[str, Any]:
     return changed
 
 
+def alone_because(algorithm: RunAlgorithmSpec, optimiser: OptimiserSpec) -> str:
+    """Why this cannot be trained by several processes; empty where it can."""
+    if isinstance(algorithm, OfflineSpec) or algorithm.kind in ("trpo", "nlpo"):
+        return f"algorithm.kind = {algorithm.kind} trains in one process"
+    if optimiser.weight_average is not None:
+        return "optimiser.weight_average is kept by one process alone"
+    if optimiser.train_embeddings:
+        return "optimiser.train_embeddings: several processes divide the layers alone"
+    return ""
+
+
 class RunSpec(Spec):
     """One training run, whole."""
 
@@ -207,6 +218,11 @@ class RunSpec(Spec):
     def offline(self) -> bool:
         """Whether it learns from a file alone."""
         return isinstance(self.algorithm, OfflineSpec)
+
+    @property
+    def alone_because(self) -> str:
+        """Why this run needs a learner of one process; empty where several can share it."""
+        return alone_because(self.algorithm, self.optimiser)
 
     @property
     def group_size(self) -> int:

@@ -160,6 +160,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (changed(RUN, storage={}), "exactly one of pvc, objectStore"),
     (changed(RUN, roles__learner={"replicas": 1024, "nprocPerNode": 64}), "at most 4096"),
     (
+        changed(RUN, algorithm={"kind": "trpo"}, roles__learner={"nprocPerNode": 2}),
+        "trpo trains in one process",
+    ),
+    (
+        changed(RUN, optimiser={"weightAverage": 0.99}, roles__learner={"replicas": 2}),
+        "is kept by one process alone",
+    ),
+    (
         changed(RUN, roles__learner={"nprocPerNode": 4, "resources": {"limits": {"nvidia.com/gpu": 8}}}),
         "nprocPerNode must equal the limit",
     ),

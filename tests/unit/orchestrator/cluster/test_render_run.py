@@ -222,7 +222,7 @@ def test_learner_is_an_indexed_job_per_attempt() -> None:
     assert pod["subdomain"] == "helpful-learner"
     assert pod["restartPolicy"] == "Never"
     [container] = pod["containers"]
-    assert container["command"] == ["torchrun", "-m", "services.learner"]
+    assert container["command"] == ["python", "-m", "services.learner.distributed"]
     env = {item["name"]: item.get("value", item.get("valueFrom")) for item in container["env"]}
     assert (env["PET_NNODES"], env["PET_NPROC_PER_NODE"], env["PET_MAX_RESTARTS"]) == ("2", "8", "0")
     assert env["PET_MASTER_ADDR"] == "helpful-learner-3-0.helpful-learner.rlhf.svc"
