@@ -11,10 +11,7 @@ import pytest
 from orchestrator.demo.collect import DemoPrompt
 from orchestrator.iterate import answers, contest, state
 from orchestrator.iterate.contest import Verdict
-from orchestrator.iterate.drive import RUN_FILE, resolved
-from orchestrator.iterate.options import IterateRun
-from services.common.errors import Corrupted, UserError
-from services.common.spec.load import load_toml
+from services.common.errors import Corrupted
 from trimtab.common.v1 import common_pb2 as common
 from trimtab.policy.v1 import policy_pb2 as policy
 from trimtab.preference.v1 import preference_pb2 as preference
@@ -145,17 +142,3 @@ async def test_answers_go_on_where_they_were_broken_off(tmp_path: Path) -> None:
     path.unlink()
     assert await ask(whole) == found
     assert first.seeds + second.seeds == whole.seeds
-
-
-def test_the_ready_run_files_are_in_order() -> None:
-    """Each reads as a run with [iterate]; those that need a file of demonstrations say so."""
-    files = sorted(RUN_FILE.parent.glob("*.toml"))
-    assert RUN_FILE in files
-    for file in files:
-        spec = load_toml(file, IterateRun)
-        if spec.iterate.learn == "demonstrations":
-            with pytest.raises(UserError, match=r"iterate\.demonstrations"):
-                resolved(file, spec)
-        else:
-            _, material = resolved(file, spec)
-            assert len(material.held_out) * spec.iterate.completions == 400
