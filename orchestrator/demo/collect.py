@@ -253,9 +253,10 @@ def trl_row(answer: preference.StreamComparisonsResponse) -> dict[str, Any] | No
     else:
         return None
     texts = {candidate.candidate_id: candidate.text for candidate in item.candidates}
-    return {
+    row = {
         "prompt_id": item.prompt_id,
         "prompt": [{"role": message.role, "content": message.content} for message in item.prompt],
         "chosen": [{"role": "assistant", "content": texts[chosen]}],
         "rejected": [{"role": "assistant", "content": texts[rejected]}],
     }
+    return row | ({"margin": comparison.margin} if comparison.HasField("margin") else {})
