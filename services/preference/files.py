@@ -49,7 +49,7 @@ class _Lines:
 
 
 class _Parquet:
-    """Batches of rows; `confidence` and `margin` are numbers, `answers` have places, other lists are messages."""
+    """Batches of rows. `confidence` and `margin` may be missing, `answers` have places, other lists are messages."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -87,8 +87,10 @@ class _Parquet:
 
     def _type(self, name: str) -> Any:
         text = self._pa.string()
-        if name in ("confidence", "margin"):
+        if name in ("confidence", "margin") or (self._rows and isinstance(self._rows[0][name], float)):
             return self._pa.float64()
+        if self._rows and isinstance(self._rows[0][name], int):
+            return self._pa.int64()
         if name == "answers":
             answer = [("answer", text), ("source", text), ("rank", self._pa.int64())]
             return self._pa.list_(self._pa.struct(answer))

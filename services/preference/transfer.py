@@ -85,6 +85,19 @@ def export_command(
         print(f"{written.rows} rows written, {left_out}", file=sys.stderr)
 
 
+@app.command("targets")
+def targets_command(
+    file: Annotated[Path, typer.Argument(help="Ends with .jsonl, .jsonl.gz or .parquet.")],
+    target: Target = "127.0.0.1:50055",
+    campaign: Annotated[str, typer.Option(help="Empty: all.")] = "",
+) -> None:
+    """Every rated answer with a scalar target: its rating, mean 0 within its item, standard deviation 1 over all."""
+    from trimtab.clients.preference import PreferenceClient
+
+    with _one_line_errors(), PreferenceClient(target) as client:
+        print(f"{export_targets(client, file, campaign=campaign)} rows written", file=sys.stderr)
+
+
 def import_records(client: PreferenceClient, reader: RecordReader) -> tuple[int, int]:
     """Send all records; how many comparisons were read, and how many of them were new to the service."""
     compared = new = 0
@@ -135,6 +148,24 @@ def export_records(
     )
     with row_writer(file) as out:
         return write_records(out, _received(client, campaign), form, margin_of=margin_of if margins else None)
+
+
+def export_targets(client: PreferenceClient, file: Path, *, campaign: str = "") -> int:
+    """Write the rated answers with their targets; how many."""
+    from services.preference.files import row_writer
+    from services.preference.ratings import Rating
+    from services.preference.targets import target_rows
+    from trimtab.preference.v1.preference_pb2 import RATING_SUBJECT_CANDIDATE
+
+    found = client.ratings(campaign=campaign, subject=RATING_SUBJECT_CANDIDATE, timeout_seconds=_DAY_SECONDS)
+    ratings = [Rating(one.subject, one.rating, one.low, one.high, one.comparisons) for one in found]
+    items = {item.item_id: item for _, item in _received(client, campaign)}
+    rows = 0
+    with row_writer(file) as out:
+        for row in target_rows(items.values(), ratings):
+            out.write(row)
+            rows += 1
+    return rows
 
 
 def _received(client: PreferenceClient, campaign: str) -> Iterator[tuple[Comparison, Item]]:

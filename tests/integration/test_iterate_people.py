@@ -250,8 +250,11 @@ def found(folder: Path) -> tuple[state.Rounds, list[set[str]]]:
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Pages]:
     pages = Pages(tmp_path)
-    yield pages
-    assert pages.stop() == 0
+    try:
+        yield pages
+    finally:
+        ended = pages.stop()
+    assert ended == 0
 
 
 def test_a_round_waits_for_people_and_says_what_is_missing(

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from services.common.comparisons import read
 from services.learner.jobs.comparisons import by_prompt
 from services.preference.records import Form, RecordReader
-from services.preference.transfer import export_records, import_records
+from services.preference.transfer import export_records, export_targets, import_records
 from tests.fakes.pages import Pages
 from trimtab.clients.preference import PreferenceClient
 
@@ -42,9 +43,12 @@ def two(tmp_path: Path) -> Iterator[tuple[PreferenceClient, PreferenceClient]]:
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
         services.append(Pages(tmp_path / name))
-    with services[0].start() as one, services[1].start() as other:
-        yield one, other
-    assert [service.stop() for service in services] == [0, 0]
+    try:
+        with services[0].start() as one, services[1].start() as other:
+            yield one, other
+    finally:
+        ended = [service.stop() for service in services]
+    assert ended == [0, 0]
 
 
 def exported(client: PreferenceClient, path: Path, form: Form = "rankings") -> list[str]:
@@ -82,6 +86,14 @@ def test_what_was_said_goes_round(tmp_path: Path, two: tuple[PreferenceClient, P
     assert (again.comparisons, again.ties, again.agreement) == (18, 2, counts.agreement)
     export_records(one, tmp_path / "out.parquet", form="rankings")
     assert import_records(other, RecordReader(tmp_path / "out.parquet")) == (18, 0)
+    # The answers that were compared, each with its rating as a target.
+    for name in ("targets.jsonl", "targets.parquet"):
+        assert export_targets(one, tmp_path / name) == 2 + 4 + 2 + 3
+    scored = [json.loads(line) for line in (tmp_path / "targets.jsonl").read_text().splitlines()]
+    assert sum(row["target"] ** 2 for row in scored) / 11 == pytest.approx(1.0)
+    best = max((row for row in scored if row["prompt_id"] == "two"), key=lambda row: float(row["target"]))
+    assert best["completion"][0]["content"] in ("a", "b")
+    assert pq.read_table(tmp_path / "targets.parquet").to_pylist() == scored
     # What a reward model is trained on is the same, too, margins among it.
     before, after = (by_prompt(read(tmp_path / name)) for name in ("out.jsonl", "out.parquet"))
     assert before == after
