@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -28,6 +27,7 @@ from orchestrator.demo.collect import Sampler, item_of, persist
 from orchestrator.demo.files import write_atomically
 from orchestrator.demo.progress import Phases, share_done
 from orchestrator.demo.ready import make_ready
+from orchestrator.demo.steps import job_command, reward_model_arguments
 from orchestrator.iterate import contest, state
 from orchestrator.iterate.answers import Answered, answered
 from orchestrator.iterate.crew import Crew
@@ -203,12 +203,9 @@ class Course:
         moving(f"{sum(part.count(chr(10)) for part in parts)} comparisons")
         await self._job(
             "reward-model",
-            *("--pairs", str(together), "--model", told.reward_base),
-            *("--out", str(folder / "reward_model"), "--report", str(folder / "reward_model.json")),
-            *("--epochs", str(told.reward_epochs), "--learning-rate", str(told.reward_learning_rate)),
-            *("--batch-pairs", str(told.reward_batch_pairs), "--dropout", str(told.reward_dropout)),
-            *("--seed", str(self._spec.seed), "--no-normalise-before"),
-            *(("--train-embeddings",) if told.train_embeddings else ()),
+            *reward_model_arguments(
+                together, folder, told, seed=self._spec.seed, train_embeddings=told.train_embeddings
+            ),
         )
         report = json.loads((folder / "reward_model.json").read_text())
         one.reward_accuracy = report["accuracy"]
@@ -247,7 +244,7 @@ class Course:
         )
 
     async def _job(self, name: str, *arguments: str) -> None:
-        await self._crew.stack.job(name, [sys.executable, "-m", "services.learner.jobs", name, *arguments])
+        await self._crew.stack.job(name, job_command(name, *arguments))
 
     # ------------------------------------------------------------ evaluate
 

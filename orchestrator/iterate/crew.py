@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from orchestrator.demo.collect import Comparisons, persist
+from orchestrator.demo.steps import learned, service_settings
 from orchestrator.iterate.options import IterateSpec
 from orchestrator.local.layout import RunLayout
 from orchestrator.local.ports import free_ports
 from orchestrator.local.progress import LiveView
 from orchestrator.local.services import HOST
 from orchestrator.local.stack import Stack
-from orchestrator.local.train import StatusWatch
 from services.common.spec.run import RunSpec
 from trimtab import AsyncPolicyClient, AsyncPreferenceClient
 from trimtab.clients.reward import AsyncRewardClient
@@ -38,22 +38,11 @@ class Crew:
         self._config = layout.service_config("preference")
         self.pages = ""
         """Where people compare; empty where the built-in annotator does."""
-        settings: dict[str, dict[str, Any]] = {
-            "policy": {
-                "max_rows": 128,
-                "queue": {"batch_groups": 128},
-                "server": {"default_deadline_seconds": 1200},
-            },
-            "reference": {"queue": {"batch_groups": 128}, "token_budget": 2048},
-            "reward": {"queue": {"batch_groups": 128}},
-            "preference": {
-                "annotators": [{"name": "built-in", "rule": told.annotator_rule, "poll_seconds": 1.0}]
-            },
-        }
+        settings = service_settings(told.annotator_rule)
         if told.by_people:
             port = told.label_port or free_ports(1)[0]
             self.pages = f"http://{HOST}:{port}"
-            settings["preference"] = {"server": {"http_port": port}}
+            settings["preference"] |= {"server": {"http_port": port}}
         self._spec = spec
         self._models: dict[str, str] = {}
         self._closing = AsyncExitStack()
@@ -100,12 +89,7 @@ class Crew:
         await asyncio.gather(self.stack.ready("policy"), self.stack.ready("reference"))
         self._models.pop("policy", None)  # it follows the learner from now on
         await self.stack.add("learner", spec=spec, settings={"out": str(out)})
-        watching = asyncio.create_task(StatusWatch(view).run(self.stack.endpoint("learner")))
-        try:
-            await self.stack.ended("learner")
-        finally:
-            watching.cancel()
-            await asyncio.wait([watching])
+        await learned(self.stack, view)
         await self.stack.remove("learner")
 
     async def use_reward_model(self, folder: Path) -> str:

@@ -115,9 +115,9 @@ def _label(task: preference.Task) -> preference.Comparison:
 
 @pytest.mark.timeout(600)
 def test_rounds_that_people_label_and_that_are_killed_in_the_middle(run_file: Path, tmp_path: Path) -> None:
-    """Killed while some labels are still missing: what was there stays. Each round has its own
-    reward model, and every rollout that it trained on was scored by that one; every version meets every earlier one on all held-out prompts, and the
-    page shows all of them."""
+    """Killed while labels are still missing: what was there stays. Each round has its own reward model, and every
+    rollout that it trained on was scored by that one; every version meets every earlier one on all held-out prompts,
+    and the page shows all of them."""
     out = tmp_path / "rounds"
     with People(out) as people:
         shown = killed(run_file, out, lambda: people.labels > 0)
