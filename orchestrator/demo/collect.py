@@ -201,7 +201,7 @@ class Comparisons:
 
             counts = await persist(call, self._ready)
             heard(counts.comparisons)
-            if counts.comparisons + counts.skipped >= tasks:
+            if counts.comparisons >= tasks:  # skipped ones are among them
                 return int(counts.comparisons)
             if asyncio.get_running_loop().time() > ends:
                 raise Expired(f"{tasks - counts.comparisons} of {tasks} comparisons were not made in time")
@@ -253,9 +253,10 @@ def trl_row(answer: preference.StreamComparisonsResponse) -> dict[str, Any] | No
     else:
         return None
     texts = {candidate.candidate_id: candidate.text for candidate in item.candidates}
-    return {
+    row = {
         "prompt_id": item.prompt_id,
         "prompt": [{"role": message.role, "content": message.content} for message in item.prompt],
         "chosen": [{"role": "assistant", "content": texts[chosen]}],
         "rejected": [{"role": "assistant", "content": texts[rejected]}],
     }
+    return row | ({"margin": comparison.margin} if comparison.HasField("margin") else {})

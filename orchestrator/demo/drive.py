@@ -16,7 +16,6 @@ import json
 import math
 import platform
 import statistics
-import sys
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -33,13 +32,13 @@ from orchestrator.demo.options import DemoSpec
 from orchestrator.demo.progress import Phases, share_done
 from orchestrator.demo.ready import make_ready
 from orchestrator.demo.report import write_report
+from orchestrator.demo.steps import job_command, learned, reward_model_arguments, service_settings
 from orchestrator.demo.summary import RolloutCounts, Summary, write_summary
 from orchestrator.local.foreground import run_until_signal
 from orchestrator.local.layout import RunLayout
 from orchestrator.local.options import RunOptions
 from orchestrator.local.progress import LiveView, counts
 from orchestrator.local.stack import Stack
-from orchestrator.local.train import StatusWatch
 from services.common.errors import NotFound, UserError
 from services.common.jsonl import json_rows
 from services.common.rules import make_rule
@@ -117,22 +116,11 @@ class _Demo:
                 self._spec = self._spec.model_copy(update={"model": model})
 
     def _make_stack(self) -> Stack:
-        annotator = {"name": "built-in", "rule": self._demo.annotator_rule, "poll_seconds": 1.0}
-        settings: dict[str, dict[str, Any]] = {
-            "policy": {
-                "max_rows": 128,
-                "queue": {"batch_groups": 128},
-                "server": {"default_deadline_seconds": 1200},
-            },
-            "reference": {"queue": {"batch_groups": 128}, "token_budget": 2048},
-            "reward": {"queue": {"batch_groups": 128}},
-            "preference": {"annotators": [annotator]},
-        }
         return Stack(
             self._layout,
             self._spec,
             ["policy", "reference", "preference"],
-            settings=settings,
+            settings=service_settings(self._demo.annotator_rule),
             env={"TOKENIZERS_PARALLELISM": "false"},
             on_event=self._view.say,
         )
@@ -170,27 +158,10 @@ class _Demo:
         demo, root = self._demo, self._layout.root
         with self._phases.phase("train the reward model") as moving:
             moving(f"{self._compared} comparisons")
-            await self._stack.job(
-                "reward-model",
-                [
-                    sys.executable,
-                    "-m",
-                    "services.learner.jobs",
-                    "reward-model",
-                    *("--pairs", str(root / "pairs.jsonl")),
-                    *("--model", demo.reward_base),
-                    *("--out", str(root / "reward_model")),
-                    *("--report", str(root / "reward_model.json")),
-                    *("--epochs", str(demo.reward_epochs)),
-                    *("--learning-rate", str(demo.reward_learning_rate)),
-                    *("--batch-pairs", str(demo.reward_batch_pairs)),
-                    *("--dropout", str(demo.reward_dropout)),
-                    *("--seed", str(self._spec.seed)),
-                    "--train-embeddings",
-                    # As its settings were found; they are not those of a head that begins normalised.
-                    "--no-normalise-before",
-                ],
+            arguments = reward_model_arguments(
+                root / "pairs.jsonl", root, demo, seed=self._spec.seed, train_embeddings=True
             )
+            await self._stack.job("reward-model", job_command("reward-model", *arguments))
         self._spec = self._spec.model_copy(update={"reward_model": str(root / "reward_model")})
 
     # ------------------------------------------------------------ step three
@@ -199,15 +170,9 @@ class _Demo:
         with self._phases.phase("PPO through the queues"):
             await self._stack.add("reward", spec=self._spec)
             await self._stack.add("learner", spec=self._spec)
-            watch = StatusWatch(self._view)
-            polling = asyncio.create_task(watch.run(self._stack.endpoint("learner")))
-            try:
-                await self._stack.ended("learner")
-            finally:
-                polling.cancel()
-                await asyncio.wait([polling])
-        if watch.latest is not None:
-            self._view.say(f"      {counts(watch.latest)}")
+            latest = await learned(self._stack, self._view)
+        if latest is not None:
+            self._view.say(f"      {counts(latest)}")
 
     # ------------------------------------------------------------ evaluation
 

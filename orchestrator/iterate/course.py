@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -28,10 +27,12 @@ from orchestrator.demo.collect import Sampler, item_of, persist
 from orchestrator.demo.files import write_atomically
 from orchestrator.demo.progress import Phases, share_done
 from orchestrator.demo.ready import make_ready
+from orchestrator.demo.steps import job_command, reward_model_arguments
 from orchestrator.iterate import contest, state
 from orchestrator.iterate.answers import Answered, answered
 from orchestrator.iterate.crew import Crew
 from orchestrator.iterate.drive import STATE_FILE, Material
+from orchestrator.iterate.labels import Standing, Tenths, wait_for_labels
 from orchestrator.iterate.options import IterateRun
 from orchestrator.iterate.report import write_report
 from orchestrator.local.layout import RunLayout
@@ -44,7 +45,7 @@ from trimtab.common.v1 import common_pb2 as common
 EVALUATION = "evaluation"
 # Draws for different purposes lie this far apart.
 _TRAIN_DRAWS, _HELD_DRAWS = 10_000_000, 500_000_000
-_YEAR_SECONDS = 365 * 86_400.0
+_POLL_SECONDS, _PEOPLE_POLL_SECONDS = 0.3, 2.0
 
 
 class Course:
@@ -65,23 +66,19 @@ class Course:
         )
         if self._iterate.learn == "comparisons":
             await make_ready(self._iterate.reward_base)
-        async with Crew(self._layout, self._spec, self._iterate.annotator_rule, self._view.say) as self._crew:
-            while not self._rounds.stopped:
-                await self._next_round()
+        async with Crew(self._layout, self._spec, self._iterate, self._view.say) as self._crew:
+            while not self._stopped():
+                await self._round(self._rounds.current())
         path = write_report(self._layout.root, self._rounds)
         self._view.say(f"{self._rounds.stopped}; report: {path}")
         return 0
 
-    async def _next_round(self) -> None:
-        rounds = self._rounds.rounds
-        unfinished = bool(rounds) and "evaluated" not in rounds[-1].done
-        one = rounds[-1] if unfinished else self._rounds.round(len(rounds) + 1)
-        await self._round(one)
-        if self._iterate.stop_on_plateau and state.plateau(one):
-            self._rounds.stopped = f"a plateau: round {one.number} does not beat the one before"
-        elif one.number >= self._iterate.rounds:
-            self._rounds.stopped = f"all {one.number} rounds are done"
+    def _stopped(self) -> bool:
+        """Looked at before each round, also after a break: it follows from what is on file and what was asked for."""
+        told = self._iterate
+        self._rounds.stopped = state.why_stopped(self._rounds, told.rounds, plateaus=told.stop_on_plateau)
         self._keep()
+        return bool(self._rounds.stopped)
 
     async def _round(self, one: state.Round) -> None:
         steps: dict[str, Callable[[state.Round, Any], Awaitable[None]]] = {
@@ -174,14 +171,25 @@ class Course:
         one.comparisons = await comparisons.export(campaign, self._pairs(one.number))
 
     async def _labelled(self, campaign: str, tasks: int, moving: Callable[[str], None]) -> None:
-        if not self._iterate.annotator_rule:
-            where = self._crew.stack.endpoint("preference")
-            self._view.say(f"      {tasks} comparisons wait for people: campaign {campaign} at {where}")
-        await (await self._crew.comparisons()).labelled(
+        """Wait until nothing of a campaign is missing; people are told where they are waited for."""
+        told, tell = self._iterate, Tenths(self._view.say)
+        if told.by_people:
+            self._view.say(f"      campaign {campaign} waits for people: {self._crew.pages}")
+            self._view.say(f"      a personal link: {self._crew.link_command(campaign)}")
+
+        def heard(standing: Standing) -> None:
+            moving(str(standing))
+            if told.by_people:
+                tell(standing)
+
+        await wait_for_labels(
+            await self._crew.preference_client(),
+            lambda: self._crew.stack.ready("preference"),
             campaign,
             tasks,
-            lambda done: moving(f"{done} of {tasks} compared"),
-            self._iterate.label_timeout_seconds or _YEAR_SECONDS,
+            heard,
+            timeout_seconds=told.label_seconds(),
+            poll_seconds=_PEOPLE_POLL_SECONDS if told.by_people else _POLL_SECONDS,
         )
 
     # ------------------------------------------------------------ learn
@@ -195,12 +203,9 @@ class Course:
         moving(f"{sum(part.count(chr(10)) for part in parts)} comparisons")
         await self._job(
             "reward-model",
-            *("--pairs", str(together), "--model", told.reward_base),
-            *("--out", str(folder / "reward_model"), "--report", str(folder / "reward_model.json")),
-            *("--epochs", str(told.reward_epochs), "--learning-rate", str(told.reward_learning_rate)),
-            *("--batch-pairs", str(told.reward_batch_pairs), "--dropout", str(told.reward_dropout)),
-            *("--seed", str(self._spec.seed), "--no-normalise-before"),
-            *(("--train-embeddings",) if told.train_embeddings else ()),
+            *reward_model_arguments(
+                together, folder, told, seed=self._spec.seed, train_embeddings=told.train_embeddings
+            ),
         )
         report = json.loads((folder / "reward_model.json").read_text())
         one.reward_accuracy = report["accuracy"]
@@ -239,7 +244,7 @@ class Course:
         )
 
     async def _job(self, name: str, *arguments: str) -> None:
-        await self._crew.stack.job(name, [sys.executable, "-m", "services.learner.jobs", name, *arguments])
+        await self._crew.stack.job(name, job_command(name, *arguments))
 
     # ------------------------------------------------------------ evaluate
 

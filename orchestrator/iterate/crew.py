@@ -7,16 +7,20 @@ for one round. Knows nothing of rounds.
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, cast
 
 from orchestrator.demo.collect import Comparisons, persist
+from orchestrator.demo.steps import learned, service_settings
+from orchestrator.iterate.options import IterateSpec
 from orchestrator.local.layout import RunLayout
+from orchestrator.local.ports import free_ports
 from orchestrator.local.progress import LiveView
+from orchestrator.local.services import HOST
 from orchestrator.local.stack import Stack
-from orchestrator.local.train import StatusWatch
 from services.common.spec.run import RunSpec
 from trimtab import AsyncPolicyClient, AsyncPreferenceClient
 from trimtab.clients.reward import AsyncRewardClient
@@ -29,19 +33,16 @@ class Crew:
     """Enter it in the main thread; `stack` is there from then on."""
 
     def __init__(
-        self, layout: RunLayout, spec: RunSpec, annotator_rule: str, on_event: Callable[[str], None]
+        self, layout: RunLayout, spec: RunSpec, told: IterateSpec, on_event: Callable[[str], None]
     ) -> None:
-        annotator = {"name": "built-in", "rule": annotator_rule, "poll_seconds": 1.0}
-        settings: dict[str, dict[str, Any]] = {
-            "policy": {
-                "max_rows": 128,
-                "queue": {"batch_groups": 128},
-                "server": {"default_deadline_seconds": 1200},
-            },
-            "reference": {"queue": {"batch_groups": 128}, "token_budget": 2048},
-            "reward": {"queue": {"batch_groups": 128}},
-            "preference": {"annotators": [annotator] if annotator_rule else []},
-        }
+        self._config = layout.service_config("preference")
+        self.pages = ""
+        """Where people compare; empty where the built-in annotator does."""
+        settings = service_settings(told.annotator_rule)
+        if told.by_people:
+            port = told.label_port or free_ports(1)[0]
+            self.pages = f"http://{HOST}:{port}"
+            settings["preference"] |= {"server": {"http_port": port}}
         self._spec = spec
         self._models: dict[str, str] = {}
         self._closing = AsyncExitStack()
@@ -67,6 +68,13 @@ class Crew:
     async def __aexit__(self, *ended: Any) -> None:
         await self._closing.aclose()
 
+    def link_command(self, campaign: str) -> str:
+        """What makes a personal link for somebody who is to compare."""
+        return (
+            f"python -m services.preference.people new NAME --campaign {campaign} "
+            f"--config {shlex.quote(str(self._config))}"
+        )
+
     async def use(self, name: str, model: str) -> None:
         """`policy` or `reference` is started with this model, unless it was; it may be loading still."""
         if self._models.get(name) == model:
@@ -81,12 +89,7 @@ class Crew:
         await asyncio.gather(self.stack.ready("policy"), self.stack.ready("reference"))
         self._models.pop("policy", None)  # it follows the learner from now on
         await self.stack.add("learner", spec=spec, settings={"out": str(out)})
-        watching = asyncio.create_task(StatusWatch(view).run(self.stack.endpoint("learner")))
-        try:
-            await self.stack.ended("learner")
-        finally:
-            watching.cancel()
-            await asyncio.wait([watching])
+        await learned(self.stack, view)
         await self.stack.remove("learner")
 
     async def use_reward_model(self, folder: Path) -> str:

@@ -20,6 +20,7 @@ from services.common.spec.load import load_toml
 
 RUN_FILE = Path(__file__).with_name("recipes") / "rounds.toml"
 STATE_FILE = "rounds.json"
+TOLD_FILE = "iterate.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,5 +81,5 @@ def begun(layout: RunLayout, spec: IterateRun) -> state.Rounds:
             f"not {told.reference} and {told.policy_init}"
         )
     state.write(layout.root / STATE_FILE, found)
-    (layout.root / "iterate.json").write_text(json.dumps(told.model_dump(), indent=2) + "\n")
+    (layout.root / TOLD_FILE).write_text(json.dumps(told.model_dump(), indent=2) + "\n")
     return found

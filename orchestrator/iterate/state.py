@@ -44,6 +44,11 @@ class Round(_Part):
     against: list[Against] = Field(default_factory=list)
     kl: float | None = None
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of it is missing."""
+        return PHASES[-1] in self.done
+
     def previous(self) -> Against | None:
         """The result against the version before."""
         return next((one for one in self.against if one.version == self.number - 1), None)
@@ -57,17 +62,27 @@ class Rounds(_Part):
     rounds: list[Round] = Field(default_factory=list)
     stopped: str = ""
 
-    def round(self, number: int) -> Round:
-        """Round `number`, from 1; begun if it is the next."""
-        if number == len(self.rounds) + 1:
-            self.rounds.append(Round(number=number))
-        return self.rounds[number - 1]
+    def current(self) -> Round:
+        """The round that is not at its end, begun if the last one is."""
+        if not self.rounds or self.rounds[-1].ended:
+            self.rounds.append(Round(number=len(self.rounds) + 1))
+        return self.rounds[-1]
 
 
 def plateau(one: Round) -> bool:
     """Whether a round did not beat the one before: half is within its interval or above it."""
     result = one.previous()
     return result is not None and result.low <= 0.5
+
+
+def why_stopped(rounds: Rounds, limit: int, *, plateaus: bool) -> str:
+    """Why there is no round after those that are there; empty where there is one, or one is under way."""
+    last = rounds.rounds[-1] if rounds.rounds else None
+    if last is None or not last.ended:
+        return ""
+    if plateaus and plateau(last):
+        return f"a plateau: round {last.number} does not beat the one before"
+    return f"all {last.number} rounds are done" if last.number >= limit else ""
 
 
 def write(path: Path, rounds: Rounds) -> None:

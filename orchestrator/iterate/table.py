@@ -7,26 +7,29 @@ import sys
 from pathlib import Path
 
 from orchestrator.iterate import state
-from orchestrator.iterate.drive import STATE_FILE
+from orchestrator.iterate.drive import STATE_FILE, TOLD_FILE
 from orchestrator.iterate.report import SUMMARY_FILE
 
-_HEAD = "| run | labels | reward model | win rate over the initial model (95 %) | minutes |\n|---|---|---|---|---|"
+_HEAD = (
+    "| run | learns from | labels | reward model's accuracy | win rate over the initial model (95 %) | minutes |\n"
+    "|---|---|---|---|---|---|"
+)
 
 
 def row(folder: Path) -> str:
     """One run as a row of Markdown. Raises FileNotFoundError for a folder that has no finished round."""
-    summary = json.loads((folder / SUMMARY_FILE).read_text())
     rounds = state.read(folder / STATE_FILE)
     if rounds is None or not rounds.rounds or not rounds.rounds[-1].against:
         raise FileNotFoundError(f"{folder}: no finished round")
+    summary = json.loads((folder / SUMMARY_FILE).read_text())
     last = rounds.rounds[-1]
     result = last.against[0]
+    told = json.loads((folder / TOLD_FILE).read_text())
+    learns = "demonstrations" if told["learn"] == "demonstrations" else f"comparisons, {told['reward_base']}"
     labels = sum(one.comparisons for one in rounds.rounds)
     reward = "" if last.reward_accuracy is None else f"{last.reward_accuracy:.3f}"
-    return (
-        f"| {folder.name} | {labels} | {reward} | {result.win_rate:.3f} ({result.low:.3f} to {result.high:.3f}) "
-        f"| {summary['seconds'] / 60:.1f} |"
-    )
+    won = f"{result.win_rate:.3f} ({result.low:.3f} to {result.high:.3f})"
+    return f"| {folder.name} | {learns} | {labels} | {reward} | {won} | {summary['seconds'] / 60:.1f} |"
 
 
 def main() -> None:

@@ -76,6 +76,8 @@ def _rows(group: RolloutGroup, samples: Sequence[Sample]) -> list[dict[str, Any]
         row["prompt_id"] = group.prompt.prompt_id
         row["text"] = completion.text
         row["scores"] = json.dumps({one.stage: one.score.value for one in completion.scores})
+        # On which scale that is: two models' scores of one stage mean different things.
+        row["reward_models"] = json.dumps({one.stage: one.score.model_digest for one in completion.scores})
         row["versions"] = json.dumps(
             [[one.version.epoch, one.version.step, one.version.digest] for one in completion.versions]
         )

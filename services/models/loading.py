@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from services.common.errors import InvalidInput, Mismatch, NotFound
 from services.common.spec.service import ModelSpec
-from services.models import gguf
+from services.models import cut, gguf
 from services.models.facts import ModelFacts, chat_template_digest, model_digest, tokenizer_fingerprint
 
 _HUB_SECONDS = 5.0
@@ -34,8 +34,15 @@ class LoadedModel:
 def resolve(path: str) -> str:
     """A folder (or hub id) for what the user wrote: folder, .gguf file, package:<name>, hub id.
 
-    Raises NotFound for a path that looks local and is not there.
+    The first three may end with `?layers=0-9`: see cut.py. Raises NotFound for a path that looks local
+    and is not there.
     """
+    whole, mark, layers = path.partition(cut.MARK)
+    if mark:
+        folder = Path(resolve(whole))
+        if not folder.is_dir():
+            raise InvalidInput(f"{path}: layers are taken from a model that is here, not from a hub")
+        return str(cut.cut(folder, layers))
     if path.startswith(gguf.PACKAGE_PREFIX):
         return _packaged(path.removeprefix(gguf.PACKAGE_PREFIX))
     local = Path(path).expanduser()

@@ -14,9 +14,10 @@ from services.common.errors import InvalidInput, NotFound, TrimtabError
 from services.common.validation import require
 from services.preference import leasing
 from services.preference.assignment import Kind, is_ranked_count, shown_order
-from services.preference.domain import Choice, Comparison, check_comparisons, content_id
+from services.preference.domain import Choice, Comparison, check_comparisons
 from services.preference.ranking import Pair, check_ranks, pair_comparisons
 from services.preference.recording import Book, Rules
+from services.preference.statements import ranking_id_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +108,7 @@ def comparisons_of(pairs: Sequence[Pair], answer: UnitAnswer) -> list[Comparison
         choice=Choice.SKIP,
         confidence=answer.confidence,
         comment=answer.comment,
-        ranking_id=content_id(answer.unit_id, answer.annotator) if answer.kind == "ranking" else "",
+        ranking_id=ranking_id_of([answer.unit_id], answer.annotator) if answer.kind == "ranking" else "",
         seconds=answer.seconds,
         revision=answer.revision,
     )

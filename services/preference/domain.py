@@ -104,7 +104,8 @@ class Comparison:
     """One annotator's answer to one task. `recorded_at` (Unix seconds), `item_id` and `gold` are set by the store.
 
     `ranking_id` is shared by the pairs of one ranking, empty where a pair was shown. `seconds`: from seeing the
-    task to answering. `revision`: of the same annotator's answers to a task the highest one stands.
+    task to answering. `revision`: of the same annotator's answers to a task the highest one stands. `margin`: how much
+    better the preferred one is, in the data's own unit.
     """
 
     task_id: str
@@ -120,6 +121,7 @@ class Comparison:
     seconds: float | None = None
     revision: int = 0
     gold: bool = False
+    margin: float | None = None
 
     @property
     def preferred(self) -> str:
@@ -243,6 +245,9 @@ def check_comparisons(comparisons: Sequence[Comparison]) -> None:
         if took is not None:
             within = math.isfinite(took) and 0 <= took <= MAX_SECONDS
             found.check(within, f"{where}.seconds", f"expected 0 to {MAX_SECONDS:g}, got {took}")
+        by = comparison.margin
+        if by is not None:
+            found.check(math.isfinite(by), f"{where}.margin", f"expected a finite number, got {by}")
     found.raise_any()
 
 

@@ -49,7 +49,7 @@ class _Lines:
 
 
 class _Parquet:
-    """Batches of rows; `confidence` is a number, lists are messages, everything else is text."""
+    """Batches of rows. `confidence` and `margin` may be missing, `answers` have places, other lists are messages."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -86,9 +86,14 @@ class _Parquet:
         return list(self._rows[0]) if self._rows else ["chosen", "rejected"]
 
     def _type(self, name: str) -> Any:
-        if name == "confidence":
+        text = self._pa.string()
+        if name in ("confidence", "margin") or (self._rows and isinstance(self._rows[0][name], float)):
             return self._pa.float64()
+        if self._rows and isinstance(self._rows[0][name], int):
+            return self._pa.int64()
+        if name == "answers":
+            answer = [("answer", text), ("source", text), ("rank", self._pa.int64())]
+            return self._pa.list_(self._pa.struct(answer))
         if self._rows and isinstance(self._rows[0][name], list):
-            text = self._pa.string()
             return self._pa.list_(self._pa.struct([("role", text), ("content", text)]))
-        return self._pa.string()
+        return text

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 
 from services.common.errors import ConfigError
 
-HEAD = "0002"  # the newest file in migrations/versions
+HEAD = "0003"  # the newest file in migrations/versions
 _FOLDER = Path(__file__).with_name("migrations")
 _LOCK = 7_244_861_355  # of PostgreSQL's advisory locks, for this program
 

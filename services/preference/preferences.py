@@ -105,9 +105,9 @@ class Preferences:
         """Free what an annotator holds."""
         return await self._run(self._store.release, annotator, until=until)
 
-    async def record(self, comparisons: Sequence[Comparison]) -> int:
+    async def record(self, comparisons: Sequence[Comparison], *, made_elsewhere: bool = False) -> int:
         """Record durably."""
-        recorded = await self._run(self._store.record, comparisons)
+        recorded = await self._run(self._store.record, comparisons, made_elsewhere=made_elsewhere)
         self._count(recorded)
         return recorded
 

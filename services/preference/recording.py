@@ -234,6 +234,7 @@ def _values(comparison: Comparison, task: TaskRow, now: float) -> dict[str, Any]
         "recorded_at": now,
         "ranking_id": comparison.ranking_id,
         "seconds": comparison.seconds,
+        "margin": comparison.margin,
         "revision": comparison.revision,
         "gold": task.gold,
     }

@@ -5,7 +5,7 @@ Reading files and their formats: services/common/comparisons. Knows no wire and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -22,8 +22,9 @@ from services.preference.domain import (
     content_id,
     make_task_id,
 )
+from services.preference.statements import ranking_id_of, statement_row, statements
 
-Form = Literal["conversational", "text", "implicit"]
+Form = Literal["conversational", "text", "implicit", "rankings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +90,6 @@ class RecordReader:
     def _record(self, row: common.Record) -> Record:
         annotator = row.origin.annotator or self._annotator
         record = to_record(row, campaign=self._campaign, annotator=annotator)
-        others = [self._said.get(comparison.task_id, {}) for comparison in record.comparisons]
-        if any(said and annotator not in said for said in others):
-            # The service takes one answer to a task unless told otherwise; another annotator's is kept beside it.
-            again = content_id(record.item.item_id, annotator)
-            record = to_record(row, campaign=self._campaign, annotator=annotator, item_id=again)
         for comparison in record.comparisons:
             said = self._said.setdefault(comparison.task_id, {})
             preferred, place = said.setdefault(annotator, (comparison.preferred, row.origin.place))
@@ -102,8 +98,11 @@ class RecordReader:
         return record
 
 
-def to_record(row: common.Record, *, campaign: str, annotator: str, item_id: str = "") -> Record:
-    """The item and comparisons of one row; ids that it does not give are digests of its content. Raises Malformed."""
+def to_record(row: common.Record, *, campaign: str, annotator: str) -> Record:
+    """The item and comparisons of one row; ids that it does not give are digests of its content. Raises Malformed.
+
+    The pairs of a ranking of three and more share a ranking_id; those of a best-of row are no ranking.
+    """
     origin = row.origin
     prompt = tuple(Message(message.role, message.content) for message in row.prompt)
     # A best-of row may repeat a text; by id, so that neither place nor order tells which one was chosen.
@@ -112,7 +111,7 @@ def to_record(row: common.Record, *, campaign: str, annotator: str, item_id: str
         raise Malformed("row", f"expected at most {MAX_CANDIDATES} answers, got {len(texts)}")
     sources = dict(zip(row.answers[::-1], row.sources[::-1], strict=True))
     item = Item(
-        item_id=item_id or origin.item_id or content_id(repr(prompt), *sorted(texts)),
+        item_id=origin.item_id or content_id(repr(prompt), *sorted(texts)),
         prompt=prompt,
         candidates=tuple(
             Candidate(candidate_id=content_id(text), text=text, source=sources[text]) for text in texts
@@ -121,23 +120,34 @@ def to_record(row: common.Record, *, campaign: str, annotator: str, item_id: str
         prompt_id=origin.prompt_id or content_id(repr(prompt)),
     )
     said = dict.fromkeys(row.wins(), Choice.FIRST) | dict.fromkeys(row.ties(), Choice.TIE)
-    comparisons = {
-        make_task_id(item.item_id, *(ids := [content_id(row.answers[n]) for n in pair])): Comparison(
-            task_id=make_task_id(item.item_id, *ids),
+    # A best-of row may say the same of two copies of a text.
+    pairs = {tuple(content_id(row.answers[n]) for n in pair): choice for pair, choice in said.items()}
+    tasks = {pair: make_task_id(item.item_id, *pair) for pair in pairs}
+    ranked = isinstance(row, common.Ranking) and len(texts) > 2
+    comparisons = [
+        Comparison(
+            task_id=tasks[pair],
             item_id=item.item_id,
             annotator=annotator,
-            first_candidate_id=ids[0],
-            second_candidate_id=ids[1],
+            first_candidate_id=pair[0],
+            second_candidate_id=pair[1],
             choice=choice,
             confidence=origin.confidence,
+            margin=row.margin if isinstance(row, common.Comparison) else None,
+            ranking_id=ranking_id_of(tasks.values(), annotator) if ranked else "",
         )
-        for pair, choice in said.items()
-    }
-    return Record(item, tuple(comparisons.values()))
+        for pair, choice in pairs.items()
+    ]
+    return Record(item, tuple(comparisons))
 
 
-def format_record(comparison: Comparison, item: Item, form: Form = "conversational") -> dict[str, Any]:
-    """One row of a comparison with a winner. InvalidInput for `text` of a prompt of several messages."""
+def format_record(
+    comparison: Comparison, item: Item, form: Form = "conversational", *, margin: float | None = None
+) -> dict[str, Any]:
+    """One row of a comparison with a winner, in a schema of TRL's. InvalidInput for `text` of several messages.
+
+    margin: for the column of that name, which is left out where there is none.
+    """
     chosen = comparison.preferred
     rejected = ({comparison.first_candidate_id, comparison.second_candidate_id} - {chosen}).pop()
     texts = [item.candidate(candidate_id).text for candidate_id in (chosen, rejected)]
@@ -153,6 +163,8 @@ def format_record(comparison: Comparison, item: Item, form: Form = "conversation
         "chosen_source": sources[0],
         "rejected_source": sources[1],
     }
+    if margin is not None:
+        columns["margin"] = margin
     if form == "text":
         if len(item.prompt) != 1:
             raise InvalidInput(
@@ -168,16 +180,38 @@ def format_record(comparison: Comparison, item: Item, form: Form = "conversation
 
 
 def write_records(
-    out: RowWriter, rows: Iterable[tuple[Comparison, Item]], form: Form = "conversational"
+    out: RowWriter,
+    rows: Iterable[tuple[Comparison, Item]],
+    form: Form = "conversational",
+    *,
+    margin_of: Callable[[Comparison], float] | None = None,
 ) -> Written:
-    """One row per comparison with a winner; ties and skipped ones, for which TRL has none, are counted."""
+    """One row per comparison with a winner; ties and skipped ones, for which TRL has none, are counted.
+
+    `rankings` is no schema of TRL's: a row for each statement, ties too. margin_of: the column `margin` of TRL's
+    schemas, which all rows of a file have or none.
+    """
     written = Written()
+    if form == "rankings":
+        for together, item in statements(_with_skips_counted(rows, written)):
+            out.write(statement_row(together, item))
+            written.rows += 1
+        return written
     for comparison, item in rows:
         if comparison.choice is Choice.TIE:
             written.ties += 1
         elif comparison.choice in (Choice.SKIP, Choice.FLAG):
             written.skipped += 1
         else:
-            out.write(format_record(comparison, item, form))
+            margin = None if margin_of is None else margin_of(comparison)
+            out.write(format_record(comparison, item, form, margin=margin))
             written.rows += 1
     return written
+
+
+def _with_skips_counted(
+    rows: Iterable[tuple[Comparison, Item]], written: Written
+) -> Iterator[tuple[Comparison, Item]]:
+    for comparison, item in rows:
+        written.skipped += comparison.choice in (Choice.SKIP, Choice.FLAG)
+        yield comparison, item

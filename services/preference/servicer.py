@@ -63,7 +63,8 @@ class PreferenceServicer(rpc.PreferenceServiceServicer):
             comparison_from(comparison, f"comparisons[{number}]")
             for number, comparison in enumerate(request.comparisons)
         ]
-        return wire.RecordComparisonResponse(recorded=await self._preferences.record(comparisons))
+        recorded = await self._preferences.record(comparisons, made_elsewhere=request.made_elsewhere)
+        return wire.RecordComparisonResponse(recorded=recorded)
 
     async def StreamComparisons(
         self, request: wire.StreamComparisonsRequest, _context: Any
@@ -205,6 +206,7 @@ def comparison_from(comparison: wire.Comparison, field: str) -> domain.Compariso
         comment=comparison.comment,
         ranking_id=comparison.ranking_id,
         seconds=comparison.seconds if comparison.HasField("seconds") else None,
+        margin=comparison.margin if comparison.HasField("margin") else None,
     )
 
 
@@ -222,6 +224,7 @@ def comparison_to(comparison: domain.Comparison) -> wire.Comparison:
         recorded_at=_timestamp(comparison.recorded_at),
         ranking_id=comparison.ranking_id,
         seconds=comparison.seconds,
+        margin=comparison.margin,
     )
 
 

@@ -128,14 +128,18 @@ class PreferenceStore:
         freed = held.values(lease_holder="", lease_until=0.0)
         return self._run(lambda session: int(getattr(session.execute(freed), "rowcount", 0)), durable=False)
 
-    def record(self, comparisons: Sequence[Comparison]) -> int:
+    def record(self, comparisons: Sequence[Comparison], *, made_elsewhere: bool = False) -> int:
         """Record all or nothing; durable on return. How many are new: repeating one changes nothing.
+
+        `made_elsewhere`: whether a task has its answers, or is leased, is no matter.
 
         NotFound: no such task. InvalidInput: the candidates are not the task's. Mismatch: another annotator
         holds the lease, or the task has its answers by now.
         """
         check_comparisons(comparisons)
-        return self._run(lambda session: recording.record(session, comparisons, self._rules(late=False)))
+        return self._run(
+            lambda session: recording.record(session, comparisons, self._rules(late=made_elsewhere))
+        )
 
     def answer(self, answers: Sequence[UnitAnswer]) -> list[Outcome]:
         """Keep what pages say, durable on return; what became of each. They may come late, twice, or be taken back.

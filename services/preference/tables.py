@@ -136,6 +136,7 @@ class ComparisonRow(Table):
     recorded_at: Mapped[float]
     ranking_id: Mapped[str] = mapped_column(_Id, default="")
     seconds: Mapped[float | None]
+    margin: Mapped[float | None]
     revision: Mapped[int] = mapped_column(BigInteger, default=0)
     gold: Mapped[bool] = mapped_column(default=False)
     item: Mapped[ItemRow] = relationship(lazy="raise", viewonly=True)
@@ -264,6 +265,7 @@ def comparison_of(row: ComparisonRow) -> Comparison:
         recorded_at=row.recorded_at,
         ranking_id=row.ranking_id,
         seconds=row.seconds,
+        margin=row.margin,
         revision=row.revision,
         gold=row.gold,
     )

@@ -1,10 +1,12 @@
-"""Owns how ratings become scalar training targets. Pure."""
+"""Owns how ratings become scalar training targets, and their rows. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from statistics import fmean
+from typing import Any
 
+from services.preference.domain import Item
 from services.preference.ratings import Rating
 
 
@@ -32,3 +34,31 @@ def scalar_targets(
     spread = fmean(value**2 for value in centred.values()) ** 0.5 if centred else 0.0
     # Below a billionth of a point, differences are rounding.
     return {subject: value / spread if spread > 1e-9 else 0.0 for subject, value in centred.items()}
+
+
+def target_rows(items: Iterable[Item], ratings: Sequence[Rating]) -> Iterator[dict[str, Any]]:
+    """A row for each rated answer: its prompt, its text and its target, for a reward model that is fitted to scalars.
+
+    ratings: of candidates, named item_id/candidate_id. The rating stays beside the target, with its 95 % interval.
+    """
+    targets = scalar_targets(ratings, group=item_of)
+    rated = {rating.subject: rating for rating in ratings}
+    for item in items:
+        for candidate in item.candidates:
+            subject = f"{item.item_id}/{candidate.candidate_id}"
+            if subject not in rated:
+                continue
+            found = rated[subject]
+            yield {
+                "prompt": [{"role": message.role, "content": message.content} for message in item.prompt],
+                "completion": [{"role": "assistant", "content": candidate.text}],
+                "target": targets[subject],
+                "rating": found.rating,
+                "low": found.low,
+                "high": found.high,
+                "comparisons": found.comparisons,
+                "source": candidate.source,
+                "item_id": item.item_id,
+                "prompt_id": item.prompt_id,
+                "campaign": item.campaign,
+            }

@@ -58,18 +58,44 @@ def export_command(
     target: Target = "127.0.0.1:50055",
     campaign: Annotated[str, typer.Option(help="Empty: all.")] = "",
     form: Annotated[
-        Literal["conversational", "text", "implicit"],
-        typer.Option(help="TRL's schema: messages, text, or messages with the prompt in both sides."),
+        Literal["conversational", "text", "implicit", "rankings"],
+        typer.Option(
+            help="TRL's schema: messages, text, or messages with the prompt in both sides; "
+            "rankings: whole, with ties."
+        ),
     ] = "conversational",
     text: Annotated[bool, typer.Option("--text", help="The same as --form text.")] = False,
+    confidence_margin: Annotated[
+        float,
+        typer.Option(help="TRL's column margin, where nobody gave one: so much for full confidence.", min=0),
+    ] = 0.0,
 ) -> None:
     """Comparisons with a winner into a file, which appears whole or not at all."""
     from trimtab.clients.preference import PreferenceClient
 
     with _one_line_errors(), PreferenceClient(target) as client:
-        written = export_records(client, file, campaign=campaign, form="text" if text else form)
+        written = export_records(
+            client,
+            file,
+            campaign=campaign,
+            form="text" if text else form,
+            confidence_margin=confidence_margin,
+        )
         left_out = f"{written.ties} ties and {written.skipped} skipped ones left out"
         print(f"{written.rows} rows written, {left_out}", file=sys.stderr)
+
+
+@app.command("targets")
+def targets_command(
+    file: Annotated[Path, typer.Argument(help="Ends with .jsonl, .jsonl.gz or .parquet.")],
+    target: Target = "127.0.0.1:50055",
+    campaign: Annotated[str, typer.Option(help="Empty: all.")] = "",
+) -> None:
+    """Every rated answer with a scalar target: its rating, mean 0 within its item, standard deviation 1 over all."""
+    from trimtab.clients.preference import PreferenceClient
+
+    with _one_line_errors(), PreferenceClient(target) as client:
+        print(f"{export_targets(client, file, campaign=campaign)} rows written", file=sys.stderr)
 
 
 def import_records(client: PreferenceClient, reader: RecordReader) -> tuple[int, int]:
@@ -92,18 +118,54 @@ def _send(client: PreferenceClient, batch: Sequence[Record]) -> int:
 
     client.upload([item_to(record.item) for record in batch])
     said = [comparison for record in batch for comparison in record.comparisons]
-    return client.record([comparison_to(comparison) for comparison in said])
+    return client.record([comparison_to(comparison) for comparison in said], made_elsewhere=True)
 
 
 def export_records(
-    client: PreferenceClient, file: Path, *, campaign: str = "", form: Form = "conversational"
+    client: PreferenceClient,
+    file: Path,
+    *,
+    campaign: str = "",
+    form: Form = "conversational",
+    confidence_margin: float = 0.0,
 ) -> Written:
-    """Write every comparison with a winner; counts of what was written and what was left out."""
+    """Write every comparison with a winner; counts of what was written and what was left out.
+
+    TRL's schemas have a column `margin` where any comparison has one, or confidence is to make one; it is 0 where
+    neither says anything.
+    """
     from services.preference.files import row_writer
     from services.preference.records import write_records
 
+    def margin_of(comparison: Comparison) -> float:
+        if comparison.margin is not None:
+            return comparison.margin
+        return confidence_margin * (comparison.confidence or 0.0)
+
+    margins = confidence_margin > 0 or any(
+        answer.comparison.HasField("margin")
+        for answer in client.comparisons(campaign=campaign, timeout_seconds=_DAY_SECONDS)
+    )
     with row_writer(file) as out:
-        return write_records(out, _received(client, campaign), form)
+        return write_records(out, _received(client, campaign), form, margin_of=margin_of if margins else None)
+
+
+def export_targets(client: PreferenceClient, file: Path, *, campaign: str = "") -> int:
+    """Write the rated answers with their targets; how many."""
+    from services.preference.files import row_writer
+    from services.preference.ratings import Rating
+    from services.preference.targets import target_rows
+    from trimtab.preference.v1.preference_pb2 import RATING_SUBJECT_CANDIDATE
+
+    found = client.ratings(campaign=campaign, subject=RATING_SUBJECT_CANDIDATE, timeout_seconds=_DAY_SECONDS)
+    ratings = [Rating(one.subject, one.rating, one.low, one.high, one.comparisons) for one in found]
+    items = {item.item_id: item for _, item in _received(client, campaign)}
+    rows = 0
+    with row_writer(file) as out:
+        for row in target_rows(items.values(), ratings):
+            out.write(row)
+            rows += 1
+    return rows
 
 
 def _received(client: PreferenceClient, campaign: str) -> Iterator[tuple[Comparison, Item]]:

@@ -34,6 +34,7 @@ class Pages:
         self._toml = f'database_url = "{self._database_url}"\nendpoints_file = "{self._endpoints}"\n'
         self._more = toml
         self._http_port = 0
+        self.target = ""
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> PreferenceClient:
@@ -54,7 +55,8 @@ class Pages:
             time.sleep(0.02)
         endpoints = json.loads(self._endpoints.read_text())
         self._http_port = int(endpoints["http"].rpartition(":")[2])
-        client = PreferenceClient(endpoints["grpc"], attempts=20)
+        self.target = str(endpoints["grpc"])
+        client = PreferenceClient(self.target, attempts=20)
         client.statistics()
         return client
 

@@ -34,9 +34,18 @@ class PreferenceClient(SyncClient):
         request = wire.NextTaskRequest(annotator=annotator, campaign=campaign, max_tasks=max_tasks)
         return list(self._call(self._stub.NextTask, request, timeout_seconds).tasks)
 
-    def record(self, comparisons: Sequence[wire.Comparison], *, timeout_seconds: float | None = None) -> int:
-        """Store comparisons; how many were stored. They are durable when this returns."""
-        request = wire.RecordComparisonRequest(comparisons=comparisons)
+    def record(
+        self,
+        comparisons: Sequence[wire.Comparison],
+        *,
+        made_elsewhere: bool = False,
+        timeout_seconds: float | None = None,
+    ) -> int:
+        """Store comparisons; how many were stored. They are durable when this returns.
+
+        made_elsewhere: they are kept though a task has its answers already, or is someone else's for now.
+        """
+        request = wire.RecordComparisonRequest(comparisons=comparisons, made_elsewhere=made_elsewhere)
         return self._call(self._stub.RecordComparison, request, timeout_seconds).recorded
 
     def comparisons(
@@ -94,10 +103,17 @@ class AsyncPreferenceClient(AsyncClient):
         return list((await self._call(self._stub.NextTask, request, timeout_seconds)).tasks)
 
     async def record(
-        self, comparisons: Sequence[wire.Comparison], *, timeout_seconds: float | None = None
+        self,
+        comparisons: Sequence[wire.Comparison],
+        *,
+        made_elsewhere: bool = False,
+        timeout_seconds: float | None = None,
     ) -> int:
-        """Store comparisons; how many were stored. They are durable when this returns."""
-        request = wire.RecordComparisonRequest(comparisons=comparisons)
+        """Store comparisons; how many were stored. They are durable when this returns.
+
+        made_elsewhere: they are kept though a task has its answers already, or is someone else's for now.
+        """
+        request = wire.RecordComparisonRequest(comparisons=comparisons, made_elsewhere=made_elsewhere)
         return (await self._call(self._stub.RecordComparison, request, timeout_seconds)).recorded
 
     def comparisons(

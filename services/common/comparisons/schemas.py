@@ -184,10 +184,23 @@ def _rank(value: object, field: str) -> int:
 
 def _ranking(
     row: Row, place: str, answers: list[str], ranks: list[int], sources: list[str], field: str
-) -> Ranking:
+) -> Record:
     if len(set(answers)) != len(answers):
         raise Malformed(field, "expected answers that differ", Fault.IDENTICAL)
     prompt = parse_prompt(row.get("prompt"))
+    margin = number(row.get("margin"), "margin")
+    if margin is not None:
+        if len(answers) != 2 or ranks[0] == ranks[1]:
+            raise Malformed("margin", "expected one for two answers of different ranks alone")
+        return Comparison(
+            prompt=prompt,
+            chosen=answers[0],
+            rejected=answers[1],
+            origin=_origin(row, place, prompt),
+            margin=margin,
+            chosen_source=sources[0],
+            rejected_source=sources[1],
+        )
     return Ranking(
         prompt=prompt,
         answers=tuple(answers),

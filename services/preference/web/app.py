@@ -30,7 +30,7 @@ from services.preference.config import PreferenceConfig, WebSpec
 from services.preference.preferences import Preferences
 from services.preference.web.annotating import AnnotatorRoutes
 from services.preference.web.owning import OwnerRoutes
-from services.preference.web.rendering import Renderer, static_routes
+from services.preference.web.rendering import Renderer, static_routes, worker_route
 from services.preference.web.security import Cookies, SecureHeaders
 from services.preference.web.sessions import Sessions
 
@@ -108,7 +108,7 @@ def web_application(
         app.add_route(path, pages.call(handler), methods=["POST"])
     for path in HEALTH_PATHS:
         app.add_route(path, pages.call(_health(stage, ready=path == "/readyz")), methods=["GET"])
-    app.router.routes.extend(static_routes())
+    app.router.routes.extend([*static_routes(), worker_route()])
     guarded = HttpGuard(app, settings.limits, exempt=HEALTH_PATHS, local_names_only=settings.local_names_only)
     return SecureHeaders(guarded, https=settings.https)
 

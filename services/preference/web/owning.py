@@ -213,7 +213,9 @@ async def _lines(
 
 
 def _preference(comparison: Comparison, item: Item) -> dict[str, Any] | None:
-    return format_record(comparison, item) if comparison.choice in (Choice.FIRST, Choice.SECOND) else None
+    if comparison.choice not in (Choice.FIRST, Choice.SECOND):
+        return None
+    return format_record(comparison, item, margin=comparison.margin)
 
 
 def _plain(comparison: Comparison, item: Item) -> dict[str, Any]:
@@ -235,6 +237,7 @@ def _plain(comparison: Comparison, item: Item) -> dict[str, Any]:
         "comment": comparison.comment,
         "ranking_id": comparison.ranking_id,
         "seconds": comparison.seconds,
+        "margin": comparison.margin,
         "recorded_at": comparison.recorded_at,
         "gold": comparison.gold,
     }

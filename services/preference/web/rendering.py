@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Route
 
 _HERE = Path(__file__).parent
 _STATIC = _HERE / "static"
+_WORKER = "label-worker.js"
 _NOTHING = "\N{EN DASH}"
 
 
@@ -53,14 +54,17 @@ def static_routes() -> Sequence[BaseRoute]:
     return [Route(f"/static/{path.name}", _file(path), methods=["GET"]) for path in _STATIC.iterdir()]
 
 
-def _file(path: Path) -> Any:
+def worker_route() -> BaseRoute:
+    """The service worker, beside its page, since it may serve nothing above itself. Always asked for anew."""
+    return Route(f"/{_WORKER}", _file(_STATIC / _WORKER, "no-cache"), methods=["GET"])
+
+
+def _file(path: Path, keep: str = "public, max-age=31536000, immutable") -> Any:
     content = path.read_bytes()
     kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
 
     async def file(_: Request) -> Response:
-        return Response(
-            content, media_type=kind, headers={"cache-control": "public, max-age=31536000, immutable"}
-        )
+        return Response(content, media_type=kind, headers={"cache-control": keep})
 
     return file
 

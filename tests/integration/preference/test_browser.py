@@ -231,6 +231,58 @@ def test_without_a_mouse_and_without_single_keys(
     assert [one.comparison.choice for one in comparisons(client, "tab")] == [wire.CHOICE_SECOND]
 
 
+def test_a_reload_without_a_connection_goes_on(chromium: Browser, tmp_path: Path) -> None:
+    """The page comes back with the task that was shown, and with what was answered; it goes on from there, undo too,
+    and all of it arrives once. Who signs out leaves nothing behind to load."""
+    pages = Pages(tmp_path, "lease_seconds = 60")
+    with pages.start() as client:
+        client.upload([item(number, campaign="reload") for number in range(8)])
+        context = chromium.new_context()
+        page = signed_in(context, pages, "ann", "reload")
+        assert page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+        page.keyboard.press("ArrowLeft")
+        done(page, 1)
+        saved(page)
+        assert pages.stop(signal.SIGKILL) == -signal.SIGKILL
+    page.keyboard.press("ArrowRight")
+    _holds(page, "#connection", "Offline: 1 kept here")
+    before = (page.inner_text("#prompt-text"), answers(page))
+    for _ in range(2):
+        page.reload()
+        shown(page)
+        assert (page.inner_text("#prompt-text"), answers(page)) == before
+        _holds(page, "#connection", "Offline: 1 kept here")
+        done(page, 2)
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("t")
+    done(page, 4)
+    page.keyboard.press("u")
+    page.reload()
+    shown(page)
+    done(page, 3)
+    with pages.start() as client:
+        saved(page)
+        page.keyboard.press("t")
+        done(page, 4)
+        saved(page)
+        rows = comparisons(client, "reload")
+        assert len({row.comparison.task_id for row in rows}) == len(rows) == 4
+        assert sum(row.comparison.choice == wire.CHOICE_TIE for row in rows) == 1
+        page.click("#sign-out")
+        page.wait_for_url("**/join")
+        assert page.evaluate("caches.keys()") == []
+        assert page.evaluate("Object.keys(sessionStorage)") == []
+        page.goto(f"{pages.url}/label")
+        assert page.url.endswith("/join")
+        assert page.evaluate("caches.keys()") == []
+    assert pages.stop() == 0
+    from playwright.sync_api import Error
+
+    with pytest.raises(Error, match="net::ERR_"):
+        page.goto(f"{pages.url}/label")
+    context.close()
+
+
 def test_a_killed_service_loses_no_label(chromium: Browser, tmp_path: Path) -> None:
     """kill -9 under way: what was saved is there, what was not waits in the page, also in a new tab; none is twice."""
     pages = Pages(tmp_path, "lease_seconds = 60")

@@ -120,7 +120,15 @@ async def test_other_sites_cannot_make_requests(site: Site) -> None:
 async def test_every_answer_has_the_strict_headers(site: Site) -> None:
     """Pages, refusals, files and health carry a policy without inline code; pages are not cached, files are."""
     client = await site.signed_in("ann")
-    for path in ("/label", "/overview", "/nothing", "/healthz", "/static/label.js", "/join"):
+    for path in (
+        "/label",
+        "/overview",
+        "/nothing",
+        "/healthz",
+        "/static/label.js",
+        "/join",
+        "/label-worker.js",
+    ):
         headers = (await client.get(path)).headers
         policy = headers["content-security-policy"]
         assert "default-src 'none'" in policy

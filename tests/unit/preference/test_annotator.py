@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pytest
 from services.common.errors import Mismatch, Unavailable
 from services.common.rules import make_rule
 from services.preference.annotator import BuiltInAnnotator, Judge
-from services.preference.domain import Choice, Item, Message, Subject, Task, prompt_text
+from services.preference.domain import Choice, Comparison, Item, Message, Subject, Task, prompt_text
 from services.preference.preferences import Preferences
 from services.preference.ratings import RatingMethod
 from services.preference.store import PreferenceStore
@@ -112,11 +112,11 @@ class Flaky(Preferences):
 
     failures = 1
 
-    async def record(self, comparisons: object) -> int:
+    async def record(self, comparisons: Sequence[Comparison], *, made_elsewhere: bool = False) -> int:
         if self.failures:
             self.failures -= 1
             raise Unavailable("the database cannot be used: away")
-        return await super().record(comparisons)  # type: ignore[arg-type]
+        return await super().record(comparisons, made_elsewhere=made_elsewhere)
 
 
 async def test_it_tries_again_after_a_failure(tmp_path: Path) -> None:

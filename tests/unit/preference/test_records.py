@@ -130,15 +130,48 @@ def test_a_summary_comparison_keeps_who_and_what(tmp_path: Path) -> None:
 
 
 def test_several_annotators_of_a_pair(tmp_path: Path) -> None:
-    """The service takes one answer to a task: another annotator's is kept in an item of its own, again and again."""
-    rows = [SAME[1] | {"annotator": who} for who in ("ann", "bob", "ann", "bob")]
-    ann, bob, *again = read(
-        tmp_path, *rows, {"prompt": "hi", "chosen": "no", "rejected": "yes", "annotator": "cat"}
+    """All of them answer the same task, so that agreement is seen; each may say it twice, and not say the opposite."""
+    rows = [SAME[1] | {"annotator": who} for who in ("ann", "bob", "ann")]
+    other = {"prompt": "hi", "chosen": "no", "rejected": "yes", "annotator": "cat"}
+    ann, bob, again, cat = read(tmp_path, *rows, other)
+    assert again == ann
+    assert ann.item == bob.item == cat.item
+    assert ann.comparisons[0].task_id == bob.comparisons[0].task_id == cat.comparisons[0].task_id
+    assert [chosen(record) for record in (ann, bob, cat)] == ["yes", "yes", "no"]
+    with pytest.raises(InvalidInput, match="expected the same choice as"):
+        read(tmp_path, *rows, other | {"annotator": "bob"})
+
+
+def test_the_pairs_of_a_ranking_belong_together(tmp_path: Path) -> None:
+    """By a name that each annotator's ranking has of its own; neither a pair nor a best-of row is a ranking."""
+    ranked = {"prompt": "hi", "ranked": ["a", "b", "c"]}
+    best = {"query": "hi", "sample0": "a", "sample1": "b", "sample2": "c", "best": 0}
+    ann, bob, two, choice = read(
+        tmp_path,
+        ranked | {"annotator": "ann"},
+        ranked | {"annotator": "bob"},
+        {"prompt": "hi", "ranked": ["a", "b"]},
+        best,
     )
-    assert ann.item.item_id == read(tmp_path, SAME[0])[0].item.item_id
-    assert again[:2] == [ann, bob]
-    assert len({record.item.item_id for record in (ann, bob, again[2])}) == 3
-    assert ann.item.candidates == bob.item.candidates
+    names = [{comparison.ranking_id for comparison in one.comparisons} for one in (ann, bob, two, choice)]
+    assert [len(found) for found in names] == [1, 1, 1, 1]
+    assert names[2] == names[3] == {""}
+    assert len(names[0] | names[1]) == 2
+
+
+def test_a_margin_is_kept(tmp_path: Path) -> None:
+    """Of a pair, or of a list of two; a list of more, or a tie, has none."""
+    pair, listed, without = read(
+        tmp_path,
+        SAME[1] | {"margin": 2},
+        {"prompt": "x", "answers": ["b", "a"], "ranks": [2, 1], "margin": -0.5},
+        {"prompt": "y", "chosen": "b", "rejected": "a"},
+    )
+    assert [one.comparisons[0].margin for one in (pair, listed, without)] == [2.0, -0.5, None]
+    for ranks in ([1, 1, 2], [1, 1]):
+        row = {"prompt": "x", "answers": list("abc")[: len(ranks)], "ranks": ranks, "margin": 1.0}
+        with pytest.raises(InvalidInput, match="margin: expected one for two answers of different ranks"):
+            read(tmp_path, row)
 
 
 @pytest.mark.parametrize(

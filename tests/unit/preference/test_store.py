@@ -174,6 +174,25 @@ def test_unknown_tasks_and_lost_leases_are_refused(store: PreferenceStore, clock
     assert (Mismatch.status, NotFound.status) == ("FAILED_PRECONDITION", "NOT_FOUND")
 
 
+def test_labels_that_were_made_elsewhere_are_all_kept(store: PreferenceStore) -> None:
+    """Though the task has its answer, or is leased to somebody; what one annotator said once is not said twice."""
+    store.upload([item(1), item(2)])
+    first, held = store.next_tasks("ann", limit=2)
+    store.record([answer(first, "ann")])
+    said = [answer(first, "bob", Choice.SECOND), answer(held, "bob"), answer(first, "cat")]
+    with pytest.raises(Mismatch):
+        store.record(said)
+    assert store.record([replace(one, margin=2.5) for one in said], made_elsewhere=True) == 3
+    assert store.record(said, made_elsewhere=True) == 0
+    counts = store.statistics()
+    assert (counts.comparisons, counts.tasks_open) == (4, 0)
+    assert {row.annotator: row.margin for row, _ in store.page().rows if row.task_id == first.task_id} == {
+        "ann": None,
+        "bob": 2.5,
+        "cat": 2.5,
+    }
+
+
 def test_a_batch_is_recorded_whole_or_not_at_all(store: PreferenceStore) -> None:
     """One unknown task in a batch leaves nothing of it behind."""
     store.upload([item(n) for n in range(3)])
@@ -321,6 +340,7 @@ def test_bad_items_are_named(store: PreferenceStore, wrong: Item, field: str) ->
         ({"task_id": ""}, "comparisons[0].task_id"),
         ({"confidence": 1.1}, "comparisons[0].confidence"),
         ({"confidence": math.nan}, "comparisons[0].confidence"),
+        ({"margin": math.inf}, "comparisons[0].margin"),
         ({"comment": "\0"}, "comparisons[0].comment"),
     ],
 )

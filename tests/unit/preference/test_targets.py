@@ -6,7 +6,8 @@ import pytest
 
 from services.common.errors import InvalidInput
 from services.preference.ratings import Game, Rating, RatingMethod, rate
-from services.preference.targets import item_of, scalar_targets
+from services.preference.targets import item_of, scalar_targets, target_rows
+from tests.unit.preference.builders import item
 
 
 def ratings(**points: float) -> list[Rating]:
@@ -53,3 +54,27 @@ def test_an_anchor_that_was_not_compared_is_refused(kind: str) -> None:
         InvalidInput, match="anchor: expected a subject that was compared with another, got z"
     ):
         rate([Game("a", "b", 1.0)], RatingMethod(kind=kind, anchor="z"))  # type: ignore[arg-type]
+
+
+def test_rows_of_targets_are_of_rated_answers_alone() -> None:
+    """Prompt, answer and target belong together; the interval stays beside it; what was never compared has no row."""
+    one, other = item(1, "good", "bad", "never seen"), item(2, "x", "y")
+    found = [
+        Rating(f"{of.item_id}/c{at}", rating, rating - 5, rating + 5, 3)
+        for of, at, rating in ((one, 0, 1030.0), (one, 1, 970.0), (other, 0, 1010.0), (other, 1, 990.0))
+    ]
+    rows = list(target_rows([one, other], found))
+    assert [(row["completion"][0]["content"], row["prompt_id"]) for row in rows] == [
+        ("good", "prompt-1"),
+        ("bad", "prompt-1"),
+        ("x", "prompt-2"),
+        ("y", "prompt-2"),
+    ]
+    step = 1 / (1000 / 2) ** 0.5  # of the squared deviations 900, 900, 100, 100 the mean is 500
+    assert [row["target"] for row in rows] == pytest.approx([30 * step, -30 * step, 10 * step, -10 * step])
+    assert (rows[0]["rating"], rows[0]["low"], rows[0]["high"], rows[0]["comparisons"]) == (
+        1030,
+        1025,
+        1035,
+        3,
+    )

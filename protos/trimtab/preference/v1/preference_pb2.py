@@ -16,7 +16,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from trimtab.common.v1 import common_pb2 as trimtab_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&trimtab/preference/v1/preference.proto\x12\x15trimtab.preference.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1etrimtab/common/v1/common.proto\"s\n\tCandidate\x12\x14\n\x0c\x63\x61ndidate_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x32\n\x07version\x18\x04 \x01(\x0b\x32!.trimtab.common.v1.WeightsVersion\"\xca\x01\n\x04Item\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12.\n\x06prompt\x18\x02 \x03(\x0b\x32\x1e.trimtab.common.v1.ChatMessage\x12\x34\n\ncandidates\x18\x03 \x03(\x0b\x32 .trimtab.preference.v1.Candidate\x12\x10\n\x08\x63\x61mpaign\x18\x04 \x01(\t\x12\x11\n\tprompt_id\x18\x05 \x01(\t\x12\x12\n\nannotators\x18\x06 \x01(\r\x12\x12\n\ngold_order\x18\x07 \x03(\t\"\xac\x01\n\x04Task\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12)\n\x04item\x18\x02 \x01(\x0b\x32\x1b.trimtab.preference.v1.Item\x12\x1a\n\x12\x66irst_candidate_id\x18\x03 \x01(\t\x12\x1b\n\x13second_candidate_id\x18\x04 \x01(\t\x12/\n\x0blease_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc9\x02\n\nComparison\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\x11\n\tannotator\x18\x03 \x01(\t\x12\x1a\n\x12\x66irst_candidate_id\x18\x04 \x01(\t\x12\x1b\n\x13second_candidate_id\x18\x05 \x01(\t\x12-\n\x06\x63hoice\x18\x06 \x01(\x0e\x32\x1d.trimtab.preference.v1.Choice\x12\x17\n\nconfidence\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07\x63omment\x18\x08 \x01(\t\x12/\n\x0brecorded_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nranking_id\x18\n \x01(\t\x12\x14\n\x07seconds\x18\x0b \x01(\x01H\x01\x88\x01\x01\x42\r\n\x0b_confidenceB\n\n\x08_seconds\"Y\n\x06Rating\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06rating\x18\x02 \x01(\x01\x12\x0b\n\x03low\x18\x03 \x01(\x01\x12\x0c\n\x04high\x18\x04 \x01(\x01\x12\x13\n\x0b\x63omparisons\x18\x05 \x01(\r\"E\n\x17UploadCandidatesRequest\x12*\n\x05items\x18\x01 \x03(\x0b\x32\x1b.trimtab.preference.v1.Item\"E\n\x18UploadCandidatesResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\r\x12\x17\n\x0f\x61lready_present\x18\x02 \x01(\r\"I\n\x0fNextTaskRequest\x12\x11\n\tannotator\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61mpaign\x18\x02 \x01(\t\x12\x11\n\tmax_tasks\x18\x03 \x01(\r\">\n\x10NextTaskResponse\x12*\n\x05tasks\x18\x01 \x03(\x0b\x32\x1b.trimtab.preference.v1.Task\"Q\n\x17RecordComparisonRequest\x12\x36\n\x0b\x63omparisons\x18\x01 \x03(\x0b\x32!.trimtab.preference.v1.Comparison\",\n\x18RecordComparisonResponse\x12\x10\n\x08recorded\x18\x01 \x01(\r\"Y\n\x18StreamComparisonsRequest\x12\x10\n\x08\x63\x61mpaign\x18\x01 \x01(\t\x12\x15\n\rinclude_items\x18\x02 \x01(\x08\x12\x14\n\x0cinclude_gold\x18\x03 \x01(\x08\"}\n\x19StreamComparisonsResponse\x12\x35\n\ncomparison\x18\x01 \x01(\x0b\x32!.trimtab.preference.v1.Comparison\x12)\n\x04item\x18\x02 \x01(\x0b\x32\x1b.trimtab.preference.v1.Item\"\\\n\x11GetRatingsRequest\x12\x10\n\x08\x63\x61mpaign\x18\x01 \x01(\t\x12\x35\n\x07subject\x18\x02 \x01(\x0e\x32$.trimtab.preference.v1.RatingSubject\"D\n\x12GetRatingsResponse\x12.\n\x07ratings\x18\x01 \x03(\x0b\x32\x1d.trimtab.preference.v1.Rating\"D\n\x14GetStatisticsRequest\x12\x10\n\x08\x63\x61mpaign\x18\x01 \x01(\t\x12\x1a\n\x12include_annotators\x18\x02 \x01(\x08\"\xff\x02\n\x15GetStatisticsResponse\x12\r\n\x05items\x18\x01 \x01(\x04\x12\x12\n\ntasks_open\x18\x02 \x01(\x04\x12\x13\n\x0b\x63omparisons\x18\x03 \x01(\x04\x12\x0c\n\x04ties\x18\x04 \x01(\x04\x12\x0f\n\x07skipped\x18\x05 \x01(\x04\x12j\n\x18\x63omparisons_by_annotator\x18\x06 \x03(\x0b\x32H.trimtab.preference.v1.GetStatisticsResponse.ComparisonsByAnnotatorEntry\x12\x16\n\tagreement\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12>\n\nannotators\x18\x08 \x03(\x0b\x32*.trimtab.preference.v1.AnnotatorStatistics\x1a=\n\x1b\x43omparisonsByAnnotatorEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x42\x0c\n\n_agreement\"\xfe\x01\n\x13\x41nnotatorStatistics\x12\x11\n\tannotator\x18\x01 \x01(\t\x12\x13\n\x0b\x63omparisons\x18\x02 \x01(\x04\x12\x0c\n\x04ties\x18\x03 \x01(\x04\x12\x0f\n\x07skipped\x18\x04 \x01(\x04\x12\x18\n\x0b\x66irst_share\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tagreement\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x0c\n\x04gold\x18\x07 \x01(\x04\x12\x12\n\ngold_right\x18\x08 \x01(\x04\x12\x1b\n\x0emedian_seconds\x18\t \x01(\x01H\x02\x88\x01\x01\x42\x0e\n\x0c_first_shareB\x0c\n\n_agreementB\x11\n\x0f_median_seconds*w\n\x06\x43hoice\x12\x16\n\x12\x43HOICE_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x43HOICE_FIRST\x10\x01\x12\x11\n\rCHOICE_SECOND\x10\x02\x12\x0e\n\nCHOICE_TIE\x10\x03\x12\x0f\n\x0b\x43HOICE_SKIP\x10\x04\x12\x0f\n\x0b\x43HOICE_FLAG\x10\x05*h\n\rRatingSubject\x12\x1e\n\x1aRATING_SUBJECT_UNSPECIFIED\x10\x00\x12\x1c\n\x18RATING_SUBJECT_CANDIDATE\x10\x01\x12\x19\n\x15RATING_SUBJECT_SOURCE\x10\x02\x32\xa3\x05\n\x11PreferenceService\x12s\n\x10UploadCandidates\x12..trimtab.preference.v1.UploadCandidatesRequest\x1a/.trimtab.preference.v1.UploadCandidatesResponse\x12[\n\x08NextTask\x12&.trimtab.preference.v1.NextTaskRequest\x1a\'.trimtab.preference.v1.NextTaskResponse\x12s\n\x10RecordComparison\x12..trimtab.preference.v1.RecordComparisonRequest\x1a/.trimtab.preference.v1.RecordComparisonResponse\x12x\n\x11StreamComparisons\x12/.trimtab.preference.v1.StreamComparisonsRequest\x1a\x30.trimtab.preference.v1.StreamComparisonsResponse0\x01\x12\x61\n\nGetRatings\x12(.trimtab.preference.v1.GetRatingsRequest\x1a).trimtab.preference.v1.GetRatingsResponse\x12j\n\rGetStatistics\x12+.trimtab.preference.v1.GetStatisticsRequest\x1a,.trimtab.preference.v1.GetStatisticsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&trimtab/preference/v1/preference.proto\x12\x15trimtab.preference.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1etrimtab/common/v1/common.proto\"s\n\tCandidate\x12\x14\n\x0c\x63\x61ndidate_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x32\n\x07version\x18\x04 \x01(\x0b\x32!.trimtab.common.v1.WeightsVersion\"\xca\x01\n\x04Item\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12.\n\x06prompt\x18\x02 \x03(\x0b\x32\x1e.trimtab.common.v1.ChatMessage\x12\x34\n\ncandidates\x18\x03 \x03(\x0b\x32 .trimtab.preference.v1.Candidate\x12\x10\n\x08\x63\x61mpaign\x18\x04 \x01(\t\x12\x11\n\tprompt_id\x18\x05 \x01(\t\x12\x12\n\nannotators\x18\x06 \x01(\r\x12\x12\n\ngold_order\x18\x07 \x03(\t\"\xac\x01\n\x04Task\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12)\n\x04item\x18\x02 \x01(\x0b\x32\x1b.trimtab.preference.v1.Item\x12\x1a\n\x12\x66irst_candidate_id\x18\x03 \x01(\t\x12\x1b\n\x13second_candidate_id\x18\x04 \x01(\t\x12/\n\x0blease_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe9\x02\n\nComparison\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\x11\n\tannotator\x18\x03 \x01(\t\x12\x1a\n\x12\x66irst_candidate_id\x18\x04 \x01(\t\x12\x1b\n\x13second_candidate_id\x18\x05 \x01(\t\x12-\n\x06\x63hoice\x18\x06 \x01(\x0e\x32\x1d.trimtab.preference.v1.Choice\x12\x17\n\nconfidence\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07\x63omment\x18\x08 \x01(\t\x12/\n\x0brecorded_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nranking_id\x18\n \x01(\t\x12\x14\n\x07seconds\x18\x0b \x01(\x01H\x01\x88\x01\x01\x12\x13\n\x06margin\x18\x0c \x01(\x01H\x02\x88\x01\x01\x42\r\n\x0b_confidenceB\n\n\x08_secondsB\t\n\x07_margin\"Y\n\x06Rating\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06rating\x18\x02 \x01(\x01\x12\x0b\n\x03low\x18\x03 \x01(\x01\x12\x0c\n\x04high\x18\x04 \x01(\x01\x12\x13\n\x0b\x63omparisons\x18\x05 \x01(\r\"E\n\x17UploadCandidatesRequest\x12*\n\x05items\x18\x01 \x03(\x0b\x32\x1b.trimtab.preference.v1.Item\"E\n\x18UploadCandidatesResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\r\x12\x17\n\x0f\x61lready_present\x18\x02 \x01(\r\"I\n\x0fNextTaskRequest\x12\x11\n\tannotator\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61mpaign\x18\x02 \x01(\t\x12\x11\n\tmax_tasks\x18\x03 \x01(\r\">\n\x10NextTaskResponse\x12*\n\x05tasks\x18\x01 \x03(\x0b\x32\x1b.trimtab.preference.v1.Task\"i\n\x17RecordComparisonRequest\x12\x36\n\x0b\x63omparisons\x18\x01 \x03(\x0b\x32!.trimtab.preference.v1.Comparison\x12\x16\n\x0emade_elsewhere\x18\x02 \x01(\x08\",\n\x18RecordComparisonResponse\x12\x10\n\x08recorded\x18\x01 \x01(\r\"Y\n\x18StreamComparisonsRequest\x12\x10\n\x08\x63\x61mpaign\x18\x01 \x01(\t\x12\x15\n\rinclude_items\x18\x02 \x01(\x08\x12\x14\n\x0cinclude_gold\x18\x03 \x01(\x08\"}\n\x19StreamComparisonsResponse\x12\x35\n\ncomparison\x18\x01 \x01(\x0b\x32!.trimtab.preference.v1.Comparison\x12)\n\x04item\x18\x02 \x01(\x0b\x32\x1b.trimtab.preference.v1.Item\"\\\n\x11GetRatingsRequest\x12\x10\n\x08\x63\x61mpaign\x18\x01 \x01(\t\x12\x35\n\x07subject\x18\x02 \x01(\x0e\x32$.trimtab.preference.v1.RatingSubject\"D\n\x12GetRatingsResponse\x12.\n\x07ratings\x18\x01 \x03(\x0b\x32\x1d.trimtab.preference.v1.Rating\"D\n\x14GetStatisticsRequest\x12\x10\n\x08\x63\x61mpaign\x18\x01 \x01(\t\x12\x1a\n\x12include_annotators\x18\x02 \x01(\x08\"\xff\x02\n\x15GetStatisticsResponse\x12\r\n\x05items\x18\x01 \x01(\x04\x12\x12\n\ntasks_open\x18\x02 \x01(\x04\x12\x13\n\x0b\x63omparisons\x18\x03 \x01(\x04\x12\x0c\n\x04ties\x18\x04 \x01(\x04\x12\x0f\n\x07skipped\x18\x05 \x01(\x04\x12j\n\x18\x63omparisons_by_annotator\x18\x06 \x03(\x0b\x32H.trimtab.preference.v1.GetStatisticsResponse.ComparisonsByAnnotatorEntry\x12\x16\n\tagreement\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12>\n\nannotators\x18\x08 \x03(\x0b\x32*.trimtab.preference.v1.AnnotatorStatistics\x1a=\n\x1b\x43omparisonsByAnnotatorEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x42\x0c\n\n_agreement\"\xfe\x01\n\x13\x41nnotatorStatistics\x12\x11\n\tannotator\x18\x01 \x01(\t\x12\x13\n\x0b\x63omparisons\x18\x02 \x01(\x04\x12\x0c\n\x04ties\x18\x03 \x01(\x04\x12\x0f\n\x07skipped\x18\x04 \x01(\x04\x12\x18\n\x0b\x66irst_share\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tagreement\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x0c\n\x04gold\x18\x07 \x01(\x04\x12\x12\n\ngold_right\x18\x08 \x01(\x04\x12\x1b\n\x0emedian_seconds\x18\t \x01(\x01H\x02\x88\x01\x01\x42\x0e\n\x0c_first_shareB\x0c\n\n_agreementB\x11\n\x0f_median_seconds*w\n\x06\x43hoice\x12\x16\n\x12\x43HOICE_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x43HOICE_FIRST\x10\x01\x12\x11\n\rCHOICE_SECOND\x10\x02\x12\x0e\n\nCHOICE_TIE\x10\x03\x12\x0f\n\x0b\x43HOICE_SKIP\x10\x04\x12\x0f\n\x0b\x43HOICE_FLAG\x10\x05*h\n\rRatingSubject\x12\x1e\n\x1aRATING_SUBJECT_UNSPECIFIED\x10\x00\x12\x1c\n\x18RATING_SUBJECT_CANDIDATE\x10\x01\x12\x19\n\x15RATING_SUBJECT_SOURCE\x10\x02\x32\xa3\x05\n\x11PreferenceService\x12s\n\x10UploadCandidates\x12..trimtab.preference.v1.UploadCandidatesRequest\x1a/.trimtab.preference.v1.UploadCandidatesResponse\x12[\n\x08NextTask\x12&.trimtab.preference.v1.NextTaskRequest\x1a\'.trimtab.preference.v1.NextTaskResponse\x12s\n\x10RecordComparison\x12..trimtab.preference.v1.RecordComparisonRequest\x1a/.trimtab.preference.v1.RecordComparisonResponse\x12x\n\x11StreamComparisons\x12/.trimtab.preference.v1.StreamComparisonsRequest\x1a\x30.trimtab.preference.v1.StreamComparisonsResponse0\x01\x12\x61\n\nGetRatings\x12(.trimtab.preference.v1.GetRatingsRequest\x1a).trimtab.preference.v1.GetRatingsResponse\x12j\n\rGetStatistics\x12+.trimtab.preference.v1.GetStatisticsRequest\x1a,.trimtab.preference.v1.GetStatisticsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -25,10 +25,10 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
   _globals['_GETSTATISTICSRESPONSE_COMPARISONSBYANNOTATORENTRY']._options = None
   _globals['_GETSTATISTICSRESPONSE_COMPARISONSBYANNOTATORENTRY']._serialized_options = b'8\001'
-  _globals['_CHOICE']._serialized_start=2555
-  _globals['_CHOICE']._serialized_end=2674
-  _globals['_RATINGSUBJECT']._serialized_start=2676
-  _globals['_RATINGSUBJECT']._serialized_end=2780
+  _globals['_CHOICE']._serialized_start=2611
+  _globals['_CHOICE']._serialized_end=2730
+  _globals['_RATINGSUBJECT']._serialized_start=2732
+  _globals['_RATINGSUBJECT']._serialized_end=2836
   _globals['_CANDIDATE']._serialized_start=130
   _globals['_CANDIDATE']._serialized_end=245
   _globals['_ITEM']._serialized_start=248
@@ -36,37 +36,37 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_TASK']._serialized_start=453
   _globals['_TASK']._serialized_end=625
   _globals['_COMPARISON']._serialized_start=628
-  _globals['_COMPARISON']._serialized_end=957
-  _globals['_RATING']._serialized_start=959
-  _globals['_RATING']._serialized_end=1048
-  _globals['_UPLOADCANDIDATESREQUEST']._serialized_start=1050
-  _globals['_UPLOADCANDIDATESREQUEST']._serialized_end=1119
-  _globals['_UPLOADCANDIDATESRESPONSE']._serialized_start=1121
-  _globals['_UPLOADCANDIDATESRESPONSE']._serialized_end=1190
-  _globals['_NEXTTASKREQUEST']._serialized_start=1192
-  _globals['_NEXTTASKREQUEST']._serialized_end=1265
-  _globals['_NEXTTASKRESPONSE']._serialized_start=1267
-  _globals['_NEXTTASKRESPONSE']._serialized_end=1329
-  _globals['_RECORDCOMPARISONREQUEST']._serialized_start=1331
-  _globals['_RECORDCOMPARISONREQUEST']._serialized_end=1412
-  _globals['_RECORDCOMPARISONRESPONSE']._serialized_start=1414
-  _globals['_RECORDCOMPARISONRESPONSE']._serialized_end=1458
-  _globals['_STREAMCOMPARISONSREQUEST']._serialized_start=1460
-  _globals['_STREAMCOMPARISONSREQUEST']._serialized_end=1549
-  _globals['_STREAMCOMPARISONSRESPONSE']._serialized_start=1551
-  _globals['_STREAMCOMPARISONSRESPONSE']._serialized_end=1676
-  _globals['_GETRATINGSREQUEST']._serialized_start=1678
-  _globals['_GETRATINGSREQUEST']._serialized_end=1770
-  _globals['_GETRATINGSRESPONSE']._serialized_start=1772
-  _globals['_GETRATINGSRESPONSE']._serialized_end=1840
-  _globals['_GETSTATISTICSREQUEST']._serialized_start=1842
-  _globals['_GETSTATISTICSREQUEST']._serialized_end=1910
-  _globals['_GETSTATISTICSRESPONSE']._serialized_start=1913
-  _globals['_GETSTATISTICSRESPONSE']._serialized_end=2296
-  _globals['_GETSTATISTICSRESPONSE_COMPARISONSBYANNOTATORENTRY']._serialized_start=2221
-  _globals['_GETSTATISTICSRESPONSE_COMPARISONSBYANNOTATORENTRY']._serialized_end=2282
-  _globals['_ANNOTATORSTATISTICS']._serialized_start=2299
-  _globals['_ANNOTATORSTATISTICS']._serialized_end=2553
-  _globals['_PREFERENCESERVICE']._serialized_start=2783
-  _globals['_PREFERENCESERVICE']._serialized_end=3458
+  _globals['_COMPARISON']._serialized_end=989
+  _globals['_RATING']._serialized_start=991
+  _globals['_RATING']._serialized_end=1080
+  _globals['_UPLOADCANDIDATESREQUEST']._serialized_start=1082
+  _globals['_UPLOADCANDIDATESREQUEST']._serialized_end=1151
+  _globals['_UPLOADCANDIDATESRESPONSE']._serialized_start=1153
+  _globals['_UPLOADCANDIDATESRESPONSE']._serialized_end=1222
+  _globals['_NEXTTASKREQUEST']._serialized_start=1224
+  _globals['_NEXTTASKREQUEST']._serialized_end=1297
+  _globals['_NEXTTASKRESPONSE']._serialized_start=1299
+  _globals['_NEXTTASKRESPONSE']._serialized_end=1361
+  _globals['_RECORDCOMPARISONREQUEST']._serialized_start=1363
+  _globals['_RECORDCOMPARISONREQUEST']._serialized_end=1468
+  _globals['_RECORDCOMPARISONRESPONSE']._serialized_start=1470
+  _globals['_RECORDCOMPARISONRESPONSE']._serialized_end=1514
+  _globals['_STREAMCOMPARISONSREQUEST']._serialized_start=1516
+  _globals['_STREAMCOMPARISONSREQUEST']._serialized_end=1605
+  _globals['_STREAMCOMPARISONSRESPONSE']._serialized_start=1607
+  _globals['_STREAMCOMPARISONSRESPONSE']._serialized_end=1732
+  _globals['_GETRATINGSREQUEST']._serialized_start=1734
+  _globals['_GETRATINGSREQUEST']._serialized_end=1826
+  _globals['_GETRATINGSRESPONSE']._serialized_start=1828
+  _globals['_GETRATINGSRESPONSE']._serialized_end=1896
+  _globals['_GETSTATISTICSREQUEST']._serialized_start=1898
+  _globals['_GETSTATISTICSREQUEST']._serialized_end=1966
+  _globals['_GETSTATISTICSRESPONSE']._serialized_start=1969
+  _globals['_GETSTATISTICSRESPONSE']._serialized_end=2352
+  _globals['_GETSTATISTICSRESPONSE_COMPARISONSBYANNOTATORENTRY']._serialized_start=2277
+  _globals['_GETSTATISTICSRESPONSE_COMPARISONSBYANNOTATORENTRY']._serialized_end=2338
+  _globals['_ANNOTATORSTATISTICS']._serialized_start=2355
+  _globals['_ANNOTATORSTATISTICS']._serialized_end=2609
+  _globals['_PREFERENCESERVICE']._serialized_start=2839
+  _globals['_PREFERENCESERVICE']._serialized_end=3514
 # @@protoc_insertion_point(module_scope)

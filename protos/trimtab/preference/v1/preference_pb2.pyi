@@ -181,6 +181,7 @@ class Comparison(google.protobuf.message.Message):
     RECORDED_AT_FIELD_NUMBER: builtins.int
     RANKING_ID_FIELD_NUMBER: builtins.int
     SECONDS_FIELD_NUMBER: builtins.int
+    MARGIN_FIELD_NUMBER: builtins.int
     task_id: builtins.str
     item_id: builtins.str
     annotator: builtins.str
@@ -194,6 +195,10 @@ class Comparison(google.protobuf.message.Message):
     """Shared by all pairs of one ranking by one annotator; empty: a pair was shown."""
     seconds: builtins.float
     """From seeing the task to answering; absent: not measured."""
+    margin: builtins.float
+    """How much better the preferred one is, in the data's own unit: for the loss
+    of a reward model. Absent: not said.
+    """
     @property
     def recorded_at(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     def __init__(
@@ -210,11 +215,14 @@ class Comparison(google.protobuf.message.Message):
         recorded_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         ranking_id: builtins.str = ...,
         seconds: builtins.float | None = ...,
+        margin: builtins.float | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_confidence", b"_confidence", "_seconds", b"_seconds", "confidence", b"confidence", "recorded_at", b"recorded_at", "seconds", b"seconds"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_confidence", b"_confidence", "_seconds", b"_seconds", "annotator", b"annotator", "choice", b"choice", "comment", b"comment", "confidence", b"confidence", "first_candidate_id", b"first_candidate_id", "item_id", b"item_id", "ranking_id", b"ranking_id", "recorded_at", b"recorded_at", "second_candidate_id", b"second_candidate_id", "seconds", b"seconds", "task_id", b"task_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_confidence", b"_confidence", "_margin", b"_margin", "_seconds", b"_seconds", "confidence", b"confidence", "margin", b"margin", "recorded_at", b"recorded_at", "seconds", b"seconds"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_confidence", b"_confidence", "_margin", b"_margin", "_seconds", b"_seconds", "annotator", b"annotator", "choice", b"choice", "comment", b"comment", "confidence", b"confidence", "first_candidate_id", b"first_candidate_id", "item_id", b"item_id", "margin", b"margin", "ranking_id", b"ranking_id", "recorded_at", b"recorded_at", "second_candidate_id", b"second_candidate_id", "seconds", b"seconds", "task_id", b"task_id"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_confidence", b"_confidence"]) -> typing.Literal["confidence"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_margin", b"_margin"]) -> typing.Literal["margin"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_seconds", b"_seconds"]) -> typing.Literal["seconds"] | None: ...
 
@@ -326,14 +334,20 @@ class RecordComparisonRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     COMPARISONS_FIELD_NUMBER: builtins.int
+    MADE_ELSEWHERE_FIELD_NUMBER: builtins.int
+    made_elsewhere: builtins.bool
+    """Labels that were made elsewhere: kept though a task has its answers
+    already, by other annotators, or is someone else's for now.
+    """
     @property
     def comparisons(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Comparison]: ...
     def __init__(
         self,
         *,
         comparisons: collections.abc.Iterable[global___Comparison] | None = ...,
+        made_elsewhere: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["comparisons", b"comparisons"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["comparisons", b"comparisons", "made_elsewhere", b"made_elsewhere"]) -> None: ...
 
 global___RecordComparisonRequest = RecordComparisonRequest
 

@@ -36,6 +36,14 @@
     return response.status === 204 ? null : response.json().catch((error) => { throw new CallError(0, String(error)); });
   }
 
+  /** What was kept to go on without a connection; answers that were not sent stay. */
+  async function forget() {
+    try {
+      sessionStorage.clear();
+      if (window.caches) await caches.delete("trimtab-label");
+    } catch { /* a browser that keeps nothing */ }
+  }
+
   window.trimtab = { call, CallError };
 
   document.addEventListener("DOMContentLoaded", () => {
@@ -45,6 +53,7 @@
     if (leave) {
       leave.addEventListener("click", async () => {
         try { await call("/api/sign-out", {}); } catch { /* gone already */ }
+        await forget();
         location.replace("/join");
       });
     }

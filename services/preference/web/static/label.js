@@ -4,16 +4,19 @@
 //   tasks ahead ─▶ shown ─▶ answered ─▶ queue.js ─▶ service
 //      ▲             ▲────── undo ────────┘
 //      └── asked for when few are left, and again to renew the lease of whoever is at work
+//
+// What is held outlives a reload of this tab: label-worker.js gives the page where there is no connection.
 document.addEventListener("DOMContentLoaded", () => {
   const { call, AnswerQueue } = window.trimtab;
   const page = document.body.dataset;
   const AHEAD = Number(page.ahead);
   const KEPT = 20; // answers that can be undone here
   const ACTIVE_SECONDS = 90;
+  const WORKER = "/label-worker.js"; // the one script that the policy below gives an address of
   const find = (id) => document.getElementById(id);
   const policy = window.trustedTypes
-    ? window.trustedTypes.createPolicy("trimtab", { createHTML: (html) => html })
-    : { createHTML: (html) => html };
+    ? window.trustedTypes.createPolicy("trimtab", { createHTML: (html) => html, createScriptURL: () => WORKER })
+    : { createHTML: (html) => html, createScriptURL: () => WORKER };
 
   const state = {
     units: [], // held, not shown yet
@@ -23,7 +26,7 @@ document.addEventListener("DOMContentLoaded", () => {
     confidence: null,
     plain: false,
     answered: new Set(),
-    history: restore(),
+    history: kept("history") || [],
     since: 0, // when the shown one appeared
     skew: 0, // the service's clock minus ours, seconds
     active: Date.now(),
@@ -47,6 +50,7 @@ document.addEventListener("DOMContentLoaded", () => {
   async function ask() {
     if (state.asking) return;
     state.asking = true;
+    let failed = false;
     const [before, still] = [state.changes, !queue.all().length];
     try {
       const answer = await call("/api/tasks", { limit: Math.min(50, AHEAD + queue.units().size) });
@@ -58,13 +62,30 @@ document.addEventListener("DOMContentLoaded", () => {
       if (!state.progress || (still && state.changes === before)) state.done = answer.progress.done + queue.units().size;
       state.progress = answer.progress;
     } catch (error) {
+      failed = true;
       if (error.status === 401 || error.status === 403) connection("stopped", queue.all().length);
-      else if (!state.shown) waiting("No connection. What you answered is kept here; this page tries again.");
+      else if (!state.shown && !reheld()) waiting("No connection. What you answered is kept here; this page tries again.");
     } finally {
       state.asking = false;
     }
-    if (!state.shown) next();
+    if (!state.shown && (!failed || state.units.length)) next();
+    hold();
     progress();
+  }
+
+  // A page that was loaded without a connection goes on with what this tab held before.
+  function reheld() {
+    const held = kept("held");
+    if (!held || state.units.length || state.progress) return state.units.length > 0;
+    const pending = queue.units();
+    state.units = held.units.filter((unit) => !pending.has(unit.unit));
+    Object.assign(state, { done: held.done, progress: held.progress, skew: held.skew });
+    return state.units.length > 0;
+  }
+
+  function hold() {
+    const { units, shown, done, progress: all, skew } = state;
+    if (all) keepHere("held", { units: shown ? [shown, ...units] : units, done, progress: all, skew });
   }
 
   function take(units) {
@@ -197,6 +218,7 @@ document.addEventListener("DOMContentLoaded", () => {
     announce(`${spoken(full)}. ${state.done} answered.`);
     state.shown = null;
     next();
+    hold();
     progress();
   }
 
@@ -221,6 +243,7 @@ document.addEventListener("DOMContentLoaded", () => {
     last.unit.until = null; // the service leases it anew; the next asking tells until when
     show(last.unit, last.answer);
     announce("Undone. This task is yours again.");
+    hold();
     progress();
   }
 
@@ -397,17 +420,22 @@ document.addEventListener("DOMContentLoaded", () => {
     }
   }
 
-  function restore() {
+  function keep() {
+    keepHere("history", state.history);
+  }
+
+  // In this tab, until it is closed or its reader signs out (common.js).
+  function kept(name) {
     try {
-      return JSON.parse(sessionStorage.getItem(`trimtab-history:${page.annotator}`) || "[]");
+      return JSON.parse(sessionStorage.getItem(`trimtab-${name}:${page.annotator}`));
     } catch {
-      return [];
+      return null;
     }
   }
 
-  function keep() {
+  function keepHere(name, value) {
     try {
-      sessionStorage.setItem(`trimtab-history:${page.annotator}`, JSON.stringify(state.history));
+      sessionStorage.setItem(`trimtab-${name}:${page.annotator}`, JSON.stringify(value));
     } catch { /* then it lives as long as this page */ }
   }
 
@@ -494,6 +522,10 @@ document.addEventListener("DOMContentLoaded", () => {
   setInterval(tick, 1000);
   setInterval(() => { if (!state.shown && !state.away && Date.now() - state.active < 600_000) ask(); }, 5000);
 
+  // Over TLS and on this machine alone; elsewhere browsers have none, and a reload needs a connection.
+  if (navigator.serviceWorker) {
+    navigator.serviceWorker.register(policy.createScriptURL(WORKER), { scope: "/label" }).catch(() => {});
+  }
   undoable();
   queue.flush().then(ask);
 });

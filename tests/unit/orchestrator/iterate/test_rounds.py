@@ -11,10 +11,7 @@ import pytest
 from orchestrator.demo.collect import DemoPrompt
 from orchestrator.iterate import answers, contest, state
 from orchestrator.iterate.contest import Verdict
-from orchestrator.iterate.drive import RUN_FILE, resolved
-from orchestrator.iterate.options import IterateRun
-from services.common.errors import Corrupted, UserError
-from services.common.spec.load import load_toml
+from services.common.errors import Corrupted
 from trimtab.common.v1 import common_pb2 as common
 from trimtab.policy.v1 import policy_pb2 as policy
 from trimtab.preference.v1 import preference_pb2 as preference
@@ -68,12 +65,29 @@ def test_a_plateau_is_a_round_whose_interval_holds_a_half(low: float, ends: bool
     assert state.plateau(one) == ends
 
 
+def test_when_rounds_stop_follows_from_what_is_on_file() -> None:
+    """Not within a round; at the limit, or at a plateau where asked for; a higher limit lets them go on."""
+    rounds = state.Rounds(reference="initial", policy_init="previous")
+    assert state.why_stopped(rounds, 2, plateaus=True) == ""
+    first = rounds.current()
+    first.against = [state.Against(version=0, win_rate=0.6, low=0.55, high=0.7, comparisons=9)]
+    first.done = ["sampled", "compared", "rewarded", "trained"]
+    assert state.why_stopped(rounds, 1, plateaus=True) == ""
+    first.done.append("evaluated")
+    assert state.why_stopped(rounds, 1, plateaus=True) == "all 1 rounds are done"
+    assert state.why_stopped(rounds, 2, plateaus=True) == ""
+    first.against[0].low = 0.5
+    assert state.why_stopped(rounds, 2, plateaus=True).startswith("a plateau: round 1")
+    assert state.why_stopped(rounds, 2, plateaus=False) == ""
+    assert (rounds.current().number, rounds.current().number) == (2, 2)
+
+
 def test_state_is_read_as_written_and_damage_is_told(tmp_path: Path) -> None:
     """A file that is no state of rounds is one line, and no file is the beginning."""
     path = tmp_path / "rounds.json"
     assert state.read(path) is None
     rounds = state.Rounds(reference="initial", policy_init="previous")
-    rounds.round(1).done.append("sampled")
+    rounds.current().done.append("sampled")
     state.write(path, rounds)
     assert state.read(path) == rounds
     path.write_text('{"rounds": 3}')
@@ -85,7 +99,8 @@ class FakeSampler:
     """Answers with the prompt's name; ends after some calls."""
 
     def __init__(self, calls: int) -> None:
-        self.calls, self.seeds = calls, []
+        self.calls = calls
+        self.seeds: list[int] = []
 
     async def sample(self, prompts: Sequence[DemoPrompt], **asked: Any) -> list[policy.GeneratedCompletions]:
         if not self.calls:
@@ -127,17 +142,3 @@ async def test_answers_go_on_where_they_were_broken_off(tmp_path: Path) -> None:
     path.unlink()
     assert await ask(whole) == found
     assert first.seeds + second.seeds == whole.seeds
-
-
-def test_the_ready_run_files_are_in_order() -> None:
-    """Each reads as a run with [iterate]; those that need a file of demonstrations say so."""
-    files = sorted(RUN_FILE.parent.glob("*.toml"))
-    assert RUN_FILE in files
-    for file in files:
-        spec = load_toml(file, IterateRun)
-        if spec.iterate.learn == "demonstrations":
-            with pytest.raises(UserError, match=r"iterate\.demonstrations"):
-                resolved(file, spec)
-        else:
-            _, material = resolved(file, spec)
-            assert len(material.held_out) * spec.iterate.completions == 400
