@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from services.common.errors import InvalidInput
 from services.common.metrics.base import AdditiveMetric, Metric, PooledMetric
+from services.common.metrics.functions import FunctionMetric
 from services.common.metrics.overlap import Bleu, ChrF, Meteor, Rouge
 from services.common.metrics.own import (
     Distinct,
@@ -24,6 +25,7 @@ from services.common.metrics.own import (
 
 GROUP = "trimtab.metrics"
 RULE_PREFIX = "rule:"
+FUNCTION_PREFIX = "function:"
 _MAKERS: dict[str, Callable[[], Metric]] = {
     "bleu": Bleu,
     "chrf": ChrF,
@@ -43,8 +45,8 @@ _WITH_COUNT = re.compile("(distinct|repetition)-([1-9])")
 
 
 def metric_names() -> list[str]:
-    """What `make_metric` knows; n stands for a digit, rule:<rule> for any text rule."""
-    own = [*_MAKERS, "distinct-n", "repetition-n", "rule:<rule>"]
+    """What `make_metric` knows; n is a digit; rule: takes any text rule, function: a reward function."""
+    own = [*_MAKERS, "distinct-n", "repetition-n", "rule:<rule>", "function:<module:function>"]
     return sorted({*own, *(point.name for point in importlib.metadata.entry_points(group=GROUP))})
 
 
@@ -59,6 +61,8 @@ def make_metric(spec: str) -> Metric:
         return _COUNTED[found[1]](int(found[2]))
     if spec.startswith(RULE_PREFIX):
         return RuleMetric(spec.removeprefix(RULE_PREFIX))
+    if spec.startswith(FUNCTION_PREFIX):
+        return FunctionMetric(spec.removeprefix(FUNCTION_PREFIX))
     return _from_entry_point(spec)
 
 

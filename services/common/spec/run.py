@@ -59,7 +59,9 @@ class SamplingSpec(Spec):
 class DataSpec(Spec):
     """Where prompts come from."""
 
-    prompts: str = Field(description="JSONL with `prompt`: a string, or a list of {role, content}.")
+    prompts: str = Field(
+        description="JSONL with `prompt`: a string, or a list of {role, content}; or task:<name>; or datasets:<name>."
+    )
     split: str = Field("train", description="Rows whose `split` is this, or that have none.")
     shuffle: bool = True
     texts: str = Field("", max_length=1024, description="PPO-ptx: JSONL with `text`.")
