@@ -15,6 +15,7 @@ def register(app: typer.Typer) -> None:
     settings = {"context_settings": _PASSED_ON, "add_help_option": False}
     app.command("reward-model", **settings)(reward_model)  # type: ignore[arg-type]
     app.command("sft", **settings)(sft)  # type: ignore[arg-type]
+    app.command("evaluate", **settings)(evaluate)  # type: ignore[arg-type]
 
 
 def reward_model(context: typer.Context) -> None:
@@ -25,6 +26,11 @@ def reward_model(context: typer.Context) -> None:
 def sft(context: typer.Context) -> None:
     """Fine-tune a model on given answers."""
     _become("sft", context.args)
+
+
+def evaluate(context: typer.Context) -> None:
+    """Measure models on a task, side by side, with intervals."""
+    _become("evaluate", context.args)
 
 
 def _become(job: str, arguments: list[str]) -> None:

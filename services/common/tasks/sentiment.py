@@ -38,6 +38,6 @@ TASK = Task(
     read=opening,
     dataset=_DATASET,
     reward="rule:sentiment",
-    metrics=("sentiment", "distinct-2", "repetition-4", "toxic-words", "length"),
+    metrics=("distinct-2", "repetition-4", "toxic-words", "length"),
     max_new_tokens=32,
 )

@@ -192,6 +192,82 @@ def sft(
         run_job(job, options)
 
 
+@app.command()
+def evaluate(
+    model: Annotated[
+        list[str],
+        typer.Option(
+            help="Folder, .gguf, package:NAME, a run's folder or checkpoint, or host:port of a policy service; "
+            "again for more. label=MODEL names it.",
+            show_default=False,
+        ),
+    ],
+    task: Annotated[str, typer.Option(help="What is asked: see trimtab tasks.", show_default=False)],
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Again for more.", show_default="the task's reward and metrics")
+    ] = None,
+    data: Annotated[
+        str, typer.Option(help="A file or datasets:NAME?split=….", show_default="the task's own")
+    ] = "",
+    split: Annotated[str, typer.Option(help="Of the task's own prompts: test or train.")] = "test",
+    prompts: Annotated[int, typer.Option("-n", "--prompts", min=1, help="At most so many.")] = 100,
+    completions: Annotated[int, typer.Option(min=1, help="Of each prompt.")] = 1,
+    prompt_characters: Annotated[
+        int, typer.Option(min=0, help="Longer prompts are left out; 0: none is.")
+    ] = 0,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, show_default="the task's")] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 1.0,
+    judge: Annotated[
+        str, typer.Option(help="A model that perplexity is measured under.", show_default=False)
+    ] = "",
+    seed: Seed = 1,
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
+    save: Annotated[Path | None, typer.Option(help="JSON lines of all answers.", show_default=False)] = None,
+    dtype: Dtype = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Measure models on a task: figures with 95 % intervals, differences on the same prompts."""
+    import json
+
+    from services.common.errors import UserError
+
+    with _one_line():
+        from services.common.tasks.registry import find_task
+
+        asked_of = find_task(task)  # before the seconds that torch takes
+        from services.learner.jobs import task_evaluation as course
+        from services.learner.jobs.answerers import Sampling, named
+        from services.learner.jobs.evaluation_table import print_table
+
+        if split not in ("test", "train"):
+            raise UserError(f"--split {split}: expected test or train")
+        asked = course.TaskEvaluation(
+            task=asked_of,
+            models=named(model),
+            metrics=course.metric_specs(asked_of, metric or [], judge=bool(judge)),
+            sampling=Sampling(
+                max_new_tokens=max_new_tokens or asked_of.max_new_tokens,
+                temperature=temperature,
+                completions=completions,
+                seed=seed,
+            ),
+            prompts=prompts,
+            data=data,
+            split="test" if split == "test" else "train",
+            prompt_characters=prompt_characters,
+            judge=judge,
+            dtype=_dtype(dtype),
+            threads=threads,
+        )
+        columns = course.evaluate(asked, lambda line: print(line, file=sys.stderr))
+        if save is not None:
+            course.save_answers(save, columns)
+        if json_output:
+            print(json.dumps(course.as_json(asked, columns)))
+        else:
+            print_table(asked, columns)
+
+
 def _dtype(name: str) -> Literal["auto", "float32", "bfloat16"]:
     from services.common.errors import UserError
 
