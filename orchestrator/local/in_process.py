@@ -11,6 +11,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 from services.common.errors import ConfigError
+from services.common.spec.rewards import reward_tables
 from services.common.spec.run import RunSpec
 from services.common.stages.memory_stages import MemoryServer, MemoryStages
 from services.common.worker import StageProcessor, StageWorker
@@ -29,7 +30,6 @@ from services.policy.generation import Policy, Update
 from services.policy.worker import PolicyProcessor
 from services.reference.logprobs import ReferenceModel
 from services.reference.worker import ReferenceProcessor
-from services.reward.administration import source_at
 from services.reward.config import RewardConfig
 from services.reward.rewards.opening import SourceOpener
 from services.reward.scoring import RewardModels
@@ -109,10 +109,12 @@ def _processor(spec: RunSpec, stage: str, policy: Policy) -> StageProcessor:
 
 
 def _reward(spec: RunSpec, stage: str, name: str) -> RewardProcessor:
-    if not spec.reward_model:
-        raise ConfigError("reward_model: expected a reward model's folder, or rule:<name>")
-    models = RewardModels()
-    models.add(name, SourceOpener(RewardConfig())(source_at(spec.reward_model), name))
+    tables = reward_tables(name, spec.reward_model, spec.rewards)
+    if not tables:
+        raise ConfigError("reward_model: expected a reward model's folder, rule:<name>, or [[rewards]]")
+    models, opened = RewardModels(), SourceOpener(RewardConfig())
+    for entry in RewardConfig.model_validate({"models": tables}).models:  # a composite comes after its parts
+        models.add(entry.name, opened(entry, entry.name))
     return RewardProcessor(models, ShadowRunner(models), model=name, stage=stage, replica=stage)
 
 

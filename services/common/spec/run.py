@@ -12,6 +12,7 @@ from services.common.spec.base import Spec, unsaid
 from services.common.spec.kinds import RunAlgorithmSpec, check_run_kind
 from services.common.spec.library import OfflineSpec
 from services.common.spec.presets import AROUND
+from services.common.spec.rewards import RunReward
 from services.common.spec.service import ModelSpec
 
 SwapMode = Literal["wait", "keep", "abort_and_resume"]
@@ -157,7 +158,12 @@ class RunSpec(Spec):
     seed: int = Field(1, ge=0, lt=2**31)
     steps: int = Field(32, ge=1)
     model: ModelSpec
-    reward_model: str = Field("", description="Folder of the reward model, or rule:<name>.")
+    reward_model: str = Field(
+        "", description="Folder of the reward model, rule:<rule>, function:<function> or trl:<function>."
+    )
+    rewards: tuple[RunReward, ...] = Field(
+        (), max_length=64, description="Several sources in place of reward_model, summed by weight."
+    )
     data: DataSpec
     sampling: SamplingSpec = SamplingSpec()
     algorithm: RunAlgorithmSpec = PpoSpec()
@@ -199,6 +205,12 @@ class RunSpec(Spec):
             if isinstance(algorithm, GroupSpec)
             else self.rollout.completions_per_prompt
         )
+
+    @model_validator(mode="after")
+    def _one_way_of_rewards(self) -> RunSpec:
+        if self.rewards and self.reward_model:
+            raise ValueError("reward_model and rewards: expected one of them")
+        return self
 
     @model_validator(mode="after")
     def _groups_fit(self) -> RunSpec:
