@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator import cluster_cli, jobs_cli, planning_cli, tasks_cli
+from orchestrator import cluster_cli, jobs_cli, planning_cli, tasks_cli, trl_cli
 from orchestrator.local.options import Format, RunOptions
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.add_typer(queue_app, name="queue")
 planning_cli.register(app)
 jobs_cli.register(app)
 tasks_cli.register(app)
+trl_cli.register(app)
 cluster_cli.register(app)
 
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.TOML", help="The run's spec.", show_default=False)]

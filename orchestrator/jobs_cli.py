@@ -20,20 +20,20 @@ def register(app: typer.Typer) -> None:
 
 def reward_model(context: typer.Context) -> None:
     """Train a reward model on comparisons."""
-    _become("reward-model", context.args)
+    become("reward-model", context.args)
 
 
 def sft(context: typer.Context) -> None:
     """Fine-tune a model on given answers."""
-    _become("sft", context.args)
+    become("sft", context.args)
 
 
 def evaluate(context: typer.Context) -> None:
     """Measure models on a task, side by side, with intervals."""
-    _become("evaluate", context.args)
+    become("evaluate", context.args)
 
 
-def _become(job: str, arguments: list[str]) -> None:
+def become(job: str, arguments: list[str]) -> None:
     """Replace this process: signals, output and exit status are then the job's without a go-between."""
     os.environ["TRIMTAB_PROGRAM"] = "trimtab"
     os.execv(sys.executable, [sys.executable, "-m", "services.learner.jobs", job, *arguments])  # noqa: S606

@@ -22,6 +22,7 @@ Model = Annotated[
 Seed = Annotated[int, typer.Option(min=0)]
 Threads = Annotated[int, typer.Option(min=0, help="0: all cores.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16, of the passes; masters are float32.")]
+WarmupShare = Annotated[float, typer.Option(min=0.0, max=1.0, help="Of all steps; then linearly to 0.")]
 Checkpointing = Annotated[bool, typer.Option(help="Less memory, about a third more time.")]
 
 
@@ -76,6 +77,7 @@ def reward_model(
     train_embeddings: Annotated[bool, typer.Option(help="Train the embeddings too.")] = False,
     dropout: Annotated[float, typer.Option(min=0.0, max=0.9, help="In training only.")] = 0.0,
     weight_decay: Annotated[float, typer.Option(min=0.0)] = 0.01,
+    warmup_share: WarmupShare = 0.1,
     normalise_before: Annotated[bool, typer.Option(help="Begin with scores of mean 0, deviation 1.")] = True,
     gradient_checkpointing: Checkpointing = False,
     max_tokens: Annotated[int, typer.Option(min=8)] = 512,
@@ -101,6 +103,7 @@ def reward_model(
             train_embeddings=train_embeddings,
             dropout=dropout,
             weight_decay=weight_decay,
+            warmup_share=warmup_share,
             normalise_before=normalise_before,
             gradient_checkpointing=gradient_checkpointing,
             pretraining_epochs=pretraining_epochs,
@@ -149,6 +152,8 @@ def sft(
     learning_rate: Annotated[float, typer.Option(min=0.0)] = 2e-5,
     epochs: Annotated[int, typer.Option(min=1)] = 1,
     batch_rows: Annotated[int, typer.Option(min=1)] = 16,
+    weight_decay: Annotated[float, typer.Option(min=0.0)] = 0.0,
+    warmup_share: WarmupShare = 0.1,
     frozen_layers: Annotated[int, typer.Option(min=0)] = 0,
     train_embeddings: bool = True,
     packing: Annotated[bool, typer.Option(help="Rows side by side without padding.")] = True,
@@ -168,6 +173,8 @@ def sft(
             learning_rate=learning_rate,
             epochs=epochs,
             batch_rows=batch_rows,
+            weight_decay=weight_decay,
+            warmup_share=warmup_share,
             held_out_share=held_out_share,
             max_tokens=max_tokens,
             frozen_layers=frozen_layers,

@@ -92,7 +92,7 @@ class FunctionCaller:
             self._parameters = None
 
     def answer(self, rows: Sequence[Mapping[str, Any]], *, trl: bool = False) -> dict[str, Any]:
-        """{"values": [number, text of an error, with trl None]}, {"missing": [columns]}, {"raised" or "wrong": text}."""
+        """{"values": [number, text of an error, with trl None]}, {"missing": [columns]}, {"raised", "wrong": text}."""
         available = trl_arguments(rows) if trl else _arguments(rows)
         missing = self._missing(available)
         if missing:
