@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 from services.common.errors import ConfigError
@@ -54,8 +55,9 @@ async def _train(spec: RunSpec, out: Path) -> None:
         server = MemoryServer()
         policy = _policy(spec)
         run = _learner(spec, out, server, policy, executor)
+        rewards = ExitStack()
         workers = [
-            _worker(server, stage, _processor(spec, stage, policy), executor, spec)
+            _worker(server, stage, _processor(spec, stage, policy, rewards), executor, spec)
             for stage in dict.fromkeys(spec.rollout.slip)
         ]
         working = [asyncio.create_task(worker.run()) for worker in workers]
@@ -64,6 +66,7 @@ async def _train(spec: RunSpec, out: Path) -> None:
         finally:
             await asyncio.gather(*(worker.drain() for worker in workers))
             await asyncio.gather(*working)
+            rewards.close()  # functions run in processes of their own
 
 
 async def _offline(spec: RunSpec, out: Path, executor: Executor) -> None:
@@ -94,7 +97,7 @@ def _policy(spec: RunSpec) -> Policy:
     return Policy(TransformersEngine(loaded), loaded.tokenizer)
 
 
-def _processor(spec: RunSpec, stage: str, policy: Policy) -> StageProcessor:
+def _processor(spec: RunSpec, stage: str, policy: Policy, rewards: ExitStack) -> StageProcessor:
     role, _, name = stage.partition("/")
     if role == "policy":
         return PolicyProcessor(
@@ -104,17 +107,19 @@ def _processor(spec: RunSpec, stage: str, policy: Policy) -> StageProcessor:
         model = ReferenceModel(load_causal(spec.model), token_budget=_TOKEN_BUDGET)
         return ReferenceProcessor(model, stage=stage, replica=stage)
     if role == "reward":
-        return _reward(spec, stage, name or "reward")
+        return _reward(spec, stage, name or "reward", rewards)
     raise ConfigError(f"rollout.slip: no stage {stage}: expected policy, reference, reward or reward/<name>")
 
 
-def _reward(spec: RunSpec, stage: str, name: str) -> RewardProcessor:
+def _reward(spec: RunSpec, stage: str, name: str, rewards: ExitStack) -> RewardProcessor:
     tables = reward_tables(name, spec.reward_model, spec.rewards)
     if not tables:
         raise ConfigError("reward_model: expected a reward model's folder, rule:<name>, or [[rewards]]")
     models, opened = RewardModels(), SourceOpener(RewardConfig())
     for entry in RewardConfig.model_validate({"models": tables}).models:  # a composite comes after its parts
-        models.add(entry.name, opened(entry, entry.name))
+        source = opened(entry, entry.name)
+        rewards.callback(source.close)
+        models.add(entry.name, source)
     return RewardProcessor(models, ShadowRunner(models), model=name, stage=stage, replica=stage)
 
 

@@ -44,7 +44,8 @@ def source_of(config: Mapping[str, Any], data: str) -> str:
 def write_rows(trainer: Trainer, source: str, path: Path) -> Written:
     """Write the rows that the trainer's run or job reads. Raises InvalidInput with the place of a row."""
     convert = _CONVERT[trainer]
-    count, columns = 0, ()
+    count = 0
+    columns: tuple[str, ...] = ()
     with path.open("w", encoding="utf-8") as file:
         for place, row in _read(source):
             try:

@@ -91,7 +91,7 @@ def convert_reward(draft: Draft, around: Around) -> None:
     _job(draft, around, batch_flag="--batch-pairs")
     if draft.value("use_peft"):
         draft.refuse("use_peft", "a reward model is trained whole, or with --frozen-layers")
-    for name in ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_dora"):
+    for name in ("use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_dora"):
         draft.inert(name, "use_peft is off")
 
 

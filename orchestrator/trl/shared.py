@@ -57,6 +57,8 @@ def put_model(draft: Draft, around: Around, *, field: str = "model_name_or_path"
     draft.put("model.dtype", dtype, "bf16", "dtype", remark="passes; trained weights are float32")
     if draft.value("use_cpu"):
         draft.put("model.device", "cpu", "use_cpu")
+    else:
+        draft.inert("use_cpu", "a GPU where there is one")
     _model_arguments(draft)
     refuse_adapters(draft)
 
@@ -91,7 +93,7 @@ def refuse_adapters(draft: Draft) -> None:
         draft.refuse(
             "use_peft", "adapters are trained by trimtab sft alone: set it to false to train the model"
         )
-    for name in _ADAPTERS:
+    for name in ("use_peft", *_ADAPTERS):
         draft.inert(name, "use_peft is off")
 
 

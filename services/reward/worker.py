@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 from services.common.arrays import to_numpy
 from services.common.errors import InvalidInput
@@ -97,7 +98,7 @@ def _rows(group: rollout.RolloutGroup) -> list[ScoreRow]:
             messages=messages,
             completion=completion.text,
             columns=columns,
-            completion_ids=to_numpy(completion.token_ids),
+            completion_ids=cast("Sequence[int]", to_numpy(completion.token_ids)),
         )
         for completion in group.completions
     ]

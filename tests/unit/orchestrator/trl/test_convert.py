@@ -52,7 +52,8 @@ def test_each_value_of_each_field_is_mapped_refused_or_told(trainer: Trainer) ->
         try:
             draft = converted(trainer, **{name: other})
         except ConfigError as error:
-            assert name in str(error) or "generation" in str(error) or "num_generations" in str(error)
+            together = {"use_peft": "lora_dropout"}.get(name, "generation")  # what it then does not go with
+            assert name in str(error) or together in str(error)
         except (TypeError, ValueError):
             assert not isinstance(default, bool | int | float | str)
         else:
@@ -207,7 +208,7 @@ def test_what_is_refused(trainer: Trainer, field: str, value: Any, said: str) ->
 
 def test_all_refusals_are_told_at_once() -> None:
     """Somebody who must change two fields reads of both."""
-    with pytest.raises(ConfigError, match=r"sync_ref_model = True: .*; min_p = 0.1: "):
+    with pytest.raises(ConfigError, match=r"min_p = 0\.1: .*; sync_ref_model = True: "):
         converted("grpo", min_p=0.1, sync_ref_model=True)
 
 
@@ -277,13 +278,15 @@ print(json.dumps({"version": trl.__version__, "fields": {name: table(one) for na
 """
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("peer", "version"), [("trl", "1.16"), ("trl112", "1.12")])
 def test_the_table_is_the_packages(peer: str, version: str) -> None:
     """Names and defaults of every config are those of the real package, and a config that it dumps is read."""
     python = ROOT / ".venv-peers" / peer / "bin" / "python"
     if not python.exists():
         pytest.skip(f"make peer-{peer} makes the environment that this compares with")
-    done = subprocess.run([python, "-c", _DUMP], capture_output=True, text=True, check=True, timeout=110)
+    done = subprocess.run([python, "-c", _DUMP], capture_output=True, text=True, check=True, timeout=280)
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["version"].startswith(version)
     for trainer, fields in told["fields"].items():
