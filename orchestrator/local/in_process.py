@@ -112,9 +112,11 @@ def _processor(spec: RunSpec, stage: str, policy: Policy, rewards: ExitStack) ->
 
 
 def _reward(spec: RunSpec, stage: str, name: str, rewards: ExitStack) -> RewardProcessor:
-    tables = reward_tables(name, spec.reward_model, spec.rewards)
+    tables = reward_tables(name, spec.reward_model, spec.reward_sources)
     if not tables:
-        raise ConfigError("reward_model: expected a reward model's folder, rule:<name>, or [[rewards]]")
+        raise ConfigError(
+            "reward_model: expected a reward model's folder, rule:<name>, or [[reward_sources]]"
+        )
     models, opened = RewardModels(), SourceOpener(RewardConfig())
     for entry in RewardConfig.model_validate({"models": tables}).models:  # a composite comes after its parts
         source = opened(entry, entry.name)

@@ -174,7 +174,7 @@ def _reference(_name: str, spec: RunSpec, _around: Surroundings) -> dict[str, An
 
 def _reward(name: str, spec: RunSpec, _around: Surroundings) -> dict[str, Any]:
     model = name.partition("-")[2] or "reward"
-    models = reward_tables(model, spec.reward_model, spec.rewards)
+    models = reward_tables(model, spec.reward_model, spec.reward_sources)
     # The composite's parts are models of the service, too: the stage is told which one is its own.
     return {"models": models, **({"queue_model": model} if len(models) > 1 else {})} if models else {}
 

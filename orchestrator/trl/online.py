@@ -181,8 +181,8 @@ def put_rewards(draft: Draft, around: Around) -> None:
         {"source": source, "weight": float(weight)}
         for source, weight in zip(around.rewards, weights or [1.0] * len(around.rewards), strict=True)
     ]
-    draft.put("rewards", found, "reward_funcs", "reward_model_name_or_path")
-    draft.mapped("rewards.weight", "reward_weights")
+    draft.put("reward_sources", found, "reward_funcs", "reward_model_name_or_path")
+    draft.mapped("reward_sources.weight", "reward_weights")
     draft.put("data.prompts", around.prompts_file, "dataset_name", "dataset_config", "dataset_train_split")
 
 

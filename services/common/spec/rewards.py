@@ -23,7 +23,7 @@ TRL_SECONDS = 600.0
 
 
 class RunReward(Spec):
-    """One [[rewards]]: a source and its weight in the sum."""
+    """One [[reward_sources]]: a source and its weight in the sum."""
 
     source: str = Field(min_length=1, max_length=1024, description="Folder, rule:…, function:… or trl:….")
     weight: float = 1.0

@@ -161,7 +161,7 @@ class RunSpec(Spec):
     reward_model: str = Field(
         "", description="Folder of the reward model, rule:<rule>, function:<function> or trl:<function>."
     )
-    rewards: tuple[RunReward, ...] = Field(
+    reward_sources: tuple[RunReward, ...] = Field(
         (), max_length=64, description="Several sources in place of reward_model, summed by weight."
     )
     data: DataSpec
@@ -208,8 +208,8 @@ class RunSpec(Spec):
 
     @model_validator(mode="after")
     def _one_way_of_rewards(self) -> RunSpec:
-        if self.rewards and self.reward_model:
-            raise ValueError("reward_model and rewards: expected one of them")
+        if self.reward_sources and self.reward_model:
+            raise ValueError("reward_model and reward_sources: expected one of them")
         return self
 
     @model_validator(mode="after")

@@ -76,7 +76,7 @@ def test_grpo_at_trls_defaults() -> None:
         "scale_rewards": "group", "epochs": 1, "minibatches": 1, "entropy_coefficient": 0.0,
     }  # fmt: skip
     assert run.online.importance_sampling.mode == "none"
-    assert [(reward.source, reward.weight) for reward in run.rewards] == [("trl:mine:f", 1.0)]
+    assert [(reward.source, reward.weight) for reward in run.reward_sources] == [("trl:mine:f", 1.0)]
     assert (run.checkpoint.every_steps, run.checkpoint.keep) == (300, 2)
 
 

@@ -144,15 +144,15 @@ def test_a_runs_rewards_become_tables_that_the_service_takes() -> None:
 
 @pytest.mark.parametrize("field", ["rule:length", "trl:mine:f"])
 def test_a_run_has_one_way_of_rewards(field: str) -> None:
-    """reward_model and rewards together are refused in one line."""
+    """reward_model and reward_sources together are refused in one line."""
     from services.common.spec.run import RunSpec
 
-    with pytest.raises(ValueError, match="reward_model and rewards: expected one of them"):
+    with pytest.raises(ValueError, match="reward_model and reward_sources: expected one of them"):
         RunSpec.model_validate(
             {
                 "model": {"path": "m"},
                 "data": {"prompts": "p"},
                 "reward_model": field,
-                "rewards": [{"source": field}],
+                "reward_sources": [{"source": field}],
             }
         )
