@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator import cluster_cli, jobs_cli, planning_cli
+from orchestrator import cluster_cli, jobs_cli, planning_cli, tasks_cli, trl_cli
 from orchestrator.local.options import Format, RunOptions
 
 app = typer.Typer(
@@ -23,6 +23,8 @@ queue_app = typer.Typer(help="Look into a run's stages and dead letters.", no_ar
 app.add_typer(queue_app, name="queue")
 planning_cli.register(app)
 jobs_cli.register(app)
+tasks_cli.register(app)
+trl_cli.register(app)
 cluster_cli.register(app)
 
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.TOML", help="The run's spec.", show_default=False)]

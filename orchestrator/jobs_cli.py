@@ -17,16 +17,17 @@ def register(app: typer.Typer) -> None:
     app.command("reward-model", **settings)(reward_model)  # type: ignore[arg-type]
     app.command("sft", **settings)(sft)  # type: ignore[arg-type]
     app.command("learner", context_settings=_PASSED_ON)(learner)
+    app.command("evaluate", **settings)(evaluate)  # type: ignore[arg-type]
 
 
 def reward_model(context: typer.Context) -> None:
     """Train a reward model on comparisons."""
-    _become("reward-model", context.args)
+    become("reward-model", context.args)
 
 
 def sft(context: typer.Context) -> None:
     """Fine-tune a model on given answers."""
-    _become("sft", context.args)
+    become("sft", context.args)
 
 
 def learner(
@@ -40,7 +41,12 @@ def learner(
     os.execv(sys.executable, [sys.executable, "-m", "services.learner", *context.args, *said])  # noqa: S606
 
 
-def _become(job: str, arguments: list[str]) -> None:
+def evaluate(context: typer.Context) -> None:
+    """Measure models on a task, side by side, with intervals."""
+    become("evaluate", context.args)
+
+
+def become(job: str, arguments: list[str]) -> None:
     """Replace this process: signals, output and exit status are then the job's without a go-between."""
     os.environ["TRIMTAB_PROGRAM"] = "trimtab"
     os.execv(sys.executable, [sys.executable, "-m", "services.learner.jobs", job, *arguments])  # noqa: S606

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 from services.common.errors import ConfigError
+from services.common.spec.rewards import reward_tables
 from services.common.spec.run import RunSpec
 from services.common.stages.memory_stages import MemoryServer, MemoryStages
 from services.common.worker import StageProcessor, StageWorker
@@ -30,7 +32,6 @@ from services.policy.generation import Policy, Update
 from services.policy.worker import PolicyProcessor
 from services.reference.logprobs import ReferenceModel
 from services.reference.worker import ReferenceProcessor
-from services.reward.administration import source_at
 from services.reward.config import RewardConfig
 from services.reward.rewards.opening import SourceOpener
 from services.reward.scoring import RewardModels
@@ -55,8 +56,9 @@ async def _train(spec: RunSpec, out: Path) -> None:
         server = MemoryServer()
         policy = _policy(spec)
         run = _learner(spec, out, server, policy, executor)
+        rewards = ExitStack()
         workers = [
-            _worker(server, stage, _processor(spec, stage, policy), executor, spec)
+            _worker(server, stage, _processor(spec, stage, policy, rewards), executor, spec)
             for stage in dict.fromkeys(spec.rollout.slip)
         ]
         working = [asyncio.create_task(worker.run()) for worker in workers]
@@ -65,6 +67,7 @@ async def _train(spec: RunSpec, out: Path) -> None:
         finally:
             await asyncio.gather(*(worker.drain() for worker in workers))
             await asyncio.gather(*working)
+            rewards.close()  # functions run in processes of their own
 
 
 async def _offline(spec: RunSpec, out: Path, executor: Executor) -> None:
@@ -100,7 +103,7 @@ def _policy(spec: RunSpec) -> Policy:
     return Policy(engine, loaded.tokenizer)
 
 
-def _processor(spec: RunSpec, stage: str, policy: Policy) -> StageProcessor:
+def _processor(spec: RunSpec, stage: str, policy: Policy, rewards: ExitStack) -> StageProcessor:
     role, _, name = stage.partition("/")
     if role == "policy":
         return PolicyProcessor(
@@ -110,15 +113,21 @@ def _processor(spec: RunSpec, stage: str, policy: Policy) -> StageProcessor:
         model = ReferenceModel(load_causal(spec.model), token_budget=_TOKEN_BUDGET)
         return ReferenceProcessor(model, stage=stage, replica=stage)
     if role == "reward":
-        return _reward(spec, stage, name or "reward")
+        return _reward(spec, stage, name or "reward", rewards)
     raise ConfigError(f"rollout.slip: no stage {stage}: expected policy, reference, reward or reward/<name>")
 
 
-def _reward(spec: RunSpec, stage: str, name: str) -> RewardProcessor:
-    if not spec.reward_model:
-        raise ConfigError("reward_model: expected a reward model's folder, or rule:<name>")
-    models = RewardModels()
-    models.add(name, SourceOpener(RewardConfig())(source_at(spec.reward_model), name))
+def _reward(spec: RunSpec, stage: str, name: str, rewards: ExitStack) -> RewardProcessor:
+    tables = reward_tables(name, spec.reward_model, spec.reward_sources)
+    if not tables:
+        raise ConfigError(
+            "reward_model: expected a reward model's folder, rule:<name>, or [[reward_sources]]"
+        )
+    models, opened = RewardModels(), SourceOpener(RewardConfig())
+    for entry in RewardConfig.model_validate({"models": tables}).models:  # a composite comes after its parts
+        source = opened(entry, entry.name)
+        rewards.callback(source.close)
+        models.add(entry.name, source)
     return RewardProcessor(models, ShadowRunner(models), model=name, stage=stage, replica=stage)
 
 

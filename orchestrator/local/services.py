@@ -17,6 +17,7 @@ from orchestrator.local.processes import ManagedProcess
 from orchestrator.local.toml import to_toml
 from orchestrator.planning.processes import Restart
 from services.common.errors import ConfigError
+from services.common.spec.rewards import reward_tables
 from services.common.spec.run import RunSpec
 
 HOST = "127.0.0.1"
@@ -180,12 +181,10 @@ def _reference(_name: str, spec: RunSpec, _around: Surroundings) -> dict[str, An
 
 
 def _reward(name: str, spec: RunSpec, _around: Surroundings) -> dict[str, Any]:
-    if not spec.reward_model:
-        return {}
-    model = {"name": name.partition("-")[2] or "reward"}
-    is_rule = spec.reward_model.startswith("rule:")
-    key, value = ("rule", spec.reward_model.removeprefix("rule:")) if is_rule else ("path", spec.reward_model)
-    return {"models": [{**model, key: value}]}
+    model = name.partition("-")[2] or "reward"
+    models = reward_tables(model, spec.reward_model, spec.reward_sources)
+    # The composite's parts are models of the service, too: the stage is told which one is its own.
+    return {"models": models, **({"queue_model": model} if len(models) > 1 else {})} if models else {}
 
 
 def _learner(_name: str, spec: RunSpec, around: Surroundings) -> dict[str, Any]:

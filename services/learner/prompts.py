@@ -1,18 +1,17 @@
-"""Reads the prompts of a run: JSONL, one prompt a line. Every mistake names file, line and field."""
+"""Reads the prompts of a run: JSONL, a task's, a data set's. Every mistake names file, line and field."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from services.common.errors import InvalidInput, UserError
-from services.common.jsonl import json_rows
 from services.common.spec.run import DataSpec
+from services.common.tasks.registry import prompt_rows
 from services.models.loading import encode_prompt
 
 Ids = npt.NDArray[np.int32]
@@ -34,19 +33,18 @@ def load_prompts(spec: DataSpec, tokenizer: Any, *, context_length: int, max_new
 
     A prompt that leaves no room for max_new_tokens in the context is a mistake, not cut in silence.
     """
-    path = Path(spec.prompts)
     prompts = [
         prompt_of(place, row, tokenizer)
-        for place, row in json_rows(path)
+        for place, row in prompt_rows(spec.prompts, spec.split)
         if row.get("split", spec.split) == spec.split
     ]
     if not prompts:
-        raise InvalidInput(f"{path}: the prompt file has no prompt of split {spec.split!r}")
+        raise InvalidInput(f"{spec.prompts}: the prompt file has no prompt of split {spec.split!r}")
     for prompt in prompts:
         total = len(prompt.token_ids) + max_new_tokens
         if context_length and total > context_length:
             raise InvalidInput(
-                f"{path}: prompt {prompt.prompt_id} has {len(prompt.token_ids)} tokens; with {max_new_tokens} "
+                f"{spec.prompts}: prompt {prompt.prompt_id} has {len(prompt.token_ids)} tokens; with {max_new_tokens} "
                 f"new ones that is {total - context_length} over the model's context of {context_length}"
             )
     return prompts

@@ -13,12 +13,12 @@ import structlog
 from pydantic import ValidationError
 
 from services.common.errors import InvalidInput
+from services.common.spec.rewards import source_table
 from services.common.validation import Violations, require
 from services.reward.config import NAME_PATTERN, SourceSpec
 from services.reward.rewards.base import RewardSource
 from services.reward.scoring import RewardModels, Slot
 
-RULE_PREFIX = "rule:"
 # (definition, name) -> source; runs on a thread and may take minutes.
 Opener = Callable[[SourceSpec, str], RewardSource]
 _log = structlog.get_logger(__name__)
@@ -107,10 +107,8 @@ def parse_definition(name: str, path: str, definition: str) -> SourceSpec:
 
 
 def source_at(location: str) -> SourceSpec:
-    """The source at a location as one writes it: a folder, or rule:<rule>."""
-    if location.startswith(RULE_PREFIX):
-        return SourceSpec(rule=location.removeprefix(RULE_PREFIX))
-    return SourceSpec(path=location)
+    """The source at a location as one writes it: a folder, rule:<rule>, function:<function> or trl:<function>."""
+    return SourceSpec.model_validate(source_table(location))
 
 
 def checked_definition(table: Any) -> SourceSpec:

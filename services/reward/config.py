@@ -42,6 +42,10 @@ class CompositeSpec(Spec):
     mean: float = Field(0.0, description="sum_then_normalize: subtracted from the sum.")
     deviation: float = Field(1.0, gt=0, description="sum_then_normalize: the sum is divided by it.")
     clip: tuple[float, float] | None = Field(None, description="Bounds of the final value.")
+    absent: Literal["error", "skip"] = Field(
+        "error",
+        description="A component without a score for a row: an error, or left out of that row's sum (TRL).",
+    )
 
 
 class RunningSpec(Spec):
@@ -63,6 +67,10 @@ class FunctionSpec(Spec):
     timeout_seconds: float = Field(5.0, gt=0, description="For one call, of at most batch_rows rows.")
     workers: int = Field(1, ge=1, le=64, description="Processes.")
     batch_rows: int = Field(64, ge=1, description="Rows handed over in one call.")
+    convention: Literal["plain", "trl"] = Field(
+        "plain",
+        description="trl: called as TRL's trainers call reward_funcs; None for a row is no score of it.",
+    )
 
 
 class RemoteSpec(Spec):

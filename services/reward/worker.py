@@ -8,7 +8,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from typing import cast
 
+from services.common.arrays import to_numpy
 from services.common.errors import InvalidInput
 from services.common.failures import error_info
 from services.common.timing import record_timings
@@ -92,7 +94,12 @@ def _rows(group: rollout.RolloutGroup) -> list[ScoreRow]:
     messages = conversation(group.prompt.messages, group.prompt.text)
     columns = dict(group.prompt.columns)
     return [
-        ScoreRow(messages=messages, completion=completion.text, columns=columns)
+        ScoreRow(
+            messages=messages,
+            completion=completion.text,
+            columns=columns,
+            completion_ids=cast("Sequence[int]", to_numpy(completion.token_ids)),
+        )
         for completion in group.completions
     ]
 

@@ -149,3 +149,8 @@ class Callable:
 
 
 instance = Callable()
+
+
+def trl_tokens(completion_ids: list[list[int]], prompts: list[Any], **_: Any) -> list[float | None]:
+    """As for TRL: the sum of a completion's ids, None for one without."""
+    return [float(sum(ids)) if ids else None for ids in completion_ids]

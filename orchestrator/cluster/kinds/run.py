@@ -267,6 +267,10 @@ def by_field(schema: dict[str, Any]) -> None:
     schema["default"] = {}
 
 
+_NOT_SHARED = ("name", "reward_sources")
+"""Of RunSpec: the object has a name of its own, and several rewards are stages of the slip here."""
+
+
 class TrainingRunSpec(Spec):
     """What is wanted of a run."""
 
@@ -339,7 +343,7 @@ class TrainingRunSpec(Spec):
 
     def run_spec(self, name: str) -> RunSpec:
         """The run as the services know it. Raises ValueError where its sections do not fit together."""
-        shared = {field: getattr(self, field) for field in RunSpec.model_fields if field != "name"}
+        shared = {field: getattr(self, field) for field in RunSpec.model_fields if field not in _NOT_SHARED}
         return RunSpec(name=name, **shared)
 
     def reward_stages(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from services.common.rules.regex import Mode, RegexRule
 from services.common.rules.repetition import RepetitionRule
 from services.common.rules.rouge import RougeRule, Variant
 from services.common.rules.sentiment import SentimentRule
+from services.common.rules.toxic_words import ToxicWordsRule
 
 Options = dict[str, str]
 Choice = TypeVar("Choice", bound=str)
@@ -101,6 +102,10 @@ def _numeric(rule: str, options: Options) -> Rule:
     return NumericRule(tolerance=float(text), column=_column(rule, options, "answer"))
 
 
+def _toxic_words(_: str, options: Options) -> Rule:
+    return ToxicWordsRule(file=options.pop("file", ""))
+
+
 def _json(_: str, options: Options) -> Rule:
     return JsonRule(schema=options.pop("schema", ""))
 
@@ -115,6 +120,7 @@ _MAKERS: dict[str, Callable[[str, Options], Rule]] = {
     "exact": _exact,
     "numeric": _numeric,
     "json": _json,
+    "toxic_words": _toxic_words,
 }
 
 

@@ -14,6 +14,7 @@ from services.common.spec.engine import EngineSpec, unfit_for_training
 from services.common.spec.kinds import RunAlgorithmSpec, check_run_kind
 from services.common.spec.library import IlqlSpec, NlpoSpec, OfflineSpec
 from services.common.spec.presets import AROUND
+from services.common.spec.rewards import RunReward
 from services.common.spec.service import ModelSpec
 
 SwapMode = Literal["wait", "keep", "abort_and_resume"]
@@ -68,7 +69,9 @@ class SamplingSpec(Spec):
 class DataSpec(Spec):
     """Where prompts come from."""
 
-    prompts: str = Field(description="JSONL with `prompt`: a string, or a list of {role, content}.")
+    prompts: str = Field(
+        description="JSONL with `prompt`: a string, or a list of {role, content}; or task:<name>; or datasets:<name>."
+    )
     split: str = Field("train", description="Rows whose `split` is this, or that have none.")
     shuffle: bool = True
     texts: str = Field("", max_length=1024, description="PPO-ptx: JSONL with `text`.")
@@ -185,7 +188,12 @@ class RunSpec(Spec):
     seed: int = Field(1, ge=0, lt=2**31)
     steps: int = Field(32, ge=1)
     model: ModelSpec
-    reward_model: str = Field("", description="Folder of the reward model, or rule:<name>.")
+    reward_model: str = Field(
+        "", description="Folder of the reward model, rule:<rule>, function:<function> or trl:<function>."
+    )
+    reward_sources: tuple[RunReward, ...] = Field(
+        (), max_length=64, description="Several sources in place of reward_model, summed by weight."
+    )
     data: DataSpec
     sampling: SamplingSpec = SamplingSpec()
     algorithm: RunAlgorithmSpec = PpoSpec()
@@ -269,6 +277,12 @@ class RunSpec(Spec):
         cut = sampling.top_k or min(sampling.top_p, sampling.top_p_end or 1.0) < 1
         if isinstance(self.algorithm, NlpoSpec) and cut:
             raise ValueError("nlpo's mask is the nucleus: sampling.top_p stays 1 and top_k 0")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_of_rewards(self) -> RunSpec:
+        if self.reward_sources and self.reward_model:
+            raise ValueError("reward_model and reward_sources: expected one of them")
         return self
 
     @model_validator(mode="after")

@@ -1,1 +1,1 @@
-"""Small tasks with known optima: data, reward and measure without a model. Numpy and the standard library alone."""
+"""Tasks: prompts, a reward rule or references, and metrics. Numpy and the standard library alone; see README.md."""

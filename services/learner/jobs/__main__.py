@@ -22,6 +22,7 @@ Model = Annotated[
 Seed = Annotated[int, typer.Option(min=0)]
 Threads = Annotated[int, typer.Option(min=0, help="0: all cores.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16, of the passes; masters are float32.")]
+WarmupShare = Annotated[float, typer.Option(min=0.0, max=1.0, help="Of all steps; then linearly to 0.")]
 Checkpointing = Annotated[bool, typer.Option(help="Less memory, about a third more time.")]
 
 
@@ -76,6 +77,7 @@ def reward_model(
     train_embeddings: Annotated[bool, typer.Option(help="Train the embeddings too.")] = False,
     dropout: Annotated[float, typer.Option(min=0.0, max=0.9, help="In training only.")] = 0.0,
     weight_decay: Annotated[float, typer.Option(min=0.0)] = 0.01,
+    warmup_share: WarmupShare = 0.1,
     normalise_before: Annotated[bool, typer.Option(help="Begin with scores of mean 0, deviation 1.")] = True,
     gradient_checkpointing: Checkpointing = False,
     max_tokens: Annotated[int, typer.Option(min=8)] = 512,
@@ -101,6 +103,7 @@ def reward_model(
             train_embeddings=train_embeddings,
             dropout=dropout,
             weight_decay=weight_decay,
+            warmup_share=warmup_share,
             normalise_before=normalise_before,
             gradient_checkpointing=gradient_checkpointing,
             pretraining_epochs=pretraining_epochs,
@@ -149,6 +152,8 @@ def sft(
     learning_rate: Annotated[float, typer.Option(min=0.0)] = 2e-5,
     epochs: Annotated[int, typer.Option(min=1)] = 1,
     batch_rows: Annotated[int, typer.Option(min=1)] = 16,
+    weight_decay: Annotated[float, typer.Option(min=0.0)] = 0.0,
+    warmup_share: WarmupShare = 0.1,
     frozen_layers: Annotated[int, typer.Option(min=0)] = 0,
     train_embeddings: bool = True,
     packing: Annotated[bool, typer.Option(help="Rows side by side without padding.")] = True,
@@ -168,6 +173,8 @@ def sft(
             learning_rate=learning_rate,
             epochs=epochs,
             batch_rows=batch_rows,
+            weight_decay=weight_decay,
+            warmup_share=warmup_share,
             held_out_share=held_out_share,
             max_tokens=max_tokens,
             frozen_layers=frozen_layers,
@@ -190,6 +197,82 @@ def sft(
             packing=packing,
         )
         run_job(job, options)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        list[str],
+        typer.Option(
+            help="Folder, .gguf, package:NAME, a run's folder or checkpoint, or host:port of a policy service; "
+            "again for more. label=MODEL names it.",
+            show_default=False,
+        ),
+    ],
+    task: Annotated[str, typer.Option(help="What is asked: see trimtab tasks.", show_default=False)],
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Again for more.", show_default="the task's reward and metrics")
+    ] = None,
+    data: Annotated[
+        str, typer.Option(help="A file or datasets:NAME?split=….", show_default="the task's own")
+    ] = "",
+    split: Annotated[str, typer.Option(help="Of the task's own prompts: test or train.")] = "test",
+    prompts: Annotated[int, typer.Option("-n", "--prompts", min=1, help="At most so many.")] = 100,
+    completions: Annotated[int, typer.Option(min=1, help="Of each prompt.")] = 1,
+    prompt_characters: Annotated[
+        int, typer.Option(min=0, help="Longer prompts are left out; 0: none is.")
+    ] = 0,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, show_default="the task's")] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 1.0,
+    judge: Annotated[
+        str, typer.Option(help="A model that perplexity is measured under.", show_default=False)
+    ] = "",
+    seed: Seed = 1,
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
+    save: Annotated[Path | None, typer.Option(help="JSON lines of all answers.", show_default=False)] = None,
+    dtype: Dtype = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Measure models on a task: figures with 95 % intervals, differences on the same prompts."""
+    import json
+
+    from services.common.errors import UserError
+
+    with _one_line():
+        from services.common.tasks.registry import find_task
+
+        asked_of = find_task(task)  # before the seconds that torch takes
+        from services.learner.jobs import task_evaluation as course
+        from services.learner.jobs.answerers import Sampling, named
+        from services.learner.jobs.evaluation_table import print_table
+
+        if split not in ("test", "train"):
+            raise UserError(f"--split {split}: expected test or train")
+        asked = course.TaskEvaluation(
+            task=asked_of,
+            models=named(model),
+            metrics=course.metric_specs(asked_of, metric or [], judge=bool(judge)),
+            sampling=Sampling(
+                max_new_tokens=max_new_tokens or asked_of.max_new_tokens,
+                temperature=temperature,
+                completions=completions,
+                seed=seed,
+            ),
+            prompts=prompts,
+            data=data,
+            split="test" if split == "test" else "train",
+            prompt_characters=prompt_characters,
+            judge=judge,
+            dtype=_dtype(dtype),
+            threads=threads,
+        )
+        columns = course.evaluate(asked, lambda line: print(line, file=sys.stderr))
+        if save is not None:
+            course.save_answers(save, columns)
+        if json_output:
+            print(json.dumps(course.as_json(asked, columns)))
+        else:
+            print_table(asked, columns)
 
 
 def _dtype(name: str) -> Literal["auto", "float32", "bfloat16"]:

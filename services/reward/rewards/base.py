@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
-from services.common.errors import Corrupted, TrimtabError, Unavailable
+from services.common.errors import Corrupted, TrimtabError, Unavailable, UserError
 from services.common.tracing import NO_TRACE, Trace
 from services.models.facts import ModelFacts
 
@@ -30,7 +30,8 @@ class ScoreRow:
     """One answer to be scored: the conversation before it as (role, content) pairs, and the answer.
 
     A row that came as token ids has them in `ids`, and no text. `rendered`: somebody has put a chat template around
-    it already, so a model reads prompt and completion as they stand, one after the other.
+    it already, so a model reads prompt and completion as they stand, one after the other. `completion_ids`: the
+    policy's own tokens of the completion, where the row has text and came through a stage.
     """
 
     messages: tuple[tuple[str, str], ...]
@@ -38,6 +39,7 @@ class ScoreRow:
     columns: Mapping[str, str] = field(default_factory=dict)
     ids: TokenIds | None = None
     rendered: bool = False
+    completion_ids: Sequence[int] | None = field(default=None, compare=False)
 
     @property
     def prompt(self) -> str:
@@ -129,6 +131,12 @@ class ComposedSource(Protocol):
     def with_components(self, components: Mapping[str, RewardSource]) -> RewardSource:
         """The same composition of these sources."""
         ...
+
+
+class NotScored(UserError):
+    """A function that has nothing to say of a row: TRL's None. A composite may leave it out of the sum."""
+
+    status = "FAILED_PRECONDITION"
 
 
 class SourceClosed(Unavailable):

@@ -27,6 +27,7 @@ from services.reward.futures import chained, gathered
 from services.reward.rewards.base import (
     Caller,
     InputKind,
+    NotScored,
     RewardSource,
     ScoreOutcome,
     ScoreRow,
@@ -104,17 +105,21 @@ class CompositeReward:
     def _row(self, outcomes: Sequence[ScoreOutcome]) -> ScoreOutcome:
         named = dict(zip(self._names, outcomes, strict=True))
         values = {name: each.value for name, each in named.items() if each.value is not None}
-        error = next((_named(name, each.error) for name, each in named.items() if each.error), None)
-        if error is not None or len(values) < len(named):
+        kept = [name for name, each in named.items() if not self._skipped(each)]
+        error = next((_named(name, e) for name in kept or named if (e := named[name].error)), None)
+        if error is not None or len(values) < len(kept):
             whole = ScoreOutcome(error=error or ServiceError("a component gave no score"))
         else:
-            whole = outcome_of(aggregate(self._spec, list(values.values())))
+            whole = outcome_of(aggregate(_only(self._spec, kept), list(values.values())))
         return replace(
             whole,
             components=values,
             truncated_tokens=max(each.truncated_tokens for each in outcomes),
             digest=self._row_digest(named),
         )
+
+    def _skipped(self, outcome: ScoreOutcome) -> bool:
+        return self._spec.absent == "skip" and isinstance(outcome.error, NotScored)
 
     def _row_digest(self, outcomes: Mapping[str, ScoreOutcome]) -> str:
         """Empty where no component says other than what it says of itself."""
@@ -127,6 +132,14 @@ class CompositeReward:
     def _digest_of(self, digests: Mapping[str, str]) -> str:
         content = ["composite", 1, self._spec.model_dump(mode="json"), dict(digests)]
         return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _only(spec: CompositeSpec, names: Sequence[str]) -> CompositeSpec:
+    """The composite without the components that have no score for a row; weights stay, as in TRL."""
+    if len(names) == len(spec.components):
+        return spec
+    left = tuple(part for part in spec.components if part.model in names)
+    return spec.model_copy(update={"components": left})
 
 
 def aggregate(spec: CompositeSpec, values: Sequence[float]) -> float:

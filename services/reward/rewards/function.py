@@ -29,7 +29,14 @@ import structlog
 
 from services.common.errors import Expired, InvalidInput, Mismatch, ServiceError, TrimtabError, Unavailable
 from services.reward.config import FunctionSpec
-from services.reward.rewards.base import Caller, ScoreOutcome, ScoreRow, SourceDescription, outcome_of
+from services.reward.rewards.base import (
+    Caller,
+    NotScored,
+    ScoreOutcome,
+    ScoreRow,
+    SourceDescription,
+    outcome_of,
+)
 from services.reward.rewards.chunks import ChunkedPool
 from services.reward.rewards.function_process import Died, FunctionProcess
 
@@ -56,6 +63,7 @@ class FunctionReward:
     prompts, completions: texts. messages, for who asks for it: the conversations before the completions, lists of
     {"role", "content"}. Every other keyword is a data-set column, None where a row lacks it. May be async. Rows of
     one call of the service are handed over together, at most `batch_rows`; a score must depend on its row alone.
+    convention = "trl": see trl_call.py.
     """
 
     kind: Literal["function"] = "function"
@@ -208,7 +216,9 @@ class FunctionReward:
         """Outcomes of the rows; what concerns all of them is raised."""
         name = self._spec.name
         try:
-            reply = process.call({"rows": [_encoded(row) for row in rows]}, ends=ends)
+            reply = process.call(
+                {"rows": [_encoded(row) for row in rows], "convention": self._spec.convention}, ends=ends
+            )
         except Expired:
             error: TrimtabError = Expired(
                 f"reward function {name} took longer than {self._spec.timeout_seconds:g} s"
@@ -238,6 +248,8 @@ class FunctionReward:
         return [
             ScoreOutcome(error=ServiceError(f"reward function {name} {value}"))
             if isinstance(value, str)
+            else ScoreOutcome(error=NotScored(f"reward function {name} has no score for this row"))
+            if value is None
             else outcome_of(float(value))
             for value in values
         ]
@@ -249,6 +261,7 @@ def _encoded(row: ScoreRow) -> dict[str, Any]:
         "completion": row.completion,
         "messages": row.messages,
         "columns": dict(row.columns),
+        "ids": None if row.completion_ids is None else [int(token) for token in row.completion_ids],
     }
 
 

@@ -9,10 +9,13 @@ import hashlib
 import importlib
 import importlib.metadata
 import inspect
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from services.reward.rewards.trl_call import trl_arguments
 
 if TYPE_CHECKING:
     import asyncio
@@ -88,15 +91,15 @@ class FunctionCaller:
         except (TypeError, ValueError):  # a builtin
             self._parameters = None
 
-    def answer(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """{"values": [number or text of an error]}, {"missing": [columns]}, {"raised": text} or {"wrong": text}."""
-        available = _arguments(rows)
+    def answer(self, rows: Sequence[Mapping[str, Any]], *, trl: bool = False) -> dict[str, Any]:
+        """{"values": [number, text of an error, with trl None]}, {"missing": [columns]}, {"raised", "wrong": text}."""
+        available = trl_arguments(rows) if trl else _arguments(rows)
         missing = self._missing(available)
         if missing:
             return {"missing": missing}
         try:
             result = self._call(available)
-            return checked(result, len(rows))
+            return checked(result, len(rows), none=trl)
         except BaseException as error:
             return {"raised": told(error)}
 
@@ -142,15 +145,22 @@ def _arguments(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return arguments
 
 
-def checked(result: Any, count: int) -> dict[str, Any]:
-    """A number, or the text of an error, for each row; {"wrong": …} for what is no list of that length."""
+def checked(result: Any, count: int, *, none: bool = False) -> dict[str, Any]:
+    """A number, or the text of an error, for each row; {"wrong": …} for what is no list of that length.
+
+    none: None, and NaN as TRL makes of it, stay None.
+    """
     if hasattr(result, "tolist"):  # numpy, torch
         result = result.tolist()
     if not isinstance(result, (list, tuple)):
         return {"wrong": f"returned {_kind(result)}, expected a list of {count} numbers"}
     if len(result) != count:
         return {"wrong": f"returned {len(result)} values for {count} rows"}
-    return {"values": [_number(value) for value in result]}
+    return {"values": [None if none and _is_none(value) else _number(value) for value in result]}
+
+
+def _is_none(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _number(value: Any) -> float | str:

@@ -184,7 +184,7 @@ def serve(requests: int, replies: int) -> None:
     caller = FunctionCaller(function)
     _write(replies, {"ready": identity})
     while (request := read_frame(requests)) is not None:
-        reply = caller.answer(request["rows"])
+        reply = caller.answer(request["rows"], trl=request.get("convention") == "trl")
         if os.getpid() != process:  # the function has forked, and this is the copy
             os._exit(0)
         _write(replies, reply)

@@ -108,6 +108,7 @@ def test_names_make_the_same_rule_again_and_digests_tell_rules_apart() -> None:
         "numeric",
         "numeric:tolerance=0.01",
         "json",
+        "toxic_words",
     ]
     rules = [make_rule(spec) for spec in specs]
     assert [make_rule(rule.name).digest for rule in rules] == [rule.digest for rule in rules]

@@ -1,0 +1,1 @@
+"""Reads a TRL config, data set and reward functions, and writes what they mean here: a run, or a job's command."""

@@ -1,0 +1,110 @@
+"""`trimtab from-trl`: reads, writes, tells, and where asked for runs."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.local.toml import to_toml
+from orchestrator.trl.convert import JOBS, WITH_REWARDS, convert
+from orchestrator.trl.data import source_of, write_rows
+from orchestrator.trl.draft import Draft
+from orchestrator.trl.known import TRAINERS, Trainer, trainer_of
+from orchestrator.trl.reading import checked, read_config
+from orchestrator.trl.rewards import reward_source
+from orchestrator.trl.shared import Around
+from services.common.errors import ConfigError, InvalidInput
+from services.common.spec.load import load_toml
+from services.common.spec.run import RunSpec
+
+RUN_FILE = "run.toml"
+ROWS_FILE = "data.jsonl"
+COMMAND_FILE = "command.txt"
+REPORT_FILE = "from-trl.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """The command's flags."""
+
+    config: Path
+    out: Path
+    trainer: str = ""
+    data: str = ""
+    model: str = ""
+    rewards: Sequence[str] = ()
+
+
+def write(wanted: Wanted) -> Draft:
+    """Write the run's file (or the job's command), its rows and a report into the folder. Raises the error tree."""
+    raw = read_config(wanted.config)
+    trainer = _trainer(wanted.trainer, raw)
+    given = checked(trainer, raw, str(wanted.config))
+    wanted.out.mkdir(parents=True, exist_ok=True)
+    rows_file = wanted.out / ROWS_FILE
+    written = write_rows(trainer, source_of(given, wanted.data), rows_file)
+    around = Around(
+        rows=written.rows,
+        prompts_file=str(rows_file),
+        model=wanted.model,
+        rewards=_rewards(trainer, given, wanted.rewards, written.columns),
+    )
+    draft = convert(trainer, given, around)
+    if trainer in JOBS:
+        command = shlex.join(["trimtab", *draft.arguments])
+        (wanted.out / COMMAND_FILE).write_text(command + "\n", encoding="utf-8")
+    else:
+        path = wanted.out / RUN_FILE
+        path.write_text(to_toml(draft.tables), encoding="utf-8")
+        load_toml(path, RunSpec)  # what TRL takes and a run does not is told here, by field
+    report = {"trainer": trainer, "fields": [asdict(note) for note in draft.notes]}
+    (wanted.out / REPORT_FILE).write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
+    return draft
+
+
+def tell(draft: Draft, out: Path, console: Console) -> None:
+    """A table of what became of the fields that differ from TRL's defaults."""
+    told = draft.differing()
+    table = Table(
+        title=f"{draft.trainer}: {len(draft.given)} fields, {len(draft.given) - len(told)} at TRL's defaults"
+    )
+    for column in ("field", "value", "", "what"):
+        table.add_column(column, no_wrap=column == "field")
+    for note in told:
+        table.add_row(note.field, _short(note.value), note.fate, note.what)
+    console.print(table)
+    done = COMMAND_FILE if draft.trainer in JOBS else RUN_FILE
+    console.print(f"{out / done}; every field: {out / REPORT_FILE}", soft_wrap=True, highlight=False)
+
+
+def _trainer(name: str, given: dict[str, Any]) -> Trainer:
+    for trainer in TRAINERS:
+        if trainer == name:
+            return trainer
+    if name:
+        raise InvalidInput(f"--trainer {name}: expected one of {', '.join(TRAINERS)}")
+    return trainer_of(given)
+
+
+def _rewards(
+    trainer: Trainer, given: dict[str, Any], flags: Sequence[str], columns: Sequence[str]
+) -> tuple[str, ...]:
+    if flags and trainer not in WITH_REWARDS:
+        raise ConfigError(f"--reward-func: {trainer} has no rewards")
+    named = flags or [
+        *([given["reward_model_name_or_path"]] if given.get("reward_model_name_or_path") else []),
+        *(given.get("reward_funcs") or []),
+    ]
+    return tuple(reward_source(str(name), columns) for name in named) if trainer in WITH_REWARDS else ()
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 40 else text[:39] + "…"

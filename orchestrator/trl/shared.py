@@ -1,0 +1,162 @@
+"""What all trainers' configs have: model, optimiser, schedule, checkpoints. Pure."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.trl.draft import Draft
+from orchestrator.trl.known import all_fields
+
+SCHEDULES = {
+    "linear": "linear",
+    "cosine": "cosine",
+    "constant": "constant",
+    "constant_with_warmup": "constant",
+}
+OPTIMISERS = {"adamw_torch": "adamw", "adamw_torch_fused": "adamw", "rmsprop": "rmsprop"}
+_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_dora")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Around:
+    """What a config does not say: the model where it is given apart, rows of the data, files, rewards."""
+
+    rows: int
+    prompts_file: str
+    model: str = ""
+    rewards: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """updates: TRL's optimiser steps in all. per_step: those of one step of a run."""
+
+    updates: int
+    per_step: int
+
+    @property
+    def steps(self) -> int:
+        """Steps of the run."""
+        return math.ceil(self.updates / self.per_step)
+
+
+def put_model(draft: Draft, around: Around, *, field: str = "model_name_or_path") -> None:
+    """Model, revision and dtype."""
+    path = around.model or draft.value(field) or ""
+    if not path:
+        draft.refuse(field, "expected a model, here or as --model")
+    draft.put("model.path", path, field, remark="as --model says" if around.model else "")
+    if draft.value("model_revision") not in (None, "main"):
+        draft.copy("model_revision", "model.revision")
+    else:
+        draft.inert("model_revision", "the newest")
+    dtype = dtype_of(draft)
+    draft.put("model.dtype", dtype, "bf16", "dtype", remark="passes; trained weights are float32")
+    if draft.value("use_cpu"):
+        draft.put("model.device", "cpu", "use_cpu")
+    else:
+        draft.inert("use_cpu", "a GPU where there is one")
+    _model_arguments(draft)
+    refuse_adapters(draft)
+
+
+def dtype_of(draft: Draft) -> str:
+    """bf16 says it, as TRL casts passes to it; unset: where the processor has it; off: as the weights are loaded."""
+    bf16, weights = draft.value("bf16"), draft.value("dtype")
+    if weights not in ("float32", "bfloat16", "auto", None):
+        draft.refuse("dtype", "expected float32 or bfloat16")
+    if bf16 or weights == "bfloat16":
+        return "bfloat16"
+    return "auto" if bf16 is None else "float32"
+
+
+def _model_arguments(draft: Draft) -> None:
+    if "model_init_kwargs" not in all_fields(draft.trainer):
+        return
+    given = draft.value("model_init_kwargs")
+    harmless = {"attn_implementation", "device_map", "use_cache"}
+    other = sorted(set(given or {}) - harmless)
+    if other:
+        draft.refuse(
+            "model_init_kwargs", f"{other[0]} has its own place: model_name_or_path, dtype, model_revision"
+        )
+    else:
+        draft.inert("model_init_kwargs", "how the model is loaded, not which")
+
+
+def refuse_adapters(draft: Draft) -> None:
+    """LoRA is a job's here (trimtab sft), not a run's."""
+    if draft.value("use_peft"):
+        draft.refuse(
+            "use_peft", "adapters are trained by trimtab sft alone: set it to false to train the model"
+        )
+    for name in ("use_peft", *_ADAPTERS):
+        draft.inert(name, "use_peft is off")
+
+
+def put_optimiser(draft: Draft, pace: Pace) -> None:
+    """AdamW, its rate and how that goes."""
+    kind = OPTIMISERS.get(str(draft.value("optim")))
+    if kind is None:
+        draft.refuse("optim", f"expected one of {', '.join(OPTIMISERS)}")
+    draft.put("optimiser.kind", kind or "adamw", "optim")
+    draft.copy("learning_rate", "optimiser.learning_rate")
+    betas = [draft.value("adam_beta1"), draft.value("adam_beta2")]
+    draft.put("optimiser.betas", betas, "adam_beta1", "adam_beta2")
+    draft.copy("adam_epsilon", "optimiser.eps")
+    draft.copy(
+        "weight_decay", "optimiser.weight_decay", remark="of all weights; TRL leaves norms and biases out"
+    )
+    norm = float(draft.value("max_grad_norm"))
+    draft.put(
+        "optimiser.max_grad_norm",
+        norm or 1e30,
+        "max_grad_norm",
+        remark="" if norm else "0 is off: never reached",
+    )
+    schedule = SCHEDULES.get(str(draft.value("lr_scheduler_type")))
+    if schedule is None:
+        draft.refuse("lr_scheduler_type", f"expected one of {', '.join(SCHEDULES)}")
+    draft.put("optimiser.schedule", schedule or "constant", "lr_scheduler_type", remark="by steps of the run")
+    warmup = warmup_updates(draft, pace.updates)
+    draft.put(
+        "optimiser.warmup_steps",
+        math.ceil(warmup / pace.per_step),
+        "warmup_steps",
+        remark=f"steps of the run, {pace.per_step} updates each" if pace.per_step > 1 else "",
+    )
+    draft.copy("seed", "seed")
+    draft.inert("gradient_checkpointing", "memory alone: activations are kept here")
+
+
+def warmup_updates(draft: Draft, updates: int) -> int:
+    """A number below 1 is a share of all updates."""
+    given = float(draft.value("warmup_steps") or 0)
+    return math.ceil(given * updates) if 0 < given < 1 else int(given)
+
+
+def put_checkpoints(draft: Draft, pace: Pace, updates_per_epoch: int) -> None:
+    """How often the run is saved, and how many checkpoints stay."""
+    strategy, every = str(draft.value("save_strategy")), float(draft.value("save_steps"))
+    if strategy == "best":
+        draft.refuse("save_strategy", "expected steps, epoch or no: nothing is evaluated during a run")
+    updates = {"no": float(pace.updates), "epoch": float(updates_per_epoch)}.get(
+        strategy, every * pace.updates if every < 1 else every
+    )
+    steps = min(pace.steps, max(1, math.floor(updates / pace.per_step)))
+    draft.put("checkpoint.every_steps", steps, "save_steps", "save_strategy")
+    limit = draft.value("save_total_limit")
+    keep = int(limit) if limit else pace.steps // steps + 1
+    draft.put("checkpoint.keep", keep, "save_total_limit", remark="" if limit else "all")
+
+
+def put_name(draft: Draft) -> None:
+    """The run's name, from run_name or the folder's."""
+    wanted = draft.value("run_name") or Path(str(draft.value("output_dir") or "")).name or draft.trainer
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", str(wanted)).strip("-.")[:63] or draft.trainer
+    draft.put(
+        "name", name, "run_name", "output_dir", remark="the folder is runs/<name>, or trimtab train --out"
+    )

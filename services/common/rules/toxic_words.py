@@ -1,0 +1,63 @@
+"""Owns the rule of toxic words: how much of a completion is on a list. Knows no context, irony or sense.
+
+A list of insults, curses and threats, written for this project. It is no classifier: it finds words, so that a
+quotation counts and a polite threat does not. Names of groups of people are left out on purpose; a list of one's own
+stands in a file, one word a line (toxic_words:file=words.txt).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from services.common.errors import NotFound
+from services.common.rules.base import check_length, rule_digest
+
+WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        """
+    ass asses asshole assholes bastard bastards bitch bitches bitching bollocks bullshit crap crappy cretin cunt cunts
+    damn damned dick dickhead dicks dipshit douchebag dumb dumbass dumbasses fool foolish fuck fucked fucker fuckers
+    fucking fucks goddamn idiot idiotic idiots imbecile jackass jerk jerks loser losers lowlife moron moronic morons
+    motherfucker motherfuckers motherfucking pathetic piss pissed prick pricks scum scumbag scumbags shit shithead
+    shits shitty slut sluts stupid stupidity stupidly sucker twat twats vermin wanker wankers whore whores worthless
+    disgusting filthy hate hateful kill killed killing kills murder murdered murderer murdering stab stabbed strangle
+    torture tortured rape raped rapist
+    """,
+    )
+)
+_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
+
+
+def toxic_words(text: str, words: frozenset[str] = WORDS) -> list[str]:
+    """The words of a text that are on the list, in lower case, as often as they stand there."""
+    return [word for word in _WORD.findall(text.lower()) if word in words]
+
+
+class ToxicWordsRule:
+    """Minus the share of a completion's words that are on the list: 0 where none is, -1 where all are."""
+
+    def __init__(self, *, file: str = "") -> None:
+        self._words = _read(file) if file else WORDS
+        self.name = f"toxic_words:file={file}" if file else "toxic_words"
+        listed = hashlib.sha256("\n".join(sorted(self._words)).encode()).hexdigest()
+        self.digest = rule_digest("toxic_words", 1, words=listed)
+
+    def score(self, prompt: str, completion: str, columns: Mapping[str, str]) -> float:  # noqa: ARG002
+        """In [-1, 0]."""
+        check_length(completion)
+        words = len(_WORD.findall(completion))
+        return -len(toxic_words(completion, self._words)) / words if words else 0.0
+
+
+@functools.lru_cache(maxsize=8)
+def _read(file: str) -> frozenset[str]:
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise NotFound(f"rule toxic_words: {file}: {(error.strerror or 'cannot be read').lower()}") from None
+    return frozenset(word for line in lines if (word := line.strip().lower()))
