@@ -33,8 +33,8 @@ def timings(groups: Sequence[RolloutGroup], update: float, wall: float) -> dict[
     }
 
 
-def append_metrics(path: Path, step: int, metrics: dict[str, float], ledger: Ledger) -> None:
-    """Add a step's row. Raises StorageFull."""
+def append_metrics(path: Path, step: int, metrics: dict[str, float], ledger: Ledger) -> dict[str, float]:
+    """Add a step's row, and return it. Raises StorageFull."""
     counts = {f"rollouts/{name}": count for name, count in ledger.counts().items()}
     row: dict[str, Any] = {"step": step, "time": time.time(), **metrics, **counts}
     with storage_errors(str(path)):
@@ -42,6 +42,7 @@ def append_metrics(path: Path, step: int, metrics: dict[str, float], ledger: Led
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as stream:
             stream.write(json.dumps(row) + "\n")
+    return row
 
 
 def keep_metrics(path: Path, steps: int) -> None:

@@ -27,11 +27,15 @@ import torch
 from safetensors.torch import save_file
 
 from services.common.errors import Corrupted, TrimtabError, Unavailable
+from services.common.spec.metric_logs import LoggingSpec
 from services.learner.checkpoints import Checkpoints, storage_errors, write_folder, write_model
 from services.learner.config import LearnerConfig
 from services.learner.intake import Intake
 from services.learner.kept_rollouts import check_can_keep, keep_rollouts, rollout_file
 from services.learner.ledger import Ledger
+from services.learner.logs.base import RunIdentity
+from services.learner.logs.registry import LOGS
+from services.learner.logs.sink import CLOSE_SECONDS, DRAIN_SECONDS, Sinks
 from services.learner.metrics import append_metrics, keep_metrics, timings
 from services.learner.offline.batches import OfflineBatches
 from services.learner.weights import PublishedWeights
@@ -126,6 +130,7 @@ class Run:
         self._checkpoints = Checkpoints(config.out / "checkpoints", keep=self.spec.checkpoint.keep)
         self._checkpointed_step: int | None = None
         self._metrics_file = config.out / "metrics.jsonl"
+        self._logs = Sinks({}, self._identity(), LoggingSpec(), 0)
         self._epoch = 0
         self._paused, self._stopping = False, False
         self._refused: TrimtabError | None = None
@@ -153,14 +158,16 @@ class Run:
     @property
     def warnings(self) -> list[str]:
         """What a person should know now."""
-        return [*self.state.warnings, *self.intake.warnings]
+        return [*self.state.warnings, *self.intake.warnings, *self._logs.warnings]
 
     # ------------------------------------------------------------ the flow
 
     async def train(self) -> None:
         """From the last checkpoint (or the beginning) to the last step."""
+        patience = DRAIN_SECONDS  # where it ends in the middle, somebody waits for the process to end
         try:
             await self._train()
+            patience = CLOSE_SECONDS
         except Exception as error:
             self.state.phase, self.state.error = "failed", str(error)
             if isinstance(error, TrimtabError):
@@ -168,6 +175,7 @@ class Run:
             raise
         finally:
             self._answer(Unavailable("the run has ended without this checkpoint"))
+            await asyncio.to_thread(self._logs.close, patience)
 
     async def _train(self) -> None:
         await self._begin()
@@ -258,9 +266,21 @@ class Run:
             self.state.last_checkpoint, self._checkpointed_step = str(latest), self.step
             _log.info("resumed", checkpoint=str(latest), step=self.step)
         await self._in_thread(keep_metrics, self._metrics_file, self.step)
+        self._logs = Sinks(LOGS, self._identity(), self.spec.logging, self.step)
         self._epoch = await self._queue.start_epoch(at_least=used_epoch)
         await self._publish()
         await self.intake.settle(resumed=latest is not None)
+
+    def _identity(self) -> RunIdentity:
+        """The run's uid survives a resume. Without a queue it may stand in the folder, else the name has to do."""
+        queue, file = self.config.queue, self.config.out / "run_uid"
+        kept = file.read_text().strip() if file.is_file() else self.spec.name
+        return RunIdentity(
+            uid=queue.run_uid if queue else kept,
+            name=self.spec.name,
+            folder=self.config.out,
+            settings=self.spec.model_dump(mode="json", exclude_none=True),
+        )
 
     async def _train_on(self, batch: list[Any], started: float) -> None:
         samples = [sample for one in batch for sample in one.samples]
@@ -277,8 +297,10 @@ class Run:
         metrics["staleness/max"] = float(max(staleness))
         wall = time.perf_counter() - started
         metrics |= timings([one.group for one in batch], metrics["time/update"], wall)
+        metrics |= self._logs.lost()
         self.state.metrics = metrics
-        append_metrics(self._metrics_file, self.step, metrics, self.ledger)
+        row = append_metrics(self._metrics_file, self.step, metrics, self.ledger)
+        self._logs.write(self.step, row["time"], row)
 
     async def _finish(self) -> None:
         await self._checkpoint()

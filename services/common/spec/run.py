@@ -11,6 +11,7 @@ from services.common.spec.algorithms import GroupSpec, OnlineSpec, PpoSpec
 from services.common.spec.base import Spec, unsaid
 from services.common.spec.kinds import RunAlgorithmSpec, check_run_kind
 from services.common.spec.library import OfflineSpec
+from services.common.spec.metric_logs import LoggingSpec
 from services.common.spec.presets import AROUND
 from services.common.spec.service import ModelSpec
 
@@ -162,6 +163,7 @@ class RunSpec(Spec):
     optimiser: OptimiserSpec = OptimiserSpec()
     rollout: RolloutSpec = RolloutSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
+    logging: LoggingSpec = LoggingSpec()
 
     @model_validator(mode="before")
     @classmethod
