@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import time
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,10 +39,16 @@ class Slope:
 
 @dataclass(slots=True)
 class Life:
-    """One incarnation of a process."""
+    """One incarnation of a process. Looks are packed: the recorder's own process is one of the measured."""
 
     pid: int
-    looks: list[Look] = field(default_factory=list)
+    moments: array[float] = field(default_factory=lambda: array("d"))
+    sizes: array[float] = field(default_factory=lambda: array("d"))
+
+    @property
+    def looks(self) -> list[Look]:
+        """In order."""
+        return list(zip(self.moments, self.sizes, strict=True))
 
 
 class Recorder:
@@ -72,7 +79,8 @@ class Recorder:
         lives = self.lives.setdefault(name, [])
         if not lives or lives[-1].pid != pid:
             lives.append(Life(pid))
-        lives[-1].looks.append((self.seconds, size))
+        lives[-1].moments.append(self.seconds)
+        lives[-1].sizes.append(size)
 
 
 def resident_mib(pid: int) -> float | None:
@@ -91,11 +99,12 @@ def _children(pid: int) -> list[int]:
         return []
 
 
-def stretches(looks: Sequence[Look], warm_up: float, length: float) -> list[Look]:
-    """Means over whole stretches of `length` seconds, from `warm_up` seconds after the first look on."""
+def stretches(looks: Sequence[Look], warm_up: float, length: float, *, after: float = 0.0) -> list[Look]:
+    """Means over whole stretches of `length` seconds, from `warm_up` seconds after the first look on, nor before
+    `after` (seconds since the beginning)."""
     if not looks:
         return []
-    begin = looks[0][0] + warm_up
+    begin = max(looks[0][0] + warm_up, after)
     cells: dict[int, list[Look]] = {}
     for moment, size in looks:
         if moment >= begin:

@@ -32,7 +32,7 @@ from trimtab import LearnerClient, PolicyClient, TrimtabClientError
 from trimtab.common.v1 import common_pb2 as common
 
 LOOK_SECONDS = 2.0
-SHORTEST, LONGEST = 3.0, 240.0
+SHORTEST, LONGEST = 3.0, 300.0
 WALKS_EACH = 100
 _STEPS = 10_000_000
 """More than any soak does: it is told to stop."""

@@ -45,15 +45,16 @@ def append_metrics(path: Path, step: int, metrics: dict[str, float], ledger: Led
     return row
 
 
-def keep_metrics(path: Path, steps: int) -> None:
-    """Drop the rows of steps that will be trained again. Raises StorageFull."""
+def keep_metrics(path: Path, steps: int) -> list[dict[str, float]]:
+    """Drop the rows of steps that will be trained again; those that stay. Raises StorageFull."""
     if not path.exists():
-        return
+        return []
     rows = [line for line in path.read_text().split("\n") if _step_of(line) in range(1, steps + 1)]
     aside = path.with_name(f".{path.name}.writing")
     with storage_errors(str(path)):
         aside.write_text("".join(f"{line}\n" for line in rows))
         aside.replace(path)
+    return [json.loads(line) for line in rows]
 
 
 def _step_of(line: str) -> int:

@@ -38,6 +38,7 @@ from services.learner.logs.registry import LOGS
 from services.learner.logs.sink import CLOSE_SECONDS, DRAIN_SECONDS, Sinks
 from services.learner.metrics import append_metrics, keep_metrics, timings
 from services.learner.offline.batches import OfflineBatches
+from services.learner.watch.watch import Watch
 from services.learner.weights import PublishedWeights
 from services.models.loading import LoadedModel
 from services.models.manifest import Version
@@ -130,6 +131,7 @@ class Run:
         self._checkpoints = Checkpoints(config.out / "checkpoints", keep=self.spec.checkpoint.keep)
         self._checkpointed_step: int | None = None
         self._metrics_file = config.out / "metrics.jsonl"
+        self._watch = Watch(self.spec, config.out)
         self._logs = Sinks({}, self._identity(), LoggingSpec(), 0)
         self._epoch = 0
         self._paused, self._stopping = False, False
@@ -158,7 +160,7 @@ class Run:
     @property
     def warnings(self) -> list[str]:
         """What a person should know now."""
-        return [*self.state.warnings, *self.intake.warnings, *self._logs.warnings]
+        return [*self.state.warnings, *self.intake.warnings, *self._watch.warnings, *self._logs.warnings]
 
     # ------------------------------------------------------------ the flow
 
@@ -265,7 +267,7 @@ class Run:
             used_epoch = int(state["epoch"])
             self.state.last_checkpoint, self._checkpointed_step = str(latest), self.step
             _log.info("resumed", checkpoint=str(latest), step=self.step)
-        await self._in_thread(keep_metrics, self._metrics_file, self.step)
+        self._watch.resume(await self._in_thread(keep_metrics, self._metrics_file, self.step))
         self._logs = Sinks(LOGS, self._identity(), self.spec.logging, self.step)
         self._epoch = await self._queue.start_epoch(at_least=used_epoch)
         await self._publish()
@@ -285,10 +287,13 @@ class Run:
     async def _train_on(self, batch: list[Any], started: float) -> None:
         samples = [sample for one in batch for sample in one.samples]
         staleness = [self.intake.staleness(one.group) or 0 for one in batch]
-        if self.spec.rollout.keep and not self.spec.offline:
+        groups = [] if self.spec.offline else [(one.group, one.samples) for one in batch]
+        if self.spec.rollout.keep and groups:
             path = rollout_file(self.config.out / "rollouts", self.step + 1)
-            await self._in_thread(keep_rollouts, path, [(one.group, one.samples) for one in batch])
+            await self._in_thread(keep_rollouts, path, groups)
         metrics: dict[str, float] = await self._in_thread(self.trainer.step, samples)
+        if groups:
+            metrics |= await self._in_thread(self._watch.seen, self.step, groups, metrics)
         self.intake.trained(batch)
         published = time.perf_counter()
         await self._publish()

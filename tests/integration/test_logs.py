@@ -14,7 +14,7 @@ from tests.unit.learner.logs import read_back
 
 
 def test_a_run_logs_what_its_file_says_and_outlives_a_broken_log(tmp_path: Path) -> None:
-    """TensorBoard has every step of both lives as the file has it; an MLflow without a server is counted and no more."""
+    """TensorBoard has every step of both lives as the file has it; a broken MLflow is counted, no more."""
     pytest.importorskip("tensorboard")
     logging = {"to": ["tensorboard", "mlflow"], "mlflow": {"uri": "no-such-scheme://nowhere"}}
     tables = run_tables(make_files(tmp_path)) | {"steps": 2, "logging": logging}

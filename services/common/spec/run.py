@@ -14,6 +14,7 @@ from services.common.spec.library import OfflineSpec
 from services.common.spec.metric_logs import LoggingSpec
 from services.common.spec.presets import AROUND
 from services.common.spec.service import ModelSpec
+from services.common.spec.watch import WatchSpec
 
 SwapMode = Literal["wait", "keep", "abort_and_resume"]
 
@@ -164,6 +165,7 @@ class RunSpec(Spec):
     rollout: RolloutSpec = RolloutSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
     logging: LoggingSpec = LoggingSpec()
+    watch: WatchSpec = WatchSpec()
 
     @model_validator(mode="before")
     @classmethod

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 _BLOCK, _HEADER = 32768, 7
 
@@ -37,12 +39,8 @@ def of_mlflow(folder: Path, run_id: str) -> Points:
 
 def of_wandb(file: Path) -> tuple[str, Points]:
     """(run id, points) of an offline run's file: records of a LevelDB log, each a protobuf message."""
-    from wandb.proto import wandb_internal_pb2
-
     run_id, points = "", Points()
-    for payload in _records(file.read_bytes()):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(payload)
+    for record in _whole(file):
         if record.WhichOneof("record_type") == "run":
             run_id = record.run.run_id
         if record.WhichOneof("record_type") == "history":
@@ -55,6 +53,22 @@ def of_wandb(file: Path) -> tuple[str, Points]:
     return run_id, points
 
 
+def _whole(file: Path) -> list[Any]:
+    """All records up to the one that ends a run: W&B's own process writes it after `finish` has returned."""
+    from wandb.proto import wandb_internal_pb2
+
+    until = time.monotonic() + 30
+    while True:
+        records = []
+        for payload in _records(file.read_bytes()):
+            records.append(wandb_internal_pb2.Record())
+            records[-1].ParseFromString(payload)
+        if any(record.WhichOneof("record_type") == "exit" for record in records):
+            return records
+        assert time.monotonic() < until, f"{file} has no end"
+        time.sleep(0.02)
+
+
 def _records(raw: bytes) -> Iterator[bytes]:
     at, parts = _HEADER, list[bytes]()
     while at + _HEADER <= len(raw):
@@ -62,6 +76,8 @@ def _records(raw: bytes) -> Iterator[bytes]:
             at += _BLOCK - at % _BLOCK
             continue
         _, length, kind = struct.unpack_from("<IHB", raw, at)
+        if at + _HEADER + length > len(raw):
+            return  # not all of it is there yet
         parts.append(raw[at + _HEADER : at + _HEADER + length])
         at += _HEADER + length
         if kind in (1, 4):  # whole, or the last part of several
