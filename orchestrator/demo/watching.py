@@ -162,7 +162,7 @@ def alarm_rows(metrics: Metrics, spec: WatchSpec) -> list[AlarmRow]:
             "reward_hacking",
             "annotator's score down from its height while the reward is up",
             _deviations,
-            f"{number(spec.annotator_fall)} deviations, reward up by {number(spec.reward_rise)}",
+            f"up to {number(spec.annotator_fall)}, while the reward is up by {number(spec.reward_rise)}",
         ),
         (
             "length_drift",
@@ -170,14 +170,14 @@ def alarm_rows(metrics: Metrics, spec: WatchSpec) -> list[AlarmRow]:
             _times,
             f"{number(1 / most)} to {number(most)} times",
         ),
-        ("repetition", "rise in repeated 3-grams", percent, percent(spec.repetition_rise)),
+        ("repetition", "rise in repeated 3-grams", percent, f"up to {percent(spec.repetition_rise)}"),
         (
             "entropy_collapse",
             "entropy of a token against the first steps",
             percent,
             f"not under {percent(spec.entropy_share)}",
         ),
-        ("kl_bound", "KL to the reference, by token", _nats, _nats(spec.kl_nats_per_token)),
+        ("kl_bound", "KL to the reference, by token", _nats, f"up to {_nats(spec.kl_nats_per_token)}"),
     )
     return [
         _row(
@@ -201,7 +201,7 @@ def _row(metrics: Metrics, name: str, meaning: str, bound: str, now: str) -> Ala
         state = "raised"
     elif raised:
         state = "was raised"
-    return AlarmRow(name.replace("_", " "), meaning, now, bound, state, _when(raised))
+    return AlarmRow(name.replace("_", " ").replace("kl ", "KL "), meaning, now, bound, state, _when(raised))
 
 
 def _latest(metrics: Metrics, name: str) -> float | None:

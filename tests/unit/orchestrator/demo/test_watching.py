@@ -71,7 +71,7 @@ def test_alarms_in_words() -> None:
             "alarms/repetition": 0,
         }
     found = {one.name: one for one in alarm_rows(rows, WatchSpec(kl_nats_per_token=0.6))}
-    drift, bound = found["length drift"], found["kl bound"]
+    drift, bound = found["length drift"], found["KL bound"]
     assert (drift.state, drift.when, drift.now, drift.bound) == (
         "was raised",
         "2 steps, 1 to 2",
@@ -82,7 +82,7 @@ def test_alarms_in_words() -> None:
         "raised",
         "step 3",
         "0.700 nats",
-        "0.600 nats",
+        "up to 0.600 nats",
     )
     assert (found["repetition"].state, found["repetition"].when) == ("quiet", "")
     assert found["reward hacking"].state == "not judged"
