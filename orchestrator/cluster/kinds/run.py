@@ -14,6 +14,7 @@ from orchestrator.cluster.kinds.storage import ModelCacheSpec, RedisSpec, Storag
 from services.common.spec.algorithms import PpoSpec
 from services.common.spec.base import Spec
 from services.common.spec.kinds import AlgorithmSpec, check_kind
+from services.common.spec.metric_logs import LoggingSpec
 from services.common.spec.run import (
     CheckpointSpec,
     DataSpec,
@@ -23,6 +24,7 @@ from services.common.spec.run import (
     SamplingSpec,
 )
 from services.common.spec.service import ModelSpec
+from services.common.spec.watch import WatchSpec
 
 STAGE_PATTERN = r"^(policy|reference|reward(/[a-z0-9]([-a-z0-9]{0,14}[a-z0-9])?)?)$"
 """A stage on Kubernetes: Services are named after it."""
@@ -274,6 +276,8 @@ class TrainingRunSpec(Spec):
     optimiser: OptimiserSpec = Field(OptimiserSpec(), json_schema_extra=by_field)
     rollout: RolloutSpec = RolloutSpec()
     checkpoint: CheckpointSpec = Field(CheckpointSpec(), description="When it is written, how many are kept.")
+    logging: LoggingSpec = Field(LoggingSpec(), description="Where metrics go beside the run's own file.")
+    watch: WatchSpec = Field(WatchSpec(), description="A second opinion on the completions, and alarms.")
     reward_model: str = Field("", max_length=1024, description="Folder of the reward model, or rule:<name>.")
     rewards: tuple[RewardStage, ...] = Field(
         (),

@@ -104,12 +104,8 @@ class Sinks:
 
     @property
     def warnings(self) -> list[str]:
-        """One line for each log that has failed."""
-        return [
-            f"logging to {one.name}: {one.trouble} ({one.lost} steps lost)"
-            for one in self._sinks
-            if one.trouble
-        ]
+        """One line for each log that has failed, the same from then on."""
+        return [f"logging to {one.name}: {one.trouble}" for one in self._sinks if one.trouble]
 
     def lost(self) -> dict[str, float]:
         """Steps that did not reach each log so far, as metrics."""

@@ -43,17 +43,18 @@ class Watch:
         self._worst = Worst(spec.watch.worst_samples, spec.watch.window_steps)
         self._folder = folder
         self._judged: list[Judged] = []
+        self._raised: dict[str, str] = {}
 
     @property
     def warnings(self) -> list[str]:
-        """One line for each alarm that is raised now."""
-        return [f"alarm {one.name}: {one.line}" for one in self._judged if one.raised]
+        """One line for each alarm that is raised now, the same as long as it is."""
+        return list(self._raised.values())
 
     def resume(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Go on after these rows of metrics.jsonl, from the first step on."""
-        self._alarms, self._judged = Alarms(self._watch), []
+        self._alarms = Alarms(self._watch)
         for row in rows:
-            self._judged = self._alarms.update(row)
+            self._judge(row, told=False)
         done = int(rows[-1]["step"]) if rows else 0
         before = [row for row in _read(self._folder / WORST_FILE) if row["step"] <= done]
         self._worst = Worst(self._watch.worst_samples, self._watch.window_steps, before)
@@ -66,18 +67,22 @@ class Watch:
             for completion, sample in zip(group.completions, samples, strict=True)
         ]
         found = figures(watched)
-        self._judge(step, {**metrics, **found})
+        self._judge({**metrics, **found, "step": step})
         if self._watch.worst_samples:
             self._write(self._worst.update(step, watched))
         return found | alarm_metrics(self._judged)
 
-    def _judge(self, step: int, row: Mapping[str, float]) -> None:
-        before = {one.name for one in self._judged if one.raised}
-        self._judged = self._alarms.update({**row, "step": step})
+    def _judge(self, row: Mapping[str, float], *, told: bool = True) -> None:
+        self._judged, before = self._alarms.update(row), self._raised
+        self._raised = {}
         for one in self._judged:
             ALARM.labels(one.name).set(one.raised)
-            if one.raised and one.name not in before:
-                _log.warning("alarm", alarm=one.name, step=step, why=one.line)
+            if not one.raised:
+                continue
+            line = f"alarm {one.name} at step {row['step']:.0f}: {one.line}"
+            self._raised[one.name] = before.get(one.name, line)
+            if told and one.name not in before:
+                _log.warning("alarm", alarm=one.name, step=int(row["step"]), why=one.line)
 
     def _watched(self, group: RolloutGroup, completion: Completion, sample: Sample) -> Watched:
         parts: dict[str, float] = {}
