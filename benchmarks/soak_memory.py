@@ -24,6 +24,7 @@ import psutil
 Look = tuple[float, float]
 """Seconds since the beginning, MiB."""
 MIB = 2**20
+_STUDENT = (12.70620, 4.30265, 3.18245, 2.77645)
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -142,9 +143,9 @@ def _centred(curves: Sequence[Sequence[Look]], which: int) -> list[float]:
 
 
 def student(free: int) -> float:
-    """97.5 % point of Student's t (Cornish and Fisher's expansion; exact for 1 and 2 degrees of freedom)."""
-    if free <= 2:
-        return {1: 12.7062, 2: 4.30265}[free]
+    """97.5 % point of Student's t: Cornish and Fisher's expansion, a table where that is not good enough."""
+    if free <= len(_STUDENT):
+        return _STUDENT[free - 1]
     z = NormalDist().inv_cdf(0.975)
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
