@@ -284,6 +284,18 @@ def report(run_folder: Annotated[Path, typer.Argument(help="The run's folder.", 
     typer.echo(write_report(RunLayout.existing(run_folder).root))
 
 
+@app.command()
+def export(
+    run_folder: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The folder to write.", show_default=False)],
+) -> None:
+    """Write a run's model as a plain Hugging Face folder with a model card."""
+    from orchestrator.export.folder import export as write
+    from orchestrator.local.layout import RunLayout
+
+    typer.echo(write(RunLayout.existing(run_folder), out))
+
+
 @queue_app.command("list")
 def queue_list(
     out: RunFolder = None, url: Url = "", run_uid: RunUid = "", output: Output = Format.TEXT

@@ -52,6 +52,8 @@ class Plot:
     include: Sequence[float] = ()
     width: int = 360
     height: int = 210
+    counted: bool = True
+    """Whether x counts something, as steps do: ticks and tooltips are then whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,14 @@ def frame_of(plot: Plot) -> Frame | None:
     return Frame(
         x=Scale(low, high, left, plot.width - 10),
         y=Scale(y_ticks[0], y_ticks[-1], plot.height - 34, 26),
-        x_ticks=ticks_within(low, high),
+        x_ticks=ticks_within(low, high) if plot.counted else _inner_ticks(low, high),
         y_ticks=y_ticks,
     )
+
+
+def _inner_ticks(low: float, high: float) -> list[float]:
+    """Round ticks inside [low, high] of what is measured, not counted."""
+    return [tick for tick in ticks_around(low, high) if low <= tick <= high]
 
 
 def path_of(points: Sequence[Point], frame: Frame) -> str:
@@ -130,7 +137,11 @@ def _axes(plot: Plot, frame: Frame) -> Markup:
     for tick, label in zip(frame.y_ticks, tick_labels(frame.y_ticks), strict=True):
         y = frame.y(tick)
         drawn += [line("grid", left, y, right, y), text(label, left - 7, y + 4, "tick end")]
-    drawn += [text(f"{tick:.0f}", frame.x(tick), bottom + 16, "tick middle") for tick in frame.x_ticks]
+    labels = [f"{tick:.0f}" for tick in frame.x_ticks] if plot.counted else tick_labels(frame.x_ticks)
+    drawn += [
+        text(label, frame.x(tick), bottom + 16, "tick middle")
+        for tick, label in zip(frame.x_ticks, labels, strict=True)
+    ]
     return Markup("").join(drawn)
 
 
@@ -177,8 +188,9 @@ def _hover(
     top, bottom, start, end = frame.y.end, frame.y.start, *span
     several = len(plot.series) > 1
     told = ", ".join((f"{series.label} " if several else "") + number(y) for series, y in values)
-    words = f"{plot.x_label} {x:.0f}: {told} {plot.unit}".rstrip()
-    brief = f"{plot.x_label} {x:.0f}: {', '.join(number(y) for _, y in values)}"
+    where = f"{plot.x_label} {f'{x:.0f}' if plot.counted else number(x)}"
+    words = f"{where}: {told} {plot.unit}".rstrip()
+    brief = f"{where}: {', '.join(number(y) for _, y in values)}"
     dots = [dot(f"dot tone-{series.tone}", *frame.place((x, y)), 4) for series, y in values]
     upright = line("upright", frame.x(x), top, frame.x(x), bottom)
     column = element("rect", x=start, y=top, width=end - start, height=bottom - top)

@@ -76,8 +76,13 @@ class _Demo:
         self._held = held[: demo.held_out_prompts]
         if not self._train or not self._held:
             raise UserError(f"{prompts_file}: prompts of split {spec.data.split!r} and others are needed")
+        # The judge of the held-out answers looks on while the reward model trains the policy.
+        watch = {"annotator_rule": spec.watch.annotator_rule or demo.annotator_rule}
         self._spec = spec.model_copy(
-            update={"data": spec.data.model_copy(update={"prompts": str(prompts_file)})}
+            update={
+                "data": spec.data.model_copy(update={"prompts": str(prompts_file)}),
+                "watch": spec.watch.model_copy(update=watch),
+            }
         )
         self._rule = make_rule(demo.annotator_rule)
         self._phases = Phases(view, _PHASES)

@@ -13,7 +13,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from orchestrator.demo import panels, wording
+from orchestrator.demo import panels, watching, wording
 from orchestrator.demo.charts import Plot, line_chart
 from orchestrator.demo.files import write_atomically
 from orchestrator.demo.marks import Part, interval_mark, proportion_bar, shift_mark
@@ -96,6 +96,11 @@ def render(run: RunFiles) -> str:
         samples=[(sample, mark) for sample, mark in zip(run.samples, shift_marks(run.samples), strict=False)],
         samples_total=len(run.samples),
         ratings=[(rating, mark) for rating, mark in zip(run.ratings, rating_marks(run.ratings), strict=True)],
+        watch_charts=[
+            _chart(*noted) for noted in watching.main_plots(run.metrics, run.watch.window_steps, *WIDE)
+        ],
+        watch_details=[_chart(*noted) for noted in watching.detail_plots(run.metrics)],
+        alarms=watching.alarm_rows(run.metrics, run.watch),
         rollouts=rollout_bar(summary.rollouts) if summary else None,
         time_bars=time_bars(run),
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from orchestrator.demo.summary import Summary, read_summary
 from services.common.errors import NotFound, TrimtabError
+from services.common.spec.watch import WatchSpec
 
 
 class _Read(BaseModel):
@@ -52,6 +54,20 @@ class Sample(_Read):
     score_after: float
 
 
+class WorstSample(_Read):
+    """One line of `worst_samples.jsonl`: the reward against the annotator. kl in nats, length in tokens."""
+
+    step: int
+    gap: float
+    prompt: str
+    completion: str
+    score: float
+    annotator: float | None = None
+    length: int
+    repetition: float
+    kl: float
+
+
 class Rating(_Read):
     """One entry of `ratings.json`: Elo with its 95 % interval."""
 
@@ -72,6 +88,9 @@ class RunFiles:
     reward_model: RewardModelFile | None = None
     samples: list[Sample] = field(default_factory=list)
     ratings: list[Rating] = field(default_factory=list)
+    worst: list[WorstSample] = field(default_factory=list)
+    watch: WatchSpec = field(default_factory=WatchSpec)
+    """Bounds of the alarms: of the run's spec, the defaults where that cannot be read."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -93,8 +112,22 @@ def read_run(folder: Path) -> RunFiles:
         reward_model=_whole(folder / "reward_model.json", TypeAdapter(RewardModelFile), notes),
         samples=_lines(folder / "samples.jsonl", TypeAdapter(Sample), notes),
         ratings=sorted(ratings or [], key=lambda rating: -rating.rating),
+        worst=_if_there(folder / "worst_samples.jsonl", notes),
+        watch=_watch(folder / "run.toml"),
         notes=notes,
     )
+
+
+def _if_there(path: Path, notes: list[str]) -> list[WorstSample]:
+    """A run that is not watched has none, which is no note."""
+    return _lines(path, TypeAdapter(WorstSample), notes) if path.exists() else []
+
+
+def _watch(path: Path) -> WatchSpec:
+    try:
+        return WatchSpec.model_validate(tomllib.loads(path.read_text(encoding="utf-8")).get("watch", {}))
+    except (OSError, ValueError):
+        return WatchSpec()
 
 
 def _summary(folder: Path, notes: list[str]) -> Summary | None:

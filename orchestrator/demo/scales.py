@@ -75,6 +75,8 @@ def number(value: float, digits: int = 3) -> str:
 
 def tick_labels(ticks: Sequence[float]) -> list[str]:
     """Labels with as many decimals as the step between ticks needs, the same for all."""
+    if not ticks:
+        return []
     step = ticks[1] - ticks[0] if len(ticks) > 1 else abs(ticks[0]) or 1.0
     if step < 1e-3 or max(map(abs, ticks)) >= 1e5:
         labels = ["0" if tick == 0 else _short_exponent(f"{tick:.2g}") for tick in ticks]

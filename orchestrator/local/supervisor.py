@@ -41,6 +41,8 @@ _TICK_SECONDS = 0.05
 _PROBE_SECONDS = 1.0
 _PROBE_SECONDS_STARTING = 0.2
 _PROBE_TIMEOUT_SECONDS = 5.0
+_PAUSED_SECONDS = 5.0
+"""Between two looks: more than any load makes of a tick of 50 ms."""
 _NEVER = float("-inf")
 
 
@@ -86,6 +88,7 @@ class Supervisor:
     _desired: dict[str, _Desired] = field(default_factory=dict)
     _records: dict[str, _Record] = field(default_factory=dict)
     _loop: asyncio.Task[None] | None = None
+    _looked_at: float = float("inf")
 
     def want(
         self,
@@ -189,6 +192,7 @@ class Supervisor:
 
     def _observe(self) -> None:
         now = self.clock()
+        self._forgive(now)
         for record in self._records.values():
             if not record.seen.running:
                 continue
@@ -198,6 +202,20 @@ class Supervisor:
             elif record.probing is None and now >= record.probed_at + self._probe_interval(record):
                 record.probed_at = now
                 record.probing = asyncio.create_task(self._probe(record))
+
+    def _forgive(self, now: float) -> None:
+        """Time in which nobody looked is no silence: whoever stopped us (a paused machine) stopped the children too."""
+        missed = now - self._looked_at
+        self._looked_at = now
+        if missed < _PAUSED_SECONDS:
+            return
+        for record in self._records.values():
+            seen = record.seen
+            record.seen = replace(
+                seen,
+                last_answer_at=None if seen.last_answer_at is None else seen.last_answer_at + missed,
+                terminated_at=None if seen.terminated_at is None else seen.terminated_at + missed,
+            )
 
     def _probe_interval(self, record: _Record) -> float:
         return _PROBE_SECONDS if record.seen.serving else _PROBE_SECONDS_STARTING

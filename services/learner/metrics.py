@@ -33,8 +33,8 @@ def timings(groups: Sequence[RolloutGroup], update: float, wall: float) -> dict[
     }
 
 
-def append_metrics(path: Path, step: int, metrics: dict[str, float], ledger: Ledger) -> None:
-    """Add a step's row. Raises StorageFull."""
+def append_metrics(path: Path, step: int, metrics: dict[str, float], ledger: Ledger) -> dict[str, float]:
+    """Add a step's row, and return it. Raises StorageFull."""
     counts = {f"rollouts/{name}": count for name, count in ledger.counts().items()}
     row: dict[str, Any] = {"step": step, "time": time.time(), **metrics, **counts}
     with storage_errors(str(path)):
@@ -42,17 +42,19 @@ def append_metrics(path: Path, step: int, metrics: dict[str, float], ledger: Led
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as stream:
             stream.write(json.dumps(row) + "\n")
+    return row
 
 
-def keep_metrics(path: Path, steps: int) -> None:
-    """Drop the rows of steps that will be trained again. Raises StorageFull."""
+def keep_metrics(path: Path, steps: int) -> list[dict[str, float]]:
+    """Drop the rows of steps that will be trained again; those that stay. Raises StorageFull."""
     if not path.exists():
-        return
+        return []
     rows = [line for line in path.read_text().split("\n") if _step_of(line) in range(1, steps + 1)]
     aside = path.with_name(f".{path.name}.writing")
     with storage_errors(str(path)):
         aside.write_text("".join(f"{line}\n" for line in rows))
         aside.replace(path)
+    return [json.loads(line) for line in rows]
 
 
 def _step_of(line: str) -> int:

@@ -27,6 +27,7 @@ import torch
 from safetensors.torch import save_file
 
 from services.common.errors import Corrupted, TrimtabError, Unavailable
+from services.common.spec.metric_logs import LoggingSpec
 from services.learner.checkpoints import (
     Checkpoints,
     Files,
@@ -39,8 +40,12 @@ from services.learner.config import LearnerConfig
 from services.learner.intake import Intake
 from services.learner.kept_rollouts import check_can_keep, keep_rollouts, rollout_file
 from services.learner.ledger import Ledger
+from services.learner.logs.base import RunIdentity
+from services.learner.logs.registry import LOGS
+from services.learner.logs.sink import CLOSE_SECONDS, DRAIN_SECONDS, Sinks
 from services.learner.metrics import append_metrics, keep_metrics, timings
 from services.learner.offline.batches import OfflineBatches
+from services.learner.watch.watch import Watch
 from services.learner.weights import PublishedWeights
 from services.models.loading import LoadedModel
 from services.models.manifest import Version, policy_digest
@@ -144,6 +149,8 @@ class Run:
         )
         self._checkpointed_step: int | None = None
         self._metrics_file = config.out / "metrics.jsonl"
+        self._watch = Watch(self.spec, config.out)
+        self._logs = Sinks({}, self._identity(), LoggingSpec(), 0)
         self._epoch = 0
         self._paused, self._stopping = False, False
         self._refused: TrimtabError | None = None
@@ -171,14 +178,16 @@ class Run:
     @property
     def warnings(self) -> list[str]:
         """What a person should know now."""
-        return [*self.state.warnings, *self.intake.warnings]
+        return [*self.state.warnings, *self.intake.warnings, *self._watch.warnings, *self._logs.warnings]
 
     # ------------------------------------------------------------ the flow
 
     async def train(self) -> None:
         """From the last checkpoint (or the beginning) to the last step."""
+        patience = DRAIN_SECONDS  # where it ends in the middle, somebody waits for the process to end
         try:
             await self._train()
+            patience = CLOSE_SECONDS
         except Exception as error:
             self.state.phase, self.state.error = "failed", str(error)
             if isinstance(error, TrimtabError):
@@ -186,6 +195,7 @@ class Run:
             raise
         finally:
             self._answer(Unavailable("the run has ended without this checkpoint"))
+            await asyncio.to_thread(self._logs.close, patience)
 
     async def _train(self) -> None:
         await self._begin()
@@ -275,18 +285,33 @@ class Run:
             used_epoch = int(state["epoch"])
             self.state.last_checkpoint, self._checkpointed_step = str(latest), self.step
             _log.info("resumed", checkpoint=str(latest), step=self.step)
-        await self._in_thread(keep_metrics, self._metrics_file, self.step)
+        self._watch.resume(await self._in_thread(keep_metrics, self._metrics_file, self.step))
+        self._logs = Sinks(LOGS, self._identity(), self.spec.logging, self.step)
         self._epoch = await self._queue.start_epoch(at_least=used_epoch)
         await self._publish()
         await self.intake.settle(resumed=latest is not None)
 
+    def _identity(self) -> RunIdentity:
+        """The run's uid survives a resume. Without a queue it may stand in the folder, else the name has to do."""
+        queue, file = self.config.queue, self.config.out / "run_uid"
+        kept = file.read_text().strip() if file.is_file() else self.spec.name
+        return RunIdentity(
+            uid=queue.run_uid if queue else kept,
+            name=self.spec.name,
+            folder=self.config.out,
+            settings=self.spec.model_dump(mode="json", exclude_none=True),
+        )
+
     async def _train_on(self, batch: list[Any], started: float) -> None:
         samples = [sample for one in batch for sample in one.samples]
         staleness = [self.intake.staleness(one.group) or 0 for one in batch]
-        if self.spec.rollout.keep and not self.spec.offline:
+        groups = [] if self.spec.offline else [(one.group, one.samples) for one in batch]
+        if self.spec.rollout.keep and groups:
             path = rollout_file(self.config.out / "rollouts", self.step + 1)
-            await self._in_thread(keep_rollouts, path, [(one.group, one.samples) for one in batch])
+            await self._in_thread(keep_rollouts, path, groups)
         metrics: dict[str, float] = await self._in_thread(self.trainer.step, samples)
+        if groups:
+            metrics |= await self._in_thread(self._watch.seen, self.step, groups, metrics)
         self.intake.trained(batch)
         published = time.perf_counter()
         await self._publish()
@@ -295,8 +320,10 @@ class Run:
         metrics["staleness/max"] = float(max(staleness))
         wall = time.perf_counter() - started
         metrics |= timings([one.group for one in batch], metrics["time/update"], wall)
+        metrics |= self._logs.lost()
         self.state.metrics = metrics
-        append_metrics(self._metrics_file, self.step, metrics, self.ledger)
+        row = append_metrics(self._metrics_file, self.step, metrics, self.ledger)
+        self._logs.write(self.step, row["time"], row)
 
     async def _finish(self) -> None:
         await self._checkpoint()

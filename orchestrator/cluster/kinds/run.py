@@ -17,6 +17,7 @@ from services.common.spec.base import Spec
 from services.common.spec.engine import EngineSpec, unfit_for_training
 from services.common.spec.kinds import AlgorithmSpec, check_kind
 from services.common.spec.library import NlpoSpec
+from services.common.spec.metric_logs import LoggingSpec
 from services.common.spec.run import (
     CheckpointSpec,
     DataSpec,
@@ -27,6 +28,7 @@ from services.common.spec.run import (
     alone_because,
 )
 from services.common.spec.service import ModelSpec
+from services.common.spec.watch import WatchSpec
 
 STAGE_PATTERN = r"^(policy|reference|reward(/[a-z0-9]([-a-z0-9]{0,14}[a-z0-9])?)?)$"
 """A stage on Kubernetes: Services are named after it."""
@@ -300,6 +302,8 @@ class TrainingRunSpec(Spec):
     engine_key_secret: SecretKey | None = Field(
         None, description="API key of the engine's server; engine.keyFile is where it is mounted."
     )
+    logging: LoggingSpec = Field(LoggingSpec(), description="Where metrics go beside the run's own file.")
+    watch: WatchSpec = Field(WatchSpec(), description="A second opinion on the completions, and alarms.")
     reward_model: str = Field("", max_length=1024, description="Folder of the reward model, or rule:<name>.")
     rewards: tuple[RewardStage, ...] = Field(
         (),

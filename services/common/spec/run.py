@@ -13,9 +13,11 @@ from services.common.spec.decoding import DecodingSpec, MaskSpec, ValuesSpec
 from services.common.spec.engine import EngineSpec, unfit_for_training
 from services.common.spec.kinds import RunAlgorithmSpec, check_run_kind
 from services.common.spec.library import IlqlSpec, NlpoSpec, OfflineSpec
+from services.common.spec.metric_logs import LoggingSpec
 from services.common.spec.presets import AROUND
 from services.common.spec.rewards import RunReward
 from services.common.spec.service import ModelSpec
+from services.common.spec.watch import WatchSpec
 
 SwapMode = Literal["wait", "keep", "abort_and_resume"]
 
@@ -201,6 +203,8 @@ class RunSpec(Spec):
     rollout: RolloutSpec = RolloutSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
     engine: EngineSpec = EngineSpec()
+    logging: LoggingSpec = LoggingSpec()
+    watch: WatchSpec = WatchSpec()
 
     @model_validator(mode="before")
     @classmethod

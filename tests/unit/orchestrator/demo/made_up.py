@@ -8,6 +8,9 @@ import random
 from pathlib import Path
 from typing import Any
 
+from services.common.spec.watch import WatchSpec
+from services.learner.watch.alarms import Alarms, alarm_metrics
+
 STEPS = 32
 
 
@@ -150,4 +153,59 @@ def write_run(folder: Path) -> Path:
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     for name, content in whole.items():
         (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def watched_metrics(steps: int = STEPS, seed: int = 5) -> list[dict[str, float]]:
+    """The same run watched: the annotator's score peaks at half of it, answers grow longer and repeat themselves."""
+    noise, alarms = random.Random(seed), Alarms(WatchSpec())
+    rows = []
+    for row in metrics(steps):
+        done = row["step"] / steps
+        row |= {
+            "objective/scores_std": 1.0,
+            "rewards/hh/mean": row["objective/scores"] * 0.9,
+            "rewards/rules/mean": 0.2 - 0.3 * done,
+            "rewards/hh/length_correlation": 0.1 + 0.6 * done + noise.gauss(0, 0.05),
+            "rewards/rules/length_correlation": -0.2 * done + noise.gauss(0, 0.05),
+            "annotator/mean": 0.2 + 1.6 * done * (1 - done) + noise.gauss(0, 0.02),
+            "annotator/std": 0.4,
+            "annotator/score_correlation": 0.7 - 0.9 * done + noise.gauss(0, 0.05),
+            "annotator/length_correlation": noise.gauss(0, 0.05),
+            "completions/mean_length": 31 + 22 * done**2 + noise.gauss(0, 0.4),
+            "completions/repetition": 0.02 + 0.15 * done**2,
+            "policy/entropy_avg": 2.1 - 1.2 * done,
+            "loss/entropy_avg": -0.01 * (2.1 - 1.2 * done),
+            "sampling/temperature": 1.2 - 0.4 * done,
+            "sampling/top_p": 1.0 - 0.1 * done,
+        }
+        rows.append(row | alarm_metrics(alarms.update(row)))
+    return rows
+
+
+def worst_samples(count: int = 4) -> list[dict[str, Any]]:
+    """What a reward model likes and nobody else does."""
+    return [
+        {
+            "step": STEPS - at,
+            "gap": 3.5 - at / 4,
+            "prompt": f"How do I keep number {at} warm?",
+            "completion": "Great question! Great question! It is great, great, wonderful and great. " * 2,
+            "score": 3.1 - at / 10,
+            "annotator": -0.2,
+            "parts": {"hh": 3.0, "rules": 0.1},
+            "length": 54,
+            "repetition": 0.61,
+            "kl": 21.5,
+        }
+        for at in range(count)
+    ]
+
+
+def write_watched(folder: Path) -> Path:
+    """write_run, but of the run that was watched."""
+    write_run(folder)
+    files = {"metrics.jsonl": watched_metrics(), "worst_samples.jsonl": worst_samples()}
+    for name, rows in files.items():
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return folder
