@@ -23,7 +23,7 @@ from services.learner.prompts import load_prompts
 from services.learner.run import Run
 from services.learner.training import Trainer
 from services.learner.weights import PublishedWeights
-from services.models.loading import load_causal
+from services.models.loading import load_language_model
 from services.policy.engines.transformers_engine import TransformersEngine
 from services.policy.generation import Policy, Update
 from services.policy.worker import PolicyProcessor
@@ -90,7 +90,7 @@ def _worker(
 
 
 def _policy(spec: RunSpec) -> Policy:
-    loaded = load_causal(spec.model)
+    loaded = load_language_model(spec.model)
     return Policy(TransformersEngine(loaded), loaded.tokenizer)
 
 
@@ -101,7 +101,7 @@ def _processor(spec: RunSpec, stage: str, policy: Policy) -> StageProcessor:
             policy, stage=stage, replica=stage, max_new_tokens=_MAX_NEW_TOKENS, wait_seconds=60
         )
     if role == "reference":
-        model = ReferenceModel(load_causal(spec.model), token_budget=_TOKEN_BUDGET)
+        model = ReferenceModel(load_language_model(spec.model), token_budget=_TOKEN_BUDGET)
         return ReferenceProcessor(model, stage=stage, replica=stage)
     if role == "reward":
         return _reward(spec, stage, name or "reward")
@@ -117,7 +117,7 @@ def _reward(spec: RunSpec, stage: str, name: str) -> RewardProcessor:
 
 
 def _learner(spec: RunSpec, out: Path, server: MemoryServer, policy: Policy, executor: Executor) -> Run:
-    loaded = load_causal(spec.model)
+    loaded = load_language_model(spec.model)
     # Nothing goes over a wire, so nobody asks for deltas.
     weights = PublishedWeights(tokenizer_fingerprint=loaded.facts.tokenizer_fingerprint, deltas=False)
     prompts = load_prompts(

@@ -24,7 +24,7 @@ from services.learner.training import Trainer
 from services.learner.weight_servicer import SERVICE_NAME as WEIGHT_SERVICE_NAME
 from services.learner.weight_servicer import WeightServicer
 from services.learner.weights import PublishedWeights
-from services.models.loading import LoadedModel, load_causal
+from services.models.loading import LoadedModel, load_language_model
 from trimtab.learner.v1 import learner_pb2_grpc
 from trimtab.weights.v1 import weights_pb2_grpc
 
@@ -110,7 +110,7 @@ class LearnerApplication:
 
     def _load(self) -> tuple[LoadedModel, Trainer, list[Prompt]]:
         spec = self._config.run
-        loaded = load_causal(spec.model)
+        loaded = load_language_model(spec.model)
         prompts = load_prompts(
             spec.data,
             loaded.tokenizer,

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from services.common.spec.algorithms import PpoSpec
 from services.common.spec.library import TrpoSpec
@@ -26,8 +25,8 @@ from services.learner.algorithms.importance import importance
 from services.learner.algorithms.kl import KlController, measured_kl
 from services.learner.algorithms.registry import algorithm_of
 from services.learner.critics import critic_of
-from services.learner.pretraining import drawn, text_losses
-from services.learner.rows import before, padded, sequence_ids, wide
+from services.learner.pretraining import check_texts, drawn, text_losses
+from services.learner.rows import before, padded, pairs_of, wide
 from services.learner.sample import Ids, Sample, group_numbers
 from services.learner.schedule import optimiser_of, schedule
 from services.learner.scores import ScoreNormaliser
@@ -36,7 +35,7 @@ from services.learner.trust_region import trust_step
 from services.models.loading import LoadedModel, serving_state
 from services.models.logprobs import Temperature, token_logprobs, token_logprobs_and_entropy
 from services.models.packing import micro_batches
-from services.models.trunk import freeze
+from services.models.trunk import halves_of
 
 
 @dataclass(slots=True)
@@ -55,6 +54,7 @@ class Trainer:
         self.spec = spec
         self.settings = spec.online
         self.model = loaded.model
+        check_texts(texts, loaded.facts)
         self._texts = texts
         self.step_number = 0
         self.episodes = 0
@@ -63,7 +63,7 @@ class Trainer:
         self.scores = ScoreNormaliser(enabled=self.settings.normalise_scores)
         if isinstance(self.settings, TrpoSpec):
             self.model.set_attn_implementation("eager")  # fused attention has no second derivative
-        self._split = freeze(self.model, spec.optimiser.frozen_layers)
+        self._split = halves_of(self.model, spec.optimiser.frozen_layers)
         self.critic = critic_of(spec, loaded)
         self._past_end = getattr(self.settings, "score_position", "") == "past_end"
         self.optimiser = optimiser_of(
@@ -153,14 +153,11 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
 
     def _trunk(self, samples: Sequence[Sample]) -> list[torch.Tensor]:
-        """States after the frozen layers, one [length, width] for each sample."""
+        """What the layers that are trained take, one [length, width] for each sample."""
         states: list[torch.Tensor] = [torch.empty(0)] * len(samples)
         for micro in self._micro_batches(samples):
-            rows = [sequence_ids(samples[index]) for index in micro]
-            ids = pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True)
-            hidden = self._split.lower(ids.to(self.model.device))
-            for at, index in enumerate(micro):
-                states[index] = hidden[at, : len(rows[at])]
+            for index, found in zip(micro, self._split.lower_rows(pairs_of(samples, micro)), strict=True):
+                states[index] = found
         return states
 
     def _forward(
@@ -187,7 +184,8 @@ class Trainer:
     def _forward_micro(
         self, samples: Sequence[Sample], trunk: list[torch.Tensor], rows: list[int], entropy: bool
     ) -> tuple[Sequence[torch.Tensor], ...]:
-        hidden = self._split.upper(pad_sequence([trunk[row] for row in rows], batch_first=True))
+        pairs = pairs_of(samples, rows)
+        hidden = self._split.upper_rows([trunk[row] for row in rows], pairs)
         chosen = [samples[row] for row in rows]
         lengths = [len(sample.completion_ids) for sample in chosen]
         states = before(hidden, chosen, lengths)
@@ -203,8 +201,7 @@ class Trainer:
         if self.critic is None:
             values = torch.zeros_like(logprobs)
         else:
-            ids = [torch.tensor(sequence_ids(sample), dtype=torch.long) for sample in chosen]
-            values = self.critic.values(before(self.critic.states(hidden, ids), chosen, valued))
+            values = self.critic.values(before(self.critic.states(hidden, pairs), chosen, valued))
         return logprobs.split(lengths), values.split(valued), spread.split(lengths)
 
     def _temperature(

@@ -9,17 +9,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from services.common.spec.run import RunSpec
 from services.learner.algorithms.base import merged
 from services.learner.offline.rows import Answer
-from services.learner.rows import before, sequence_ids
+from services.learner.rows import before, pairs_of
 from services.learner.schedule import optimiser_of, schedule
 from services.models.loading import LoadedModel, serving_state
 from services.models.logprobs import token_logprobs
 from services.models.packing import micro_batches
-from services.models.trunk import freeze
+from services.models.trunk import halves_of
 
 
 class OfflineTrainer(ABC):
@@ -28,7 +27,7 @@ class OfflineTrainer(ABC):
     def __init__(self, loaded: LoadedModel, spec: RunSpec) -> None:
         self.spec, self.model = spec, loaded.model
         self.step_number = 0
-        self._split = freeze(self.model, spec.optimiser.frozen_layers)
+        self._split = halves_of(self.model, spec.optimiser.frozen_layers)
         self.heads: Any = self._heads()
         self.optimiser = optimiser_of(
             self.model, [one for one in self.heads.parameters() if one.requires_grad], spec.optimiser
@@ -89,12 +88,8 @@ class OfflineTrainer(ABC):
 
     def _hidden(self, answers: Sequence[Answer], upper: Any = None) -> torch.Tensor:
         """Last hidden states, [rows, time, width]; of another upper half where one is given."""
-        ids = [torch.tensor(sequence_ids(one), dtype=torch.long) for one in answers]
-        lower = self._split.lower(pad_sequence(ids, batch_first=True).to(self.model.device))
-        if upper is None:
-            return self._split.upper(lower)
-        states: torch.Tensor = upper(inputs_embeds=lower, use_cache=False).last_hidden_state
-        return states
+        pairs = pairs_of(answers)
+        return self._split.upper_rows(self._split.lower_rows(pairs), pairs, upper)
 
     def _logprobs(self, hidden: torch.Tensor, answers: Sequence[Answer]) -> list[torch.Tensor]:
         """Of each answer's tokens, [length] each."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from services.common.errors import ConfigError
-from services.models.loading import load_causal
+from services.models.loading import load_language_model
 from services.policy.config import EngineSpec, PolicyConfig
 from services.policy.engines.base import Capability, Engine
 
@@ -42,11 +42,15 @@ def _open(config: PolicyConfig) -> tuple[Engine, Any]:
     if spec.kind == "transformers":
         from services.policy.engines.transformers_engine import TransformersEngine
 
-        loaded = load_causal(config.model)
+        loaded = load_language_model(config.model)
         return TransformersEngine(loaded, max_rows=rows), loaded.tokenizer
     from services.policy.engines.remote import RemoteModel
 
     model = RemoteModel(config.model)
+    if model.facts.architecture != "causal":
+        raise ConfigError(
+            f"engine.kind = {spec.kind}: {config.model.path} is an encoder-decoder; engine.kind = transformers runs it"
+        )
     if spec.kind == "vllm":
         return _vllm(config, model), model.tokenizer
     if spec.kind == "tgi":
