@@ -72,7 +72,7 @@ class EncoderDecoder(torch.nn.Module):
     ) -> torch.Tensor:
         """Last states of the decoder, ready for the head, [rows, answer time, width].
 
-        prompts, mask: see encode. which: [rows] int64, each row's prompt. answers: embeddings, [rows, answer time, width].
+        prompts, mask: see encode. which: [rows] int64, each row's prompt. answers: embeddings, [rows, time, width].
         """
         states = prompts if self.encoded else self.encode(prompts, mask)
         found = self.decoder(

@@ -36,6 +36,15 @@ def tiny_tokenizer(*, chat_template: bool = True, extra: tuple[str, ...] = ()) -
     return tokenizer
 
 
+def word_tokenizer(words: str) -> Any:
+    """One token for each of these words, and end and pad: a vocabulary small enough to learn over by chance."""
+    vocabulary = {token: index for index, token in enumerate([END, PAD, *words.split()])}
+    backend = Tokenizer(models.WordLevel(vocab=vocabulary, unk_token=PAD))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.add_special_tokens([END, PAD])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END, pad_token=PAD)
+
+
 def make_tiny_causal(
     folder: Path,
     *,
@@ -45,10 +54,11 @@ def make_tiny_causal(
     context_length: int = 128,
     chat_template: bool = True,
     extra_tokens: tuple[str, ...] = (),
+    tokenizer: Any = None,
 ) -> Path:
     """A random Llama in Hugging Face form (tied head, safetensors, float32), with its tokenizer."""
     torch.set_num_threads(1)
-    tokenizer = tiny_tokenizer(chat_template=chat_template, extra=extra_tokens)
+    tokenizer = tokenizer or tiny_tokenizer(chat_template=chat_template, extra=extra_tokens)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
