@@ -70,14 +70,16 @@ def whole_logs(model: Any, prompt: Any, completion: Any) -> torch.Tensor:
 
 def whole_logprobs(model: Any, prompt: Any, completion: Any) -> np.ndarray:
     chosen = torch.tensor(completion, dtype=torch.long)[:, None]
-    return whole_logs(model, prompt, completion).gather(1, chosen)[:, 0].numpy()
+    found: np.ndarray = whole_logs(model, prompt, completion).gather(1, chosen)[:, 0].numpy()
+    return found
 
 
 def causal_logprobs(model: Any, prompt: Any, completion: Any) -> np.ndarray:
     ids = torch.tensor([*prompt, *completion], dtype=torch.long)[None]
     with torch.no_grad():
         logs = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
-    return logs.gather(1, torch.tensor(completion, dtype=torch.long)[:, None])[:, 0].numpy()
+    found: np.ndarray = logs.gather(1, torch.tensor(completion, dtype=torch.long)[:, None])[:, 0].numpy()
+    return found
 
 
 # Copy the letter that stands before the sign `s`, behind up to two that do not count, and end.
@@ -90,7 +92,8 @@ EACH, END = 8, 0
 
 def copied(prompt: Any, draft: Draft) -> float:
     """Half for the letter, half for the end right behind it."""
-    return 0.5 * (draft.token_ids[0] == prompt[-2]) + 0.5 * (draft.token_ids[1:].tolist() == [END])
+    letter, ended = bool(draft.token_ids[0] == prompt[-2]), bool(draft.token_ids[1:].tolist() == [END])
+    return 0.5 * letter + 0.5 * ended
 
 
 @pytest.mark.parametrize(
@@ -192,7 +195,8 @@ def test_values_are_read_where_tokens_are_predicted(folder: Path, samples: list[
     """A head on the decoder's last states before the tied head's scale, at each place that predicts a token."""
     trainer = trainer_on(folder, {"epochs": 1})
     assert trainer.critic is not None
-    torch.nn.init.ones_(trainer.critic.head.weight)
+    for parameter in trainer.critic.head.parameters():
+        parameter.data.fill_(1.0 if parameter.dim() == 2 else 0.0)
     _, values = forward(trainer, samples)
     states: list[torch.Tensor] = []
     model = trainer.model
