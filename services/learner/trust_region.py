@@ -41,6 +41,12 @@ class _Policy:
         self._samples, self._trunk = samples, trunk
         named = [(name, one) for name, one in self._upper.named_parameters() if one.requires_grad]
         self._names, self.parameters = [name for name, _ in named], [one for _, one in named]
+        # Layers that are frozen but run above (an encoder's): in float32 like everything here. Embeddings run below.
+        self._frozen = {
+            name: one.detach().float()
+            for name, one in self._upper.named_parameters()
+            if not one.requires_grad and "embed_tokens" not in name
+        }
 
     def pieces(self, theta: torch.Tensor) -> list[torch.Tensor]:
         """The vector cut into the parameters' shapes."""
@@ -49,7 +55,7 @@ class _Policy:
 
     def logs(self, theta: torch.Tensor, rows: Sequence[int]) -> list[torch.Tensor]:
         """Log-softmax before each completion token of each row, at the sampling temperature, [time, vocabulary]."""
-        named = dict(zip(self._names, self.pieces(theta), strict=True))
+        named = self._frozen | dict(zip(self._names, self.pieces(theta), strict=True))
 
         def moved(**options: Any) -> Any:
             return functional_call(self._upper, named, kwargs=options)

@@ -234,6 +234,22 @@ def test_a_trust_region_step_is_what_is_told(folder: Path, samples: list[Sample]
     assert 0.3 * 0.02 < exact <= 0.02
 
 
+def test_a_trust_region_step_in_bfloat16_beside_frozen_layers(folder: Path, samples: list[Sample]) -> None:
+    """Computed in float32 over layers of the encoder that stay as they are; what is served is its cast."""
+    spec = run_spec(
+        folder, algorithm={"kind": "trpo", "kl": {"coefficient": 0.0}}, optimiser={"frozen_layers": 1}
+    )
+    trainer = Trainer(loaded_from(folder, "bfloat16"), spec)
+    before = {name: value.clone() for name, value in trainer.serving_weights().items()}
+    assert trainer.step(samples)["policy/step_accepted"] == 1
+    assert trainer.optimiser.matches()
+    moved = {
+        name for name, value in trainer.serving_weights().items() if not torch.equal(value, before[name])
+    }
+    assert moved
+    assert not {name for name in moved if name.startswith(("encoder.block.0.", "shared"))}
+
+
 def test_dpo_is_against_the_start(folder: Path) -> None:
     """log 2 at first, then the margins of the model's own log-probs against those of the start."""
     rows = [
