@@ -130,7 +130,8 @@ def _loaded(spec: ModelSpec, folder: str, loader: Any) -> LoadedModel:
     )
     if missing := sorted(found["missing_keys"]):
         # transformers would go on with random numbers in their place.
-        raise InvalidInput(f"model {folder} is no whole language model: {missing[0]} is missing")
+        kind = "encoder-decoder" if is_encoder_decoder(model) else "causal"
+        raise InvalidInput(f"model {folder} is no whole {kind} model: {missing[0]} is missing")
     model.to(torch_device(spec.device)).eval()
     switch_off_dropout(model)
     check_vocabulary(tokenizer, model)
