@@ -25,7 +25,7 @@ from services.learner.prompts import load_prompts
 from services.learner.run import Run
 from services.learner.training import Trainer
 from services.learner.weights import PublishedWeights
-from services.models.loading import load_causal
+from services.models.loading import load_language_model
 from services.policy.engines.decoding import decoding_of
 from services.policy.engines.transformers_engine import TransformersEngine
 from services.policy.generation import Policy, Update
@@ -98,7 +98,7 @@ def _policy(spec: RunSpec) -> Policy:
         raise ConfigError(
             f"--in-process generates in this process: engine.kind = {spec.engine.kind} is elsewhere"
         )
-    loaded = load_causal(spec.model)
+    loaded = load_language_model(spec.model)
     engine = TransformersEngine(loaded, decoding=decoding_of(loaded, spec.decoding))
     return Policy(engine, loaded.tokenizer)
 
@@ -110,7 +110,7 @@ def _processor(spec: RunSpec, stage: str, policy: Policy, rewards: ExitStack) ->
             policy, stage=stage, replica=stage, max_new_tokens=_MAX_NEW_TOKENS, wait_seconds=60
         )
     if role == "reference":
-        model = ReferenceModel(load_causal(spec.model), token_budget=_TOKEN_BUDGET)
+        model = ReferenceModel(load_language_model(spec.model), token_budget=_TOKEN_BUDGET)
         return ReferenceProcessor(model, stage=stage, replica=stage)
     if role == "reward":
         return _reward(spec, stage, name or "reward", rewards)
@@ -132,7 +132,7 @@ def _reward(spec: RunSpec, stage: str, name: str, rewards: ExitStack) -> RewardP
 
 
 def _learner(spec: RunSpec, out: Path, server: MemoryServer, policy: Policy, executor: Executor) -> Run:
-    loaded = load_causal(spec.model)
+    loaded = load_language_model(spec.model)
     # Nothing goes over a wire, so nobody asks for deltas.
     weights = PublishedWeights(tokenizer_fingerprint=loaded.facts.tokenizer_fingerprint, deltas=False)
     prompts = load_prompts(

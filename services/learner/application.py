@@ -26,7 +26,7 @@ from services.learner.training import Trainer
 from services.learner.weight_servicer import SERVICE_NAME as WEIGHT_SERVICE_NAME
 from services.learner.weight_servicer import WeightServicer
 from services.learner.weights import PublishedWeights
-from services.models.loading import LoadedModel, load_causal
+from services.models.loading import LoadedModel, load_language_model
 from trimtab.learner.v1 import learner_pb2_grpc
 from trimtab.weights.v1 import weights_pb2_grpc
 
@@ -132,7 +132,7 @@ class LearnerApplication:
     def _load_trainer(self) -> tuple[LoadedModel, Learner]:
         spec = self._config.run
         if self._place is None:
-            loaded = load_causal(spec.model)
+            loaded = load_language_model(spec.model)
             return loaded, Trainer(loaded, spec, load_texts(spec.data, loaded.tokenizer))
         from services.learner.distributed.commands import Leader  # torch.distributed: 1 s
         from services.learner.distributed.joining import join, load_part

@@ -16,43 +16,42 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from services.common.errors import ConfigError, Mismatch
 from services.common.spec.algorithms import CriticSpec
 from services.common.spec.run import RunSpec
+from services.models.encoder_decoder import EncoderDecoder, Row
 from services.models.loading import LoadedModel
+from services.models.logprobs import backbone_of, row_states
 from services.models.reward_model import RewardModel, load_reward_model
 from services.models.unrolled import Unrolled, unroll
 
 
 @dataclass(slots=True)
 class Critic:
-    """head: [width] to one value. trunk: None where the policy's states are read."""
+    """head: [width] to one value. trunk: None where the policy's states are read.
+
+    scale: what the states come multiplied by. T5 makes them small for its tied head; a value would learn slowly.
+    """
 
     head: torch.nn.Module
     trunk: Any | None = None
     layers: Unrolled | None = None
     """The trunk's layers in a faster way, where there is one."""
+    scale: float = 1.0
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """What is trained."""
         trunk = [] if self.trunk is None else list(self.trunk.parameters())
         return [one for one in (*self.head.parameters(), *trunk) if one.requires_grad]
 
-    def states(self, policy_states: torch.Tensor, rows: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Hidden states to read values from, [rows, time, width]. rows: token ids of each; policy_states: the same."""
-        if self.trunk is None:
-            return policy_states
-        ids = pad_sequence(list(rows), batch_first=True).to(policy_states.device)
-        if self.layers is not None:
-            return self.layers(self.trunk.get_input_embeddings()(ids), [len(row) for row in rows])
-        states: torch.Tensor = self.trunk(input_ids=ids, use_cache=False).last_hidden_state
-        return states
+    def states(self, policy_states: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
+        """Hidden states to read values from, [rows, time, width]. rows: ids of each; policy_states: the same."""
+        return policy_states if self.trunk is None else row_states(self.trunk, rows, layers=self.layers)
 
     def values(self, states: torch.Tensor) -> torch.Tensor:
         """One value from each state, [..., width] to [...], float32."""
-        return self.head(states.float())[..., 0]
+        return self.head(states.float() / self.scale)[..., 0]
 
 
 def critic_of(spec: RunSpec, loaded: LoadedModel) -> Critic | None:
@@ -64,12 +63,16 @@ def critic_of(spec: RunSpec, loaded: LoadedModel) -> Critic | None:
     algorithm = spec.algorithm
     if not isinstance(algorithm, CriticSpec):
         return None
+    train_embeddings = spec.optimiser.train_embeddings
+    if algorithm.value_model == "reward_model":
+        return _scoring(_reward_model(spec, algorithm, loaded), loaded, train_embeddings)
+    backbone = backbone_of(loaded.model)
+    scale = backbone.scale if isinstance(backbone, EncoderDecoder) else 1.0
     if algorithm.value_model == "shared":
-        return Critic(_zero_head(loaded.model))
-    if algorithm.value_model == "policy":
-        trunk = _copied(loaded.model.base_model, spec.optimiser.train_embeddings)
-        return Critic(_zero_head(loaded.model), trunk, unroll(trunk))
-    return _scoring(_reward_model(spec, algorithm, loaded), loaded, spec.optimiser.train_embeddings)
+        return Critic(_zero_head(loaded.model), scale=scale)
+    own = _copied(backbone, train_embeddings)
+    layers = None if isinstance(own, EncoderDecoder) else unroll(own)
+    return Critic(_zero_head(loaded.model), own, layers, scale)
 
 
 def _zero_head(model: Any) -> torch.nn.Linear:

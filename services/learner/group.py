@@ -12,12 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from services.learner.critics import Critic
+from services.models.encoder_decoder import Row
 from services.models.master_weights import MasterWeights
 from services.models.packing import micro_batches
-from services.models.trunk import Split
+from services.models.trunk import Halves
 
 
 class Group(Protocol):
@@ -33,7 +35,7 @@ class Group(Protocol):
         """Makes the optimiser."""
         ...
 
-    def shard(self, model: Any, split: Split, critic: Critic | None) -> None:
+    def shard(self, model: Any, split: Halves, critic: Critic | None) -> None:
         """Divide what is trained of the policy, and of a critic's own trunk."""
         ...
 
@@ -59,7 +61,7 @@ class OneProcess:
     size = 1
     masters: Callable[..., MasterWeights] = MasterWeights
 
-    def shard(self, model: Any, split: Split, critic: Critic | None) -> None:
+    def shard(self, model: Any, split: Halves, critic: Critic | None) -> None:
         """See Group."""
 
     def micro_batches(self, lengths: Sequence[int], token_budget: int) -> list[list[int]]:
@@ -78,14 +80,15 @@ class OneProcess:
 ALONE = OneProcess()
 
 
-def run_along(split: Split, critic: Critic | None = None) -> torch.Tensor:
+def run_along(split: Halves, critic: Critic | None = None) -> torch.Tensor:
     """One state through the trained layers, counted as nothing: 0 with a graph, for a round without a row.
 
     The layers' weights are gathered and their gradients reduced by all processes or by none.
     """
     head = split.upper_half.get_input_embeddings().weight
-    states = split.upper(torch.zeros(1, 1, head.shape[1], dtype=head.dtype, device=head.device), [1])
+    one: list[Row] = [(np.zeros(1, np.int32), np.zeros(0, np.int32))]
+    states = split.upper_rows([torch.zeros(1, head.shape[1], dtype=head.dtype, device=head.device)], one)
     total = states.float().sum()
     if critic is not None and critic.trunk is not None:
-        total = total + critic.states(states, [torch.zeros(1, dtype=torch.long)]).float().sum()
+        total = total + critic.states(states, one).float().sum()
     return total * 0.0

@@ -13,15 +13,16 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from services.common.errors import InvalidInput
+from services.common.errors import ConfigError, InvalidInput
 from services.common.jsonl import json_rows
 from services.common.spec.run import DataSpec
 from services.learner.algorithms.base import Loss
 from services.learner.algorithms.ptx import mixed
 from services.learner.group import ALONE, Group, run_along
 from services.learner.sample import Ids
+from services.models.facts import ModelFacts
 from services.models.logprobs import token_logprobs
-from services.models.trunk import Split
+from services.models.trunk import Halves
 
 
 def load_texts(spec: DataSpec, tokenizer: Any) -> list[Ids]:
@@ -51,8 +52,16 @@ def drawn(texts: Sequence[Ids], count: int, *, seed: int, step: int, update: int
     return [texts[at] for at in generator.permutation(len(texts))[:count]]
 
 
+def check_texts(texts: Sequence[Ids], facts: ModelFacts) -> None:
+    """Raises ConfigError where there are texts for a model that does not read them from left to right."""
+    if texts and facts.architecture != "causal":
+        raise ConfigError(
+            "algorithm.ptx_coefficient: texts are learnt by causal models; an encoder-decoder has no prompt to them"
+        )
+
+
 def text_losses(
-    split: Split,
+    split: Halves,
     head: torch.Tensor,
     texts: Sequence[Ids],
     *,
@@ -69,7 +78,8 @@ def text_losses(
         rows = [torch.tensor(texts[at], dtype=torch.long) for at in micro]
         ids = pad_sequence(rows, batch_first=True).to(head.device)
         mask = pad_sequence([torch.ones(len(row) - 1) for row in rows], batch_first=True).to(head.device)
-        states = split.upper(split.lower(ids), [len(row) for row in rows])[:, :-1]
+        pairs = [(texts[at][:1], texts[at][1:]) for at in micro]
+        states = split.upper_rows(split.lower_rows(pairs), pairs)[:, :-1]
         flat = token_logprobs(states.reshape(-1, states.shape[-1]), head, ids[:, 1:].reshape(-1), 1.0)
         nothing = Loss(torch.zeros((), device=head.device), {})
         yield mixed(nothing, flat.view_as(mask), mask, gamma=gamma, tokens=tokens)

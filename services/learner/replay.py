@@ -19,7 +19,7 @@ from services.learner.checkpoints import Checkpoints
 from services.learner.kept_rollouts import read_rollouts, rollout_file
 from services.learner.pretraining import load_texts
 from services.learner.training import Trainer
-from services.models.loading import load_causal
+from services.models.loading import load_language_model
 
 
 def replay(folder: Path, step: int) -> dict[str, float]:
@@ -31,7 +31,7 @@ def replay(folder: Path, step: int) -> dict[str, float]:
         )
     if not 1 <= step <= spec.steps:
         raise InvalidInput(f"step {step}: the run has steps 1 to {spec.steps}")
-    loaded = load_causal(spec.model)
+    loaded = load_language_model(spec.model)
     trainer = Trainer(loaded, spec, load_texts(spec.data, loaded.tokenizer))
     checkpoints = Checkpoints(folder / "checkpoints", keep=spec.checkpoint.keep)
     before = checkpoints.latest(before=step)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
@@ -39,9 +38,10 @@ def before(hidden: torch.Tensor, samples: Sequence[Completed], counts: Sequence[
     return hidden.reshape(-1, hidden.shape[-1])[torch.cat(places).to(hidden.device)]
 
 
-def sequence_ids(sample: Completed) -> Ids:
-    """Token ids of prompt and completion."""
-    return np.concatenate([sample.prompt_ids, sample.completion_ids])
+def pairs_of(samples: Sequence[Completed], which: Sequence[int] | None = None) -> list[tuple[Ids, Ids]]:
+    """Prompt and completion ids of the named samples, or of all."""
+    chosen = samples if which is None else [samples[at] for at in which]
+    return [(sample.prompt_ids, sample.completion_ids) for sample in chosen]
 
 
 def wide(rows: Sequence[torch.Tensor], width: int) -> torch.Tensor:

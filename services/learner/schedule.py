@@ -10,7 +10,7 @@ import torch
 
 from services.common.spec.run import OptimiserSpec
 from services.models.master_weights import MasterWeights, ParameterGroup
-from services.models.trunk import Split, freeze
+from services.models.trunk import Halves, halves_of
 
 
 def schedule(spec: OptimiserSpec, step: int, steps: int) -> float:
@@ -25,9 +25,9 @@ def schedule(spec: OptimiserSpec, step: int, steps: int) -> float:
     return 1.0
 
 
-def frozen(model: Any, spec: OptimiserSpec) -> Split:
+def frozen(model: Any, spec: OptimiserSpec) -> Halves:
     """The model split above what a run leaves as it is. Raises InvalidInput where that cannot be."""
-    return freeze(model, spec.frozen_layers, embeddings=spec.train_embeddings)
+    return halves_of(model, spec.frozen_layers, embeddings=spec.train_embeddings)
 
 
 def optimiser_of(

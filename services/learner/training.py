@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from services.common.spec.algorithms import PpoSpec
 from services.common.spec.library import NlpoSpec, TrpoSpec
@@ -28,8 +27,8 @@ from services.learner.algorithms.registry import algorithm_of
 from services.learner.critics import critic_of
 from services.learner.group import ALONE, Group, run_along
 from services.learner.masked_policy import MaskedPolicy
-from services.learner.pretraining import drawn, text_losses
-from services.learner.rows import before, padded, sequence_ids, wide
+from services.learner.pretraining import check_texts, drawn, text_losses
+from services.learner.rows import before, padded, pairs_of, wide
 from services.learner.sample import Ids, Sample, group_numbers
 from services.learner.schedule import frozen, optimiser_of, schedule
 from services.learner.scores import ScoreNormaliser
@@ -80,6 +79,7 @@ class Trainer:
         self.group = group
         self.settings = spec.online
         self.model = loaded.model
+        check_texts(texts, loaded.facts)
         self._texts = texts
         self.step_number = 0
         self.episodes = 0
@@ -191,7 +191,7 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
 
     def _trunk(self, samples: Sequence[Sample], passes: Sequence[list[int]]) -> list[torch.Tensor]:
-        """States after the frozen layers, one [length, width] for each sample that a pass here will ask for.
+        """What the layers that are trained take, one [length, width] for each sample that a pass here will ask for.
 
         None where the embeddings learn.
         """
@@ -204,15 +204,9 @@ class Trainer:
         lengths = [_length(samples[row]) for row in seen]
         for micro in micro_batches(lengths, self.spec.optimiser.micro_batch_tokens):
             rows = [seen[at] for at in micro]
-            hidden = self._lower([samples[row] for row in rows])
-            for at, row in enumerate(rows):
-                states[row] = hidden[at, : _length(samples[row])]
+            for row, found in zip(rows, self._split.lower_rows(pairs_of(samples, rows)), strict=True):
+                states[row] = found
         return states
-
-    def _lower(self, samples: Sequence[Sample]) -> torch.Tensor:
-        """States after the frozen layers, [rows, time, width]."""
-        rows = [torch.tensor(sequence_ids(sample), dtype=torch.long) for sample in samples]
-        return self._split.lower(pad_sequence(rows, batch_first=True).to(self.model.device))
 
     def _forward(
         self,
@@ -250,9 +244,10 @@ class Trainer:
     def _forward_micro(
         self, samples: Sequence[Sample], trunk: list[torch.Tensor], rows: list[int], entropy: bool
     ) -> tuple[Sequence[torch.Tensor], ...]:
+        pairs = pairs_of(samples, rows)
+        lower = [trunk[row] for row in rows] if trunk else self._split.lower_rows(pairs)
+        hidden = self._split.upper_rows(lower, pairs)
         chosen = [samples[row] for row in rows]
-        lower = pad_sequence([trunk[row] for row in rows], batch_first=True) if trunk else self._lower(chosen)
-        hidden = self._split.upper(lower, [_length(sample) for sample in chosen])
         lengths = [len(sample.completion_ids) for sample in chosen]
         states = before(hidden, chosen, lengths)
         wanted = [torch.tensor(sample.completion_ids, dtype=torch.long) for sample in chosen]
@@ -270,8 +265,7 @@ class Trainer:
         if self.critic is None:
             values = torch.zeros_like(logprobs)
         else:
-            ids = [torch.tensor(sequence_ids(sample), dtype=torch.long) for sample in chosen]
-            values = self.critic.values(before(self.critic.states(hidden, ids), chosen, valued))
+            values = self.critic.values(before(self.critic.states(hidden, pairs), chosen, valued))
         raws = (logprobs if raw is None else raw).split(lengths)
         return logprobs.split(lengths), values.split(valued), spread.split(lengths), raws
 

@@ -13,17 +13,16 @@ from typing import Any
 
 import torch
 from torch.func import functional_call
-from torch.nn.utils.rnn import pad_sequence
 
 from services.common.spec.library import TrpoSpec
 from services.common.spec.run import RunSpec
 from services.learner.algorithms.base import Rollouts, Targets
 from services.learner.algorithms.trpo import categorical_kl, surrogate, trust_region_step
-from services.learner.rows import before, wide
+from services.learner.rows import before, pairs_of, wide
 from services.learner.sample import Sample
 from services.models.master_weights import MasterWeights
 from services.models.packing import micro_batches
-from services.models.trunk import Split
+from services.models.trunk import Halves
 
 
 class _Policy:
@@ -33,15 +32,21 @@ class _Policy:
         self,
         spec: RunSpec,
         model: Any,
-        split: Split,
+        split: Halves,
         samples: Sequence[Sample],
         trunk: Sequence[torch.Tensor],
     ) -> None:
-        self._spec, self._upper = spec, split.upper_half
+        self._spec, self._split, self._upper = spec, split, split.upper_half
         self._head = model.get_output_embeddings().weight.detach().float()
         self._samples, self._trunk = samples, trunk
         named = [(name, one) for name, one in self._upper.named_parameters() if one.requires_grad]
         self._names, self.parameters = [name for name, _ in named], [one for _, one in named]
+        # Layers that are frozen but run above (an encoder's): in float32 like everything here. Embeddings run below.
+        self._frozen = {
+            name: one.detach().float()
+            for name, one in self._upper.named_parameters()
+            if not one.requires_grad and "embed_tokens" not in name
+        }
 
     def pieces(self, theta: torch.Tensor) -> list[torch.Tensor]:
         """The vector cut into the parameters' shapes."""
@@ -50,14 +55,17 @@ class _Policy:
 
     def logs(self, theta: torch.Tensor, rows: Sequence[int]) -> list[torch.Tensor]:
         """Log-softmax before each completion token of each row, at the sampling temperature, [time, vocabulary]."""
-        named = dict(zip(self._names, self.pieces(theta), strict=True))
+        named = self._frozen | dict(zip(self._names, self.pieces(theta), strict=True))
+
+        def moved(**options: Any) -> Any:
+            return functional_call(self._upper, named, kwargs=options)
+
         found: list[torch.Tensor] = [torch.empty(0)] * len(rows)
         lengths = [len(self._trunk[row]) for row in rows]
         for micro in micro_batches(lengths, self._spec.optimiser.micro_batch_tokens):
             chosen = [self._samples[rows[at]] for at in micro]
-            hidden = pad_sequence([self._trunk[rows[at]].float() for at in micro], batch_first=True)
-            options = {"inputs_embeds": hidden, "use_cache": False}
-            states = functional_call(self._upper, named, kwargs=options).last_hidden_state
+            hidden = [self._trunk[rows[at]].float() for at in micro]
+            states = self._split.upper_rows(hidden, pairs_of(chosen), moved)
             counts = [len(sample.completion_ids) for sample in chosen]
             logits = before(states, chosen, counts) @ self._head.T
             drawn_with = [one.temperature or self._spec.sampling.temperature for one in chosen]
@@ -81,7 +89,7 @@ class _Policy:
 def trust_step(
     spec: RunSpec,
     model: Any,
-    split: Split,
+    split: Halves,
     masters: MasterWeights,
     samples: Sequence[Sample],
     trunk: Sequence[torch.Tensor],

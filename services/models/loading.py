@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from services.common.errors import InvalidInput, Mismatch, NotFound
 from services.common.spec.service import ModelSpec
 from services.models import cut, gguf
+from services.models.encoder_decoder import is_encoder_decoder, trial
 from services.models.facts import ModelFacts, chat_template_digest, model_digest, tokenizer_fingerprint
 
 _HUB_SECONDS = 5.0
@@ -102,6 +103,17 @@ def load_tokenizer(folder: str, revision: str | None = None) -> Any:
     return run_loader(folder, AutoTokenizer.from_pretrained, revision=revision)
 
 
+def load_language_model(spec: ModelSpec) -> LoadedModel:
+    """A causal or an encoder-decoder language model, as its config says. Otherwise as load_causal."""
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM
+
+    folder = resolve(spec.path)
+    config = run_loader(folder, AutoConfig.from_pretrained, revision=spec.revision)
+    if not getattr(config, "is_encoder_decoder", False):
+        return load_causal(spec)
+    return _loaded(spec, folder, AutoModelForSeq2SeqLM)
+
+
 def load_causal(spec: ModelSpec) -> LoadedModel:
     """A causal language model for scoring, generation or training: eval mode, dropout off.
 
@@ -109,12 +121,15 @@ def load_causal(spec: ModelSpec) -> LoadedModel:
     """
     from transformers import AutoModelForCausalLM
 
+    return _loaded(spec, resolve(spec.path), AutoModelForCausalLM)
+
+
+def _loaded(spec: ModelSpec, folder: str, loader: Any) -> LoadedModel:
     set_threads(spec.threads)
-    folder = resolve(spec.path)
     tokenizer = load_tokenizer(folder, spec.revision)
     model, found = run_loader(
         folder,
-        AutoModelForCausalLM.from_pretrained,
+        loader.from_pretrained,
         revision=spec.revision,
         dtype=torch_dtype(spec.dtype),
         use_safetensors=True,
@@ -122,7 +137,8 @@ def load_causal(spec: ModelSpec) -> LoadedModel:
     )
     if missing := sorted(found["missing_keys"]):
         # transformers would go on with random numbers in their place.
-        raise InvalidInput(f"model {folder} is no whole causal model: {missing[0]} is missing")
+        kind = "encoder-decoder" if is_encoder_decoder(model) else "causal"
+        raise InvalidInput(f"model {folder} is no whole {kind} model: {missing[0]} is missing")
     model.to(torch_device(spec.device)).eval()
     switch_off_dropout(model)
     check_vocabulary(tokenizer, model)
@@ -133,7 +149,7 @@ def load_causal(spec: ModelSpec) -> LoadedModel:
 
 
 def facts_of(name: str, model: Any, tokenizer: Any) -> ModelFacts:
-    """Identity of a causal model together with its tokenizer."""
+    """Identity of a language model together with its tokenizer."""
     config = model.config
     return ModelFacts(
         name=Path(name).name or name,
@@ -160,10 +176,13 @@ def serving_state(model: Any) -> dict[str, torch.Tensor]:
 
 def switch_off_dropout(model: torch.nn.Module) -> None:
     """Dropout stays off in training too: log-probs of the same weights must agree (NUMERICS: dropout off)."""
+    module: Any
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    for name in ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop"):
+        elif isinstance(getattr(module, "dropout", None), float):  # of T5's attention
+            module.dropout = 0.0
+    for name in ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop", "dropout_rate"):
         if hasattr(getattr(model, "config", None), name):
             setattr(model.config, name, 0.0)
 
@@ -183,8 +202,12 @@ def check_head(model: Any) -> None:
     ids = torch.arange(3, device=model.device)[None]
     head = model.get_output_embeddings().weight
     with torch.inference_mode():
-        logits = model(input_ids=ids, use_cache=False).logits.float()
-        plain = (model.base_model(input_ids=ids, use_cache=False).last_hidden_state @ head.T).float()
+        if is_encoder_decoder(model):
+            logits, states = trial(model, ids)
+        else:
+            logits = model(input_ids=ids, use_cache=False).logits
+            states = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        logits, plain = logits.float(), (states @ head.T).float()
     if logits.shape != plain.shape or not torch.allclose(
         logits, plain, rtol=1e-2, atol=1e-2 * float(plain.std())
     ):

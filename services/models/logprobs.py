@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from services.models.encoder_decoder import EncoderDecoder, is_encoder_decoder
 from services.models.packing import micro_batches
 from services.models.unrolled import Unrolled
 
@@ -31,45 +32,72 @@ class Packed:
 
     ids: [rows, time] int64, padded on the right. positions: [tokens] int64 into rows * time, the places whose
     hidden state predicts a completion token. targets: [tokens] int64, those tokens. lengths: completion
-    length of each row; tokens stand row after row. rows: prompt and completion of each row together.
+    length of each row; tokens stand row after row. rows: the pairs themselves.
     """
 
     ids: torch.Tensor
     positions: torch.Tensor
     targets: torch.Tensor
     lengths: list[int]
-    rows: list[int]
+    rows: Sequence[Sequenced]
 
 
 def pack(sequences: Sequence[Sequenced], device: torch.device | str = "cpu") -> Packed:
     """Pad (prompt ids, completion ids) pairs into one micro-batch. Prompts must not be empty."""
-    width = max(len(prompt) + len(completion) for prompt, completion in sequences)
-    ids = np.zeros((len(sequences), width), dtype=np.int64)
+    ids = _padded(sequences)
+    width = ids.shape[1]
     positions, targets = [], []
     for row, (prompt, completion) in enumerate(sequences):
-        end = len(prompt) + len(completion)
-        ids[row, : len(prompt)] = prompt
-        ids[row, len(prompt) : end] = completion
-        positions.append(row * width + np.arange(len(prompt) - 1, end - 1))
+        positions.append(row * width + np.arange(len(prompt) - 1, len(prompt) + len(completion) - 1))
         targets.append(completion)
     return Packed(
-        torch.from_numpy(ids).to(device),
+        ids.to(device),
         torch.from_numpy(np.concatenate(positions)).to(device),
         torch.from_numpy(np.concatenate(targets).astype(np.int64)).to(device),
         [len(completion) for _, completion in sequences],
-        [len(prompt) + len(completion) for prompt, completion in sequences],
+        sequences,
     )
 
 
-def completion_states(backbone: Any, packed: Packed, layers: Unrolled | None = None) -> torch.Tensor:
-    """Hidden states that predict the completion tokens, [tokens, width], in the model's dtype.
+def _padded(sequences: Sequence[Sequenced]) -> torch.Tensor:
+    """[rows, time] int64, 0 behind the end."""
+    width = max(len(prompt) + len(completion) for prompt, completion in sequences)
+    ids = np.zeros((len(sequences), width), dtype=np.int64)
+    for row, (prompt, completion) in enumerate(sequences):
+        ids[row, : len(prompt)] = prompt
+        ids[row, len(prompt) : len(prompt) + len(completion)] = completion
+    return torch.from_numpy(ids)
 
-    layers: the backbone's in a faster way, where there is one.
+
+def backbone_of(model: Any) -> Any:
+    """What gives the last hidden states of a language model: the part below a causal head, or both stacks."""
+    return EncoderDecoder(model) if is_encoder_decoder(model) else model.base_model
+
+
+def row_states(
+    backbone: Any,
+    rows: Sequence[Sequenced],
+    ids: torch.Tensor | None = None,
+    layers: Unrolled | None = None,
+) -> torch.Tensor:
+    """Last hidden states of prompts and completions, [rows, time, width], padded on the right.
+
+    At place len(prompt) - 1 + t stands the state that predicts token t, then the one after the last token.
+    ids: the rows padded, where that is done already. layers: the backbone's in a faster way, where there is one.
     """
+    if isinstance(backbone, EncoderDecoder):
+        return backbone.states(rows)
+    padded = _padded(rows).to(backbone.device) if ids is None else ids
     if layers is not None:
-        hidden = layers(backbone.get_input_embeddings()(packed.ids), packed.rows)
-    else:
-        hidden = backbone(input_ids=packed.ids, use_cache=False).last_hidden_state
+        lengths = [len(prompt) + len(completion) for prompt, completion in rows]
+        return layers(backbone.get_input_embeddings()(padded), lengths)
+    states: torch.Tensor = backbone(input_ids=padded, use_cache=False).last_hidden_state
+    return states
+
+
+def completion_states(backbone: Any, packed: Packed, layers: Unrolled | None = None) -> torch.Tensor:
+    """Hidden states that predict the completion tokens, [tokens, width]. layers: see row_states."""
+    hidden = row_states(backbone, packed.rows, packed.ids, layers)
     return hidden.reshape(-1, hidden.shape[-1])[packed.positions]
 
 
@@ -205,11 +233,11 @@ def completion_logprobs(
     """
     results: list[npt.NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(sequences)
     lengths = [len(prompt) + len(completion) for prompt, completion in sequences]
-    head = model.get_output_embeddings().weight
+    head, backbone = model.get_output_embeddings().weight, backbone_of(model)
     with torch.inference_mode():
         for batch in micro_batches(lengths, token_budget):
             packed = pack([sequences[index] for index in batch], head.device)
-            states = completion_states(model.base_model, packed, layers)
+            states = completion_states(backbone, packed, layers)
             values = token_logprobs(states, head, packed.targets, temperature).cpu()
             for index, piece in zip(batch, torch.split(values, packed.lengths), strict=True):
                 results[index] = piece.numpy()

@@ -1,19 +1,51 @@
 """Splitting a decoder between its frozen lower layers and the rest, so that the frozen half runs once a batch.
 
 Both halves share the original's parameters. Works for models of the Llama family's form (embed_tokens, layers,
-norm, rotary embeddings made from positions); others are refused, not guessed at.
+norm, rotary embeddings made from positions) and for the T5 family (encoder_decoder.py); others are refused, not
+guessed at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from services.common.errors import InvalidInput
+from services.models.encoder_decoder import Row, freeze_encoder_decoder, is_encoder_decoder
 from services.models.unrolled import Unrolled, unroll, with_layers
+
+
+class Halves(Protocol):
+    """A model in two halves, for rows of (prompt ids, completion ids): what the learner asks of an architecture."""
+
+    @property
+    def upper_half(self) -> Any:
+        """The module that is trained."""
+        ...
+
+    @property
+    def trains_embeddings(self) -> bool:
+        """Whether the embeddings are, so that what the upper half takes changes with every update."""
+        ...
+
+    def lower_rows(self, rows: Sequence[Row]) -> list[torch.Tensor]:
+        """What the upper half takes of each row, [length, width], without a gradient: once a batch is enough."""
+        ...
+
+    def upper_rows(
+        self, states: Sequence[torch.Tensor], rows: Sequence[Row], half: Callable[..., Any] | None = None
+    ) -> torch.Tensor:
+        """Last states [rows, time, width] from those that `lower_rows` gave, padded on the right.
+
+        At place len(prompt) - 1 + t stands the state that predicts token t, then the one after the last token.
+        half: what computes instead of the upper half: a copy of it, or it with other weights.
+        """
+        ...
 
 
 @dataclass(slots=True)
@@ -39,6 +71,39 @@ class Split:
         if self.unrolled is not None:
             return self.unrolled(hidden, lengths)
         return self.upper_half(inputs_embeds=hidden, use_cache=False).last_hidden_state
+
+    def lower_rows(self, rows: Sequence[Row]) -> list[torch.Tensor]:
+        """See Halves."""
+        ids = [torch.from_numpy(np.concatenate(row).astype(np.int64)) for row in rows]
+        hidden = self.lower(pad_sequence(ids, batch_first=True).to(self.lower_half.device))
+        return [states[: len(row)] for states, row in zip(hidden, ids, strict=True)]
+
+    def upper_rows(
+        self,
+        states: Sequence[torch.Tensor],
+        rows: Sequence[Row],  # noqa: ARG002 - where a prompt ends makes no difference here
+        half: Callable[..., Any] | None = None,
+    ) -> torch.Tensor:
+        """See Halves."""
+        hidden = pad_sequence(list(states), batch_first=True)
+        if half is None:
+            return self.upper(hidden, [len(one) for one in states])
+        found: torch.Tensor = half(inputs_embeds=hidden, use_cache=False).last_hidden_state
+        return found
+
+
+def halves_of(model: Any, layers: int, *, embeddings: bool = False) -> Halves:
+    """Freeze the embeddings (and a tied head) and the lowest `layers` layers of any model, and split there.
+
+    embeddings: they are trained too. Raises InvalidInput when the model has another form or fewer layers.
+    """
+    if not is_encoder_decoder(model):
+        return freeze(model, layers, embeddings=embeddings)
+    if embeddings:
+        raise InvalidInput(
+            "train_embeddings: both stacks of an encoder-decoder read them; they are not trained"
+        )
+    return freeze_encoder_decoder(model, layers)
 
 
 def freeze(model: Any, layers: int, *, embeddings: bool = False) -> Split:
@@ -69,3 +134,10 @@ def freeze(model: Any, layers: int, *, embeddings: bool = False) -> Split:
     lower = with_layers(backbone, torch.nn.ModuleList(backbone.layers[:layers]), norm=torch.nn.Identity())
     upper = with_layers(backbone, torch.nn.ModuleList(backbone.layers[layers:]), norm=backbone.norm)
     return Split(lower, upper, unroll(upper), embeddings)
+
+
+def layers_of(model: Any) -> list[Any]:
+    """All layers from the lowest on, an encoder's before its decoder's; none for a causal model of another form."""
+    if is_encoder_decoder(model):
+        return [*model.get_encoder().block, *model.get_decoder().block]
+    return list(getattr(model.base_model, "layers", ()))

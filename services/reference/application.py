@@ -13,7 +13,7 @@ import grpc
 
 from services.common.queue_worker import QueueWorker
 from services.common.telemetry import replica_name
-from services.models.loading import load_causal
+from services.models.loading import load_language_model
 from services.reference.config import ReferenceConfig
 from services.reference.logprobs import ReferenceModel
 from services.reference.servicer import SERVICE_NAME, ReferenceServicer
@@ -59,7 +59,9 @@ class ReferenceApplication:
             self._worker.start()
 
     def _load(self) -> ReferenceModel:
-        model = ReferenceModel(load_causal(self._config.model), token_budget=self._config.token_budget)
+        model = ReferenceModel(
+            load_language_model(self._config.model), token_budget=self._config.token_budget
+        )
         model.warm_up()
         return model
 

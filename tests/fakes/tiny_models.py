@@ -36,6 +36,15 @@ def tiny_tokenizer(*, chat_template: bool = True, extra: tuple[str, ...] = ()) -
     return tokenizer
 
 
+def word_tokenizer(words: str) -> Any:
+    """One token for each of these words, and end and pad: a vocabulary small enough to learn over by chance."""
+    vocabulary = {token: index for index, token in enumerate([END, PAD, *words.split()])}
+    backend = Tokenizer(models.WordLevel(vocab=vocabulary, unk_token=PAD))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.add_special_tokens([END, PAD])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END, pad_token=PAD)
+
+
 def make_tiny_causal(
     folder: Path,
     *,
@@ -45,10 +54,11 @@ def make_tiny_causal(
     context_length: int = 128,
     chat_template: bool = True,
     extra_tokens: tuple[str, ...] = (),
+    tokenizer: Any = None,
 ) -> Path:
     """A random Llama in Hugging Face form (tied head, safetensors, float32), with its tokenizer."""
     torch.set_num_threads(1)
-    tokenizer = tiny_tokenizer(chat_template=chat_template, extra=extra_tokens)
+    tokenizer = tokenizer or tiny_tokenizer(chat_template=chat_template, extra=extra_tokens)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
@@ -136,6 +146,53 @@ def make_tiny_gpt2(folder: Path, *, seed: int = 0, width: int = 32, context_leng
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = GPT2LMHeadModel(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_tiny_t5(
+    folder: Path,
+    *,
+    seed: int = 0,
+    layers: int = 2,
+    width: int = 16,
+    gated: bool = False,
+    tokenizer: Any = None,
+    **settings: Any,
+) -> Path:
+    """A random T5, with one more layer in its encoder; `gated`: T5 1.1, which does not scale states before its head."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.set_num_threads(1)
+    tokenizer = tokenizer or tiny_tokenizer(chat_template=False)
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=width,
+        d_kv=width // 2,
+        d_ff=2 * width,
+        num_layers=layers + 1,
+        num_decoder_layers=layers,
+        num_heads=2,
+        relative_attention_num_buckets=8,
+        relative_attention_max_distance=16,
+        feed_forward_proj="gated-gelu" if gated else "relu",
+        tie_word_embeddings=not gated,
+        **{
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "decoder_start_token_id": tokenizer.pad_token_id,
+            **settings,
+        },
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = T5ForConditionalGeneration(config)
+        for name, parameter in model.named_parameters():
+            # Wide enough that distributions are far from uniform and positions matter.
+            if "relative_attention_bias" in name:
+                torch.nn.init.normal_(parameter)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -10,7 +10,7 @@ import numpy as np
 from services.common.spec.run import RunSpec
 from services.common.spec.service import ModelSpec
 from services.learner.sample import Sample
-from services.models.loading import LoadedModel, load_causal
+from services.models.loading import LoadedModel, load_language_model
 from services.models.logprobs import completion_logprobs
 
 
@@ -21,7 +21,7 @@ def model_spec(folder: Path, dtype: str = "float32") -> ModelSpec:
 
 def loaded_from(folder: Path, dtype: str = "float32") -> LoadedModel:
     """The model in this folder, loaded as the services do."""
-    return load_causal(model_spec(folder, dtype))
+    return load_language_model(model_spec(folder, dtype))
 
 
 def run_spec(folder: Path, **tables: Any) -> RunSpec:

@@ -24,7 +24,7 @@ from services.learner.distributed.sharding import move_rest, shard_trunk
 from services.learner.distributed.shares import rounds
 from services.learner.distributed.weights import ShardedWeights
 from services.models.master_weights import MasterWeights
-from services.models.trunk import Split
+from services.models.trunk import Halves, Split
 
 _COMMAND_TIMEOUT = timedelta(days=14)
 """A run may be paused over a holiday. A process that ends is noticed at once: its connections close."""
@@ -70,7 +70,7 @@ class TorchGroup:
         """See Group."""
         return self.place.size
 
-    def shard(self, model: Any, split: Split, critic: Critic | None) -> None:
+    def shard(self, model: Any, split: Halves, critic: Critic | None) -> None:
         """See Group."""
         trunks = (
             [split.upper_half] if critic is None or critic.trunk is None else [split.upper_half, critic.trunk]
@@ -78,7 +78,8 @@ class TorchGroup:
         for trunk in trunks:
             shard_trunk(trunk, self.mesh)
         # Layers gather their weights when they are called, and these would not call them.
-        split.unrolled = None
+        if isinstance(split, Split):
+            split.unrolled = None
         if critic is not None:
             critic.layers = None
         for module in (model, *trunks, *([] if critic is None else [critic.head])):

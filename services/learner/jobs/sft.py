@@ -3,7 +3,8 @@
     loss = -mean over the answers' tokens of log p(token | prompt, answer so far)
 
 Prompts are read, never learned. Rows of a batch stand side by side in one sequence without padding (models.forest), or
-padded where a model does not allow it. The mean runs over the batch's tokens, whatever the micro-batches.
+padded where a model does not allow it (none with an encoder does). The mean runs over the batch's tokens, whatever the
+micro-batches.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from services.common.errors import InvalidInput
 from services.learner.jobs.course import checkpointing, rate_factor
 from services.learner.jobs.demonstrations import Demonstration
 from services.models.chat import rendered
+from services.models.encoder_decoder import is_encoder_decoder
 from services.models.forest import enable_forests, plant, token_states
-from services.models.logprobs import completion_states, pack, token_logprobs
+from services.models.logprobs import backbone_of, completion_states, pack, token_logprobs
 from services.models.master_weights import MasterWeights, ParameterGroup
 from services.models.packing import micro_batches
+from services.models.trunk import layers_of
 from services.models.unrolled import unroll
 
 Progress = Callable[[int, int, float], None]
@@ -95,11 +98,12 @@ def encode(tokenizer: Any, one: Demonstration, max_tokens: int) -> tuple[Row, bo
 
 
 class Trainee:
-    """A causal model and how its rows are passed through it."""
+    """A language model and how its rows are passed through it."""
 
     def __init__(self, model: Any, *, packed: bool = True) -> None:
         self.model = model
-        self.backbone = model.base_model
+        self.backbone = backbone_of(model)
+        packed = packed and not is_encoder_decoder(model)
         # First: its trial is against the backbone's own attention.
         self.layers = unroll(self.backbone) if packed else None
         self.packed = packed and enable_forests(self.backbone)
@@ -164,7 +168,7 @@ def train(
     optimiser = make_optimiser(trainee.model, options)
     order = _order(len(rows), options)
     history = []
-    with checkpointing(trainee.backbone, options.gradient_checkpointing):
+    with checkpointing(trainee.model, options.gradient_checkpointing):
         for number, batch in enumerate(order):
             factor = rate_factor(number, len(order), options.warmup_share)
             loss = update(trainee, [rows[index] for index in batch], options, optimiser, factor)
@@ -209,7 +213,7 @@ def make_optimiser(model: Any, options: SftTraining) -> MasterWeights:
             parameter.requires_grad_(options.train_embeddings)
         for parameter in model.get_output_embeddings().parameters():
             parameter.requires_grad_(options.train_embeddings)
-        for layer in list(getattr(model.base_model, "layers", ()))[: options.frozen_layers]:
+        for layer in layers_of(model)[: options.frozen_layers]:
             for parameter in layer.parameters():
                 parameter.requires_grad_(False)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from services.common.errors import InvalidInput, NotFound
+from services.common.errors import ConfigError, InvalidInput, NotFound
 from services.common.spec.service import ModelSpec
 from services.learner.jobs.demonstrations import Demonstration, read_demonstrations
 from services.learner.jobs.distillation import under_context
 from services.learner.jobs.lora import merged, with_adapters
 from services.learner.jobs.sft import SftReport, SftTraining, Trainee, train
-from services.models.loading import load_causal
+from services.models.loading import load_language_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,8 @@ def run_job(job: SftJob, options: SftTraining) -> None:
     """Read demonstrations (or make them under the context), train, write the folder and the report, print figures."""
     demonstrations = read_demonstrations(job.data)
     context = _context(job.context)
-    loaded = load_causal(ModelSpec(path=job.model, dtype=job.dtype, threads=job.threads))
+    loaded = load_language_model(ModelSpec(path=job.model, dtype=job.dtype, threads=job.threads))
+    _check_architecture(job, loaded.facts.architecture)
     limit = loaded.facts.context_length or options.max_tokens
     options = replace(options, max_tokens=min(options.max_tokens, limit))
     if context:
@@ -62,6 +63,12 @@ def run_job(job: SftJob, options: SftTraining) -> None:
     model = loaded.model if adapted is None else merged(adapted)
     _write(model, loaded.tokenizer, job, report, demonstrations if context else ())
     _tell(report)
+
+
+def _check_architecture(job: SftJob, architecture: str) -> None:
+    if architecture != "causal" and (job.lora_rank or job.context):
+        option = "--lora-rank" if job.lora_rank else "--context"
+        raise ConfigError(f"{option} is for causal models; {job.model} is an encoder-decoder")
 
 
 def _context(file: Path | None) -> str:

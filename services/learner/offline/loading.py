@@ -11,12 +11,12 @@ from services.learner.offline.dpo import DpoTrainer
 from services.learner.offline.ilql import IlqlTrainer
 from services.learner.offline.rows import Answer, load_rows
 from services.learner.offline.trainer import OfflineTrainer
-from services.models.loading import LoadedModel, load_causal
+from services.models.loading import LoadedModel, load_language_model
 
 
 def offline_learner(spec: RunSpec) -> tuple[LoadedModel, OfflineTrainer, OfflineBatches]:
     """Everything loaded. Raises NotFound and InvalidInput for model and file."""
-    loaded = load_causal(spec.model)
+    loaded = load_language_model(spec.model)
     rows = load_rows(spec, loaded.tokenizer, context_length=loaded.facts.context_length)
     trainer: OfflineTrainer
     if isinstance(spec.algorithm, DpoSpec):

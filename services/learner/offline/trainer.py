@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from services.common.spec.run import RunSpec
 from services.learner.algorithms.base import merged
 from services.learner.offline.rows import Answer
-from services.learner.rows import before, sequence_ids
+from services.learner.rows import before, pairs_of
 from services.learner.schedule import frozen, optimiser_of, schedule
 from services.models.loading import LoadedModel, serving_state
-from services.models.logprobs import token_logprobs
+from services.models.logprobs import row_states, token_logprobs
 from services.models.packing import micro_batches
 
 
@@ -97,16 +96,11 @@ class OfflineTrainer(ABC):
 
     def _hidden(self, answers: Sequence[Answer], kept: Kept | None = None) -> torch.Tensor:
         """Last hidden states, [rows, time, width]; of what was kept where that is given."""
-        rows = [torch.tensor(sequence_ids(one), dtype=torch.long) for one in answers]
-        ids = pad_sequence(rows, batch_first=True).to(self.model.device)
-        if kept is None:
-            return self._split.upper(self._split.lower(ids), [len(row) for row in rows])
-        # Trained embeddings were kept too; the lower half is nothing but the embeddings then.
-        given = (
-            {"input_ids": ids} if self._split.trains_embeddings else {"inputs_embeds": self._split.lower(ids)}
-        )
-        states: torch.Tensor = kept.upper(**given, use_cache=False).last_hidden_state
-        return states
+        pairs = pairs_of(answers)
+        if kept is not None and self._split.trains_embeddings:
+            # They were kept too; the lower half is nothing but the embeddings then.
+            return row_states(kept.upper, pairs)
+        return self._split.upper_rows(self._split.lower_rows(pairs), pairs, kept.upper if kept else None)
 
     def _logprobs(
         self, hidden: torch.Tensor, answers: Sequence[Answer], kept: Kept | None = None

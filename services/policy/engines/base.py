@@ -124,7 +124,7 @@ def check_request(request: Request, facts: ModelFacts) -> None:
             f"a token id lies outside the vocabulary of {facts.vocabulary_size}",
             {"prompt.token_ids": f"0 … {facts.vocabulary_size - 1}"},
         )
-    if len(prompt) >= facts.context_length:
+    if facts.context_length and len(prompt) >= facts.context_length:
         raise InvalidInput(
             f"the prompt has {len(prompt)} tokens; the context of {facts.context_length} leaves no room",
             {"prompt.token_ids": f"at most {facts.context_length - 1} tokens"},

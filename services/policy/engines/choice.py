@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from services.common.errors import ConfigError
-from services.models.loading import load_causal
+from services.models.loading import load_language_model
 from services.policy.config import EngineSpec, PolicyConfig
 from services.policy.engines.base import Capability, Engine
 
@@ -45,12 +45,16 @@ def _open(config: PolicyConfig) -> tuple[Engine, Any]:
         from services.policy.engines.decoding import decoding_of
         from services.policy.engines.transformers_engine import TransformersEngine
 
-        loaded = load_causal(config.model)
+        loaded = load_language_model(config.model)
         decoding = decoding_of(loaded, config.decoding, follows=config.weights is not None)
         return TransformersEngine(loaded, max_rows=rows, decoding=decoding), loaded.tokenizer
     from services.policy.engines.remote import RemoteModel
 
     model = RemoteModel(config.model)
+    if model.facts.architecture != "causal":
+        raise ConfigError(
+            f"engine.kind = {spec.kind}: {config.model.path} is an encoder-decoder; engine.kind = transformers runs it"
+        )
     if spec.kind == "vllm":
         return _vllm(config, model), model.tokenizer
     if spec.kind == "tgi":

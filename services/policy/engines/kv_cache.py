@@ -95,9 +95,17 @@ class KeyValueCache:
 
         keys and values [rows, heads, columns, width], and the mask to add to scores, [rows, 1, 1, columns].
         """
-        buffer = self._buffer[layer]
-        buffer.view(-1, 2 * self._heads, self._width).index_copy_(0, self._at, pairs)
-        held = buffer[: self.rows, : self.columns].transpose(1, 2)
+        self._buffer[layer].view(-1, 2 * self._heads, self._width).index_copy_(0, self._at, pairs)
+        return self.read(layer)
+
+    def hold(self) -> None:
+        """No token more: `read` gives what there is."""
+        self.columns = max(self._lengths)
+        self._seen = self._mask[: self.rows, None, None, : self.columns]
+
+    def read(self, layer: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As `write` gives it, without writing."""
+        held = self._buffer[layer, : self.rows, : self.columns].transpose(1, 2)
         return held[:, : self._heads], held[:, self._heads :], self._seen
 
     def _allocate(self, rows: int, columns: int) -> None:

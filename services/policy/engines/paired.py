@@ -6,18 +6,17 @@ from collections.abc import Sequence
 
 import torch
 
-from services.policy.engines.runners import RowCache, Runner
+from services.policy.engines.runners import Runner, Started
 
 
 class PairedRunner:
     """Two models over the same rows: logits are the first one's, `second_logits` the other's.
 
-    States are those of both, side by side.
+    States are those of both, side by side. Rows come and go in both together.
     """
 
     def __init__(self, first: Runner, second: Runner) -> None:
         self._first, self._second = first, second
-        self.cache = _PairedCache(first.cache, second.cache)
         self._width = 0
 
     def refresh(self) -> None:
@@ -25,9 +24,24 @@ class PairedRunner:
         self._first.refresh()
         self._second.refresh()
 
-    def join(self, sequences: Sequence[Sequence[int]], copies: Sequence[int]) -> torch.Tensor:
+    def reserve(self, rows: int, sizes: Sequence[tuple[int, int]]) -> None:
         """See Runner."""
-        return self._side_by_side(self._first.join(sequences, copies), self._second.join(sequences, copies))
+        self._first.reserve(rows, sizes)
+        self._second.reserve(rows, sizes)
+
+    def drop(self, place: int) -> None:
+        """See Runner."""
+        self._first.drop(place)
+        self._second.drop(place)
+
+    def forget(self) -> None:
+        """See Runner."""
+        self._first.forget()
+        self._second.forget()
+
+    def join(self, started: Sequence[Started], copies: Sequence[int]) -> torch.Tensor:
+        """See Runner."""
+        return self._side_by_side(self._first.join(started, copies), self._second.join(started, copies))
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         """See Runner."""
@@ -44,25 +58,3 @@ class PairedRunner:
     def _side_by_side(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         self._width = first.shape[1]
         return torch.cat([first, second], 1)
-
-
-class _PairedCache:
-    """The caches of two models, whose rows come and go together."""
-
-    def __init__(self, first: RowCache, second: RowCache) -> None:
-        self._both = (first, second)
-
-    def reserve(self, rows: int, columns: int) -> None:
-        """See RowCache."""
-        for cache in self._both:
-            cache.reserve(rows, columns)
-
-    def drop(self, place: int) -> None:
-        """See RowCache."""
-        for cache in self._both:
-            cache.drop(place)
-
-    def forget(self) -> None:
-        """See RowCache."""
-        for cache in self._both:
-            cache.forget()

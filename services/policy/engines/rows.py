@@ -55,6 +55,11 @@ class Row:
         return [*self.request.prompt_ids.tolist(), *self.tokens]
 
     @property
+    def started(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Both apart."""
+        return tuple(self.request.prompt_ids.tolist()), tuple(self.tokens)
+
+    @property
     def uniform(self) -> float:
         """The number that draws the next token."""
         return float(self.uniforms[len(self.tokens)])

@@ -1,6 +1,7 @@
 """Passes over the rows of a batch: those that join, and one token more for those that are there.
 
-`FusedRunner` is for the Llama family, `PlainRunner` for every other causal model of transformers.
+`FusedRunner` is for the Llama family, `PlainRunner` for every other causal model of transformers, `EncodedRunner`
+(encoded_runner.py) for encoder-decoders.
 """
 
 from __future__ import annotations
@@ -13,16 +14,27 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.cache_utils import Cache, DynamicLayer
 
 from services.common.errors import InvalidInput
+from services.models.encoder_decoder import is_encoder_decoder
 from services.models.fused import FusedDecoder, fuse
 from services.policy.engines.kv_cache import KeyValueCache
 from services.policy.engines.windows import Windows
 
+Started = tuple[Sequence[int], Sequence[int]]
+"""A prompt, and what there is of its completion."""
 
-class RowCache(Protocol):
-    """What the decoding loop itself asks of a cache; see KeyValueCache."""
 
-    def reserve(self, rows: int, columns: int) -> None:
-        """Room for so many rows of so many tokens."""
+class Runner(Protocol):
+    """What the decoding loop asks of a model. Places are those of the cache: rows joined stand behind the others."""
+
+    def refresh(self) -> None:
+        """Follow weights that changed."""
+        ...
+
+    def reserve(self, rows: int, sizes: Sequence[tuple[int, int]]) -> None:
+        """Room for so many rows, each of one of these sizes: tokens of the prompt, and at most of the completion.
+
+        Only between calls: it ends every row.
+        """
         ...
 
     def drop(self, place: int) -> None:
@@ -30,24 +42,11 @@ class RowCache(Protocol):
         ...
 
     def forget(self) -> None:
-        """Drop the memory."""
+        """Drop what is remembered: it may be no numbers."""
         ...
 
-
-class Runner(Protocol):
-    """What the decoding loop asks of a model. Places are those of the cache."""
-
-    @property
-    def cache(self) -> RowCache:
-        """Of its rows."""
-        ...
-
-    def refresh(self) -> None:
-        """Follow weights that changed."""
-        ...
-
-    def join(self, sequences: Sequence[Sequence[int]], copies: Sequence[int]) -> torch.Tensor:
-        """Rows at the next places, `copies[i]` of sequence i one after the other, each computed once.
+    def join(self, started: Sequence[Started], copies: Sequence[int]) -> torch.Tensor:
+        """Rows at the next places, `copies[i]` of started[i] one after the other, each computed once.
 
         Gives their last hidden states, [rows, width].
         """
@@ -63,9 +62,17 @@ class Runner(Protocol):
 
 
 def runner_for(model: Any) -> Runner:
-    """The faster runner that suits the model."""
+    """The fastest runner that suits the model."""
+    if is_encoder_decoder(model):
+        from services.policy.engines.encoded_runner import EncodedRunner
+
+        return EncodedRunner(model)
     fused = fuse(model)
     return PlainRunner(model) if fused is None else FusedRunner(fused)
+
+
+def _sequences(started: Sequence[Started]) -> list[list[int]]:
+    return [[*prompt, *tokens] for prompt, tokens in started]
 
 
 def _padded(sequences: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
@@ -82,7 +89,25 @@ def _lasts(states: torch.Tensor, sequences: Sequence[Sequence[int]], copies: Seq
     return states[rows, [len(sequences[row]) - 1 for row in rows]]
 
 
-class FusedRunner:
+class _Cached:
+    """What runners with one cache for prompt and completion share."""
+
+    cache: KeyValueCache
+
+    def reserve(self, rows: int, sizes: Sequence[tuple[int, int]]) -> None:
+        """See Runner."""
+        self.cache.reserve(rows, max(prompt + completion for prompt, completion in sizes))
+
+    def drop(self, place: int) -> None:
+        """See Runner."""
+        self.cache.drop(place)
+
+    def forget(self) -> None:
+        """See Runner."""
+        self.cache.forget()
+
+
+class FusedRunner(_Cached):
     """Passes of a FusedDecoder."""
 
     def __init__(self, decoder: FusedDecoder) -> None:
@@ -99,8 +124,9 @@ class FusedRunner:
         """See Runner."""
         self._decoder.refresh()
 
-    def join(self, sequences: Sequence[Sequence[int]], copies: Sequence[int]) -> torch.Tensor:
+    def join(self, started: Sequence[Started], copies: Sequence[int]) -> torch.Tensor:
         """See Runner."""
+        sequences = _sequences(started)
         device, lengths = self._decoder.device, [len(each) for each in sequences]
         places = self.cache.add(lengths, copies)
         ids = _padded(sequences, device)
@@ -149,7 +175,7 @@ class FusedRunner:
         )
 
 
-class PlainRunner:
+class PlainRunner(_Cached):
     """Passes of any causal model of transformers, through its own forward."""
 
     def __init__(self, model: Any) -> None:
@@ -163,8 +189,9 @@ class PlainRunner:
     def refresh(self) -> None:
         """Nothing: the model's own parameters compute."""
 
-    def join(self, sequences: Sequence[Sequence[int]], copies: Sequence[int]) -> torch.Tensor:
+    def join(self, started: Sequence[Started], copies: Sequence[int]) -> torch.Tensor:
         """See Runner."""
+        sequences = _sequences(started)
         places = self.cache.add([len(sequence) for sequence in sequences], copies)
         fresh = Cache(layers=[DynamicLayer() for _ in range(self._model.config.num_hidden_layers)])
         states = self._model.base_model(

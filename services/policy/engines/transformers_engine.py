@@ -1,4 +1,4 @@
-"""The default engine: any causal model of transformers, in process, batched continuously, with its own sampler.
+"""The default engine: models of transformers, in process, batched continuously, with its own sampler.
 
     requests ──▶ waiting ──join (one pass over prompts, shared ones once)──▶ rows ──step──▶ rows ──▶ drafts
                     ▲                                                          │ a row that ends leaves at once,
@@ -24,7 +24,7 @@ from services.models.packing import micro_batches
 from services.policy.engines.base import Capability, Draft, Emit, Ids, Request, Sampling, check_request
 from services.policy.engines.decoding import Decoding
 from services.policy.engines.rows import Row
-from services.policy.engines.runners import runner_for
+from services.policy.engines.runners import Started, runner_for
 from services.policy.engines.sampling import Drawn, LogitsProcessor, draw_filtered, draw_plain, joined
 
 # Padded tokens of prompts in one pass; more save nothing, and activations grow with them.
@@ -32,7 +32,7 @@ _JOIN_TOKENS = 2048
 
 
 class TransformersEngine:
-    """Sampling with a causal model of transformers.
+    """Sampling with a language model of transformers.
 
     processors: applied in order to every row's logits, after those of `decoding`.
     """
@@ -59,8 +59,6 @@ class TransformersEngine:
         processors: Sequence[LogitsProcessor] = (),
         decoding: Decoding | None = None,
     ) -> None:
-        if loaded.facts.architecture != "causal":
-            raise InvalidInput(f"the transformers engine runs causal models, not {loaded.facts.architecture}")
         self.facts = loaded.facts
         self._model = loaded.model
         self._tokenizer = loaded.tokenizer
@@ -87,8 +85,8 @@ class TransformersEngine:
         drafts: list[Draft] = [request.draft for request in requests]
         if waiting and not stopping.is_set():
             self._runner.refresh()
-            columns = max(len(row.request.prompt_ids) + row.limit for row in waiting)
-            self._runner.cache.reserve(min(self._max_rows, len(waiting)), columns)
+            sizes = [(len(row.request.prompt_ids), row.limit) for row in waiting]
+            self._runner.reserve(min(self._max_rows, len(waiting)), sizes)
             rows = list(waiting)
             self._decode(waiting, stopping)
             for row in rows:
@@ -136,7 +134,7 @@ class TransformersEngine:
                     tokens = self._draw(live, self._step(last))
                 live, last = self._leave(live, tokens)
         except Corrupted:
-            self._runner.cache.forget()
+            self._runner.forget()
             raise
 
     def _step(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -145,13 +143,12 @@ class TransformersEngine:
 
     def _join(self, live: list[Row], new: list[Row]) -> torch.Tensor:
         """New rows behind those that are there: appended to `live`, with the tokens they drew, [rows] int64."""
-        sequences = [row.sequence for row in new]
-        alike: dict[tuple[int, ...], list[int]] = {}
-        for at, sequence in enumerate(sequences):
-            alike.setdefault(tuple(sequence), []).append(at)
+        alike: dict[Started, list[int]] = {}
+        for at, row in enumerate(new):
+            alike.setdefault(row.started, []).append(at)
         distinct = list(alike)
         tokens = []
-        for batch in micro_batches([len(sequence) for sequence in distinct], _JOIN_TOKENS):
+        for batch in micro_batches([len(prompt) + len(begun) for prompt, begun in distinct], _JOIN_TOKENS):
             members = [alike[distinct[at]] for at in batch]
             states = self._runner.join([distinct[at] for at in batch], [len(each) for each in members])
             rows = [new[at] for each in members for at in each]
@@ -164,7 +161,7 @@ class TransformersEngine:
         places = list(range(len(live)))
         for place in reversed(range(len(live))):
             if live[place].finish is not None:
-                self._runner.cache.drop(place)
+                self._runner.drop(place)
                 places[place] = places[-1]
                 places.pop()
         if len(places) == len(live):
@@ -228,9 +225,10 @@ class TransformersEngine:
             )
 
     def _limit(self, request: Request) -> int:
-        return min(
-            request.sampling.max_new_tokens, max(1, self.facts.context_length - len(request.prompt_ids))
-        )
+        most, longest = request.sampling.max_new_tokens, self.facts.context_length
+        if not longest:  # of relative positions: nothing ends
+            return most
+        return min(most, max(1, longest - len(request.prompt_ids)))
 
 
 def _sampler_key(sampling: Sampling) -> tuple[float, float, int]:
