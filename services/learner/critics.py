@@ -62,7 +62,10 @@ def critic_of(spec: RunSpec, loaded: LoadedModel) -> Critic | None:
     if algorithm.value_model == "shared":
         return Critic(_zero_head(loaded.model))
     if algorithm.value_model == "policy":
-        return Critic(_zero_head(loaded.model), _copied(loaded.model.base_model))
+        return Critic(
+            _zero_head(loaded.model),
+            _copied(loaded.model.base_model, adapted=spec.optimiser.lora is not None),
+        )
     return _scoring(_reward_model(spec, algorithm, loaded), loaded)
 
 
@@ -73,8 +76,10 @@ def _zero_head(model: Any) -> torch.nn.Linear:
     return head.to(model.device)
 
 
-def _copied(trunk: Any) -> Any:
-    """A copy to be trained; the embeddings, which neither trains, are shared."""
+def _copied(trunk: Any, *, adapted: bool) -> Any:
+    """A copy to be trained; the embeddings, which neither trains, are shared. Adapted: a second adapter on one base."""
+    if adapted:
+        return copy.deepcopy(trunk, {id(one): one for one in trunk.parameters() if not one.requires_grad})
     embeddings = trunk.get_input_embeddings().weight
     copied = copy.deepcopy(trunk, {id(embeddings): embeddings})
     for parameter in copied.parameters():

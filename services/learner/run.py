@@ -18,7 +18,7 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -27,6 +27,7 @@ import torch
 from safetensors.torch import save_file
 
 from services.common.errors import Corrupted, TrimtabError, Unavailable
+from services.learner.adapters import Adapter
 from services.learner.checkpoints import Checkpoints, storage_errors, write_folder, write_model
 from services.learner.config import LearnerConfig
 from services.learner.intake import Intake
@@ -36,7 +37,7 @@ from services.learner.metrics import append_metrics, keep_metrics, timings
 from services.learner.offline.batches import OfflineBatches
 from services.learner.weights import PublishedWeights
 from services.models.loading import LoadedModel
-from services.models.manifest import Version
+from services.models.manifest import Version, entries_of, whole_digest
 from services.models.master_weights import MasterWeights
 
 Phase = Literal["loading", "training", "paused", "finished", "failed"]
@@ -61,6 +62,7 @@ class Learner(Protocol):
 
     step_number: int
     optimiser: MasterWeights
+    adapter: Adapter | None
 
     def step(self, samples: Any) -> dict[str, float]:
         """Learn from a batch; metrics."""
@@ -131,8 +133,10 @@ class Run:
         self._refused: TrimtabError | None = None
         self._asked: list[asyncio.Future[str]] = []
         self._nudged = asyncio.Event()
-        self._frozen = frozenset(
-            name for name, parameter in loaded.model.named_parameters() if not parameter.requires_grad
+        self._frozen = (
+            trainer.adapter.fixed()
+            if trainer.adapter
+            else frozenset(name for name, one in loaded.model.named_parameters() if not one.requires_grad)
         )
 
     @property
@@ -319,25 +323,39 @@ class Run:
             await self._queue.scan()  # LostOwnership: another learner writes here by now
         state = {"epoch": self._epoch, "step": self.step, **self.intake.state()}
         path = await self._in_thread(
-            self._checkpoints.write, self.step, self._loaded, self.trainer.state_dict(), state
+            self._checkpoints.write,
+            self.step,
+            self._loaded,
+            self.trainer.state_dict(),
+            state,
+            self.trainer.adapter,
         )
         self.state.last_checkpoint, self._checkpointed_step = str(path), self.step
 
     def _write_model(self) -> None:
-        """model/, and published.json: the version whose bytes it holds, for whoever must be sure of it."""
+        """model/, and published.json: the version whose bytes it holds, for whoever must be sure of it.
+
+        An adapter is merged into model/, and stands in adapter/ too.
+        """
         assert self.state.version is not None  # noqa: S101 - _begin published
         folder, published = self.config.out / "model", self.config.out / "published.json"
+        adapter, version = self.trainer.adapter, self.state.version
         with storage_errors(f"the trained model in {folder}"):
             write_folder(folder, self._write_whole)
             if self.spec.optimiser.weight_average is not None:
                 with self.trainer.optimiser.averaged():
                     write_folder(
-                        self.config.out / "model-average", lambda aside: write_model(self._loaded, aside)
+                        self.config.out / "model-average",
+                        lambda aside: write_model(self._loaded, aside, adapter),
                     )
-            published.write_text(json.dumps(asdict(self.state.version)) + "\n")
+            if adapter is not None:
+                write_folder(self.config.out / "adapter", adapter.write)
+                # Of the merged bytes, also where the factors are what is delivered.
+                version = replace(version, digest=whole_digest(entries_of(adapter.merged())))
+            published.write_text(json.dumps(asdict(version)) + "\n")
 
     def _write_whole(self, folder: Path) -> None:
-        write_model(self._loaded, folder)
+        write_model(self._loaded, folder, self.trainer.adapter)
         for name, tensors in self.trainer.components().items():
             save_file(
                 {key: value.contiguous() for key, value in tensors.items()}, folder / f"{name}.safetensors"

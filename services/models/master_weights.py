@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from services.common.errors import Corrupted, Mismatch
+from services.models.eight_bit import adamw_8bit
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class ParameterGroup:
 class MasterWeights:
     """AdamW (arXiv 1711.05101) or RMSprop (decay 0.99) on float32 copies of parameters that may be bfloat16.
 
+    adamw_8bit: AdamW whose moments are kept in a byte each (arXiv 2110.02861).
+
     tensorflow_eps: Adam's eps stands beside the second moment's root as it is, not beside its bias-corrected form, so
     that early steps are smaller. average: decay of an average of the masters; None keeps none.
     """
@@ -39,7 +42,7 @@ class MasterWeights:
         eps: float,
         weight_decay: float,
         max_grad_norm: float,
-        kind: Literal["adamw", "rmsprop"] = "adamw",
+        kind: Literal["adamw", "rmsprop", "adamw_8bit"] = "adamw",
         tensorflow_eps: bool = False,
         average: float | None = None,
     ) -> None:
@@ -51,11 +54,15 @@ class MasterWeights:
             masters = [self._master(parameter) for parameter in group.parameters]
             self._rates.append(group.learning_rate)
             options.append({"params": masters, "lr": group.learning_rate})
-        self.optimiser: torch.optim.Optimizer = (
-            torch.optim.RMSprop(options, alpha=0.99, eps=eps, weight_decay=weight_decay)
-            if kind == "rmsprop"
-            else torch.optim.AdamW(options, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
-        )
+        self.optimiser: torch.optim.Optimizer
+        if kind == "rmsprop":
+            self.optimiser = torch.optim.RMSprop(options, alpha=0.99, eps=eps, weight_decay=weight_decay)
+        elif kind == "adamw_8bit":
+            self.optimiser = adamw_8bit(options, betas=betas, eps=eps, weight_decay=weight_decay)
+        else:
+            self.optimiser = torch.optim.AdamW(
+                options, betas=betas, eps=eps, weight_decay=weight_decay, fused=True
+            )
         # TensorFlow's eps beside sqrt(v) is torch's eps / sqrt(1 - beta2^t) beside sqrt(v / (1 - beta2^t)).
         self._eps, self._beta2 = (eps if tensorflow_eps else None), betas[1]
         self._updates, self._decay = 0, average

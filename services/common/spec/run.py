@@ -10,7 +10,8 @@ from pydantic.alias_generators import to_camel
 from services.common.spec.algorithms import GroupSpec, OnlineSpec, PpoSpec
 from services.common.spec.base import Spec, unsaid
 from services.common.spec.kinds import RunAlgorithmSpec, check_run_kind
-from services.common.spec.library import OfflineSpec
+from services.common.spec.library import OfflineSpec, TrpoSpec
+from services.common.spec.lora import LoraSpec
 from services.common.spec.presets import AROUND
 from services.common.spec.service import ModelSpec
 
@@ -69,7 +70,10 @@ class DataSpec(Spec):
 class OptimiserSpec(Spec):
     """AdamW or RMSprop on float32 master weights. What a preset may set has no default in the cluster's schema."""
 
-    kind: Literal["adamw", "rmsprop"] = Field("adamw", description="rmsprop: A2C's, alpha 0.99.")
+    kind: Literal["adamw", "rmsprop", "adamw_8bit"] = Field(
+        "adamw",
+        description="rmsprop: A2C's, alpha 0.99. adamw_8bit: moments in a byte each (extra `eight-bit`).",
+    )
     learning_rate: float = Field(
         1e-5, gt=0, description="At its highest; left out: 1e-5.", json_schema_extra=unsaid
     )
@@ -96,7 +100,17 @@ class OptimiserSpec(Spec):
     frozen_layers: int = Field(
         0, ge=0, description="Lower layers (and the embeddings) that stay as they are."
     )
-    micro_batch_tokens: int = Field(4096, ge=16, description="Padded tokens in one forward pass.")
+    lora: LoraSpec | None = Field(
+        None, description="Train a low-rank adapter in place of the layers that are not frozen."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Activations are made anew in the backward pass: memory against time."
+    )
+    micro_batch_tokens: int = Field(
+        4096,
+        ge=16,
+        description="Padded tokens in one forward pass; gradients of a batch's passes are accumulated.",
+    )
 
 
 class RolloutSpec(Spec):
@@ -108,6 +122,11 @@ class RolloutSpec(Spec):
     )
     slip: tuple[str, ...] = Field(
         ("policy", "reference", "reward"), min_length=1, description="Stages in order."
+    )
+    reference: Literal["stage", "branch"] = Field(
+        "stage",
+        description="Reference log-probs: by the slip's stage; or by the learner itself, a branch on the frozen layers "
+        "(under lora the model with the adapter off), whatever the slip says of that stage.",
     )
     max_staleness: int = Field(0, ge=0, description="Steps a rollout may be behind.")
     readmission_limit: int = Field(3, ge=0, description="Re-admissions per prompt.")
@@ -123,6 +142,17 @@ class RolloutSpec(Spec):
     reward_weights: dict[str, float] = Field(
         default_factory=dict, description="Weight of each scoring stage; absent: 1."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _branch(cls, given: Any) -> Any:
+        """The learner's own reference needs no stage: schemas fill the slip in, so it is taken out here."""
+        if not isinstance(given, dict) or given.get("reference") != "branch":
+            return given
+        slip = given.get("slip", cls.model_fields["slip"].default)
+        if not isinstance(slip, list | tuple):
+            return given
+        return given | {"slip": [stage for stage in slip if stage != "reference"]}
 
 
 class CheckpointSpec(Spec):
@@ -217,6 +247,16 @@ class RunSpec(Spec):
             raise ValueError("algorithm.ptx_coefficient needs data.texts, a JSONL file with `text`")
         if self.data.texts and not wanted:
             raise ValueError("data.texts is for algorithm.ptx_coefficient, which is 0: no text would be read")
+        return self
+
+    @model_validator(mode="after")
+    def _trpo_trains_all(self) -> RunSpec:
+        if isinstance(self.algorithm, TrpoSpec):
+            for field in ("lora", "gradient_checkpointing"):
+                if getattr(self.optimiser, field):
+                    raise ValueError(
+                        f"optimiser.{field} is not for trpo, whose step is of second derivatives of all weights"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -16,10 +15,10 @@ from services.learner.algorithms.base import merged
 from services.learner.offline.rows import Answer
 from services.learner.rows import before, sequence_ids
 from services.learner.schedule import optimiser_of, schedule
-from services.models.loading import LoadedModel, serving_state
+from services.learner.trained import prepared
+from services.models.loading import LoadedModel
 from services.models.logprobs import token_logprobs
 from services.models.packing import micro_batches
-from services.models.trunk import freeze
 
 
 class OfflineTrainer(ABC):
@@ -28,7 +27,8 @@ class OfflineTrainer(ABC):
     def __init__(self, loaded: LoadedModel, spec: RunSpec) -> None:
         self.spec, self.model = spec, loaded.model
         self.step_number = 0
-        self._split = freeze(self.model, spec.optimiser.frozen_layers)
+        self._trained = prepared(loaded, spec)
+        self._split, self.adapter = self._trained.split, self._trained.adapter
         self.heads: Any = self._heads()
         self.optimiser = optimiser_of(
             self.model, [one for one in self.heads.parameters() if one.requires_grad], spec.optimiser
@@ -47,6 +47,8 @@ class OfflineTrainer(ABC):
         started = time.perf_counter()
         factor = schedule(self.spec.optimiser, self.step_number, self.spec.steps)
         metrics: dict[str, float] = {}
+        if self.adapter is not None:
+            self.adapter.drop(self.spec.seed, self.step_number)
         for loss in self._losses(rows):
             loss.total.backward()
             self.optimiser.accumulate()
@@ -59,7 +61,7 @@ class OfflineTrainer(ABC):
 
     def serving_weights(self) -> dict[str, torch.Tensor]:
         """The model's weights in serving dtype."""
-        return serving_state(self.model)
+        return self._trained.serving()
 
     def components(self) -> dict[str, dict[str, torch.Tensor]]:
         """What is written beside the model, by the file's name."""
@@ -71,10 +73,12 @@ class OfflineTrainer(ABC):
             "step": self.step_number,
             "heads": self.heads.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            **self._trained.state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state_dict` was taken."""
+        self._trained.check(state)
         self.step_number = int(state["step"])
         self.heads.load_state_dict(state["heads"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -104,8 +108,3 @@ class OfflineTrainer(ABC):
         return list(
             token_logprobs(before(hidden, answers, counts), head, goal.to(hidden.device), 1.0).split(counts)
         )
-
-    def _frozen_copy(self) -> Any:
-        """The trained half as it is now, for good; what is frozen anyway is shared."""
-        memo = {id(one): one for one in self._split.upper_half.parameters() if not one.requires_grad}
-        return copy.deepcopy(self._split.upper_half, memo).requires_grad_(False)

@@ -16,9 +16,10 @@ from itertools import groupby
 
 import torch
 
-from services.common.errors import Corrupted, InvalidInput, Mismatch
+from services.common.errors import Corrupted, InvalidInput
 from services.models.loading import LoadedModel, serving_state
 from services.models.packing import micro_batches
+from services.policy.engines.adapted import AdaptedWeights
 from services.policy.engines.base import Capability, Draft, Emit, Ids, Request, Sampling, check_request
 from services.policy.engines.rows import Row
 from services.policy.engines.runners import Runner, runner_for
@@ -42,6 +43,7 @@ class TransformersEngine:
             "resume",
             "seeds",
             "logits_processors",
+            "adapters",
         )
     )
 
@@ -52,6 +54,7 @@ class TransformersEngine:
             raise InvalidInput(f"the transformers engine runs causal models, not {loaded.facts.architecture}")
         self.facts = loaded.facts
         self._model = loaded.model
+        self._weights = AdaptedWeights(serving_state(loaded.model))
         self._tokenizer = loaded.tokenizer
         self._max_rows = max_rows
         self._processors = tuple(processors)
@@ -83,23 +86,12 @@ class TransformersEngine:
         return drafts
 
     def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Copy values in place; names, shapes and dtypes are checked before the first byte is written."""
-        own = self.weights()
-        for name, tensor in tensors.items():
-            if name not in own:
-                raise Mismatch(f"weights name a tensor this model does not have: {name}")
-            if own[name].shape != tensor.shape or own[name].dtype != tensor.dtype:
-                raise Mismatch(
-                    f"{name}: weights bring {tensor.dtype} {list(tensor.shape)}, the model has "
-                    f"{own[name].dtype} {list(own[name].shape)}"
-                )
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                own[name].copy_(tensor)
+        """Copy values in place, or merge them where they are an adapter's; checked before the first byte is written."""
+        self._weights.load(tensors)
 
     def weights(self) -> Mapping[str, torch.Tensor]:
-        """Names and tensors that are served now."""
-        return serving_state(self._model)
+        """Names and tensors that are served now: of an adapted model its base and the factors."""
+        return self._weights.named()
 
     def close(self) -> None:
         """Nothing is held beside memory."""
