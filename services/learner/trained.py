@@ -56,7 +56,8 @@ def checkpoint_activations(model: Any) -> None:
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         raise InvalidInput(f"gradient_checkpointing: {type(model).__name__} has no layers that can run again")
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    named = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    getattr(model, f"{named}_checkpointing_enable")({"use_reentrant": False})
     for layer in layers:
         # transformers asks the layer alone for its mode; what is in it stays in eval mode, without dropout.
         layer.training = True
