@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.local.services import services_of
+from services.common.spec.load import load_toml
+from services.common.spec.run import RunSpec
 from services.models.loading import load_causal, serving_state
 from services.models.manifest import entries_of, whole_digest
 from tests.fakes.small_runs import make_files, rows_of, small_spec, without_times
@@ -51,3 +53,14 @@ def test_interrupted_or_not_it_is_the_same_run(files: Path, tmp_path: Path, deli
     published = json.loads((out / "published.json").read_text())
     assert whole_digest(entries_of(serving_state(loaded.model))) == published["digest"]
     assert (out / "adapter" / "adapter_config.json").is_file()
+
+
+def test_the_example_is_a_run(files: Path, tmp_path: Path) -> None:
+    """The run file that the README names trains, on a tiny model."""
+    example = Path(__file__).parents[2] / "services" / "learner" / "examples" / "lora.toml"
+    tiny = [f"model.path={files / 'model'}", "model.dtype=float32", "model.threads=1", "model.device=cpu"]
+    short = ["steps=1", "optimiser.frozen_layers=1", "sampling.max_new_tokens=8", "rollout.batch_groups=2"]
+    spec = load_toml(example, RunSpec, [*tiny, *short, f"data.prompts={files / 'prompts.jsonl'}"])
+    rows = run_here(spec, tmp_path / "run")
+    assert [row["episode"] for row in rows] == [8]
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
