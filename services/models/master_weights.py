@@ -48,7 +48,7 @@ class MasterWeights:
     ) -> None:
         self._pairs: list[tuple[torch.nn.Parameter, torch.nn.Parameter]] = []
         self._rates: list[float] = []
-        self._max_grad_norm = max_grad_norm
+        self._max_grad_norm, self._kind = max_grad_norm, kind
         options = []
         for group in groups:
             masters = [self._master(parameter) for parameter in group.parameters]
@@ -162,6 +162,7 @@ class MasterWeights:
         """Masters and optimiser state, for a checkpoint."""
         return {
             "masters": [master.detach() for _, master in self._pairs],
+            "kind": self._kind,
             "optimiser": self.optimiser.state_dict(),
             "updates": self._updates,
             "averages": self._averages,
@@ -170,8 +171,11 @@ class MasterWeights:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up again exactly where `state_dict` was written.
 
-        Raises Mismatch, and changes nothing, for the state of other weights (other frozen layers, another model).
+        Raises Mismatch, and changes nothing, for the state of other weights (other frozen layers, another model) or
+        of another kind of optimiser.
         """
+        if state.get("kind", self._kind) != self._kind:
+            raise Mismatch(f"the optimiser's state is of {state['kind']}, this run has {self._kind}")
         shapes = [tuple(saved.shape) for saved in state["masters"]]
         if shapes != [tuple(master.shape) for _, master in self._pairs]:
             raise Mismatch("the optimiser's state is of other weights than are trained now")
