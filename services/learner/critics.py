@@ -5,7 +5,7 @@
     reward_model  the reward model whole: its head (with gain and bias) is the first value
 
 Owns how a critic begins and what it says of sequences; knows no loss and no optimiser. The embeddings of a model of its
-own are not trained, as the policy's are not.
+own are trained where the policy's are.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from services.common.errors import ConfigError, Mismatch
 from services.common.spec.algorithms import CriticSpec
-from services.common.spec.run import RunSpec
+from services.common.spec.run import OptimiserSpec, RunSpec
 from services.models.loading import LoadedModel
 from services.models.reward_model import RewardModel, load_reward_model
+from services.models.unrolled import Unrolled, unroll
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ class Critic:
 
     head: torch.nn.Module
     trunk: Any | None = None
+    layers: Unrolled | None = None
+    """The trunk's layers in a faster way, where there is one."""
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """What is trained."""
@@ -42,6 +45,8 @@ class Critic:
         if self.trunk is None:
             return policy_states
         ids = pad_sequence(list(rows), batch_first=True).to(policy_states.device)
+        if self.layers is not None:
+            return self.layers(self.trunk.get_input_embeddings()(ids), [len(row) for row in rows])
         states: torch.Tensor = self.trunk(input_ids=ids, use_cache=False).last_hidden_state
         return states
 
@@ -62,11 +67,9 @@ def critic_of(spec: RunSpec, loaded: LoadedModel) -> Critic | None:
     if algorithm.value_model == "shared":
         return Critic(_zero_head(loaded.model))
     if algorithm.value_model == "policy":
-        return Critic(
-            _zero_head(loaded.model),
-            _copied(loaded.model.base_model, adapted=spec.optimiser.lora is not None),
-        )
-    return _scoring(_reward_model(spec, algorithm, loaded), loaded)
+        trunk = _copied(loaded.model.base_model, spec.optimiser)
+        return Critic(_zero_head(loaded.model), trunk, _unrolled(trunk, spec.optimiser))
+    return _scoring(_reward_model(spec, algorithm, loaded), loaded, spec.optimiser)
 
 
 def _zero_head(model: Any) -> torch.nn.Linear:
@@ -76,15 +79,15 @@ def _zero_head(model: Any) -> torch.nn.Linear:
     return head.to(model.device)
 
 
-def _copied(trunk: Any, *, adapted: bool) -> Any:
-    """A copy to be trained; the embeddings, which neither trains, are shared. Adapted: a second adapter on one base."""
-    if adapted:
+def _copied(trunk: Any, options: OptimiserSpec) -> Any:
+    """A copy to be trained; embeddings that neither trains are shared. Under LoRA: a second adapter on one base."""
+    if options.lora is not None:
         return copy.deepcopy(trunk, {id(one): one for one in trunk.parameters() if not one.requires_grad})
     embeddings = trunk.get_input_embeddings().weight
-    copied = copy.deepcopy(trunk, {id(embeddings): embeddings})
+    shared = {} if options.train_embeddings else {id(embeddings): embeddings}
+    copied = copy.deepcopy(trunk, shared)
     for parameter in copied.parameters():
         parameter.requires_grad_(parameter is not embeddings)
-    embeddings.requires_grad_(False)
     return copied
 
 
@@ -106,7 +109,7 @@ def _reward_model(spec: RunSpec, algorithm: CriticSpec, loaded: LoadedModel) -> 
     return model
 
 
-def _scoring(model: RewardModel, loaded: LoadedModel) -> Critic:
+def _scoring(model: RewardModel, loaded: LoadedModel, options: OptimiserSpec) -> Critic:
     """The reward model's trunk and head; gain and bias become the head's."""
     head = torch.nn.Linear(model.head.in_features, 1)
     gain, bias = model.settings.gain, model.settings.bias
@@ -114,5 +117,10 @@ def _scoring(model: RewardModel, loaded: LoadedModel) -> Critic:
         head.weight.copy_(gain * model.head.weight.float())
         head.bias.copy_(gain * model.head.bias.float() + bias)
     trunk = model.backbone.requires_grad_(True)
-    trunk.get_input_embeddings().requires_grad_(False)
-    return Critic(head.to(loaded.model.device), trunk)
+    trunk.get_input_embeddings().requires_grad_(options.train_embeddings)
+    return Critic(head.to(loaded.model.device), trunk, _unrolled(trunk, options))
+
+
+def _unrolled(trunk: Any, options: OptimiserSpec) -> Unrolled | None:
+    """None too where activations are made anew: the unrolled layers keep theirs."""
+    return None if options.gradient_checkpointing else unroll(trunk)

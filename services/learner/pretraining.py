@@ -60,7 +60,7 @@ def text_losses(
         rows = [torch.tensor(texts[at], dtype=torch.long) for at in micro]
         ids = pad_sequence(rows, batch_first=True).to(head.device)
         mask = pad_sequence([torch.ones(len(row) - 1) for row in rows], batch_first=True).to(head.device)
-        states = split.upper(split.lower(ids))[:, :-1]
+        states = split.upper(split.lower(ids), [len(row) for row in rows])[:, :-1]
         flat = token_logprobs(states.reshape(-1, states.shape[-1]), head, ids[:, 1:].reshape(-1), 1.0)
         nothing = Loss(torch.zeros((), device=head.device), {})
         yield mixed(nothing, flat.view_as(mask), mask, gamma=gamma, tokens=tokens)

@@ -1,4 +1,4 @@
-"""A run's optimiser and how its rate goes over the steps."""
+"""A run's optimiser, what it trains, and how its rate goes over the steps."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from services.common.spec.run import OptimiserSpec
 from services.models.master_weights import MasterWeights, ParameterGroup
+from services.models.trunk import Split, freeze
 
 
 def schedule(spec: OptimiserSpec, step: int, steps: int) -> float:
@@ -22,6 +23,11 @@ def schedule(spec: OptimiserSpec, step: int, steps: int) -> float:
     if spec.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     return 1.0
+
+
+def frozen(model: Any, spec: OptimiserSpec) -> Split:
+    """The model split above what a run leaves as it is. Raises InvalidInput where that cannot be."""
+    return freeze(model, spec.frozen_layers, embeddings=spec.train_embeddings)
 
 
 def optimiser_of(model: Any, beside: Sequence[torch.nn.Parameter], spec: OptimiserSpec) -> MasterWeights:

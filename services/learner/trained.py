@@ -5,7 +5,7 @@ model ─▶ lower layers frozen ─▶ adapter on the rest (or the rest itself)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,8 +13,9 @@ import torch
 from services.common.errors import InvalidInput
 from services.common.spec.run import RunSpec
 from services.learner.adapters import Adapter
+from services.learner.schedule import frozen
 from services.models.loading import LoadedModel, serving_state
-from services.models.trunk import Split, freeze
+from services.models.trunk import Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +43,13 @@ class Trained:
 def prepared(loaded: LoadedModel, spec: RunSpec) -> Trained:
     """Freeze, adapt and set up as the run's optimiser table says. Raises InvalidInput, ConfigError."""
     options = spec.optimiser
-    split = freeze(loaded.model, options.frozen_layers)
+    split = frozen(loaded.model, options)
     adapter = None if options.lora is None else Adapter(loaded, options.lora, seed=spec.seed)
     if options.gradient_checkpointing:
         checkpoint_activations(loaded.model)
+    if adapter is not None or options.gradient_checkpointing:
+        # The unrolled layers know neither: they multiply by the base's weights, and keep what they have computed.
+        split = replace(split, unrolled=None)
     return Trained(loaded.model, split, adapter)
 
 

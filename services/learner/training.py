@@ -164,15 +164,20 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
 
     def _trunk(self, samples: Sequence[Sample]) -> list[torch.Tensor]:
-        """States after the frozen layers, one [length, width] for each sample."""
+        """States after the frozen layers, one [length, width] for each sample; none where the embeddings learn."""
+        if self._split.trains_embeddings:
+            return []
         states: list[torch.Tensor] = [torch.empty(0)] * len(samples)
         for micro in self._micro_batches(samples):
-            rows = [sequence_ids(samples[index]) for index in micro]
-            ids = pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True)
-            hidden = self._split.lower(ids.to(self.model.device))
+            hidden = self._lower([samples[index] for index in micro])
             for at, index in enumerate(micro):
-                states[index] = hidden[at, : len(rows[at])]
+                states[index] = hidden[at, : _length(samples[index])]
         return states
+
+    def _lower(self, samples: Sequence[Sample]) -> torch.Tensor:
+        """States after the frozen layers, [rows, time, width]."""
+        rows = [torch.tensor(sequence_ids(sample), dtype=torch.long) for sample in samples]
+        return self._split.lower(pad_sequence(rows, batch_first=True).to(self.model.device))
 
     def _forward(
         self,
@@ -198,8 +203,9 @@ class Trainer:
     def _forward_micro(
         self, samples: Sequence[Sample], trunk: list[torch.Tensor], rows: list[int], entropy: bool
     ) -> tuple[Sequence[torch.Tensor], ...]:
-        hidden = self._split.upper(pad_sequence([trunk[row] for row in rows], batch_first=True))
         chosen = [samples[row] for row in rows]
+        lower = pad_sequence([trunk[row] for row in rows], batch_first=True) if trunk else self._lower(chosen)
+        hidden = self._split.upper(lower, [_length(sample) for sample in chosen])
         lengths = [len(sample.completion_ids) for sample in chosen]
         states = before(hidden, chosen, lengths)
         wanted = [torch.tensor(sample.completion_ids, dtype=torch.long) for sample in chosen]
@@ -345,5 +351,9 @@ class Trainer:
 
     def _micro_batches(self, samples: Sequence[Sample]) -> list[list[int]]:
         """Places of samples that go through the model together."""
-        lengths = [len(sample.prompt_ids) + len(sample.completion_ids) for sample in samples]
-        return micro_batches(lengths, self.spec.optimiser.micro_batch_tokens)
+        return micro_batches(list(map(_length, samples)), self.spec.optimiser.micro_batch_tokens)
+
+
+def _length(sample: Sample) -> int:
+    """Tokens of prompt and completion."""
+    return len(sample.prompt_ids) + len(sample.completion_ids)

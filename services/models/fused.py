@@ -104,7 +104,7 @@ class FusedDecoder:
     """A causal model of the Llama family's form, made by `fuse`."""
 
     def __init__(self, model: Any) -> None:
-        backbone, config = model.base_model, model.config
+        backbone = model.base_model
         attention = backbone.layers[0].self_attn
         self.width = int(attention.head_dim)
         self.heads = attention.q_proj.out_features // self.width
@@ -114,12 +114,7 @@ class FusedDecoder:
         self._norm = backbone.norm
         self._head = Product([model.get_output_embeddings()])
         self._layers = [_Layer(layer) for layer in backbone.layers]
-        places = torch.arange(config.max_position_embeddings, device=backbone.device)[None]
-        cosine, sine = backbone.rotary_emb(self._embed.weight[:1, None], places)
-        self._cosine = cosine[0, :, None, :]
-        half = self.width // 2
-        # rotate_half(x) * sine is (-x2, x1) * sine: the sign goes into the sine of the first half.
-        self._sine = torch.cat([-sine[0, :, None, :half], sine[0, :, None, half:]], -1)
+        self._cosine, self._sine = rotations(backbone)
         self.refresh()
 
     @property
@@ -177,13 +172,24 @@ class FusedDecoder:
         return joint[:, : self.heads], joint[:, self.heads :]
 
 
+def rotations(backbone: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine and sine of every position, [positions, 1, width of a head], in the dtype of the states.
+
+    rotate_half(x) * sine is (-x2, x1) * sine: the sign stands in the sine of the first half.
+    """
+    places = torch.arange(backbone.config.max_position_embeddings, device=backbone.device)[None]
+    cosine, sine = backbone.rotary_emb(backbone.embed_tokens.weight[:1, None], places)
+    half = cosine.shape[-1] // 2
+    return cosine[0, :, None, :], torch.cat([-sine[0, :, None, :half], sine[0, :, None, half:]], -1)
+
+
 def _normed(norm: Any, x: torch.Tensor) -> torch.Tensor:
     return rms_norm(x, (x.shape[-1],), norm.weight, norm.variance_epsilon)
 
 
 def fuse(model: Any) -> FusedDecoder | None:
     """The fused twin of a causal model; None for one of another form, or that computes something else."""
-    if not _has_the_form(model):
+    if not has_the_form(model):
         return None
     with torch.inference_mode():
         fused = FusedDecoder(model)
@@ -217,8 +223,8 @@ class _CausalRow:
         return out[0].transpose(0, 1).reshape(len(queries), -1)
 
 
-def _has_the_form(model: Any) -> bool:
-    """Whether modules, activation and positions are the Llama family's."""
+def has_the_form(model: Any) -> bool:
+    """Whether a model's, or a backbone's, modules, activation and positions are the Llama family's."""
     backbone, config = model.base_model, model.config
     parts = ("embed_tokens", "layers", "norm", "rotary_emb")
     if not all(hasattr(backbone, part) for part in parts) or windowed(config):

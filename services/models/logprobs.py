@@ -1,4 +1,4 @@
-"""Log-probs of completion tokens: only their positions meet the vocabulary, in chunks of rows.
+"""Log-probs of completion tokens: only their positions meet the vocabulary, a part of it at a time.
 
 The whole [batch, time, vocabulary] tensor never exists, in no dtype. Sequences are padded on the right and
 no attention mask is given: under causal attention a real token never sees what comes after it.
@@ -6,7 +6,7 @@ no attention mask is given: under causal attention a real token never sees what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,14 @@ import numpy.typing as npt
 import torch
 
 from services.models.packing import micro_batches
+from services.models.unrolled import Unrolled
 
 Ids = npt.NDArray[np.int32]
 Sequenced = tuple[Ids, Ids]
-# Rows of logits that stand in float32 at once. 128 x 49,152 stay near the caches: measured 3 times faster than 512.
-CHUNK_ROWS = 128
+# Logits that stand in float32 at once: on a processor as many as its caches hold, on a device enough to keep it busy.
+PART = 1 << 20
+DEVICE_PART = 1 << 26
+LEAST = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +31,14 @@ class Packed:
 
     ids: [rows, time] int64, padded on the right. positions: [tokens] int64 into rows * time, the places whose
     hidden state predicts a completion token. targets: [tokens] int64, those tokens. lengths: completion
-    length of each row; tokens stand row after row.
+    length of each row; tokens stand row after row. rows: prompt and completion of each row together.
     """
 
     ids: torch.Tensor
     positions: torch.Tensor
     targets: torch.Tensor
     lengths: list[int]
+    rows: list[int]
 
 
 def pack(sequences: Sequence[Sequenced], device: torch.device | str = "cpu") -> Packed:
@@ -53,12 +57,19 @@ def pack(sequences: Sequence[Sequenced], device: torch.device | str = "cpu") -> 
         torch.from_numpy(np.concatenate(positions)).to(device),
         torch.from_numpy(np.concatenate(targets).astype(np.int64)).to(device),
         [len(completion) for _, completion in sequences],
+        [len(prompt) + len(completion) for prompt, completion in sequences],
     )
 
 
-def completion_states(backbone: Callable[..., Any], packed: Packed) -> torch.Tensor:
-    """Hidden states that predict the completion tokens, [tokens, width], in the model's dtype."""
-    hidden = backbone(input_ids=packed.ids, use_cache=False).last_hidden_state
+def completion_states(backbone: Any, packed: Packed, layers: Unrolled | None = None) -> torch.Tensor:
+    """Hidden states that predict the completion tokens, [tokens, width], in the model's dtype.
+
+    layers: the backbone's in a faster way, where there is one.
+    """
+    if layers is not None:
+        hidden = layers(backbone.get_input_embeddings()(packed.ids), packed.rows)
+    else:
+        hidden = backbone(input_ids=packed.ids, use_cache=False).last_hidden_state
     return hidden.reshape(-1, hidden.shape[-1])[packed.positions]
 
 
@@ -84,103 +95,113 @@ def token_logprobs_and_entropy(
     return _TokenLogprobs.apply(states, head, targets, temperature, True)  # type: ignore[no-untyped-call]
 
 
-def _chunks(rows: int) -> list[slice]:
-    return [slice(start, min(start + CHUNK_ROWS, rows)) for start in range(0, rows, CHUNK_ROWS)]
+class _TokenLogprobs(torch.autograd.Function):
+    """Logits are made anew in the backward pass, a part of the vocabulary at a time.
+
+    With f = logits / temperature, p = softmax f, H = -sum p log p:
+    d logprob / d f = onehot - p;  d H / d f = -p (log p + H).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states: Any, head: Any, targets: Any, temperature: Any, entropy: bool) -> Any:
+        rows = len(targets)
+        chosen = torch.empty(rows, device=states.device)
+        top = torch.full((rows, 1), float("-inf"), device=states.device)
+        total, weighted = torch.zeros_like(top), torch.zeros_like(top)
+        for part, here in _parts(head, targets):
+            logits = _logits(states, head[part], temperature)
+            chosen[here] = logits[here, targets[here] - part.start]
+            higher = torch.maximum(top, logits.amax(1, keepdim=True))
+            shrink = (top - higher).exp_()
+            likely = (logits - higher).exp_()
+            total = total * shrink + likely.sum(1, keepdim=True)
+            if entropy:
+                weighted = weighted * shrink + torch.linalg.vecdot(likely, logits)[:, None]
+            top = higher
+        normaliser = top + total.log()
+        spread = normaliser - weighted / total if entropy else torch.zeros_like(normaliser)
+        ctx.save_for_backward(states, head, targets, normaliser, spread)
+        ctx.temperature = temperature
+        ctx.set_materialize_grads(False)
+        result = spread[:, 0]
+        if not entropy:
+            ctx.mark_non_differentiable(result)
+        return chosen.sub_(top[:, 0]).sub_(total.log()[:, 0]), result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        states, head, targets, normaliser, spread = ctx.saved_tensors
+        by_logprob, by_entropy = grads
+        by_states = torch.zeros_like(states, dtype=torch.float32)
+        by_head = torch.empty_like(head) if ctx.needs_input_grad[1] else None
+        zero = torch.zeros(len(targets), device=states.device)
+        slope = zero if by_logprob is None else by_logprob
+        scale = -(torch.ones_like(zero) if by_entropy is not None else slope) / ctx.temperature
+        scaled = (states * scale[:, None]).to(states.dtype) if by_head is not None else states
+        for part, here in _parts(head, targets):
+            logs = _logits(states, head[part], ctx.temperature).sub_(normaliser)
+            low = _minus_slopes(logs, spread, slope, by_entropy, here, targets[here] - part.start).to(
+                states.dtype
+            )
+            by_states += low @ head[part]
+            if by_head is not None:
+                torch.mm(low.t(), scaled, out=by_head[part])
+        return by_states.mul_(scale[:, None]).to(states.dtype), by_head, None, None, None
 
 
-def _chunk(
-    states: torch.Tensor,
-    head: torch.Tensor,
-    targets: torch.Tensor,
-    temperature: Temperature,
-    *,
-    entropy: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    logits = _divided((states @ head.T).float(), temperature)
-    # log_softmax is one fused pass over each row; torch.logsumexp makes four over the whole chunk.
-    logs = torch.log_softmax(logits, dim=-1)
-    chosen = logs.gather(-1, targets[:, None])[:, 0]
-    spread = -torch.linalg.vecdot(logs.exp(), logs) if entropy else torch.zeros_like(chosen)
-    return chosen, spread
+def _parts(head: torch.Tensor, targets: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Parts of the vocabulary, each with the rows whose target is in it."""
+    size = PART if head.device.type == "cpu" else DEVICE_PART
+    step = max(LEAST, size // max(1, len(targets)))
+    starts = torch.arange(0, len(head), step, device=head.device)
+    order = torch.argsort(targets, stable=True)
+    ends = [*torch.searchsorted(targets[order], starts).tolist(), len(targets)]
+    for at, start in enumerate(starts.tolist()):
+        yield slice(start, min(start + step, len(head))), order[ends[at] : ends[at + 1]]
 
 
-def _divided(logits: torch.Tensor, temperature: Temperature) -> torch.Tensor:
-    """In place."""
+def _logits(states: torch.Tensor, head: torch.Tensor, temperature: Temperature) -> torch.Tensor:
+    """[tokens, part of the vocabulary] float32, after the temperature."""
+    logits = (states @ head.t()).float()
     if isinstance(temperature, torch.Tensor):
         return logits.div_(temperature[:, None])
     return logits if temperature == 1.0 else logits.div_(temperature)
 
 
-def _of(temperature: Temperature, rows: slice) -> Temperature:
-    return temperature[rows] if isinstance(temperature, torch.Tensor) else temperature
-
-
-class _TokenLogprobs(torch.autograd.Function):
-    """Logits are made anew in the backward pass.
-
-    d logprob / d logits = (onehot - p) / temperature; d H / d logits = -p (log p + H) / temperature, H = -sum p log p.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, states: Any, head: Any, targets: Any, temperature: Any, entropy: bool) -> Any:
-        ctx.save_for_backward(states, head, targets)
-        ctx.temperature = temperature
-        ctx.set_materialize_grads(False)
-        pieces = [
-            _chunk(states[rows], head, targets[rows], _of(temperature, rows), entropy=entropy)
-            for rows in _chunks(len(targets))
-        ]
-        logprobs, spread = (torch.cat(column) for column in zip(*pieces, strict=True))
-        if not entropy:
-            ctx.mark_non_differentiable(spread)
-        return logprobs, spread
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        states, head, targets = ctx.saved_tensors
-        grad_states = torch.empty_like(states)
-        grad_head = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        for rows in _chunks(len(targets)):
-            temperature = _of(ctx.temperature, rows)
-            logits = _divided((states[rows] @ head.T).float(), temperature)
-            grad = _logits_grad(logits, targets[rows], *(None if one is None else one[rows] for one in grads))
-            low = _divided(grad, temperature).to(states.dtype)
-            grad_states[rows] = low @ head
-            if grad_head is not None:
-                grad_head += (low.T @ states[rows]).float()
-        return grad_states, None if grad_head is None else grad_head.to(head.dtype), None, None, None
-
-
-def _logits_grad(
-    logits: torch.Tensor,
-    targets: torch.Tensor,
-    by_logprob: torch.Tensor | None,
+def _minus_slopes(
+    logs: torch.Tensor,
+    spread: torch.Tensor,
+    slope: torch.Tensor,
     by_entropy: torch.Tensor | None,
+    here: torch.Tensor,
+    places: torch.Tensor,
 ) -> torch.Tensor:
-    """By the logits after the temperature, [tokens, vocabulary]. Writes over the logits where it can."""
+    """Minus the gradient by a part of the logits, [tokens, part]; writes over their log-probs `logs`.
+
+    Without a gradient of the entropy each row lacks its factor `slope`, which the products get instead.
+    """
     if by_entropy is None:
-        grad = torch.softmax(logits, dim=-1).neg_()
-        if by_logprob is None:
-            return grad.zero_()
-        grad[torch.arange(len(targets), device=grad.device), targets] += 1.0
-        return grad.mul_(by_logprob[:, None])
-    logs = torch.log_softmax(logits, dim=-1)
+        likely = logs.exp_()
+        likely[here, places] -= 1.0
+        return likely
     likely = logs.exp()
-    spread = -torch.linalg.vecdot(likely, logs)
-    grad = -likely * (logs + spread[:, None]) * by_entropy[:, None]
-    if by_logprob is not None:
-        grad -= likely * by_logprob[:, None]
-        grad[torch.arange(len(targets), device=grad.device), targets] += by_logprob
-    return grad
+    likely.mul_(logs.add_(spread).mul_(by_entropy[:, None]).add_(slope[:, None]))
+    likely[here, places] -= slope[here]
+    return likely
 
 
 def completion_logprobs(
-    model: Any, sequences: Sequence[Sequenced], *, temperature: float, token_budget: int
+    model: Any,
+    sequences: Sequence[Sequenced],
+    *,
+    temperature: float,
+    token_budget: int,
+    layers: Unrolled | None = None,
 ) -> list[npt.NDArray[np.float32]]:
     """Natural log-probs of completion tokens, one float32 array [completion length] for each sequence.
 
     sequences: pairs of int32 ids (prompt, completion). Logits are divided by `temperature`. Micro-batches are
-    sorted by length and hold at most `token_budget` padded tokens.
+    sorted by length and hold at most `token_budget` padded tokens. layers: the model's own in a faster way.
     """
     results: list[npt.NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(sequences)
     lengths = [len(prompt) + len(completion) for prompt, completion in sequences]
@@ -188,7 +209,7 @@ def completion_logprobs(
     with torch.inference_mode():
         for batch in micro_batches(lengths, token_budget):
             packed = pack([sequences[index] for index in batch], head.device)
-            states = completion_states(model.base_model, packed)
+            states = completion_states(model.base_model, packed, layers)
             values = token_logprobs(states, head, packed.targets, temperature).cpu()
             for index, piece in zip(batch, torch.split(values, packed.lengths), strict=True):
                 results[index] = piece.numpy()

@@ -6,13 +6,14 @@ norm, rotary embeddings made from positions); others are refused, not guessed at
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from services.common.errors import InvalidInput
+from services.models.unrolled import Unrolled, unroll, with_layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,24 +22,36 @@ class Split:
 
     lower_half: Any
     upper_half: Any
+    unrolled: Unrolled | None = None
+    """The upper half's layers in a faster way, where there is one."""
+    trains_embeddings: bool = False
 
     def lower(self, ids: torch.Tensor) -> torch.Tensor:
-        """Hidden states after the frozen layers, [rows, time, width], without a gradient."""
-        with torch.no_grad():
+        """Hidden states after the frozen layers, [rows, time, width], without a gradient.
+
+        Where the embeddings are trained these are the embeddings, with the gradient that is asked for.
+        """
+        with torch.set_grad_enabled(self.trains_embeddings and torch.is_grad_enabled()):
             return self.lower_half(input_ids=ids, use_cache=False).last_hidden_state
 
-    def upper(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Last hidden states, [rows, time, width], from those that `lower` gave."""
+    def upper(self, hidden: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+        """Last hidden states, [rows, time, width], from those that `lower` gave. lengths: tokens of each row."""
+        if self.unrolled is not None:
+            return self.unrolled(hidden, lengths)
         return self.upper_half(inputs_embeds=hidden, use_cache=False).last_hidden_state
 
 
-def freeze(model: Any, layers: int) -> Split:
+def freeze(model: Any, layers: int, *, embeddings: bool = False) -> Split:
     """Freeze the embeddings (and a tied head) and the lowest `layers` layers, and split there.
 
-    With 0 layers nothing is frozen and the lower half is the embedding alone, which then runs with gradients
-    off: the embeddings are not trained either (a tied head of 28M of 135M parameters would be).
-    Raises InvalidInput when the model has another form or fewer layers.
+    With 0 layers nothing else is frozen and the lower half is the embedding alone. embeddings: they are trained too,
+    and the head. Raises InvalidInput when the model has another form or fewer layers, or trained embeddings would
+    stand below frozen layers.
     """
+    if embeddings and layers:
+        raise InvalidInput(
+            f"train_embeddings needs frozen_layers = 0, not {layers}: they stand below all layers"
+        )
     backbone = model.base_model
     if not hasattr(backbone, "layers") or not hasattr(backbone, "norm"):
         raise InvalidInput(
@@ -47,22 +60,12 @@ def freeze(model: Any, layers: int) -> Split:
     if layers >= len(backbone.layers):
         raise InvalidInput(f"frozen_layers = {layers}, but the model has {len(backbone.layers)} layers")
     for parameter in backbone.get_input_embeddings().parameters():
-        parameter.requires_grad_(False)
+        parameter.requires_grad_(embeddings)
     for parameter in model.get_output_embeddings().parameters():
-        parameter.requires_grad_(False)
+        parameter.requires_grad_(embeddings)
     for layer in backbone.layers[:layers]:
         for parameter in layer.parameters():
             parameter.requires_grad_(False)
-    lower = _with(backbone, torch.nn.ModuleList(backbone.layers[:layers]), norm=torch.nn.Identity())
-    upper = _with(backbone, torch.nn.ModuleList(backbone.layers[layers:]), norm=backbone.norm)
-    return Split(lower, upper)
-
-
-def _with(backbone: Any, layers: torch.nn.ModuleList, *, norm: torch.nn.Module) -> Any:
-    """A shallow copy with other layers and another norm; parameters stay shared."""
-    half = copy.copy(backbone)
-    half._modules = dict(backbone._modules)
-    half.layers, half.norm = layers, norm
-    half.config = copy.copy(backbone.config)
-    half.config.num_hidden_layers = len(layers)
-    return half
+    lower = with_layers(backbone, torch.nn.ModuleList(backbone.layers[:layers]), norm=torch.nn.Identity())
+    upper = with_layers(backbone, torch.nn.ModuleList(backbone.layers[layers:]), norm=backbone.norm)
+    return Split(lower, upper, unroll(upper), embeddings)

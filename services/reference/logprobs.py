@@ -16,6 +16,7 @@ from services.common.validation import Violations, require
 from services.models.facts import ModelFacts
 from services.models.loading import LoadedModel
 from services.models.logprobs import completion_logprobs
+from services.models.unrolled import unroll
 
 Ids = npt.NDArray[np.int32]
 Logprobs = npt.NDArray[np.float32]
@@ -35,6 +36,7 @@ class ReferenceModel:
 
     def __init__(self, loaded: LoadedModel, *, token_budget: int) -> None:
         self._model: Any = loaded.model
+        self._layers = unroll(loaded.model.base_model)
         self._token_budget = token_budget or (CPU_TOKENS if loaded.model.device.type == "cpu" else GPU_TOKENS)
         self.facts: ModelFacts = loaded.facts
 
@@ -84,6 +86,7 @@ class ReferenceModel:
             [sequences[index] for index in filled],
             temperature=temperature,
             token_budget=self._token_budget,
+            layers=self._layers,
         )
         for index, value in zip(filled, values, strict=True):
             results[index] = value

@@ -303,6 +303,7 @@ def test_without_peft_one_line_says_what_to_install(folder: Path, monkeypatch: p
             {"algorithm": {"kind": "trpo"}, "optimiser": {"gradient_checkpointing": True}},
             "optimiser.gradient_checkpointing is not for trpo",
         ),
+        ({"optimiser": {"lora": {}, "train_embeddings": True}}, "train_embeddings is not for lora"),
         ({"optimiser": {"lora": {"rank": 0}}}, "greater than or equal to 1"),
         ({"optimiser": {"lora": {"dropout": 1.0}}}, "less than 1"),
     ],

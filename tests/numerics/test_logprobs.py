@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.models import logprobs
 from services.models.logprobs import (
-    CHUNK_ROWS,
     completion_logprobs,
     pack,
     token_logprobs,
@@ -39,10 +39,18 @@ def plain(states: Any, head: Any, targets: Any, temperature: float) -> torch.Ten
     return logs.gather(-1, targets[:, None])[:, 0]
 
 
+@pytest.fixture(params=[64, 10, 1], ids=["whole", "tens", "ones"])
+def _parts_of_the_vocabulary(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All 37 tokens at once, ten at a time with 7 left, one at a time."""
+    monkeypatch.setattr(logprobs, "PART", 1)
+    monkeypatch.setattr(logprobs, "LEAST", request.param)
+
+
+@pytest.mark.usefixtures("_parts_of_the_vocabulary")
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 2.5])
-@pytest.mark.parametrize("rows", [1, CHUNK_ROWS, 2 * CHUNK_ROWS + 3])
+@pytest.mark.parametrize("rows", [1, 131])
 def test_token_logprobs_and_gradients_are_torchs(rows: int, temperature: float) -> None:
-    """Values and the gradients of states and head equal autograd's in float64, across chunk borders."""
+    """Values and the gradients of states and head equal autograd's in float64, for any parts of the vocabulary."""
     states, head, targets = inputs(rows)
     weights = torch.linspace(-1, 2, rows, dtype=torch.float64)
     found = token_logprobs(states, head, targets, temperature)
@@ -64,16 +72,27 @@ def test_a_frozen_head_costs_and_gets_no_gradient() -> None:
     assert head.grad is None
 
 
+@pytest.mark.usefixtures("_parts_of_the_vocabulary")
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_entropy(temperature: float) -> None:
-    """-sum p log p of each row's distribution, in nats, over more rows than one chunk has."""
-    states, head, targets = inputs(CHUNK_ROWS + 9)
-    logprobs, entropy = token_logprobs_and_entropy(states, head, targets, temperature)
-    logs = torch.log_softmax(states @ head.T / temperature, dim=-1)
-    torch.testing.assert_close(entropy.double(), -(logs.exp() * logs).sum(-1), atol=5e-6, rtol=0)
-    torch.testing.assert_close(
-        logprobs.double(), plain(states, head, targets, temperature), atol=5e-6, rtol=0
-    )
+    """-sum p log p of each row, in nats; its gradients, alone and beside those of the log-probs, are autograd's."""
+    states, head, targets = inputs(20)
+    each = torch.linspace(0.5, 1.5, 20)
+    temperatures = each * temperature
+    logprobs, entropy = token_logprobs_and_entropy(states, head, targets, temperatures)
+    logs = torch.log_softmax(states @ head.T / temperatures.double()[:, None], dim=-1)
+    spread, chosen = -(logs.exp() * logs).sum(-1), logs.gather(-1, targets[:, None])[:, 0]
+    torch.testing.assert_close(entropy.double(), spread, atol=5e-6, rtol=0)
+    torch.testing.assert_close(logprobs.double(), chosen, atol=5e-6, rtol=0)
+    weights = torch.linspace(-1, 2, 20, dtype=torch.float64)
+    for ours, theirs in (
+        ((entropy * weights).sum(), (spread * weights).sum()),
+        ((entropy * weights + 3 * logprobs).sum(), (spread * weights + 3 * chosen).sum()),
+    ):
+        found = torch.autograd.grad(ours, [states, head], retain_graph=True)
+        expected = torch.autograd.grad(theirs, [states, head], retain_graph=True)
+        torch.testing.assert_close(found[0], expected[0], atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(found[1], expected[1], atol=1e-4, rtol=1e-5)
 
 
 def test_pack_points_at_the_positions_that_predict() -> None:

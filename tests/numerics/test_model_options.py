@@ -47,7 +47,11 @@ def trainer_on(folder: Path, optimiser: dict[str, Any], **tables: Any) -> Traine
 # ------------------------------------------------------------ the reference branch
 
 
-@pytest.mark.parametrize("optimiser", [{}, {"frozen_layers": 2}, LORA], ids=["all", "hydra", "lora"])
+@pytest.mark.parametrize(
+    "optimiser",
+    [{}, {"train_embeddings": True}, {"frozen_layers": 2}, LORA],
+    ids=["all", "embeddings", "hydra", "lora"],
+)
 @pytest.mark.parametrize("tokens", [16, 4096])
 def test_the_branch_is_the_reference(
     folder: Path, samples: list[Sample], optimiser: dict[str, Any], tokens: int
@@ -77,7 +81,7 @@ def test_a_copy_is_made_of_what_is_trained_alone(folder: Path) -> None:
     hydra = trainer_on(folder, {"frozen_layers": 2}, rollout={"reference": "branch"})
     assert hydra._branch is not None
     own = {id(one) for one in hydra.model.parameters()}
-    copied = [name for name, one in hydra._branch._upper.named_parameters() if id(one) not in own]
+    copied = [name for name, one in hydra._branch._kept.upper.named_parameters() if id(one) not in own]
     assert copied
     assert all(name.startswith(("layers.0.", "norm.")) for name in copied)  # the upper half's only layer
     lora = trainer_on(folder, LORA, rollout={"reference": "branch"})
@@ -85,7 +89,7 @@ def test_a_copy_is_made_of_what_is_trained_alone(folder: Path) -> None:
     assert all(
         one is two
         for one, two in zip(
-            lora._branch._upper.parameters(), lora._split.upper_half.parameters(), strict=True
+            lora._branch._kept.upper.parameters(), lora._split.upper_half.parameters(), strict=True
         )
     )
 
@@ -137,7 +141,10 @@ def test_activations_made_anew_change_no_number(
     found = []
     for anew in (False, True):
         trainer = trainer_on(
-            folder, {**optimiser, "gradient_checkpointing": anew}, algorithm={"epochs": 2, "minibatches": 2}
+            folder,
+            # An eps by which Adam does not turn the sign of a rounding into a whole step.
+            {**optimiser, "gradient_checkpointing": anew, "eps": 1e-3},
+            algorithm={"epochs": 2, "minibatches": 2},
         )
         metrics: dict[str, float] = {}
         most = saved_bytes(lambda trainer=trainer, metrics=metrics: metrics.update(trainer.step(samples)))  # type: ignore[misc]
@@ -146,7 +153,7 @@ def test_activations_made_anew_change_no_number(
     for name in ("loss/policy_avg", "loss/value_avg", "grad_norm", "policy/approxkl_avg"):
         assert anew_metrics[name] == pytest.approx(kept[name], abs=1e-6, rel=1e-5), name
     for name, one in weights.items():
-        torch.testing.assert_close(anew_weights[name], one, atol=1e-6, rtol=0, msg=name)
+        torch.testing.assert_close(anew_weights[name], one, atol=5e-6, rtol=0, msg=name)
     assert less < 0.7 * more
 
 

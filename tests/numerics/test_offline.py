@@ -89,9 +89,10 @@ def test_resume_is_exact(folder: Path, kind: str) -> None:
         assert torch.equal(value, resumed.serving_weights()[name])
 
 
-def test_dpo_begins_at_log_2_and_is_against_the_start(folder: Path) -> None:
+@pytest.mark.parametrize("embeddings", [False, True])
+def test_dpo_begins_at_log_2_and_is_against_the_start(folder: Path, embeddings: bool) -> None:
     """Margins 0 at first; later beta times the difference of log-ratios to the starting model, sums over tokens."""
-    trainer, rows = trainer_on(folder, "dpo", learning_rate=1e-2)
+    trainer, rows = trainer_on(folder, "dpo", learning_rate=1e-2, train_embeddings=embeddings)
     start = [(sum_logprob(trainer, row.chosen), sum_logprob(trainer, row.rejected)) for row in rows]
     first = trainer.step(rows)
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)

@@ -65,9 +65,9 @@ def samples(folder: Path) -> list[Sample]:
 @pytest.mark.parametrize(
     "algorithm", [{"epochs": 1}, {"epochs": 2, "minibatches": 2}], ids=["single update", "four updates"]
 )
-@pytest.mark.parametrize("frozen_layers", [0, 2])
+@pytest.mark.parametrize("trained", [{}, {"frozen_layers": 2}, {"train_embeddings": True}])
 def test_any_micro_batches_give_the_same_step(
-    folder: Path, samples: list[Sample], algorithm: dict[str, int], frozen_layers: int
+    folder: Path, samples: list[Sample], algorithm: dict[str, int], trained: dict[str, int]
 ) -> None:
     """Loss, metrics and new weights do not depend on micro_batch_tokens: sums are divided by the whole batch."""
     results = [
@@ -75,7 +75,7 @@ def test_any_micro_batches_give_the_same_step(
             folder,
             samples,
             algorithm=algorithm,
-            optimiser={"micro_batch_tokens": tokens, "frozen_layers": frozen_layers},
+            optimiser={"micro_batch_tokens": tokens, **trained},
         )
         for tokens in (16, 40, 4096)
     ]
@@ -93,6 +93,16 @@ def test_the_single_pass_is_the_explicit_one(folder: Path, samples: list[Sample]
     assert_same(single, explicit)
     assert single[0]["val/ratio"] == pytest.approx(1.0, abs=1e-6)
     assert single[0]["policy/entropy_avg"] > 0
+
+
+def test_embeddings_learn_where_that_is_asked_for(folder: Path, samples: list[Sample]) -> None:
+    """train_embeddings moves the tied embeddings, also beside a value model with its own; otherwise not a bit moves."""
+    for algorithm in ({"epochs": 1}, {"epochs": 2, "value_model": "policy"}):
+        for train in (False, True):
+            trainer, _ = trainer_on(folder, algorithm=algorithm, optimiser={"train_embeddings": train})
+            before = weights_of(trainer)["model.embed_tokens.weight"]
+            trainer.step(samples)
+            assert torch.equal(weights_of(trainer)["model.embed_tokens.weight"], before) is not train
 
 
 def test_losses_and_weights_by_hand(folder: Path, samples: list[Sample]) -> None:

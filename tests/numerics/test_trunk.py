@@ -22,12 +22,12 @@ def model(tmp_path: Path) -> Any:
 
 @pytest.mark.parametrize("layers", [0, 1, 2])
 def test_upper_after_lower_is_the_whole_model(model: Any, layers: int) -> None:
-    """upper(lower(ids)) equals the backbone's last hidden states, exactly: the same operations in the same order."""
+    """upper(lower(ids)) equals the backbone's last hidden states."""
     ids = torch.randint(263, (3, 11), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         whole = model.model(input_ids=ids, use_cache=False).last_hidden_state
         split = freeze(model, layers)
-        assert torch.equal(split.upper(split.lower(ids)), whole)
+        torch.testing.assert_close(split.upper(split.lower(ids), [11, 11, 11]), whole, atol=1e-5, rtol=1e-5)
         # The model itself still is whole.
         assert torch.equal(model.model(input_ids=ids, use_cache=False).last_hidden_state, whole)
     assert len(model.model.layers) == 3
@@ -39,7 +39,7 @@ def test_frozen_parameters_get_no_gradient_and_the_others_do(model: Any, layers:
     """Embeddings, the tied head and the lowest layers stay; every parameter above learns."""
     split = freeze(model, layers)
     ids = torch.randint(263, (2, 7), generator=torch.Generator().manual_seed(1))
-    split.upper(split.lower(ids)).square().sum().backward()
+    split.upper(split.lower(ids), [7, 7]).square().sum().backward()
     for name, parameter in model.named_parameters():
         number = int(name.split(".")[2]) if ".layers." in name else None
         frozen = "embed_tokens" in name or "lm_head" in name or (number is not None and number < layers)
@@ -47,14 +47,29 @@ def test_frozen_parameters_get_no_gradient_and_the_others_do(model: Any, layers:
         assert (parameter.grad is None) is frozen, name
 
 
+def test_trained_embeddings_learn_from_below_and_from_the_head(model: Any) -> None:
+    """Every parameter gets the gradient that transformers' own pass gives it; frozen layers above them are refused."""
+    ids = torch.randint(263, (2, 7), generator=torch.Generator().manual_seed(1))
+    model(input_ids=ids).logits.square().sum().backward()
+    expected = {name: one.grad.clone() for name, one in model.named_parameters()}
+    model.zero_grad()
+    split = freeze(model, 0, embeddings=True)
+    states = split.upper(split.lower(ids), [7, 7])
+    (states @ model.get_output_embeddings().weight.T).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], atol=1e-4, rtol=1e-4, msg=name)
+    with pytest.raises(InvalidInput, match="train_embeddings needs frozen_layers = 0, not 1"):
+        freeze(model, 1, embeddings=True)
+
+
 def test_halves_share_the_models_weights(model: Any) -> None:
     """An update of the model is an update of the upper half: nothing is copied."""
     split = freeze(model, 1)
     ids = torch.ones((1, 4), dtype=torch.long)
     with torch.no_grad():
-        before = split.upper(split.lower(ids))
+        before = split.upper(split.lower(ids), [4])
         model.model.norm.weight.mul_(2)
-        torch.testing.assert_close(split.upper(split.lower(ids)), 2 * before)
+        torch.testing.assert_close(split.upper(split.lower(ids), [4]), 2 * before)
 
 
 def test_too_many_layers_and_another_form_are_refused(model: Any) -> None:

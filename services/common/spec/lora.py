@@ -25,7 +25,9 @@ class LoraSpec(Spec):
         max_length=64,
         description="Last names of the linear layers that get one (q_proj, v_proj); left out: all but the head.",
     )
-    dora: bool = Field(False, description="DoRA: a length for each output is trained beside the weight's direction.")
+    dora: bool = Field(
+        False, description="DoRA: a length for each output is trained beside the weight's direction."
+    )
     deliver: Literal["merged", "adapter"] = Field(
         "merged",
         description="What readers of weights get: whole tensors, which every engine takes; or the factors, which the "

@@ -100,6 +100,10 @@ class OptimiserSpec(Spec):
     frozen_layers: int = Field(
         0, ge=0, description="Lower layers (and the embeddings) that stay as they are."
     )
+    train_embeddings: bool = Field(
+        False,
+        description="The embeddings (and a tied head) are trained too, as TRL does; needs frozen_layers = 0.",
+    )
     lora: LoraSpec | None = Field(
         None, description="Train a low-rank adapter in place of the layers that are not frozen."
     )
@@ -111,6 +115,14 @@ class OptimiserSpec(Spec):
         ge=16,
         description="Padded tokens in one forward pass; gradients of a batch's passes are accumulated.",
     )
+
+    @model_validator(mode="after")
+    def _embeddings_stand_lowest(self) -> OptimiserSpec:
+        if self.train_embeddings and self.frozen_layers:
+            raise ValueError(f"train_embeddings needs frozen_layers = 0, not {self.frozen_layers}")
+        if self.train_embeddings and self.lora is not None:
+            raise ValueError("train_embeddings is not for lora, which trains its adapter alone")
+        return self
 
 
 class RolloutSpec(Spec):
@@ -238,6 +250,12 @@ class RunSpec(Spec):
             )
         if self.group_size < 2 and getattr(self.algorithm, "baseline", False):
             raise ValueError("algorithm.baseline needs rollout.completions_per_prompt of at least 2")
+        return self
+
+    @model_validator(mode="after")
+    def _can_train_embeddings(self) -> RunSpec:
+        if self.optimiser.train_embeddings and self.algorithm.kind == "trpo":
+            raise ValueError("optimiser.train_embeddings: trpo's step is over the layers alone")
         return self
 
     @model_validator(mode="after")

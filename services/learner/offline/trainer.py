@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from services.common.spec.run import RunSpec
 from services.learner.algorithms.base import merged
 from services.learner.offline.rows import Answer
+from services.learner.reference_branch import Kept
 from services.learner.rows import before, sequence_ids
 from services.learner.schedule import optimiser_of, schedule
 from services.learner.trained import prepared
@@ -91,20 +92,22 @@ class OfflineTrainer(ABC):
         ]
         return micro_batches(lengths, max(16, self.spec.optimiser.micro_batch_tokens // together))
 
-    def _hidden(self, answers: Sequence[Answer], upper: Any = None) -> torch.Tensor:
-        """Last hidden states, [rows, time, width]; of another upper half where one is given."""
-        ids = [torch.tensor(sequence_ids(one), dtype=torch.long) for one in answers]
-        lower = self._split.lower(pad_sequence(ids, batch_first=True).to(self.model.device))
-        if upper is None:
-            return self._split.upper(lower)
-        states: torch.Tensor = upper(inputs_embeds=lower, use_cache=False).last_hidden_state
-        return states
+    def _hidden(self, answers: Sequence[Answer], kept: Kept | None = None) -> torch.Tensor:
+        """Last hidden states, [rows, time, width]; of what was kept where that is given."""
+        rows = [torch.tensor(sequence_ids(one), dtype=torch.long) for one in answers]
+        ids = pad_sequence(rows, batch_first=True).to(self.model.device)
+        lower = self._split.lower(ids)
+        return (
+            self._split.upper(lower, [len(row) for row in rows]) if kept is None else kept.states(ids, lower)
+        )
 
-    def _logprobs(self, hidden: torch.Tensor, answers: Sequence[Answer]) -> list[torch.Tensor]:
+    def _logprobs(
+        self, hidden: torch.Tensor, answers: Sequence[Answer], kept: Kept | None = None
+    ) -> list[torch.Tensor]:
         """Of each answer's tokens, [length] each."""
         counts = [len(one.completion_ids) for one in answers]
         goal = torch.cat([torch.tensor(one.completion_ids, dtype=torch.long) for one in answers])
-        head = self.model.get_output_embeddings().weight
+        head = kept.head if kept else self.model.get_output_embeddings().weight
         return list(
             token_logprobs(before(hidden, answers, counts), head, goal.to(hidden.device), 1.0).split(counts)
         )
