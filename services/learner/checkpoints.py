@@ -1,7 +1,7 @@
 """Checkpoints: written aside, synced, renamed; the last few kept; read only from the run's own folder.
 
-    checkpoints/step-000123/{model/, trainer/state.pt, state.json}
-                                     trainer/shards/ beside it where several processes train (distributed/)
+    checkpoints/step-000123/{model/ or adapter/, trainer/state.pt, state.json}
+                                                 trainer/shards/ beside it where several processes train (distributed/)
 
 A folder without the rename's final name was never finished and is removed at the next write. Owns what a full
 disk means, however the library that met it says so.
@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import torch
 
 from services.common.errors import Corrupted, ServiceError, StorageFull
+from services.learner.adapters import Adapter
 from services.models.loading import LoadedModel
 
 STATE_FILE = "state.pt"
@@ -82,13 +83,26 @@ class Checkpoints:
         found = [path for path in self._all() if before is None or _step_of(path) < before]
         return next(reversed(found), None)
 
-    def write(self, step: int, loaded: LoadedModel, trainer: dict[str, Any], state: dict[str, Any]) -> Path:
-        """Write a checkpoint, whole or not at all, then drop the oldest. Raises StorageFull."""
+    def write(
+        self,
+        step: int,
+        loaded: LoadedModel,
+        trainer: dict[str, Any],
+        state: dict[str, Any],
+        adapter: Adapter | None = None,
+    ) -> Path:
+        """Write a checkpoint, whole or not at all, then drop the oldest. Raises StorageFull.
+
+        With an adapter it holds that in place of the model, whose base does not change.
+        """
         target = self._folder / f"{_PREFIX}{step:06d}"
 
         def fill(aside: Path) -> None:
             (aside / "trainer").mkdir()
-            self._files.write_model(loaded, aside / "model")
+            if adapter is None:
+                self._files.write_model(loaded, aside / "model")
+            else:
+                adapter.write(aside / "adapter")
             self._files.write_trainer(trainer, aside / "trainer")
             (aside / "state.json").write_text(json.dumps(state))
 
@@ -119,10 +133,10 @@ def _step_of(path: Path) -> int:
     return int(path.name.removeprefix(_PREFIX))
 
 
-def write_model(loaded: LoadedModel, folder: Path) -> None:
-    """A plain Hugging Face folder in safetensors, with its tokenizer."""
+def write_model(loaded: LoadedModel, folder: Path, adapter: Adapter | None = None) -> None:
+    """A plain Hugging Face folder in safetensors, with its tokenizer; an adapter is merged into it."""
     folder.mkdir(parents=True, exist_ok=True)
-    loaded.model.save_pretrained(folder)
+    loaded.model.save_pretrained(folder, state_dict=adapter.merged() if adapter else None)
     loaded.tokenizer.save_pretrained(folder)
 
 

@@ -19,7 +19,7 @@ import torch
 
 from services.common.errors import ConfigError, Mismatch
 from services.common.spec.algorithms import CriticSpec
-from services.common.spec.run import RunSpec
+from services.common.spec.run import OptimiserSpec, RunSpec
 from services.models.encoder_decoder import EncoderDecoder, Row
 from services.models.loading import LoadedModel
 from services.models.logprobs import backbone_of, row_states
@@ -63,16 +63,14 @@ def critic_of(spec: RunSpec, loaded: LoadedModel) -> Critic | None:
     algorithm = spec.algorithm
     if not isinstance(algorithm, CriticSpec):
         return None
-    train_embeddings = spec.optimiser.train_embeddings
     if algorithm.value_model == "reward_model":
-        return _scoring(_reward_model(spec, algorithm, loaded), loaded, train_embeddings)
+        return _scoring(_reward_model(spec, algorithm, loaded), loaded, spec.optimiser)
     backbone = backbone_of(loaded.model)
     scale = backbone.scale if isinstance(backbone, EncoderDecoder) else 1.0
     if algorithm.value_model == "shared":
         return Critic(_zero_head(loaded.model), scale=scale)
-    own = _copied(backbone, train_embeddings)
-    layers = None if isinstance(own, EncoderDecoder) else unroll(own)
-    return Critic(_zero_head(loaded.model), own, layers, scale)
+    own = _copied(backbone, spec.optimiser)
+    return Critic(_zero_head(loaded.model), own, _unrolled(own, spec.optimiser), scale)
 
 
 def _zero_head(model: Any) -> torch.nn.Linear:
@@ -82,10 +80,12 @@ def _zero_head(model: Any) -> torch.nn.Linear:
     return head.to(model.device)
 
 
-def _copied(trunk: Any, train_embeddings: bool) -> Any:
-    """A copy to be trained; embeddings that neither trains are shared."""
+def _copied(trunk: Any, options: OptimiserSpec) -> Any:
+    """A copy to be trained; embeddings that neither trains are shared. Under LoRA: a second adapter on one base."""
+    if options.lora is not None:
+        return copy.deepcopy(trunk, {id(one): one for one in trunk.parameters() if not one.requires_grad})
     embeddings = trunk.get_input_embeddings().weight
-    shared = {} if train_embeddings else {id(embeddings): embeddings}
+    shared = {} if options.train_embeddings else {id(embeddings): embeddings}
     copied = copy.deepcopy(trunk, shared)
     for parameter in copied.parameters():
         parameter.requires_grad_(parameter is not embeddings)
@@ -110,7 +110,7 @@ def _reward_model(spec: RunSpec, algorithm: CriticSpec, loaded: LoadedModel) -> 
     return model
 
 
-def _scoring(model: RewardModel, loaded: LoadedModel, train_embeddings: bool) -> Critic:
+def _scoring(model: RewardModel, loaded: LoadedModel, options: OptimiserSpec) -> Critic:
     """The reward model's trunk and head; gain and bias become the head's."""
     head = torch.nn.Linear(model.head.in_features, 1)
     gain, bias = model.settings.gain, model.settings.bias
@@ -118,5 +118,10 @@ def _scoring(model: RewardModel, loaded: LoadedModel, train_embeddings: bool) ->
         head.weight.copy_(gain * model.head.weight.float())
         head.bias.copy_(gain * model.head.bias.float() + bias)
     trunk = model.backbone.requires_grad_(True)
-    trunk.get_input_embeddings().requires_grad_(train_embeddings)
-    return Critic(head.to(loaded.model.device), trunk, unroll(trunk))
+    trunk.get_input_embeddings().requires_grad_(options.train_embeddings)
+    return Critic(head.to(loaded.model.device), trunk, _unrolled(trunk, options))
+
+
+def _unrolled(trunk: Any, options: OptimiserSpec) -> Unrolled | None:
+    """None too under LoRA, whose adapter the unrolled layers do not know."""
+    return None if options.lora is not None or isinstance(trunk, EncoderDecoder) else unroll(trunk)

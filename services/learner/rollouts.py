@@ -88,7 +88,10 @@ def _sample(
 ) -> Sample:
     ids = to_vector(one.token_ids, "int32", field=f"{field}.token_ids")
     behaviour = to_vector(one.sampled_logprobs, "float32", field=f"{field}.sampled_logprobs")
-    reference = to_vector(one.reference_logprobs, "float32", field=f"{field}.reference_logprobs")
+    if spec.rollout.reference == "branch":
+        reference = np.zeros(len(ids), np.float32)  # the trainer's own branch computes them
+    else:
+        reference = to_vector(one.reference_logprobs, "float32", field=f"{field}.reference_logprobs")
     if not len(ids) or len(behaviour) != len(ids) or len(reference) != len(ids):
         raise Corrupted(
             f"{field}: {len(ids)} tokens, {len(behaviour)} behaviour and {len(reference)} reference log-probs"

@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 
 from services.common.errors import Corrupted, TrimtabError, Unavailable
 from services.common.spec.metric_logs import LoggingSpec
+from services.learner.adapters import Adapter
 from services.learner.checkpoints import (
     Checkpoints,
     Files,
@@ -48,7 +49,7 @@ from services.learner.offline.batches import OfflineBatches
 from services.learner.watch.watch import Watch
 from services.learner.weights import PublishedWeights
 from services.models.loading import LoadedModel
-from services.models.manifest import Version, policy_digest
+from services.models.manifest import Version, entries_of, policy_digest, whole_digest
 from services.models.master_weights import MasterWeights
 
 Phase = Literal["loading", "training", "paused", "finished", "failed"]
@@ -79,6 +80,11 @@ class Learner(Protocol):
     @property
     def optimiser(self) -> MasterWeights:
         """With the weights that are trained."""
+        ...
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """What is trained in the model's place."""
         ...
 
     def step(self, samples: Any) -> dict[str, float]:
@@ -156,8 +162,10 @@ class Run:
         self._refused: TrimtabError | None = None
         self._asked: list[asyncio.Future[str]] = []
         self._nudged = asyncio.Event()
-        self._frozen = frozenset(
-            name for name, parameter in loaded.model.named_parameters() if not parameter.requires_grad
+        self._frozen = (
+            trainer.adapter.fixed()
+            if trainer.adapter
+            else frozenset(name for name, one in loaded.model.named_parameters() if not one.requires_grad)
         )
 
     @property
@@ -364,29 +372,43 @@ class Run:
             await self._queue.scan()  # LostOwnership: another learner writes here by now
         state = {"epoch": self._epoch, "step": self.step, **self.intake.state()}
         path = await self._in_thread(
-            self._checkpoints.write, self.step, self._loaded, self.trainer.state_dict(), state
+            self._checkpoints.write,
+            self.step,
+            self._loaded,
+            self.trainer.state_dict(),
+            state,
+            self.trainer.adapter,
         )
         self.state.last_checkpoint, self._checkpointed_step = str(path), self.step
 
     def _write_model(self) -> None:
         """model/, and published.json: the version whose bytes it holds, for whoever must be sure of it.
 
-        Its digest is of the policy alone, as the folder is.
+        Its digest is of the policy alone, as the folder is. An adapter is merged into it, and stands in adapter/ too.
         """
         assert self.state.version is not None  # noqa: S101 - _begin published
         held = replace(self.state.version, digest=policy_digest(self._weights.newest().manifest.tensors))
         folder, published = self.config.out / "model", self.config.out / "published.json"
+        adapter = self.trainer.adapter
         with storage_errors(f"the trained model in {folder}"):
             write_folder(folder, self._write_whole)
             if self.spec.optimiser.weight_average is not None:
                 with self.trainer.optimiser.averaged():
                     write_folder(
-                        self.config.out / "model-average", lambda aside: write_model(self._loaded, aside)
+                        self.config.out / "model-average",
+                        lambda aside: write_model(self._loaded, aside, adapter),
                     )
+            if adapter is not None:
+                write_folder(self.config.out / "adapter", adapter.write)
+                # Of the merged bytes, also where the factors are what is delivered.
+                held = replace(held, digest=whole_digest(entries_of(adapter.merged())))
             published.write_text(json.dumps(asdict(held)) + "\n")
 
     def _write_whole(self, folder: Path) -> None:
-        self._files.write_model(self._loaded, folder)
+        if self.trainer.adapter is None:
+            self._files.write_model(self._loaded, folder)
+        else:
+            write_model(self._loaded, folder, self.trainer.adapter)
         for name, tensors in self.trainer.components().items():
             save_file(
                 {key: value.contiguous() for key, value in tensors.items()}, folder / f"{name}.safetensors"

@@ -28,13 +28,15 @@ from services.learner.critics import critic_of
 from services.learner.group import ALONE, Group, run_along
 from services.learner.masked_policy import MaskedPolicy
 from services.learner.pretraining import check_texts, drawn, text_losses
+from services.learner.reference_branch import ReferenceBranch
 from services.learner.rows import before, padded, pairs_of, wide
 from services.learner.sample import Ids, Sample, group_numbers
-from services.learner.schedule import frozen, optimiser_of, schedule
+from services.learner.schedule import optimiser_of, schedule
 from services.learner.scores import ScoreNormaliser
 from services.learner.step_metrics import step_metrics
+from services.learner.trained import prepared
 from services.learner.trust_region import trust_step
-from services.models.loading import LoadedModel, serving_state
+from services.models.loading import LoadedModel
 from services.models.logprobs import Temperature, token_logprobs, token_logprobs_and_entropy
 from services.models.packing import micro_batches
 
@@ -88,7 +90,9 @@ class Trainer:
         self.scores = ScoreNormaliser(enabled=self.settings.normalise_scores)
         if isinstance(self.settings, TrpoSpec):
             self.model.set_attn_implementation("eager")  # fused attention has no second derivative
-        self._split = frozen(self.model, spec.optimiser)
+        self._trained = prepared(loaded, spec)
+        self._split, self.adapter = self._trained.split, self._trained.adapter
+        self._branch = ReferenceBranch(self._trained, spec) if spec.rollout.reference == "branch" else None
         self.critic = critic_of(spec, loaded)
         self.masked = MaskedPolicy(self.model, self.settings) if isinstance(self.settings, NlpoSpec) else None
         self._past_end = getattr(self.settings, "score_position", "") == "past_end"
@@ -100,10 +104,14 @@ class Trainer:
     def step(self, samples: Sequence[Sample]) -> dict[str, float]:
         """Learn from a batch once (epochs x minibatches updates) and return metrics by TRL's names."""
         started = time.perf_counter()
+        if self.adapter is not None:
+            self.adapter.keep()
         updates = self._minibatches(len(samples))
         single = self._single
         every = list(range(len(samples)))
         trunk = self._trunk(samples, [every, *updates])
+        if self._branch is not None:
+            samples = self._branch.told(samples, trunk)
         proximal = self._forward(
             samples, trunk, self._micro_batches(samples, every), gradient=single, entropy=True
         )
@@ -116,6 +124,8 @@ class Trainer:
                 self.spec, self.model, self._split, self.optimiser, samples, trunk, rollouts, targets
             )
         factor = schedule(self.spec.optimiser, self.step_number, self.spec.steps)
+        if self.adapter is not None:
+            self.adapter.drop(self.spec.seed, self.step_number)
         for number, rows in enumerate(updates):
             update: dict[str, float] = {}
             whole, aims = self._minibatch(rollouts, targets, rows)
@@ -160,7 +170,7 @@ class Trainer:
     def serving_weights(self) -> dict[str, torch.Tensor]:
         """The policy's weights in serving dtype; exactly the cast of the trained ones."""
         beside = self.masked.weights() if self.masked else {}
-        return serving_state(self.model) | beside
+        return self._trained.serving() | beside
 
     def components(self) -> dict[str, dict[str, torch.Tensor]]:
         """Nothing beside the model: a critic is for training alone."""
@@ -176,10 +186,12 @@ class Trainer:
             "value_head": self.critic.head.state_dict() if self.critic else {},
             "mask": self.masked.state() if self.masked else {},
             "optimiser": self.optimiser.state_dict(),
+            **self._trained.state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state_dict` was taken; the optimiser's masters rewrite the trained weights."""
+        self._trained.check(state)
         self.step_number = int(state["step"])
         self.episodes = int(state["episodes"])
         self.kl = KlController(self.settings.penalty, float(state["kl_coefficient"]))
@@ -361,12 +373,16 @@ class Trainer:
 
     @property
     def _single(self) -> bool:
-        """Whether a step is one update, its forward pass the proximal one. TRPO's critic has passes of its own.
+        """Whether a step is one update, its forward pass the proximal one. TRPO's critic has passes of its own, and
+        a pass under dropout is not the policy's.
 
         One sample in several minibatches is one update too, with a proximal pass of its own.
         """
         settings = self.settings
-        return settings.epochs * settings.minibatches == 1 and not isinstance(settings, TrpoSpec)
+        drops = self.adapter is not None and self.adapter.spec.dropout > 0
+        return (
+            settings.epochs * settings.minibatches == 1 and not isinstance(settings, TrpoSpec) and not drops
+        )
 
     def _learn_texts(self, number: int, update: dict[str, float]) -> None:
         """PPO-ptx: the gradients of some texts, added to those of this update's rollouts."""

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from services.common.errors import Corrupted, Mismatch
+from services.models.eight_bit import adamw_8bit
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class ParameterGroup:
 class MasterWeights:
     """AdamW (arXiv 1711.05101) or RMSprop (decay 0.99) on float32 copies of parameters that may be bfloat16.
 
+    adamw_8bit: AdamW whose moments are kept in a byte each (arXiv 2110.02861).
+
     tensorflow_eps: Adam's eps stands beside the second moment's root as it is, not beside its bias-corrected form, so
     that early steps are smaller. average: decay of an average of the masters; None keeps none.
     """
@@ -39,7 +42,7 @@ class MasterWeights:
         eps: float,
         weight_decay: float,
         max_grad_norm: float,
-        kind: Literal["adamw", "rmsprop"] = "adamw",
+        kind: Literal["adamw", "rmsprop", "adamw_8bit"] = "adamw",
         tensorflow_eps: bool = False,
         average: float | None = None,
     ) -> None:
@@ -47,17 +50,21 @@ class MasterWeights:
         # Sums of gradients of low-precision parameters, kept from update to update: fresh memory costs a fault a page.
         self._sums: dict[int, torch.Tensor] = {}
         self._rates: list[float] = []
-        self._max_grad_norm = max_grad_norm
+        self._max_grad_norm, self._kind = max_grad_norm, kind
         options = []
         for group in groups:
             masters = [self._master(parameter) for parameter in group.parameters]
             self._rates.append(group.learning_rate)
             options.append({"params": masters, "lr": group.learning_rate})
-        self.optimiser: torch.optim.Optimizer = (
-            torch.optim.RMSprop(options, alpha=0.99, eps=eps, weight_decay=weight_decay)
-            if kind == "rmsprop"
-            else torch.optim.AdamW(options, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
-        )
+        self.optimiser: torch.optim.Optimizer
+        if kind == "rmsprop":
+            self.optimiser = torch.optim.RMSprop(options, alpha=0.99, eps=eps, weight_decay=weight_decay)
+        elif kind == "adamw_8bit":
+            self.optimiser = adamw_8bit(options, betas=betas, eps=eps, weight_decay=weight_decay)
+        else:
+            self.optimiser = torch.optim.AdamW(
+                options, betas=betas, eps=eps, weight_decay=weight_decay, fused=True
+            )
         # TensorFlow's eps beside sqrt(v) is torch's eps / sqrt(1 - beta2^t) beside sqrt(v / (1 - beta2^t)).
         self._eps, self._beta2 = (eps if tensorflow_eps else None), betas[1]
         self._updates, self._decay = 0, average
@@ -169,6 +176,7 @@ class MasterWeights:
         """Masters and optimiser state, for a checkpoint."""
         return {
             "masters": [master.detach() for _, master in self._pairs],
+            "kind": self._kind,
             "optimiser": self.optimiser.state_dict(),
             "updates": self._updates,
             "averages": self._averages,
@@ -177,8 +185,11 @@ class MasterWeights:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up again exactly where `state_dict` was written.
 
-        Raises Mismatch, and changes nothing, for the state of other weights (other frozen layers, another model).
+        Raises Mismatch, and changes nothing, for the state of other weights (other frozen layers, another model) or
+        of another kind of optimiser.
         """
+        if state.get("kind", self._kind) != self._kind:
+            raise Mismatch(f"the optimiser's state is of {state['kind']}, this run has {self._kind}")
         shapes = [tuple(saved.shape) for saved in state["masters"]]
         if shapes != [tuple(master.shape) for _, master in self._pairs]:
             raise Mismatch("the optimiser's state is of other weights than are trained now")

@@ -19,6 +19,7 @@ from services.common.errors import Corrupted, InvalidInput, Mismatch, Unavailabl
 from services.common.spec.run import SwapMode
 from services.models.facts import ModelFacts, digest_of
 from services.models.loading import encode_prompt
+from services.models.low_rank import check_factors, is_factor
 from services.models.manifest import (
     Manifest,
     TensorEntry,
@@ -88,9 +89,13 @@ class Policy:
             return offered.manifest.by_name() if offered else dict(self._entries)
 
     def check_manifest(self, manifest: Manifest) -> None:
-        """Raises Mismatch for weights that this model cannot take over whole, before a byte of them is fetched."""
-        named, own = manifest.by_name(), self.entries()
+        """Raises Mismatch for weights that this model cannot take over whole, before a byte of them is fetched.
+
+        An adapter's factors may stand beside the tensors that the model has.
+        """
+        named, own = manifest.by_name(), dict(self.entries())
         self._check_components(set(named), set(own))
+        own |= self._adapter_of(named, own)
         if odd := sorted(named.keys() ^ own.keys()):
             side = "the learner lacks" if odd[0] in own else "this model does not have"
             raise Mismatch(f"the weights are of another model: {side} {odd[0]}")
@@ -110,6 +115,20 @@ class Policy:
             raise Mismatch(f"the learner publishes {more[0]}, which {told}")
         if lacking := sorted(here - theirs):
             raise Mismatch(f"this policy decodes with {lacking[0]}, which the learner does not publish")
+
+    def _adapter_of(
+        self, named: Mapping[str, TensorEntry], own: Mapping[str, TensorEntry]
+    ) -> dict[str, TensorEntry]:
+        """Factors that are new here and fit. Raises Mismatch where they do not, or the engine merges none."""
+        new = {name: one for name, one in named.items() if is_factor(name) and name not in own}
+        if new and "adapters" not in self.engine.capabilities:
+            raise Mismatch(
+                f"the learner delivers an adapter, which the {self.engine.name} engine does not merge: "
+                "optimiser.lora.deliver = merged"
+            )
+        factors = {name: one.shape for name, one in named.items() if is_factor(name)}
+        check_factors(factors, {name: one.shape for name, one in own.items()})
+        return new
 
     def offer(self, update: Update) -> None:
         """Hand over verified weights from any thread; they are swapped in before the next batch."""
@@ -144,19 +163,19 @@ class Policy:
             name: tensor for name, tensor in update.tensors.items() if before.get(name) != self._entries[name]
         }
         try:
-            self.engine.load_weights(changed)
-            self._check_loaded(update.manifest, list(changed))
+            self._load(update.manifest, changed)
         except BaseException:
             with self._arrived:
                 self._entries = before
             raise
         self.version = update.manifest.version
 
-    def _check_loaded(self, manifest: Manifest, changed: Sequence[str]) -> None:
-        """After a swap that was none, or half of one, nothing is generated any more."""
+    def _load(self, manifest: Manifest, changed: Mapping[str, torch.Tensor]) -> None:
+        """Swap. After a swap that was none, or half of one, nothing is generated any more."""
         self._swaps += 1
         try:
-            check_loaded(self.engine, manifest, changed, turn=self._swaps)
+            self.engine.load_weights(changed)
+            check_loaded(self.engine, manifest, list(changed), turn=self._swaps)
         except Corrupted as error:
             self._broken = error
             served = whole_digest(entries_of(self.engine.weights()))

@@ -65,6 +65,7 @@ async def test_info_says_who_it_is(client: AsyncPolicyClient, folder: Path) -> N
         "stop_strings",
         "weight_updates",
         "logits_processors",
+        "adapters",
     }
     assert list(info.capabilities) == sorted({*able, "token_ids", "seeds"})
     assert info.model.tokenizer_fingerprint == facts.tokenizer_fingerprint

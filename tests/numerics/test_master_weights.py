@@ -183,6 +183,17 @@ def stepped(weights: list[torch.nn.Parameter], masters: MasterWeights, count: in
         masters.step()
 
 
+def test_a_state_of_another_optimiser_is_refused_whole() -> None:
+    """RMSprop's moments are no Adam's: said, and nothing moves."""
+    own = parameters()
+    masters = masters_of(own)
+    before = [one.detach().clone() for one in own]
+    other = MasterWeights([ParameterGroup(parameters(seed=3), 0.1)], **OPTIONS, kind="rmsprop")
+    with pytest.raises(Mismatch, match="the optimiser's state is of rmsprop, this run has adamw"):
+        masters.load_state_dict(other.state_dict())
+    assert all(torch.equal(one, old) for one, old in zip(own, before, strict=True))
+
+
 def test_rmsprop_equals_torchs() -> None:
     """alpha 0.99 and eps beside the root, as A2C takes it."""
     own, other = parameters(), parameters()

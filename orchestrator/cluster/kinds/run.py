@@ -365,7 +365,7 @@ class TrainingRunSpec(Spec):
 
     @model_validator(mode="after")
     def _processes(self) -> TrainingRunSpec:
-        problem = alone_because(self.algorithm, self.optimiser)
+        problem = alone_because(self.algorithm, self.optimiser, self.rollout)
         if self.roles.learner.is_distributed and problem:
             raise ValueError(f"roles.learner: {problem}")
         return self

@@ -12,7 +12,8 @@ from services.common.spec.base import Spec, unsaid
 from services.common.spec.decoding import DecodingSpec, MaskSpec, ValuesSpec
 from services.common.spec.engine import EngineSpec, unfit_for_training
 from services.common.spec.kinds import RunAlgorithmSpec, check_run_kind
-from services.common.spec.library import IlqlSpec, NlpoSpec, OfflineSpec
+from services.common.spec.library import IlqlSpec, NlpoSpec, OfflineSpec, TrpoSpec
+from services.common.spec.lora import LoraSpec
 from services.common.spec.metric_logs import LoggingSpec
 from services.common.spec.presets import AROUND
 from services.common.spec.rewards import RunReward
@@ -83,7 +84,10 @@ class DataSpec(Spec):
 class OptimiserSpec(Spec):
     """AdamW or RMSprop on float32 master weights. What a preset may set has no default in the cluster's schema."""
 
-    kind: Literal["adamw", "rmsprop"] = Field("adamw", description="rmsprop: A2C's, alpha 0.99.")
+    kind: Literal["adamw", "rmsprop", "adamw_8bit"] = Field(
+        "adamw",
+        description="rmsprop: A2C's, alpha 0.99. adamw_8bit: moments in a byte each (extra `eight-bit`).",
+    )
     learning_rate: float = Field(
         1e-5, gt=0, description="At its highest; left out: 1e-5.", json_schema_extra=unsaid
     )
@@ -114,12 +118,24 @@ class OptimiserSpec(Spec):
         False,
         description="The embeddings (and a tied head) are trained too, as TRL does; needs frozen_layers = 0.",
     )
-    micro_batch_tokens: int = Field(4096, ge=16, description="Padded tokens in one forward pass.")
+    lora: LoraSpec | None = Field(
+        None, description="Train a low-rank adapter in place of the layers that are not frozen."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Activations are made anew in the backward pass: memory against time."
+    )
+    micro_batch_tokens: int = Field(
+        4096,
+        ge=16,
+        description="Padded tokens in one forward pass; gradients of a batch's passes are accumulated.",
+    )
 
     @model_validator(mode="after")
     def _embeddings_stand_lowest(self) -> OptimiserSpec:
         if self.train_embeddings and self.frozen_layers:
             raise ValueError(f"train_embeddings needs frozen_layers = 0, not {self.frozen_layers}")
+        if self.train_embeddings and self.lora is not None:
+            raise ValueError("train_embeddings is not for lora, which trains its adapter alone")
         return self
 
 
@@ -132,6 +148,11 @@ class RolloutSpec(Spec):
     )
     slip: tuple[str, ...] = Field(
         ("policy", "reference", "reward"), min_length=1, description="Stages in order."
+    )
+    reference: Literal["stage", "branch"] = Field(
+        "stage",
+        description="Reference log-probs: by the slip's stage; or by the learner itself, a branch on the frozen layers "
+        "(under lora the model with the adapter off), whatever the slip says of that stage.",
     )
     max_staleness: int = Field(0, ge=0, description="Steps a rollout may be behind.")
     readmission_limit: int = Field(3, ge=0, description="Re-admissions per prompt.")
@@ -147,6 +168,17 @@ class RolloutSpec(Spec):
     reward_weights: dict[str, float] = Field(
         default_factory=dict, description="Weight of each scoring stage; absent: 1."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _branch(cls, given: Any) -> Any:
+        """The learner's own reference needs no stage: schemas fill the slip in, so it is taken out here."""
+        if not isinstance(given, dict) or given.get("reference") != "branch":
+            return given
+        slip = given.get("slip", cls.model_fields["slip"].default)
+        if not isinstance(slip, list | tuple):
+            return given
+        return given | {"slip": [stage for stage in slip if stage != "reference"]}
 
 
 class CheckpointSpec(Spec):
@@ -172,12 +204,16 @@ def around(given: dict[str, Any]) -> dict[str, Any]:
     return changed
 
 
-def alone_because(algorithm: RunAlgorithmSpec, optimiser: OptimiserSpec) -> str:
+def alone_because(algorithm: RunAlgorithmSpec, optimiser: OptimiserSpec, rollout: RolloutSpec) -> str:
     """Why this cannot be trained by several processes; empty where it can."""
     if isinstance(algorithm, OfflineSpec) or algorithm.kind in ("trpo", "nlpo"):
         return f"algorithm.kind = {algorithm.kind} trains in one process"
     if optimiser.weight_average is not None:
         return "optimiser.weight_average is kept by one process alone"
+    if optimiser.lora is not None or optimiser.kind == "adamw_8bit":
+        return "optimiser.lora and adamw_8bit are of one process"
+    if rollout.reference == "branch":
+        return "rollout.reference = branch is computed by one process"
     if optimiser.train_embeddings:
         return "optimiser.train_embeddings: several processes divide the layers alone"
     return ""
@@ -234,7 +270,7 @@ class RunSpec(Spec):
     @property
     def alone_because(self) -> str:
         """Why this run needs a learner of one process; empty where several can share it."""
-        return alone_because(self.algorithm, self.optimiser)
+        return alone_because(self.algorithm, self.optimiser, self.rollout)
 
     @property
     def group_size(self) -> int:
@@ -314,6 +350,22 @@ class RunSpec(Spec):
             raise ValueError("algorithm.ptx_coefficient needs data.texts, a JSONL file with `text`")
         if self.data.texts and not wanted:
             raise ValueError("data.texts is for algorithm.ptx_coefficient, which is 0: no text would be read")
+        return self
+
+    @model_validator(mode="after")
+    def _trpo_trains_all(self) -> RunSpec:
+        if isinstance(self.algorithm, TrpoSpec):
+            for field in ("lora", "gradient_checkpointing"):
+                if getattr(self.optimiser, field):
+                    raise ValueError(
+                        f"optimiser.{field} is not for trpo, whose step is of second derivatives of all weights"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _nlpo_copies_all(self) -> RunSpec:
+        if isinstance(self.algorithm, NlpoSpec) and self.optimiser.lora is not None:
+            raise ValueError("optimiser.lora is not for nlpo, whose mask model is a copy of the whole policy")
         return self
 
     @model_validator(mode="after")

@@ -52,6 +52,8 @@ class _Member:
 class Leader(_Member):
     """The learner that the run knows (run.py Learner), and the files of its checkpoints (checkpoints.py Files)."""
 
+    adapter = None
+
     @property
     def step_number(self) -> int:
         """See Learner."""

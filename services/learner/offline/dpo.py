@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -12,6 +13,7 @@ from services.learner.algorithms.base import Loss
 from services.learner.algorithms.dpo import Pair, dpo_loss
 from services.learner.offline.rows import Compared
 from services.learner.offline.trainer import OfflineTrainer
+from services.learner.reference_branch import kept
 from services.models.loading import LoadedModel
 
 
@@ -20,7 +22,8 @@ class DpoTrainer(OfflineTrainer):
 
     def __init__(self, loaded: LoadedModel, spec: RunSpec) -> None:
         super().__init__(loaded, spec)
-        self._reference = self._keep()
+        # Under LoRA the reference is the model itself, adapter off.
+        self._reference = None if self.adapter else kept(self.model, self._split)
 
     def _losses(self, rows: Sequence[Compared]) -> Iterator[Loss]:
         settings = self.spec.algorithm
@@ -29,7 +32,7 @@ class DpoTrainer(OfflineTrainer):
         for micro in self._micro_batches(answers, together=2):
             part = [answers[2 * at + side] for side in (0, 1) for at in micro]
             sums = [one.sum() for one in self._logprobs(self._hidden(part), part)]
-            with torch.no_grad():
+            with torch.no_grad(), self.adapter.off() if self.adapter else contextlib.nullcontext():
                 first = self._hidden(part, self._reference)
                 before = [one.sum() for one in self._logprobs(first, part, self._reference)]
             policy, reference, half = torch.stack(sums), torch.stack(before), len(micro)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,19 +12,13 @@ import torch
 from services.common.spec.run import RunSpec
 from services.learner.algorithms.base import merged
 from services.learner.offline.rows import Answer
+from services.learner.reference_branch import Kept
 from services.learner.rows import before, pairs_of
-from services.learner.schedule import frozen, optimiser_of, schedule
-from services.models.loading import LoadedModel, serving_state
-from services.models.logprobs import row_states, token_logprobs
+from services.learner.schedule import optimiser_of, schedule
+from services.learner.trained import prepared
+from services.models.loading import LoadedModel
+from services.models.logprobs import token_logprobs
 from services.models.packing import micro_batches
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A trained half and the head as they were."""
-
-    upper: Any
-    head: torch.Tensor
 
 
 class OfflineTrainer(ABC):
@@ -35,7 +27,8 @@ class OfflineTrainer(ABC):
     def __init__(self, loaded: LoadedModel, spec: RunSpec) -> None:
         self.spec, self.model = spec, loaded.model
         self.step_number = 0
-        self._split = frozen(self.model, spec.optimiser)
+        self._trained = prepared(loaded, spec)
+        self._split, self.adapter = self._trained.split, self._trained.adapter
         self.heads: Any = self._heads()
         self.optimiser = optimiser_of(
             self.model, [one for one in self.heads.parameters() if one.requires_grad], spec.optimiser
@@ -54,6 +47,8 @@ class OfflineTrainer(ABC):
         started = time.perf_counter()
         factor = schedule(self.spec.optimiser, self.step_number, self.spec.steps)
         metrics: dict[str, float] = {}
+        if self.adapter is not None:
+            self.adapter.drop(self.spec.seed, self.step_number)
         for loss in self._losses(rows):
             loss.total.backward()
             self.optimiser.accumulate()
@@ -66,7 +61,7 @@ class OfflineTrainer(ABC):
 
     def serving_weights(self) -> dict[str, torch.Tensor]:
         """The model's weights in serving dtype."""
-        return serving_state(self.model)
+        return self._trained.serving()
 
     def components(self) -> dict[str, dict[str, torch.Tensor]]:
         """What is written beside the model, by the file's name."""
@@ -78,10 +73,12 @@ class OfflineTrainer(ABC):
             "step": self.step_number,
             "heads": self.heads.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            **self._trained.state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state_dict` was taken."""
+        self._trained.check(state)
         self.step_number = int(state["step"])
         self.heads.load_state_dict(state["heads"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -97,10 +94,8 @@ class OfflineTrainer(ABC):
     def _hidden(self, answers: Sequence[Answer], kept: Kept | None = None) -> torch.Tensor:
         """Last hidden states, [rows, time, width]; of what was kept where that is given."""
         pairs = pairs_of(answers)
-        if kept is not None and self._split.trains_embeddings:
-            # They were kept too; the lower half is nothing but the embeddings then.
-            return row_states(kept.upper, pairs)
-        return self._split.upper_rows(self._split.lower_rows(pairs), pairs, kept.upper if kept else None)
+        lower = self._split.lower_rows(pairs)
+        return self._split.upper_rows(lower, pairs) if kept is None else kept.states(pairs, lower)
 
     def _logprobs(
         self, hidden: torch.Tensor, answers: Sequence[Answer], kept: Kept | None = None
@@ -112,13 +107,3 @@ class OfflineTrainer(ABC):
         return list(
             token_logprobs(before(hidden, answers, counts), head, goal.to(hidden.device), 1.0).split(counts)
         )
-
-    def _keep(self) -> Kept:
-        """The trained half as it is now, for good; what is frozen anyway is shared."""
-        head = self.model.get_output_embeddings().weight
-        memo = {id(one): one for one in self._split.upper_half.parameters() if not one.requires_grad}
-        upper = copy.deepcopy(self._split.upper_half, memo).requires_grad_(False)
-        if not self._split.trains_embeddings:
-            return Kept(upper, head)
-        tied = head is self._split.upper_half.get_input_embeddings().weight
-        return Kept(upper, upper.get_input_embeddings().weight if tied else head.detach().clone())

@@ -26,7 +26,8 @@ Floats = npt.NDArray[np.float32]
 Finish = Literal["stop", "length"]
 # token_ids: prompts and completions are ids, not text. raw_logprobs: the model's own, at temperature 1, nothing masked.
 # sampled_logprobs: of the distribution that was drawn from. weight_updates: takes new weights. stop_strings, seeds:
-# honours them. resume: goes on from a draft. logits_processors: masks and value-guided decoding.
+# honours them. resume: goes on from a draft. logits_processors: masks and value-guided decoding. adapters: merges
+# low-rank factors that come as weights.
 Capability = Literal[
     "token_ids",
     "raw_logprobs",
@@ -36,6 +37,7 @@ Capability = Literal[
     "resume",
     "seeds",
     "logits_processors",
+    "adapters",
 ]
 
 

@@ -17,10 +17,11 @@ from itertools import groupby
 
 import torch
 
-from services.common.errors import Corrupted, InvalidInput, Mismatch
+from services.common.errors import Corrupted, InvalidInput
 from services.models.action_masks import packed
 from services.models.loading import LoadedModel, serving_state
 from services.models.packing import micro_batches
+from services.policy.engines.adapted import AdaptedWeights
 from services.policy.engines.base import Capability, Draft, Emit, Ids, Request, Sampling, check_request
 from services.policy.engines.decoding import Decoding
 from services.policy.engines.rows import Row
@@ -48,6 +49,7 @@ class TransformersEngine:
             "resume",
             "seeds",
             "logits_processors",
+            "adapters",
         )
     )
 
@@ -64,6 +66,7 @@ class TransformersEngine:
         self._tokenizer = loaded.tokenizer
         self._max_rows = max_rows
         self._decoding = decoding or Decoding(runner_for(loaded.model))
+        self._weights = AdaptedWeights(serving_state(loaded.model) | dict(self._decoding.weights))
         self._processors = (*self._decoding.processors, *processors)
         self._ends = _end_ids(loaded)
         self._barred = torch.tensor(sorted(self._ends), dtype=torch.long, device=loaded.model.device)
@@ -94,23 +97,12 @@ class TransformersEngine:
         return drafts
 
     def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Copy values in place; names, shapes and dtypes are checked before the first byte is written."""
-        own = self.weights()
-        for name, tensor in tensors.items():
-            if name not in own:
-                raise Mismatch(f"weights name a tensor this model does not have: {name}")
-            if own[name].shape != tensor.shape or own[name].dtype != tensor.dtype:
-                raise Mismatch(
-                    f"{name}: weights bring {tensor.dtype} {list(tensor.shape)}, the model has "
-                    f"{own[name].dtype} {list(own[name].shape)}"
-                )
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                own[name].copy_(tensor)
+        """Copy values in place, or merge them where they are an adapter's; checked before the first byte is written."""
+        self._weights.load(tensors)
 
     def weights(self) -> Mapping[str, torch.Tensor]:
-        """Names and tensors that are served now."""
-        return serving_state(self._model) | dict(self._decoding.weights)
+        """Names and tensors that are served now: of an adapted model its base and the factors."""
+        return self._weights.named()
 
     def close(self) -> None:
         """Nothing is held beside memory."""
