@@ -16,7 +16,14 @@ SCHEDULES = {
     "constant": "constant",
     "constant_with_warmup": "constant",
 }
-OPTIMISERS = {"adamw_torch": "adamw", "adamw_torch_fused": "adamw", "rmsprop": "rmsprop"}
+OPTIMISERS = {
+    "adamw_torch": "adamw",
+    "adamw_torch_fused": "adamw",
+    "rmsprop": "rmsprop",
+    "adamw_bnb_8bit": "adamw_8bit",
+    "adamw_8bit": "adamw_8bit",
+}
+LOGS = ("tensorboard", "wandb", "mlflow")
 _ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_dora")
 
 
@@ -60,7 +67,8 @@ def put_model(draft: Draft, around: Around, *, field: str = "model_name_or_path"
     else:
         draft.inert("use_cpu", "a GPU where there is one")
     _model_arguments(draft)
-    refuse_adapters(draft)
+    put_adapters(draft)
+    put_logs(draft)
 
 
 def dtype_of(draft: Draft) -> str:
@@ -87,14 +95,39 @@ def _model_arguments(draft: Draft) -> None:
         draft.inert("model_init_kwargs", "how the model is loaded, not which")
 
 
-def refuse_adapters(draft: Draft) -> None:
-    """LoRA is a job's here (trimtab sft), not a run's."""
-    if draft.value("use_peft"):
-        draft.refuse(
-            "use_peft", "adapters are trained by trimtab sft alone: set it to false to train the model"
-        )
-    for name in ("use_peft", *_ADAPTERS):
-        draft.inert(name, "use_peft is off")
+def put_adapters(draft: Draft) -> None:
+    """LoRA and DoRA; without, every weight is trained, the embeddings too."""
+    if not draft.value("use_peft"):
+        draft.put("optimiser.train_embeddings", True, "use_peft", remark="every weight is trained")
+        for name in _ADAPTERS:
+            draft.inert(name, "use_peft is off")
+        return
+    draft.copy("lora_r", "optimiser.lora.rank")
+    draft.mapped("optimiser.lora", "use_peft")
+    draft.copy("lora_alpha", "optimiser.lora.alpha")
+    draft.copy("lora_dropout", "optimiser.lora.dropout", remark="in updates alone")
+    draft.copy("use_dora", "optimiser.lora.dora")
+    targets = draft.value("lora_target_modules")
+    if targets in ("all-linear", ["all-linear"]):
+        draft.mapped("every linear layer", "lora_target_modules")
+    elif isinstance(targets, list | None):
+        chosen = targets or ["q_proj", "v_proj"]
+        remark = "" if targets else "as peft chooses for the Llama family"
+        draft.put("optimiser.lora.targets", chosen, "lora_target_modules", remark=remark)
+    else:
+        draft.refuse("lora_target_modules", "expected a list of layers' names, or all-linear")
+
+
+def put_logs(draft: Draft) -> None:
+    """Where metrics go beside the run's own file."""
+    given = draft.value("report_to") if "report_to" in draft.given else None
+    names = [given] if isinstance(given, str) else list(given or ())
+    known = [name for name in LOGS if name in names or "all" in names]
+    if known:
+        other = sorted(set(names) - {*LOGS, "all", "none"})
+        draft.put("logging.to", known, "report_to", remark=f"not to {', '.join(other)}" if other else "")
+    else:
+        draft.inert("report_to", "metrics are in metrics.jsonl")
 
 
 def put_optimiser(draft: Draft, pace: Pace) -> None:
@@ -129,7 +162,7 @@ def put_optimiser(draft: Draft, pace: Pace) -> None:
         remark=f"steps of the run, {pace.per_step} updates each" if pace.per_step > 1 else "",
     )
     draft.copy("seed", "seed")
-    draft.inert("gradient_checkpointing", "memory alone: activations are kept here")
+    draft.inert("gradient_checkpointing", "memory alone: optimiser.gradient_checkpointing does the same here")
 
 
 def warmup_updates(draft: Draft, updates: int) -> int:

@@ -98,7 +98,9 @@ def _rows(group: rollout.RolloutGroup) -> list[ScoreRow]:
             messages=messages,
             completion=completion.text,
             columns=columns,
-            completion_ids=cast("Sequence[int]", to_numpy(completion.token_ids)),
+            completion_ids=cast("Sequence[int]", to_numpy(completion.token_ids))
+            if completion.HasField("token_ids")
+            else None,
         )
         for completion in group.completions
     ]

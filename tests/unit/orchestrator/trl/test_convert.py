@@ -180,7 +180,6 @@ def test_jobs_know_the_flags_they_are_given(trainer: Trainer, command: str) -> N
         ("grpo", "mask_truncated_completions", True, "every completion counts"),
         ("grpo", "repetition_penalty", 1.1, "another distribution"),
         ("grpo", "sync_ref_model", True, "the reference is frozen"),
-        ("grpo", "use_peft", True, "trimtab sft alone"),
         ("grpo", "multi_objective_aggregation", "normalize_then_sum", "depends on its row alone"),
         ("grpo", "reward_weights", [1.0, 2.0], "2 for 1 reward functions"),
         ("grpo", "generation_kwargs", {"x": 1}, "a filter of sampling"),
@@ -214,10 +213,30 @@ def test_all_refusals_are_told_at_once() -> None:
 
 def test_without_effect_is_reported() -> None:
     """A field that changes nothing is named with the reason; values at TRL's defaults are not in the way."""
-    draft = converted("grpo", report_to="wandb", logging_steps=10, use_liger_kernel=True)
+    draft = converted("grpo", log_level="error", logging_steps=10, use_liger_kernel=True)
     told = {note.field: (note.fate, note.what) for note in draft.differing()}
-    assert set(told) == {"report_to", "use_liger_kernel"}
-    assert told["report_to"] == ("no effect", INERT["report_to"])
+    assert set(told) == {"log_level", "use_liger_kernel"}
+    assert told["log_level"] == ("no effect", INERT["log_level"])
+
+
+def test_adapters_logs_and_what_is_trained() -> None:
+    """use_peft becomes [optimiser.lora], with peft's layers where none are named; without it embeddings learn too."""
+    plain = run_of(converted("grpo", report_to=["wandb", "trackio"], optim="adamw_bnb_8bit"))
+    assert plain.optimiser.train_embeddings
+    assert plain.optimiser.kind == "adamw_8bit"
+    assert plain.logging.to == ("wandb",)
+    adapted = run_of(
+        converted("grpo", use_peft=True, lora_r=8, lora_alpha=4, use_dora=True, report_to="none")
+    )
+    lora = adapted.optimiser.lora
+    assert lora is not None
+    assert (lora.rank, lora.alpha, lora.dropout, lora.dora) == (8, 4, 0.05, True)
+    assert lora.targets == ("q_proj", "v_proj")
+    assert not adapted.optimiser.train_embeddings
+    assert adapted.logging.to == ()
+    every = run_of(converted("dpo", use_peft=True, lora_target_modules=["all-linear"]))
+    assert every.optimiser.lora is not None
+    assert every.optimiser.lora.targets == ()
 
 
 def test_configs_are_read_as_trl_reads_them(tmp_path: Path) -> None:

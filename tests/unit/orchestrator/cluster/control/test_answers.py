@@ -7,7 +7,7 @@ from prometheus_client import generate_latest
 
 from orchestrator.cluster.control.answers import learner_figures, pod_figures
 from orchestrator.cluster.kinds.status import CheckpointStatus
-from services.common.stage_metrics import StageMetrics
+from services.common.stage_metrics import DRAINING, StageMetrics
 from trimtab.common.v1 import common_pb2 as common
 from trimtab.learner.v1 import learner_pb2 as wire
 
@@ -49,8 +49,8 @@ def test_another_page_is_none() -> None:
 
 def test_the_page_of_our_own_worker_is_understood() -> None:
     """The names here and there are the same."""
+    DRAINING.clear()  # the gauges are the process's, whatever ran in it before
     metrics = StageMetrics("test")
-    metrics.draining(False)  # the gauge is the process's, whatever ran in it before
     before = pod_figures(generate_latest().decode())
     metrics.took(3)
     metrics.worked(3, 2.0)
