@@ -37,6 +37,7 @@ from orchestrator.local.services import (
     service_process,
     services_of,
 )
+from orchestrator.local.shared_memory import remove_dead, weights_folder
 from orchestrator.local.supervisor import ProcessStatus, Supervisor
 from orchestrator.local.toml import to_toml
 from orchestrator.planning.processes import USER_ERROR, Limits, Restart
@@ -80,7 +81,11 @@ class Stack:
         names = tuple(dict.fromkeys((*ROLES, *services_of(spec), *self._first)))
         self._queue = QueueChild(QUEUE, layout.queue, port=free_ports(1)[0])
         self._around = Surroundings(
-            layout=layout, queue_url=self._queue.url, run_uid=layout.run_uid(), ports=choose_ports(names)
+            layout=layout,
+            queue_url=self._queue.url,
+            run_uid=layout.run_uid(),
+            ports=choose_ports(names),
+            weights_folder=weights_folder(layout.run_uid()),
         )
         self._added: list[str] = []
 
@@ -201,7 +206,9 @@ class Stack:
     async def _enter(self) -> None:
         self._leaving.enter_context(SupervisorLock(self.layout))
         write_spec(self.layout, self.spec)
+        remove_dead()
         # Left in reverse: the services drain while the rest still looks on, the lock goes last.
+        self._leaving.callback(remove_dead)
         self._leaving.callback(self.publish)
         for background in (self.memory.run(), self._publish_changes()):
             self._leaving.push_async_callback(_end, asyncio.create_task(background))

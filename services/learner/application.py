@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import structlog
@@ -25,6 +26,7 @@ from services.learner.weight_servicer import SERVICE_NAME as WEIGHT_SERVICE_NAME
 from services.learner.weight_servicer import WeightServicer
 from services.learner.weights import PublishedWeights
 from services.models.loading import LoadedModel, load_causal
+from services.models.tensor_folder import TensorFolder
 from trimtab.learner.v1 import learner_pb2_grpc
 from trimtab.weights.v1 import weights_pb2_grpc
 
@@ -46,6 +48,7 @@ class LearnerApplication:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="learner-model")
         self._servicer = LearnerServicer(self._run_uid, config.run.steps)
         self._weight_servicer = WeightServicer()
+        self._weights: PublishedWeights | None = None
         self._queue: RedisStages | None = None
         self._training: asyncio.Task[None] | None = None
         self._started = asyncio.Event()
@@ -92,9 +95,13 @@ class LearnerApplication:
         return self._run(loaded, trainer, batches, NoQueue())
 
     def _run(self, loaded: LoadedModel, trainer: Learner, intake: Source, queue: RunQueue) -> Run:
+        shared = self._config.weights.folder
         weights = PublishedWeights(
-            tokenizer_fingerprint=loaded.facts.tokenizer_fingerprint, deltas=self._config.deltas
+            tokenizer_fingerprint=loaded.facts.tokenizer_fingerprint,
+            deltas=self._config.deltas,
+            folder=TensorFolder(Path(shared)) if shared else None,
         )
+        self._weights = weights
         run = Run(
             self._config,
             loaded=loaded,
@@ -125,6 +132,8 @@ class LearnerApplication:
             self._training.cancel()
             await asyncio.wait([self._training])
         self._weight_servicer.close()
+        if self._weights is not None:
+            self._weights.close()
         if self._queue is not None:
             await self._queue.close()
 
