@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,16 @@ def test_every_service_gets_fixed_ports_and_its_stage(around: Surroundings) -> N
 def test_the_policy_knows_where_weights_come_from(around: Surroundings) -> None:
     """The learner's address is settled before the learner starts."""
     assert service_config("policy", spec_of(), around)["weights"]["address"] == "127.0.0.1:1003"
+
+
+def test_weights_are_shared_where_there_is_memory_for_it(around: Surroundings) -> None:
+    """Learner and policy name the same folder; without one, and offline where nobody reads, they name none."""
+    shared = replace(around, weights_folder="/somewhere/u-1")
+    for name in ("policy", "learner"):
+        assert service_config(name, spec_of(), shared)["weights"]["folder"] == "/somewhere/u-1"
+        assert service_config(name, spec_of(), around)["weights"]["folder"] == ""
+    offline = spec_of(algorithm={"kind": "dpo"})
+    assert service_config("learner", offline, shared)["weights"]["folder"] == ""
 
 
 def test_the_learner_gets_the_whole_run(around: Surroundings) -> None:
