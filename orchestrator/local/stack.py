@@ -17,6 +17,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -72,7 +73,6 @@ class Stack:
     ) -> None:
         self.layout = layout
         self.spec = spec
-        self.memory = MemoryMeter()
         self.supervisor = Supervisor(limits=limits or Limits(), on_event=on_event)
         self._first = tuple(services_of(spec) if services is None else services)
         self._settings = dict(settings or {})
@@ -87,6 +87,8 @@ class Stack:
             ports=choose_ports(names),
             weights_folder=weights_folder(layout.run_uid()),
         )
+        shared = self._around.weights_folder
+        self.memory = MemoryMeter(Path(shared) if shared else None)
         self._added: list[str] = []
 
     @property

@@ -1,4 +1,4 @@
-"""Tensors from the folder that the learner shares on this machine: mapped, verified, and whatever is not there told."""
+"""Tensors from the folder that the learner shares on this machine: mapped and verified; what is wrong is told."""
 
 from __future__ import annotations
 
@@ -21,20 +21,22 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class Shared:
-    """What lay there: verified tensors by name, their bytes, and how many files were wrong."""
+    """What lay there: verified tensors by name, their bytes, and what was wrong with other files."""
 
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     size: int = 0
-    wrong: int = 0
+    wrong: list[str] = field(default_factory=list)
 
 
 async def shared_tensors(folder: Path, entries: Sequence[TensorEntry]) -> Shared:
-    """Those of the entries that the folder has. A wrong file is logged and left; its tensor comes otherwise."""
+    """Those of the entries that the folder has. Wrong files are logged and left; their tensors come otherwise."""
     found = Shared()
     for part in await asyncio.gather(*(apart(_brought, folder, share) for share in shares(entries))):
         found.tensors |= part.tensors
         found.size += part.size
         found.wrong += part.wrong
+    if found.wrong:
+        _log.warning("shared files are wrong", folder=str(folder), files=len(found.wrong), why=found.wrong[0])
     return found
 
 
@@ -44,8 +46,7 @@ def _brought(folder: Path, entries: Sequence[TensorEntry]) -> Shared:
         try:
             tensor = brought(folder, entry)
         except (Corrupted, OSError, RuntimeError) as error:
-            _log.warning("a shared file is wrong", folder=str(folder), tensor=entry.name, why=str(error))
-            found.wrong += 1
+            found.wrong.append(str(error))
             continue
         if tensor is not None:
             found.tensors[entry.name] = tensor

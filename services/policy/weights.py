@@ -208,7 +208,7 @@ class WeightReader:
         if not self._source.folder:
             return Fetched({}, None, 0)
         found = await shared_tensors(Path(self._source.folder), lacking)
-        SOURCE_FAILURES.inc(found.wrong)
+        SOURCE_FAILURES.inc(len(found.wrong))
         return self._count(Fetched(found.tensors, None, found.size, "shared"), "folder")
 
     async def _fetch(
