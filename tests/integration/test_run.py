@@ -291,6 +291,7 @@ async def test_every_process_is_killed_once(files: Path, tmp_path: Path) -> None
                 await _until_step(client, step + 3)
             await client.stop()
             await stack.ended("learner")
+        assert not Path(weights_folder(stack.run_uid)).exists()
         assert {one.name: one.restarts for one in stack.status()} == dict.fromkeys(
             ("queue", "policy", "reference", "reward", "learner"), 1
         )
