@@ -124,7 +124,12 @@ def brought(folder: Path, entry: TensorEntry) -> torch.Tensor | None:
 
 
 def _written(folder: int, entry: TensorEntry, tensor: torch.Tensor) -> torch.Tensor:
-    return _map(shared_folder.write(folder, entry.digest.hex(), tensor_bytes(tensor)), entry.size_bytes)
+    file = shared_folder.write(folder, entry.digest.hex(), tensor_bytes(tensor))
+    try:
+        return _map(file, entry.size_bytes)
+    except RuntimeError:  # no memory to map it in: nobody would unlink it later
+        shared_folder.unlink(folder, entry.digest.hex())
+        raise
 
 
 def _map(file: int, size: int) -> torch.Tensor:

@@ -52,7 +52,7 @@ def stack_of(layout: RunLayout, spec: RunSpec, names: list[str], told: list[str]
 async def test_services_come_up_where_they_said_and_go(
     layout: RunLayout, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Addresses are settled before the start, published while up, and nothing is left afterwards, also of killed runs."""
+    """Addresses are settled before the start, published while up; nothing is left afterwards, nor of killed runs."""
     monkeypatch.setattr(shared_memory, "SHARED_MEMORY", tmp_path)
     own, killed = tmp_path / f"trimtab-{layout.run_uid()}", tmp_path / "trimtab-killed-1"
     killed.mkdir()

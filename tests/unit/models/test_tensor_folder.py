@@ -132,6 +132,21 @@ def test_a_full_folder_is_told_once_and_tried_again(
     assert None not in put(folder, STATE).values()
 
 
+def test_what_cannot_be_mapped_does_not_stay(
+    folder: TensorFolder, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that no mapping stands for would never be unlinked."""
+
+    def no_memory(*_: object, **__: object) -> torch.Tensor:
+        raise RuntimeError("unable to mmap 24 bytes")
+
+    monkeypatch.setattr(torch, "from_file", no_memory)
+    with structlog.testing.capture_logs() as logs:
+        assert put(folder, STATE) == dict.fromkeys(STATE)
+    assert [entry["why"] for entry in logs] == ["unable to mmap 24 bytes"]
+    assert names(path) == set()
+
+
 def test_without_room_nothing_is_begun(path: Path) -> None:
     """Four times the version must fit before the first; the line says how much that is."""
     folder = TensorFolder(path)
