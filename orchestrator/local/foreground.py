@@ -19,6 +19,7 @@ from orchestrator.local.layout import RunLayout
 from orchestrator.local.options import RunOptions
 from orchestrator.local.processes import last_line
 from orchestrator.local.services import role_of
+from orchestrator.local.shared_memory import remove_dead
 from orchestrator.local.stack import Stack, write_spec
 from orchestrator.local.state import read_state
 from orchestrator.planning.processes import USER_ERROR
@@ -119,12 +120,14 @@ def down(layout: RunLayout) -> None:
     """End the supervisor of a run, and with it everything it runs. Raises NotFound if none lives."""
     pid = layout.supervisor_pid()
     if pid is None:
+        remove_dead()
         raise NotFound(f"nothing runs in {layout.root}")
     os.kill(pid, signal.SIGTERM)
     ends = time.monotonic() + _DOWN_SECONDS
     while layout.supervisor_pid() == pid:
         if time.monotonic() > ends:
             os.kill(pid, signal.SIGKILL)  # its children die with it
+            remove_dead()
             raise Expired(f"process {pid} did not drain within {_DOWN_SECONDS:g} s and was killed")
         time.sleep(_LOOK_SECONDS)
 

@@ -1,6 +1,7 @@
 """How much memory the processes of a run take together. Knows no service.
 
-PSS (a page shared by k processes counts 1/k for each), so that libraries and mapped weights count once.
+PSS (a page shared by k processes counts 1/k for each), so that libraries and mapped weights count once. Files in memory
+that no process has mapped count too.
 """
 
 from __future__ import annotations
@@ -16,37 +17,56 @@ import psutil
 SAMPLE_SECONDS = 2.0
 
 
-def pss_bytes(pid: int) -> int:
-    """Proportional set size of one process, bytes; 0 if it is gone. Elsewhere than Linux: resident size."""
+def pss_bytes(pid: int) -> tuple[int, int]:
+    """Proportional set size of one process and the part of it that is mapped files in memory, bytes; 0 if it is gone.
+
+    Elsewhere than Linux: resident size.
+    """
     try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_bytes().splitlines():
-            if line.startswith(b"Pss:"):
-                return int(line.split()[1]) * 1024
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_bytes().splitlines()
+        sizes = {line.split()[0]: int(line.split()[1]) * 1024 for line in lines if line.startswith(b"Pss")}
+        return sizes.get(b"Pss:", 0), sizes.get(b"Pss_Shmem:", 0)
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         with suppress(psutil.Error):
-            return int(psutil.Process(pid).memory_info().rss)
-    return 0
+            return int(psutil.Process(pid).memory_info().rss), 0
+    return 0, 0
 
 
-def tree_bytes(pid: int) -> int:
-    """PSS of a process and all its descendants, bytes."""
+def folder_bytes(folder: Path) -> int:
+    """What the files of a folder in memory take, bytes; 0 where there is none."""
+    total = 0
+    with suppress(OSError), os.scandir(folder) as files:
+        for file in files:
+            with suppress(FileNotFoundError):
+                total += file.stat().st_blocks * 512
+    return total
+
+
+def tree_bytes(pid: int, shared: Path | None = None) -> int:
+    """PSS of a process and all its descendants, bytes, and what they have not mapped of the folder in memory."""
     try:
         descendants = psutil.Process(pid).children(recursive=True)
     except psutil.Error:
         return 0
-    return sum(pss_bytes(one) for one in (pid, *(child.pid for child in descendants)))
+    sizes = [pss_bytes(one) for one in (pid, *(child.pid for child in descendants))]
+    mapped = sum(size for _, size in sizes)
+    return sum(size for size, _ in sizes) + max(0, folder_bytes(shared) - mapped if shared else 0)
 
 
 class MemoryMeter:
-    """Samples the memory of this process and its descendants every two seconds, off the event loop."""
+    """Samples the memory of this process and its descendants every two seconds, off the event loop.
 
-    def __init__(self) -> None:
+    `shared`: a folder in memory that is theirs as well.
+    """
+
+    def __init__(self, shared: Path | None = None) -> None:
+        self._shared = shared
         self.bytes_now = 0
         self.bytes_peak = 0
 
     def sample(self) -> None:
         """Look once."""
-        self.bytes_now = tree_bytes(os.getpid())
+        self.bytes_now = tree_bytes(os.getpid(), self._shared)
         self.bytes_peak = max(self.bytes_peak, self.bytes_now)
 
     async def run(self) -> None:

@@ -66,6 +66,8 @@ class Surroundings:
     queue_url: str
     run_uid: str
     ports: Mapping[str, Ports]
+    weights_folder: str = ""
+    """Where the learner shares weights with its policies; empty: nowhere."""
 
     def address(self, name: str, kind: str = "grpc") -> str:
         """host:port where the service `name` listens (or will)."""
@@ -172,6 +174,7 @@ def _policy(name: str, spec: RunSpec, around: Surroundings) -> dict[str, Any]:
         "max_behind_steps": spec.rollout.max_staleness + 1,
         "swap": spec.rollout.swap,
         "deltas": False,
+        "folder": around.weights_folder,
     }
     return {"model": _model(spec), "weights": weights, **spec.generating()}
 
@@ -189,7 +192,9 @@ def _reward(name: str, spec: RunSpec, _around: Surroundings) -> dict[str, Any]:
 
 def _learner(_name: str, spec: RunSpec, around: Surroundings) -> dict[str, Any]:
     # Between processes of one machine whole tensors travel faster than what changed is worked out.
+    folder = "" if spec.offline else around.weights_folder
     return {
+        "weights": {"folder": folder},
         "run": spec.model_dump(mode="json", exclude_none=True),
         "out": str(around.layout.root),
         "deltas": False,

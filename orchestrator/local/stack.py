@@ -17,6 +17,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -37,6 +38,7 @@ from orchestrator.local.services import (
     service_process,
     services_of,
 )
+from orchestrator.local.shared_memory import remove_dead, weights_folder
 from orchestrator.local.supervisor import ProcessStatus, Supervisor
 from orchestrator.local.toml import to_toml
 from orchestrator.planning.processes import USER_ERROR, Limits, Restart
@@ -71,7 +73,6 @@ class Stack:
     ) -> None:
         self.layout = layout
         self.spec = spec
-        self.memory = MemoryMeter()
         self.supervisor = Supervisor(limits=limits or Limits(), on_event=on_event)
         self._first = tuple(services_of(spec) if services is None else services)
         self._settings = dict(settings or {})
@@ -80,8 +81,14 @@ class Stack:
         names = tuple(dict.fromkeys((*ROLES, *services_of(spec), *self._first)))
         self._queue = QueueChild(QUEUE, layout.queue, port=free_ports(1)[0])
         self._around = Surroundings(
-            layout=layout, queue_url=self._queue.url, run_uid=layout.run_uid(), ports=choose_ports(names)
+            layout=layout,
+            queue_url=self._queue.url,
+            run_uid=layout.run_uid(),
+            ports=choose_ports(names),
+            weights_folder=weights_folder(layout.run_uid()),
         )
+        shared = self._around.weights_folder
+        self.memory = MemoryMeter(Path(shared) if shared else None)
         self._added: list[str] = []
 
     @property
@@ -201,7 +208,9 @@ class Stack:
     async def _enter(self) -> None:
         self._leaving.enter_context(SupervisorLock(self.layout))
         write_spec(self.layout, self.spec)
+        remove_dead()
         # Left in reverse: the services drain while the rest still looks on, the lock goes last.
+        self._leaving.callback(remove_dead)
         self._leaving.callback(self.publish)
         for background in (self.memory.run(), self._publish_changes()):
             self._leaving.push_async_callback(_end, asyncio.create_task(background))

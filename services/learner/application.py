@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
@@ -27,6 +28,7 @@ from services.learner.weight_servicer import SERVICE_NAME as WEIGHT_SERVICE_NAME
 from services.learner.weight_servicer import WeightServicer
 from services.learner.weights import PublishedWeights
 from services.models.loading import LoadedModel, load_language_model
+from services.models.tensor_folder import TensorFolder
 from trimtab.learner.v1 import learner_pb2_grpc
 from trimtab.weights.v1 import weights_pb2_grpc
 
@@ -55,6 +57,7 @@ class LearnerApplication:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="learner-model")
         self._servicer = LearnerServicer(self._run_uid, config.run.steps)
         self._weight_servicer = WeightServicer()
+        self._weights: PublishedWeights | None = None
         self._queue: RedisStages | None = None
         self._training: asyncio.Task[None] | None = None
         self._started = asyncio.Event()
@@ -101,9 +104,14 @@ class LearnerApplication:
         return self._run(loaded, trainer, batches, NoQueue())
 
     def _run(self, loaded: LoadedModel, trainer: Learner, intake: Source, queue: RunQueue) -> Run:
+        # Several processes gather the weights one by one: their size is not known before they are gone through.
+        shared = self._config.weights.folder if self._leader is None else ""
         weights = PublishedWeights(
-            tokenizer_fingerprint=loaded.facts.tokenizer_fingerprint, deltas=self._config.deltas
+            tokenizer_fingerprint=loaded.facts.tokenizer_fingerprint,
+            deltas=self._config.deltas,
+            folder=TensorFolder(Path(shared)) if shared else None,
         )
+        self._weights = weights
         run = Run(
             self._config,
             loaded=loaded,
@@ -150,6 +158,8 @@ class LearnerApplication:
             await asyncio.wait([self._training])
         await self._let_go()
         self._weight_servicer.close()
+        if self._weights is not None:
+            self._weights.close()
         if self._queue is not None:
             await self._queue.close()
 

@@ -6,12 +6,23 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
+from services.common.spec.base import Spec
 from services.common.spec.run import RunSpec
 from services.common.spec.service import ServiceSpec
 
 
+class HandoverSpec(Spec):
+    """[weights]: how they reach policies on this machine; others fetch them by gRPC."""
+
+    folder: str = Field(
+        "",
+        description="Published tensors are files here that policies map, best in memory (/dev/shm); "
+        "empty: all fetch them.",
+    )
+
+
 class LearnerConfig(ServiceSpec):
-    """[server] [queue] [log] [run] and the run's folder."""
+    """[server] [queue] [log] [run] [weights] and the run's folder."""
 
     run: RunSpec
     out: Path = Field(description="The run's folder: checkpoints/, metrics.jsonl, model/.")
@@ -24,6 +35,7 @@ class LearnerConfig(ServiceSpec):
         le=64,
         description="On this machine, one GPU each; more than 1: they are started by torchrun and share one model.",
     )
+    weights: HandoverSpec = HandoverSpec()
     linger_seconds: float = Field(
         2.0, ge=0, description="How long the finished learner still answers, so that status can be read."
     )

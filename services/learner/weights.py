@@ -16,15 +16,27 @@ from services.models.delta import Changes
 from services.models.manifest import Manifest, TensorEntry, Version, entry_of, whole_digest
 from services.models.snapshot_delta import encoded_delta, tensor_changes
 from services.models.snapshots import KEPT_DELTAS, Layout, Snapshot, WeightStore, selected
+from services.models.tensor_folder import TensorFolder
 
 __all__ = ["Layout", "PublishedWeights", "Snapshot", "selected"]
 
 
 class PublishedWeights(WeightStore):
-    """The newest snapshots. Written by the training thread, read by any. `deltas`: whether readers are over a wire."""
+    """The newest snapshots. Written by the training thread, read by any.
 
-    def __init__(self, *, tokenizer_fingerprint: str, keep: int = 2, deltas: bool = True) -> None:
+    `deltas`: whether readers are over a wire. `folder`: where those on this machine map what others fetch.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer_fingerprint: str,
+        keep: int = 2,
+        deltas: bool = True,
+        folder: TensorFolder | None = None,
+    ) -> None:
         super().__init__(keep=keep)
+        self._folder = folder
         self._fingerprint = tokenizer_fingerprint
         self._encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="delta") if deltas else None
         self._last: Snapshot | None = None
@@ -43,6 +55,8 @@ class PublishedWeights(WeightStore):
         A step that changes no byte keeps the version it had, unless the epoch rose. `frozen` names tensors
         that cannot have changed since the last snapshot and are not hashed again.
         """
+        if self._folder is not None:
+            self._folder.begin(sum(tensor.numel() * tensor.element_size() for tensor in state.values()))
         before = self._last
         known = before.manifest.by_name() if before else {}
         entries: list[TensorEntry] = []
@@ -55,7 +69,7 @@ class PublishedWeights(WeightStore):
                 tensors[name] = before.tensors[name]
                 continue
             # Copied right after it was hashed: it is still in the processor's cache then.
-            tensors[name] = tensor.detach().to("cpu", copy=True)
+            tensors[name] = self._copied(entry, tensor)
             if self._encoder is not None and before is not None and _alike(known.get(name), entry):
                 changes[name] = self._encoder.submit(tensor_changes, before.tensors[name], tensors[name])
         digest = whole_digest(tuple(entries))
@@ -70,7 +84,19 @@ class PublishedWeights(WeightStore):
             self._digests.pop(next(iter(self._digests)))
         self.add(snapshot, self._delta_from(before, snapshot, changes))
         self._last = snapshot
+        if self._folder is not None:
+            self._folder.keep({entry.digest for kept in self.kept() for entry in kept.manifest.tensors})
         return version, True
+
+    def close(self) -> None:
+        """Nothing is published any more: readers on this machine find no file of it, and fetch."""
+        if self._folder is not None:
+            self._folder.close()
+
+    def _copied(self, entry: TensorEntry, tensor: torch.Tensor) -> torch.Tensor:
+        """Bytes that stay as they are when the model goes on: in the folder where it takes them, else here."""
+        shared = self._folder.put(entry, tensor) if self._folder is not None else None
+        return tensor.detach().to("cpu", copy=True) if shared is None else shared
 
     def check_claim(self, claimed: Version, *, by: str) -> None:
         """Raises Corrupted where somebody serves other bytes under a version's name than were published under it."""

@@ -121,6 +121,11 @@ class WeightStore:
             raise Mismatch(f"weights of epoch {version.epoch}, step {version.step} are not here (any more)")
         return found
 
+    def kept(self) -> list[Snapshot]:
+        """All that are here, the oldest first."""
+        with self._lock:
+            return list(self._snapshots.values())
+
     def add(self, snapshot: Snapshot, delta: tuple[str, Future[bytes]] | None = None) -> None:
         """Hold this one as the newest. `delta`: the digest that it leads from, and its bytes when they are made."""
         version = snapshot.manifest.version

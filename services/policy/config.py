@@ -21,6 +21,9 @@ class WeightSourceSpec(ChannelSpec):
     retry_seconds: float = Field(0.5, gt=0, description="Pause before asking again when it is away.")
     wait_seconds: float = Field(120, gt=0, description="How long work waits for weights that it needs.")
     deltas: bool = Field(True, description="Take what changed instead of whole tensors where that is less.")
+    folder: str = Field(
+        "", description="The learner's weights.folder, where both are on one machine; empty: all by gRPC."
+    )
     peer_address: str = Field(
         "",
         description="host:port where other replicas get weights from this one; auto: its address towards the "

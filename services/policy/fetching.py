@@ -49,6 +49,7 @@ class Fetched:
     tensors: dict[str, torch.Tensor]
     delta: bytes | None
     size: int
+    encoding: Literal["full", "delta", "shared"] = "full"
 
 
 class Fetch:
@@ -158,7 +159,7 @@ class Fetch:
         if isinstance(body, Arriving):
             return Fetched(await body.whole(), None, body.arrived)
         data = body.whole()
-        return Fetched(await self._brought_up(data), data, len(data))
+        return Fetched(await self._brought_up(data), data, len(data), "delta")
 
     async def _brought_up(self, data: bytes) -> dict[str, torch.Tensor]:
         changed = await asyncio.to_thread(decoded_delta, data, self._manifest)
@@ -167,7 +168,7 @@ class Fetch:
         if by_name.keys() != lacking.keys():
             odd = min(by_name.keys() ^ lacking.keys())
             raise Corrupted(f"{odd}: a delta and the manifest do not agree on whether it changed")
-        work = [apart(self._bring, part, by_name) for part in _shares(self._lacking)]
+        work = [apart(self._bring, part, by_name) for part in shares(self._lacking)]
         return {name: tensor for part in await asyncio.gather(*work) for name, tensor in part.items()}
 
     def _bring(self, entries: list[TensorEntry], changes: dict[str, Changes]) -> dict[str, torch.Tensor]:
@@ -267,7 +268,7 @@ def _check_whole(arrived: int, total: int) -> None:
         raise Corrupted(f"weights: {arrived} bytes came, {total} were promised")
 
 
-def _shares(entries: Sequence[TensorEntry]) -> list[list[TensorEntry]]:
+def shares(entries: Sequence[TensorEntry]) -> list[list[TensorEntry]]:
     """Some MiB of tensors each, for threads."""
     shares: list[list[TensorEntry]] = [[]]
     size = 0

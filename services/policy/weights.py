@@ -1,8 +1,9 @@
 """Keeps the policy's weights current: watches the learner's versions, fetches what differs, verifies, offers.
 
 WatchVersions ──▶ GetManifest ──▶ FetchWeights ──▶ verify ──▶ hold ──┬─▶ offer: swapped in by the model's thread
-  ▲ newest, sources    (learner)    (a peer, else the learner:        ├─▶ peers that wait for it
-  │                                  a delta, else all that differs)  └─▶ ReportVersion
+  ▲ newest, sources    (learner)    (the shared folder, else a peer,  ├─▶ peers that wait for it
+  │                                  else the learner: a delta, or    └─▶ ReportVersion
+  │                                  all that differs)
   └─────────────── the learner is away, or bytes were wrong: again after a pause ◀──────┘
 
 The manifest always comes from the learner; bytes from anyone, since it says what they must be. What is held is a copy
@@ -15,11 +16,12 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import grpc
 import structlog
-from prometheus_client import Counter, Gauge
 
 from services.common.channels import make_channel
 from services.common.drain_mark import Flag
@@ -31,6 +33,8 @@ from services.models.wire import manifest_of, version_message, version_of
 from services.policy.config import WeightSourceSpec
 from services.policy.fetching import Fetch, Fetched, Patience
 from services.policy.generation import Policy, Update
+from services.policy.shared_tensors import shared_tensors
+from services.policy.weight_metrics import BEHIND_STEPS, FALLBACKS, FETCHED_BYTES, SOURCE_FAILURES
 from trimtab.weights.v1 import weights_pb2 as wire
 from trimtab.weights.v1 import weights_pb2_grpc as wire_grpc
 
@@ -42,15 +46,6 @@ _REPORT_SECONDS = 10.0
 _RESUMES = 8
 """Times that the learner's stream may break off before the reader begins anew."""
 _log = structlog.get_logger(__name__)
-
-FETCHED_BYTES = Counter(
-    "trimtab_weights_fetched_bytes", "Bytes of weights that arrived.", ["encoding", "source"]
-)
-FALLBACKS = Counter(
-    "trimtab_weights_fallbacks", "Deltas that were wrong, after which whole tensors were fetched."
-)
-SOURCE_FAILURES = Counter("trimtab_weights_source_failures", "Peers that did not deliver.")
-BEHIND_STEPS = Gauge("trimtab_weights_behind_steps", "Steps that the held weights are behind the learner's.")
 
 
 class WeightReader:
@@ -152,7 +147,7 @@ class WeightReader:
         lacking = [entry for entry in manifest.tensors if own.get(entry.name) != entry]
         fetched, failed = Fetched({}, None, 0), list[str]()
         if lacking:
-            fetched, failed = await self._fetch(stub, manifest, lacking, base, sources)
+            fetched, failed = await self._take(stub, manifest, lacking, base, sources)
         snapshot = Snapshot(manifest, {**base.tensors, **fetched.tensors})
         self._hold(snapshot, base.manifest.version, fetched.delta)
         _log.info(
@@ -161,7 +156,7 @@ class WeightReader:
             step=version.step,
             tensors=len(lacking),
             size=fetched.size,
-            encoding="full" if fetched.delta is None else "delta",
+            encoding=fetched.encoding,
         )
         await self._report(stub, version, failed)
 
@@ -190,7 +185,7 @@ class WeightReader:
 
     # ------------------------------------------------------------ bytes
 
-    async def _fetch(
+    async def _take(
         self,
         learner: WeightServiceAsyncStub,
         manifest: Manifest,
@@ -198,8 +193,36 @@ class WeightReader:
         base: Snapshot,
         sources: Sequence[str],
     ) -> tuple[Fetched, list[str]]:
+        """What the shared folder has, the rest fetched; and the peers that failed."""
+        shared = await self._from_folder(lacking)
+        rest = [entry for entry in lacking if entry.name not in shared.tensors]
+        if not rest:
+            return shared, []
+        # A delta is of all that changed, not of a rest.
+        deltas = self._source.deltas and not shared.tensors
+        fetched, failed = await self._fetch(learner, manifest, rest, base, sources, deltas=deltas)
+        tensors, size = {**shared.tensors, **fetched.tensors}, shared.size + fetched.size
+        return replace(fetched, tensors=tensors, size=size), failed
+
+    async def _from_folder(self, lacking: Sequence[TensorEntry]) -> Fetched:
+        if not self._source.folder:
+            return Fetched({}, None, 0)
+        found = await shared_tensors(Path(self._source.folder), lacking)
+        SOURCE_FAILURES.inc(len(found.wrong))
+        return self._count(Fetched(found.tensors, None, found.size, "shared"), "folder")
+
+    async def _fetch(
+        self,
+        learner: WeightServiceAsyncStub,
+        manifest: Manifest,
+        lacking: Sequence[TensorEntry],
+        base: Snapshot,
+        sources: Sequence[str],
+        *,
+        deltas: bool,
+    ) -> tuple[Fetched, list[str]]:
         """The bytes, and the peers that failed. Wrong ones are never kept: then whole tensors come from the learner."""
-        deltas, failed = self._source.deltas, list[str]()
+        failed = list[str]()
         fetch = Fetch(self._run_uid, manifest, lacking, base, deltas=deltas, patience=self._patience)
         try:
             for source in sources:
@@ -249,7 +272,7 @@ class WeightReader:
         raise Unavailable("the learner's stream of weights broke off again and again")
 
     def _count(self, fetched: Fetched, source: str) -> Fetched:
-        FETCHED_BYTES.labels("full" if fetched.delta is None else "delta", source).inc(fetched.size)
+        FETCHED_BYTES.labels(fetched.encoding, source).inc(fetched.size)
         return fetched
 
     async def _report(

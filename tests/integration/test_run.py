@@ -17,6 +17,7 @@ import pytest
 
 from orchestrator.local.in_process import run_in_process
 from orchestrator.local.layout import RunLayout
+from orchestrator.local.shared_memory import weights_folder
 from orchestrator.local.stack import Stack
 from orchestrator.planning.processes import Limits
 from services.common.errors import ConfigError, Corrupted
@@ -196,7 +197,12 @@ def test_over_the_services(files: Path, tmp_path: Path) -> None:
     for name in ("objective/scores", "objective/kl", "loss/policy_avg"):
         for row, here in zip(rows, expected, strict=True):
             assert row[name] == pytest.approx(here[name], abs=1e-3), name
-    versions = _versions_that_arrived(out)
+    # Made under the versions that they name: the learner's own log-probs of them agree.
+    assert max(row["sampling/logprob_difference"] for row in rows) < 1e-4
+    arrived = _weights_that_arrived(out)
+    assert {one["encoding"] for one in arrived if one["tensors"]} == {"shared"}
+    assert not Path(weights_folder(RunLayout(out).run_uid())).exists()
+    versions = [(one["epoch"], one["step"]) for one in arrived]
     assert versions == sorted(set(versions))
     assert {epoch for epoch, _ in versions} == {1, 2}
     assert {step for _, step in versions} >= {0, 1, 2, 3}
@@ -206,11 +212,11 @@ def test_over_the_services(files: Path, tmp_path: Path) -> None:
     assert whole_digest(entries_of(serving_state(loaded.model))) == published["digest"]
 
 
-def _versions_that_arrived(out: Path) -> list[tuple[int, int]]:
-    """(epoch, step) of the weights that the policy took over, in order."""
+def _weights_that_arrived(out: Path) -> list[dict[str, Any]]:
+    """What the policy logged of the weights that it took over, in order."""
     lines = (out / "logs" / "policy.log").read_text().splitlines()
     events = [json.loads(line) for line in lines if line.startswith("{")]
-    return [(one["epoch"], one["step"]) for one in events if one["event"] == "weights arrived"]
+    return [one for one in events if one["event"] == "weights arrived"]
 
 
 @pytest.mark.timeout(240)
@@ -294,6 +300,7 @@ async def test_every_process_is_killed_once(files: Path, tmp_path: Path) -> None
                 await _until_step(client, step + 3)
             await client.stop()
             await stack.ended("learner")
+        assert not Path(weights_folder(stack.run_uid)).exists()
         assert {one.name: one.restarts for one in stack.status()} == dict.fromkeys(
             ("queue", "policy", "reference", "reward", "learner"), 1
         )

@@ -16,7 +16,7 @@ import pytest
 import redis
 from rich.console import Console
 
-from orchestrator.local import services
+from orchestrator.local import services, shared_memory
 from orchestrator.local.health import GrpcProbe, Health
 from orchestrator.local.layout import RunLayout
 from orchestrator.local.progress import LiveView
@@ -49,9 +49,17 @@ def stack_of(layout: RunLayout, spec: RunSpec, names: list[str], told: list[str]
     return Stack(layout, spec, names, limits=QUICK, on_event=(told if told is not None else []).append)
 
 
-async def test_services_come_up_where_they_said_and_go(layout: RunLayout, spec: RunSpec) -> None:
-    """Addresses are settled before the start, published while up, and nothing is left afterwards."""
+async def test_services_come_up_where_they_said_and_go(
+    layout: RunLayout, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Addresses are settled before the start, published while up; nothing is left afterwards, nor of killed runs."""
+    monkeypatch.setattr(shared_memory, "SHARED_MEMORY", tmp_path)
+    own, killed = tmp_path / f"trimtab-{layout.run_uid()}", tmp_path / "trimtab-killed-1"
+    killed.mkdir()
     async with stack_of(layout, spec, ["policy", "preference"]) as stack:
+        assert not killed.exists()
+        own.mkdir()
+        (own / ("0" * 64)).touch()
         assert await stack.ready("policy") == stack.endpoint("policy")
         await stack.ready("preference")
         probe = GrpcProbe(layout.service_endpoints("policy"))
@@ -68,6 +76,7 @@ async def test_services_come_up_where_they_said_and_go(layout: RunLayout, spec: 
             RunLayout.prepare(layout.root, overwrite=True)
         pids = [status.pid for status in stack.status()]
     assert not any(alive(pid) for pid in pids if pid is not None)
+    assert not own.exists()
     after = read_state(layout)
     assert after is not None
     assert {service.phase for service in after.services.values()} == {"stopped"}

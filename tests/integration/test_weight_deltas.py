@@ -26,11 +26,11 @@ from services.models.loading import LoadedModel
 from services.models.manifest import Version
 from services.models.snapshots import DeltaStream, WeightStore
 from services.models.wire import version_message
-from services.policy import weights as policy_weights
 from services.policy.config import WeightSourceSpec
 from services.policy.engines.transformers_engine import TransformersEngine
 from services.policy.generation import Policy
 from services.policy.peers import PeerServicer, own_address
+from services.policy.weight_metrics import FALLBACKS
 from services.policy.weights import WeightReader
 from tests.integration.test_weights import (  # noqa: F401 - fixtures
     LAYER,
@@ -273,7 +273,7 @@ async def test_a_wrong_delta_falls_back_to_whole_tensors(
         return bytes(data)
 
     monkeypatch.setattr(DeltaStream, "chunk", damaged)
-    learner, before = WeightsOnly(weights), policy_weights.FALLBACKS._value.get()
+    learner, before = WeightsOnly(weights), FALLBACKS._value.get()
     async with serving(ServiceSpec(), learner) as where, replica(loaded, where.grpc) as one:
         await arrival(one.policy, publish(learner, weights, 0, state))
         nudge(state, seed=1)
@@ -281,7 +281,7 @@ async def test_a_wrong_delta_falls_back_to_whole_tensors(
         await arrival(one.policy, version)
         assert_serves(one.policy, state, version)
     assert encodings(logs) == ["full"]
-    assert policy_weights.FALLBACKS._value.get() == before + 1
+    assert FALLBACKS._value.get() == before + 1
     assert any(entry["event"] == "weights were refused" for entry in logs)
 
 

@@ -51,6 +51,7 @@ class Replica:
     process: subprocess.Popen[bytes] | None = None
     address: str = ""
     port: int = 0
+    weights_folder: str = ""
 
     async def start(self) -> None:
         """As a user starts it, on the port that it had before."""
@@ -64,6 +65,7 @@ class Replica:
             f"weights.address={self.learner}",
             f"weights.peer_address={'auto' if self.port else ''}",
             f"weights.swap={self.swap}",
+            f"weights.folder={self.weights_folder}",
             "weights.retry_seconds=0.05",
             "weights.stall_seconds=1",
             f"endpoints_file={endpoints}",

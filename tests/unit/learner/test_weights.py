@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -11,6 +13,7 @@ from services.common.errors import Mismatch, NotFound, Unavailable
 from services.learner.weights import Layout, PublishedWeights, selected
 from services.models.facts import digest_of, tensor_bytes
 from services.models.manifest import Version, entries_of, whole_digest
+from services.models.tensor_folder import TensorFolder
 
 
 def fresh_state() -> dict[str, torch.Tensor]:
@@ -162,3 +165,56 @@ def test_a_chunk_touches_the_tensors_that_it_lies_in(monkeypatch: pytest.MonkeyP
     assert layout.chunk(8 * 150 + 4, 8) == bytes(real(state["t150"]))[4:] + bytes(real(state["t151"]))[:4]
     assert touched == [2, 2]
     assert layout.chunk(layout.total, 8) == b""
+
+
+def test_versions_lie_in_the_shared_folder(tmp_path: Path) -> None:
+    """Each tensor of the kept versions is a file, and no other; bytes, chunks and later updates are as with copies."""
+    path = tmp_path / "folder"
+    published = PublishedWeights(tokenizer_fingerprint="", folder=TensorFolder(path))
+    copied, state, versions = PublishedWeights(tokenizer_fingerprint=""), fresh_state(), []
+    for step in range(4):
+        state["b"] += 1
+        versions.append(published.publish(1, step, state, frozen=frozenset(("a",)))[0])
+        copied.publish(1, step, state)
+        entries = [entry for kept in published.kept() for entry in kept.manifest.tensors]
+        assert {each.name for each in path.iterdir()} == {entry.digest.hex() for entry in entries}
+        assert len(set(path.iterdir())) == 3 + (step > 0)
+    state["b"] += 1
+    assert published.newest().manifest == copied.newest().manifest
+    for snapshot in (published.get(versions[2]), published.newest()):
+        assert whole_digest(entries_of(snapshot.tensors)) == snapshot.manifest.version.digest
+    here, there = (
+        Layout(store.newest(), store.newest().manifest.tensors).chunk(3, 30) for store in (published, copied)
+    )
+    assert here == there
+    here, there = (store._deltas[versions[3].digest][1].result() for store in (published, copied))
+    assert here == there
+    published.close()
+    assert not path.exists()
+    assert whole_digest(entries_of(published.newest().tensors)) == versions[3].digest
+
+
+def test_a_learner_that_comes_back_writes_anew(tmp_path: Path) -> None:
+    """After kill -9 files may be there, wrong ones too: the next learner trusts none of them."""
+    path, killed = tmp_path / "folder", TensorFolder(tmp_path / "folder")
+    first, _ = PublishedWeights(tokenizer_fingerprint="", folder=killed).publish(1, 3, fresh_state())
+    wrong = path / entries_of(fresh_state())[0].digest.hex()
+    wrong.write_bytes(bytes(24))
+    killed._let_go()  # as the kernel does for a process that dies
+    again = PublishedWeights(tokenizer_fingerprint="", folder=TensorFolder(path))
+    second, changed = again.publish(2, 3, fresh_state())
+    assert changed
+    assert second == Version(2, 3, first.digest)
+    assert wrong.read_bytes() == bytes(tensor_bytes(fresh_state()["a"]))
+    again.close()
+
+
+def test_no_folder_is_no_reason_to_stop(tmp_path: Path) -> None:
+    """Where there cannot be one, what is published is copied as ever."""
+    published = PublishedWeights(tokenizer_fingerprint="", folder=TensorFolder(tmp_path / "no" / "parent"))
+    state = fresh_state()
+    version, _ = published.publish(1, 0, state)
+    state["a"] += 1
+    published.publish(1, 1, state)
+    assert torch.equal(published.get(version).tensors["a"], fresh_state()["a"])
+    published.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,16 @@ def test_a_run_says_which_engine_cannot(fields: dict[str, Any], words: str) -> N
     """Before anything is started, in one line: what the engine lacks, and what would do."""
     with pytest.raises(ValueError, match=words):
         spec_of(**fields)
+
+
+def test_weights_are_shared_where_there_is_memory_for_it(around: Surroundings) -> None:
+    """Learner and policy name the same folder; without one, and offline where nobody reads, they name none."""
+    shared = replace(around, weights_folder="/somewhere/u-1")
+    for name in ("policy", "learner"):
+        assert service_config(name, spec_of(), shared)["weights"]["folder"] == "/somewhere/u-1"
+        assert service_config(name, spec_of(), around)["weights"]["folder"] == ""
+    offline = spec_of(algorithm={"kind": "dpo"})
+    assert service_config("learner", offline, shared)["weights"]["folder"] == ""
 
 
 def test_the_learner_gets_the_whole_run(around: Surroundings) -> None:

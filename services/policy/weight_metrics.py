@@ -1,0 +1,16 @@
+"""Metrics of weights on their way to this replica."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge
+
+FETCHED_BYTES = Counter(
+    "trimtab_weights_fetched_bytes", "Bytes of weights that arrived.", ["encoding", "source"]
+)
+FALLBACKS = Counter(
+    "trimtab_weights_fallbacks", "Deltas that were wrong, after which whole tensors were fetched."
+)
+SOURCE_FAILURES = Counter(
+    "trimtab_weights_source_failures", "Peers that did not deliver, and shared files that were wrong."
+)
+BEHIND_STEPS = Gauge("trimtab_weights_behind_steps", "Steps that the held weights are behind the learner's.")
