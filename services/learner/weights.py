@@ -6,7 +6,7 @@ training thread: hash, copy, name the version ──▶ announce
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
@@ -39,6 +39,8 @@ class PublishedWeights(WeightStore):
         self._folder = folder
         self._fingerprint = tokenizer_fingerprint
         self._encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="delta") if deltas else None
+        # Hashes the next tensors while one is written, and unlinks what nobody needs when all are announced.
+        self._aside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="weights") if folder else None
         self._last: Snapshot | None = None
         self._digests: dict[tuple[int, int], str] = {}
 
@@ -62,8 +64,7 @@ class PublishedWeights(WeightStore):
         entries: list[TensorEntry] = []
         tensors: dict[str, torch.Tensor] = {}
         changes: dict[str, Future[Changes]] = {}
-        for name, tensor in state.items():
-            entry = known[name] if name in frozen and name in known else entry_of(name, tensor)
+        for name, tensor, entry in self._entries(state, {one: known[one] for one in frozen & known.keys()}):
             entries.append(entry)
             if before is not None and known.get(name) == entry:
                 tensors[name] = before.tensors[name]
@@ -84,14 +85,36 @@ class PublishedWeights(WeightStore):
             self._digests.pop(next(iter(self._digests)))
         self.add(snapshot, self._delta_from(before, snapshot, changes))
         self._last = snapshot
-        if self._folder is not None:
-            self._folder.keep({entry.digest for kept in self.kept() for entry in kept.manifest.tensors})
+        if self._folder is not None and self._aside is not None:
+            needed = {entry.digest for kept in self.kept() for entry in kept.manifest.tensors}
+            self._aside.submit(self._folder.keep, needed)
         return version, True
+
+    def settled(self) -> None:
+        """Wait until files that nobody needs are gone."""
+        if self._aside is not None:
+            self._aside.submit(lambda: None).result()
 
     def close(self) -> None:
         """Nothing is published any more: readers on this machine find no file of it, and fetch."""
-        if self._folder is not None:
+        if self._folder is not None and self._aside is not None:
+            self._aside.shutdown()
             self._folder.close()
+
+    def _entries(
+        self, state: Mapping[str, torch.Tensor], unchanged: Mapping[str, TensorEntry]
+    ) -> Iterator[tuple[str, torch.Tensor, TensorEntry]]:
+        """Every tensor with its entry, hashed some ahead where there is a thread for it."""
+
+        def entry(item: tuple[str, torch.Tensor]) -> TensorEntry:
+            return unchanged.get(item[0]) or entry_of(*item)
+
+        if self._aside is None:
+            yield from ((name, tensor, entry((name, tensor))) for name, tensor in state.items())
+            return
+        items = list(state.items())
+        for (name, tensor), hashed in zip(items, self._aside.map(entry, items), strict=True):
+            yield name, tensor, hashed
 
     def _copied(self, entry: TensorEntry, tensor: torch.Tensor) -> torch.Tensor:
         """Bytes that stay as they are when the model goes on: in the folder where it takes them, else here."""

@@ -176,6 +176,7 @@ def test_versions_lie_in_the_shared_folder(tmp_path: Path) -> None:
         state["b"] += 1
         versions.append(published.publish(1, step, state, frozen=frozenset(("a",)))[0])
         copied.publish(1, step, state)
+        published.settled()
         entries = [entry for kept in published.kept() for entry in kept.manifest.tensors]
         assert {each.name for each in path.iterdir()} == {entry.digest.hex() for entry in entries}
         assert len(set(path.iterdir())) == 3 + (step > 0)
