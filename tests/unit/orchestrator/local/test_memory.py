@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mmap
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,27 +17,42 @@ from orchestrator.local.shared_memory import SHARED_MEMORY
 SIZE = 64 << 20
 
 
+# Maps the file that it is told and reads every page, says so, and waits: small, so that its own memory hardly moves.
+READER = """
+import mmap, sys
+with open(sys.stdin.readline().strip(), "rb") as file:
+    mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+print(len(mapped[::4096]), flush=True)
+sys.stdin.readline()
+"""
+
+
 @pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="files in memory lie elsewhere")
 def test_files_in_memory_count_once(tmp_path: Path) -> None:
     """Mapped or not, a file in memory is in the sum, and once."""
     folder = SHARED_MEMORY / f"memory-{os.getpid()}"
     folder.mkdir()
-    file = folder / "file"
-    try:
-        before = tree_bytes(os.getpid(), folder)
-        piece = bytes(1 << 20)  # the allocator may keep what is freed: little is
-        with file.open("wb") as written:
-            for _ in range(SIZE // len(piece)):
-                written.write(piece)
-        assert folder_bytes(folder) == SIZE
-        beside = tree_bytes(os.getpid(), folder) - before
-        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) as mapped:
-            assert mapped[::4096] == bytes(SIZE // 4096)  # so that all pages are this process's
-            assert pss_bytes(os.getpid())[1] >= SIZE
-            within = tree_bytes(os.getpid(), folder) - before
-    finally:
-        file.unlink(missing_ok=True)
-        folder.rmdir()
+    file, reader = folder / "file", [sys.executable, "-S", "-c", READER]
+    with subprocess.Popen(reader, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            before = tree_bytes(child.pid, folder)
+            piece = bytes(1 << 20)
+            with file.open("wb") as written:
+                for _ in range(SIZE // len(piece)):
+                    written.write(piece)
+            assert folder_bytes(folder) == SIZE
+            beside = tree_bytes(child.pid, folder) - before
+            child.stdin.write(f"{file}\n")
+            child.stdin.flush()
+            assert int(child.stdout.readline()) == SIZE // 4096
+            assert pss_bytes(child.pid)[1] >= SIZE
+            within = tree_bytes(child.pid, folder) - before
+        finally:
+            child.kill()
+            file.unlink(missing_ok=True)
+            folder.rmdir()
     for grown in (beside, within):
         assert 0.8 * SIZE <= grown <= 1.5 * SIZE
     assert folder_bytes(tmp_path / "none") == 0
