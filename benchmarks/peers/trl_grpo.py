@@ -12,17 +12,18 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset  # type: ignore[import-untyped,import-not-found,unused-ignore]
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer  # type: ignore[import-not-found,unused-ignore]
 from vaderSentiment.vaderSentiment import (  # type: ignore[import-untyped,unused-ignore]
     SentimentIntensityAnalyzer,
 )
+
+from benchmarks.peers.trl_clock import Clock
 
 _ANALYSER = SentimentIntensityAnalyzer()
 
@@ -30,30 +31,6 @@ _ANALYSER = SentimentIntensityAnalyzer()
 def sentiment(completions: list[str], **_: Any) -> list[float]:
     """VADER's compound score, -1 to 1."""
     return [_ANALYSER.polarity_scores(one)["compound"] for one in completions]
-
-
-class Clock(TrainerCallback):  # type: ignore[misc, unused-ignore]
-    """Seconds of each step: generation, scores and update, as TRL counts a step."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self.rewards: list[float] = []
-        self._began = 0.0
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """The first step begins."""
-        self._began = time.perf_counter()
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        """A step has ended, and the next begins."""
-        now = time.perf_counter()
-        self.seconds.append(now - self._began)
-        self._began = now
-
-    def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
-        """Its metrics."""
-        if "reward" in logs:
-            self.rewards.append(float(logs["reward"]))
 
 
 def config_of(job: dict[str, Any], folder: str) -> GRPOConfig:

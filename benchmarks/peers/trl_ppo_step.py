@@ -13,7 +13,6 @@ import io
 import json
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +22,10 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    TrainerCallback,
 )
 from trl.experimental.ppo import PPOConfig, PPOTrainer  # type: ignore[import-not-found]  # in its own environment alone
 
-
-class Clock(TrainerCallback):  # type: ignore[misc, unused-ignore]
-    """Seconds of each step."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self._began = time.perf_counter()
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """The first step begins."""
-        self._began = time.perf_counter()
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        """A step has ended, and the next begins."""
-        now = time.perf_counter()
-        self.seconds.append(now - self._began)
-        self._began = now
+from benchmarks.peers.trl_clock import Clock
 
 
 def config_of(job: dict[str, Any], folder: str) -> PPOConfig:
