@@ -157,21 +157,23 @@ async def test_cancelled_job_leaves_nothing(layout: RunLayout, spec: RunSpec) ->
 
 
 async def test_memory_is_that_of_all_processes(layout: RunLayout, spec: RunSpec) -> None:
-    """The sum grows when a process takes memory, and the peak stays when it has ended."""
+    """The sum grows by what a process takes, and the peak stays when it has ended."""
+    # One GiB: what the tests' own process counts for moves by a quarter when another that shares its libraries ends.
     async with stack_of(layout, spec, []) as stack:
         stack.memory.sample()
         before = stack.memory_gib()
-        script = "import time; held = b'x' * (256 << 20); print('held', flush=True); time.sleep(600)"
+        script = "import time; held = b'x' * (1 << 30); print('held', flush=True); time.sleep(600)"
         job = asyncio.create_task(stack.job("big", [sys.executable, "-c", script]))
         await until(lambda: layout.log("big").exists() and "held" in layout.log("big").read_text())
         stack.memory.sample()
-        assert 0.25 <= stack.memory_gib() - before <= 0.4
+        held = stack.memory_gib()
+        assert 0.6 <= held - before <= 1.5
         job.cancel()
         with pytest.raises(asyncio.CancelledError):
             await job
         stack.memory.sample()
-        assert stack.memory_gib() < before + 0.1
-        assert stack.peak_memory_gib >= before + 0.25
+        assert stack.memory_gib() <= held - 0.6
+        assert stack.peak_memory_gib >= held
 
 
 async def test_training_shows_its_way_and_its_account(layout: RunLayout, spec: RunSpec) -> None:
