@@ -17,8 +17,12 @@ from typing import Any
 import torch
 from torch.nn.functional import silu
 
+from services.models.sharing import Copies
+
 # Tokens of which everything between two products is done at once: 128 x 1536 in bfloat16 are 0.4 MB.
 SLICE = 128
+# Tokens that are transposed at once.
+TURN = 64
 # Rows of one product whose result is no wider than what comes in. Between 512 and 1,500 of them oneDNN, on two threads,
 # computes at half its speed: [1088, 1536] x [1536, 576] in bfloat16 at 1.3 TFLOP/s whole, at 2.0 by 512 rows.
 ROWS = 512
@@ -33,7 +37,7 @@ class Layout:
     """What all blocks share: which tokens are a row, what they see of it, and the model's form.
 
     rows, time: how many rows, and the longest one's length. places: [tokens] int64, where each token stands in
-    rows x time; None where there is no padding. cosine, sine: [tokens, 1, width of a head], the sine with the sign
+    rows x time; None where every place has a token of its own. copies: tokens that stand in several rows. cosine, sine: [tokens, 1, width of a head], the sine with the sign
     of rotate_half in its first half. unseen: [1 or rows, time, time] of the states' dtype, what is added to the scores
     of a token (second last): 0, and minus infinity where it does not see.
     """
@@ -41,6 +45,7 @@ class Layout:
     rows: int
     time: int
     places: torch.Tensor | None
+    copies: Copies | None
     cosine: torch.Tensor
     sine: torch.Tensor
     unseen: torch.Tensor
@@ -93,9 +98,9 @@ class Block(torch.autograd.Function):
         layout, dz = ctx.layout, grads[0]
 
         m, dg, du = gated_backward(dz @ down, g, u)
-        ddown = dz.t() @ m
+        ddown = transposed(dz) @ m
         h = scaled(y, mlp_root, mlp_norm)
-        dgate, dup = dg.t() @ h, du.t() @ h
+        dgate, dup = transposed(dg) @ h, transposed(du) @ h
         dy, dmlp_norm = normed_backward(
             product(du, up, plus=product(dg, gate)), y, mlp_root, mlp_norm, beside=dz
         )
@@ -117,12 +122,30 @@ def product(x: torch.Tensor, w: torch.Tensor, *, plus: torch.Tensor | None = Non
     if not ROWS < len(x) < 3 * ROWS or w.shape[1] > x.shape[1]:
         return x @ w if plus is None else torch.addmm(plus, x, w)
     result = torch.empty((len(x), w.shape[1]), dtype=x.dtype, device=x.device)
-    for start in range(0, len(x), ROWS):
-        part = slice(start, start + ROWS)
+    for part in _even(len(x)):
         if plus is None:
             torch.mm(x[part], w, out=result[part])
         else:
             torch.addmm(plus[part], x[part], w, out=result[part])
+    return result
+
+
+def _even(tokens: int) -> Iterator[slice]:
+    """Parts of at most ROWS, about as long as each other."""
+    step = -(-tokens // -(-tokens // ROWS))
+    return (slice(start, start + step) for start in range(0, tokens, step))
+
+
+def transposed(x: torch.Tensor) -> torch.Tensor:
+    """x.t(), side by side in memory.
+
+    As the left factor of a wide gradient that is 2.5 times as fast as the view, and this copy, slice by slice, costs a
+    third of what is won; torch's own of the whole costs all of it.
+    """
+    result = torch.empty((x.shape[1], len(x)), dtype=x.dtype, device=x.device)
+    for start in range(0, len(x), TURN):
+        part = slice(start, start + TURN)
+        result[:, part] = x[part].t()
     return result
 
 
@@ -226,7 +249,7 @@ def attended_backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """By q, k and v, in their shapes. grad: [tokens, heads * width]. The probabilities are made again."""
     queries, keys, values = (_by_key_head(one, layout) for one in (q, k, v))
-    d = _by_key_head(_heads(grad, layout), layout)
+    d = _by_key_head(_heads(grad, layout), layout, once=True)
     by_q, by_k, by_v = torch.empty_like(queries), torch.empty_like(keys), torch.empty_like(values)
     for part, unseen in _together(layout):
         likely = _probabilities(queries[part], keys[part], unseen, layout)
@@ -235,7 +258,7 @@ def attended_backward(
         by_score = torch._softmax_backward_data(by_likely, likely, -1, likely.dtype).mul_(layout.scale)
         torch.bmm(by_score, keys[part], out=by_q[part])
         torch.bmm(by_score.transpose(1, 2), queries[part], out=by_k[part])
-    return _by_token(by_q, layout), _by_token(by_k, layout), _by_token(by_v, layout)
+    return _by_token(by_q, layout), _of_copies(by_k, layout), _of_copies(by_v, layout)
 
 
 def _probabilities(
@@ -256,9 +279,14 @@ def _together(layout: Layout) -> Iterator[tuple[slice, torch.Tensor]]:
         yield slice(start * layout.key_heads, end * layout.key_heads), unseen[:, None]
 
 
-def _by_key_head(x: torch.Tensor, layout: Layout) -> torch.Tensor:
-    """[tokens, heads, width] as [rows * key heads, heads of a key head * time, width]; padding is 0."""
-    if layout.places is not None:
+def _by_key_head(x: torch.Tensor, layout: Layout, *, once: bool = False) -> torch.Tensor:
+    """[tokens, heads, width] as [rows * key heads, heads of a key head * time, width].
+
+    A token that stands in several rows comes in all of them; `once` in its first alone, and 0 stands in the others.
+    """
+    if layout.copies is not None and not once:
+        x = x.index_select(0, layout.copies.source)
+    elif layout.places is not None:
         spread = x.new_zeros((layout.rows * layout.time, *x.shape[1:]))
         x = spread.index_copy_(0, layout.places, x)
     shape = (layout.rows, layout.time, layout.key_heads, x.shape[1] // layout.key_heads, layout.width)
@@ -266,7 +294,24 @@ def _by_key_head(x: torch.Tensor, layout: Layout) -> torch.Tensor:
 
 
 def _by_token(x: torch.Tensor, layout: Layout) -> torch.Tensor:
-    """And back: [tokens, heads, width]."""
-    shape = (layout.rows, layout.key_heads, x.shape[1] // layout.time, layout.time, layout.width)
-    flat = x.view(shape).permute(0, 3, 1, 2, 4).reshape(layout.rows * layout.time, -1, layout.width)
+    """And back: [tokens, heads, width], of a token in several rows what stands in its first."""
+    flat = _by_place(x, layout)
     return flat if layout.places is None else flat[layout.places]
+
+
+def _of_copies(x: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """The same, of a token in several rows the sum, in float32 or better before it is rounded."""
+    flat = _by_place(x, layout)
+    if layout.copies is None or layout.places is None:
+        return flat if layout.places is None else flat[layout.places]
+    result = flat[layout.places]
+    padded = torch.cat([flat, flat.new_zeros((1, *flat.shape[1:]))])
+    exact = torch.promote_types(flat.dtype, torch.float32)
+    result[layout.copies.shared] = padded[layout.copies.places].sum(1, dtype=exact).to(flat.dtype)
+    return result
+
+
+def _by_place(x: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """[rows * key heads, heads of a key head * time, width] as [rows * time, heads, width]."""
+    shape = (layout.rows, layout.key_heads, x.shape[1] // layout.time, layout.time, layout.width)
+    return x.view(shape).permute(0, 3, 1, 2, 4).reshape(layout.rows * layout.time, -1, layout.width)

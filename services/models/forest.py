@@ -23,6 +23,7 @@ import structlog
 import torch
 
 from services.models.packed import padded_states, probe_rows, same_states, windowed
+from services.models.sharing import Tokens
 from services.models.unrolled import Unrolled
 
 ATTENTION = "trimtab_forest"
@@ -139,7 +140,7 @@ def token_states(backbone: Any, forest: Forest, layers: Unrolled | None = None) 
     if layers is not None:
         embedded = backbone.get_input_embeddings()(forest.ids.to(device))
         unseen, places = forest.hidden[:, 0, 0].to(device), forest.back.to(device)
-        return layers.states(embedded, forest.positions.to(device), unseen, places, len(unseen))
+        return layers.states(embedded, Tokens(forest.positions.to(device), places, None), unseen, len(unseen))
     states: torch.Tensor = backbone(
         input_ids=forest.ids[None].to(device),
         position_ids=forest.positions[None].to(device),

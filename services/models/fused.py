@@ -47,10 +47,9 @@ class Product:
         if seen == self._seen:
             return
         self._seen = seen
-        weight = torch.cat([weight.detach() for weight, _ in self._parameters])
-        self._packed = _reordered(weight)
+        self._packed = _reordered(_joined([weight.detach() for weight, _ in self._parameters]))
         biases = [bias.detach() for _, bias in self._parameters if bias is not None]
-        self._bias = torch.cat(biases) if biases else None
+        self._bias = _joined(biases) if biases else None
 
     def __call__(self, x: torch.Tensor, activation: str = "none") -> torch.Tensor:
         """The product; `silu` is applied to it where that is asked for."""
@@ -93,6 +92,11 @@ class Norm:
         if self._twice is None:
             return rms_norm(x, (width,), self._weight, self._eps)
         return layer_norm(torch.cat([x, -x], -1), (2 * width,), self._twice, None, self._eps)[..., :width]
+
+
+def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """One below the other; without a copy where there is one alone."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _reordered(weight: torch.Tensor) -> torch.Tensor | None:

