@@ -37,9 +37,10 @@ class Layout:
     """What all blocks share: which tokens are a row, what they see of it, and the model's form.
 
     rows, time: how many rows, and the longest one's length. places: [tokens] int64, where each token stands in
-    rows x time; None where every place has a token of its own. copies: tokens that stand in several rows. cosine, sine: [tokens, 1, width of a head], the sine with the sign
-    of rotate_half in its first half. unseen: [1 or rows, time, time] of the states' dtype, what is added to the scores
-    of a token (second last): 0, and minus infinity where it does not see.
+    rows x time; None where every place has a token of its own. copies: tokens that stand in several rows. cosine, sine:
+    [tokens, 1, width of a head], the sine with the sign of rotate_half in its first half. unseen: [1 or rows, time,
+    time] of the states' dtype, what is added to the scores of a token (second last): 0, and minus infinity where it
+    does not see.
     """
 
     rows: int

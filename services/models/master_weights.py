@@ -16,9 +16,8 @@ import torch
 from services.common.errors import Corrupted, Mismatch
 from services.models.eight_bit import adamw_8bit
 
-
 # Elements of one dot product.
-_PART = 1 << 20
+_PART = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +215,7 @@ def total_norm(tensors: Iterable[torch.Tensor]) -> float:
     embedding lose the fourth digit.
     """
     tensors = list(tensors)
-    if any(each.device.type != "cpu" or not each.is_contiguous() for each in tensors):
+    if any(each.device.type != "cpu" for each in tensors):
         return float(torch.nn.utils.get_total_norm(tensors))
     parts = (part for each in tensors for part in each.detach().reshape(-1).split(_PART))
     return math.sqrt(sum(float(torch.dot(part, part)) for part in parts))

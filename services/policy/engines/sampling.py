@@ -104,7 +104,8 @@ def draw_plain(
     rows, vocabulary = logits.shape
     step = ROWS if logits.device.type == "cpu" else rows
     width = vocabulary + -vocabulary % BLOCK
-    work = torch.zeros((min(step, rows), width), dtype=torch.float32, device=logits.device)
+    work = torch.empty((min(step, rows), width), dtype=torch.float32, device=logits.device)
+    work[:, vocabulary:] = 0.0
     parts = []
     for start in range(0, rows, step):
         part = slice(start, min(start + step, rows))
