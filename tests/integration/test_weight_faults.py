@@ -52,6 +52,7 @@ class Replica:
     address: str = ""
     port: int = 0
     weights_folder: str = ""
+    env: dict[str, str] = field(default_factory=dict)
 
     async def start(self) -> None:
         """As a user starts it, on the port that it had before."""
@@ -75,7 +76,7 @@ class Replica:
         self.process = subprocess.Popen(  # noqa: ASYNC220 - returns at once
             [sys.executable, "-m", "services.policy", *flags],
             cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", **self.env},
         )
         async with asyncio.timeout(SECONDS):
             while not endpoints.is_file():  # noqa: ASYNC110 - another process writes it
