@@ -83,6 +83,11 @@ screenshots: .venv/.ready ## docs/images: the preference service's pages, with D
 mutants: .venv/.ready ## changes of the algorithms' formulas that no test notices (MODULES="ppo grpo")
 	$(PY) -m tests.numerics.mutants $(MODULES)
 
+SEED ?= 1
+MINUTES ?= 20
+chaos: .venv/.ready ## a run under kills, stalls, partitions, clock jumps: make chaos SEED=1 MINUTES=20
+	$(PY) -m tests.chaos --seed $(SEED) --minutes $(MINUTES)
+
 bench: .venv/.ready ## one benchmark: make bench NAME=stages
 	$(PY) -m benchmarks.$(NAME) $(ARGS)
 

@@ -20,14 +20,13 @@ from statistics import fmean
 
 from benchmarks import harness
 from benchmarks.overlap_device import SECONDS
-from benchmarks.soak_run import make_files
+from benchmarks.soak_run import REWARD, make_files
 from orchestrator.local import services
 from orchestrator.local.layout import RunLayout
 from orchestrator.local.stack import Stack
 from services.common.spec.run import RunSpec
 
 WARM = 5
-_REWARD = {"name": "reward", "function": {"name": "services.common.tasks.randomwalks:score"}}
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 BARS = {"stale1_over_longest": harness.at_most(1.1)}
 
@@ -57,7 +56,7 @@ async def _seconds_a_step(files: Path, out: Path, steps: int, *, max_staleness: 
     """Mean wall-clock time between the ends of steps, the first ones left out."""
     layout = RunLayout.prepare(out)
     spec = _spec(files, WARM + steps, max_staleness)
-    async with Stack(layout, spec, settings={"reward": {"models": [_REWARD]}}, env=_ENVIRONMENT) as stack:
+    async with Stack(layout, spec, settings={"reward": {"models": [REWARD]}}, env=_ENVIRONMENT) as stack:
         await stack.ended("learner")
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     ends = [row["time"] for row in rows[WARM - 1 :]]

@@ -20,10 +20,10 @@ import math
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from benchmarks import harness
 from benchmarks.soak_account import account
+from benchmarks.soak_files import ledger_of, rows_of, taken
 from benchmarks.soak_memory import Life, Slope, slope, stretches
 from benchmarks.soak_plot import write_plot
 from benchmarks.soak_run import Soaked, soak
@@ -51,9 +51,11 @@ def measure(
         folder = keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         soaked = asyncio.run(soak(folder, seconds, seed, every, harness.say))
-        rows = _rows(soaked.layout.metrics_file)
+        rows = rows_of(soaked.layout.metrics_file)
         figures = {"minutes": seconds / 60, "steps": float(len(rows)), **_endings(soaked)}
-        figures |= account(_ledger(soaked.layout.root), _taken(soaked, len(rows)), soaked.standing, rows)
+        figures |= account(
+            ledger_of(soaked.layout.root), taken(soaked.layout.root, len(rows)), soaked.standing, rows
+        )
         figures["dead_letters"] = float(soaked.dead_letters)
         figures["optimality"] = soaked.optimality
         slopes = memory_slopes(soaked.recorder.lives, seconds)
@@ -102,29 +104,6 @@ def memory_figures(slopes: dict[str, Slope], lives: dict[str, list[Life]]) -> di
 def _endings(soaked: Soaked) -> dict[str, float]:
     hows = [how for _, how in soaked.ends]
     return {"killed": float(hows.count("kill")), "terminated": float(hows.count("term"))}
-
-
-def _rows(file: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
-
-
-def _ledger(root: Path) -> dict[str, Any]:
-    """Of the newest checkpoint."""
-    newest = max((root / "checkpoints").glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
-    state: dict[str, Any] = json.loads((newest / "state.json").read_text())["ledger"]
-    return state
-
-
-def _taken(soaked: Soaked, steps: int) -> dict[int, list[str]]:
-    """Groups of each step, from the rollouts that were kept. Files beyond the last step are of a life that was lost."""
-    from pyarrow import parquet
-
-    taken = {}
-    for step in range(1, steps + 1):
-        file = soaked.layout.root / "rollouts" / f"step-{step:06d}.parquet"
-        groups = parquet.read_table(file, columns=["group"])["group"].to_pylist()
-        taken[step] = list(dict.fromkeys(groups))
-    return taken
 
 
 def main() -> None:

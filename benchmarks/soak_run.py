@@ -31,6 +31,7 @@ from services.common.tasks.randomwalks import nodes_of, random_walks
 from trimtab import LearnerClient, PolicyClient, TrimtabClientError
 from trimtab.common.v1 import common_pb2 as common
 
+REWARD = {"name": "reward", "function": {"name": "services.common.tasks.randomwalks:score"}}
 LOOK_SECONDS = 2.0
 SHORTEST, LONGEST = 3.0, 300.0
 WALKS_EACH = 100
@@ -96,11 +97,10 @@ async def soak(
     make_files(folder / "files")
     spec = spec_of(folder / "files", seed)
     soaked = Soaked(RunLayout.prepare(folder / "run"), Recorder())
-    function = {"name": "reward", "function": {"name": "services.common.tasks.randomwalks:score"}}
     stack = Stack(
         soaked.layout,
         spec,
-        settings={"reward": {"models": [function]}},
+        settings={"reward": {"models": [REWARD]}},
         env={"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
         limits=_LIMITS,
         on_event=say,
@@ -111,13 +111,13 @@ async def soak(
             await stack.ready("learner")
             await _endings(stack, soaked, time.monotonic() + seconds, random.Random(seed), mean_seconds)
             say("the learner is told to stop")
-            await _stop(stack)
+            await stop_learner(stack)
         finally:
             recording.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await recording
-        soaked.optimality = await asyncio.to_thread(_optimality, stack, soaked.layout, seed)
-        await _look_at_streams(stack, soaked)
+        soaked.optimality = await asyncio.to_thread(optimality_of, stack, soaked.layout, seed)
+        soaked.standing, soaked.dead_letters = await left_on_streams(stack)
     return soaked
 
 
@@ -150,7 +150,7 @@ async def _endings(stack: Stack, soaked: Soaked, until: float, draws: random.Ran
             await stack.add("learner")
 
 
-async def _stop(stack: Stack) -> None:
+async def stop_learner(stack: Stack) -> None:
     """A last checkpoint and the end, however often the learner has to be asked: it may be loading."""
     address = await stack.ready("learner")
     while True:
@@ -168,7 +168,7 @@ def _ask_to_stop(address: str) -> None:
         client.stop(timeout_seconds=5)
 
 
-def _optimality(stack: Stack, layout: RunLayout, seed: int) -> float:
+def optimality_of(stack: Stack, layout: RunLayout, seed: int) -> float:
     """Mean over the starts of drawn walks, by the policy service, of exactly the weights that were trained."""
     walks = random_walks()
     digest = json.loads((layout.root / "published.json").read_text())["digest"]
@@ -188,10 +188,10 @@ def _optimality(stack: Stack, layout: RunLayout, seed: int) -> float:
     return sum(values) / len(values)
 
 
-async def _look_at_streams(stack: Stack, soaked: Soaked) -> None:
+async def left_on_streams(stack: Stack) -> tuple[frozenset[str], int]:
+    """Groups that stand on any stage, and how many dead letters there are."""
     tools = RedisTools(stack.queue_url, stack.run_uid)
     try:
-        soaked.standing = (await tools.view()).group_ids
-        soaked.dead_letters = len(await tools.dead_letters(limit=1000))
+        return (await tools.view()).group_ids, len(await tools.dead_letters(limit=1000))
     finally:
         await tools.close()

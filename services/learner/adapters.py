@@ -116,6 +116,21 @@ class Adapter:
             )
 
 
+def effective_weight(module: Any) -> torch.Tensor:
+    """A module's weight; of one with factors what is published of it, so that gradients reach them through it."""
+    if not hasattr(module, "lora_A"):
+        return module.weight
+    if module.disable_adapters:
+        return module.base_layer.weight
+    magnitude = module.lora_magnitude_vector
+    return low_rank.merged(
+        module.base_layer.weight,
+        module.lora_A[_NAME].weight,
+        module.lora_B[_NAME].weight * module.scaling[_NAME],
+        magnitude[_NAME].weight if _NAME in magnitude else None,
+    )
+
+
 def _put_on(loaded: LoadedModel, spec: LoraSpec, seed: int) -> Any:
     """Factors on every linear layer that would be trained and is asked for; peft's configuration of them.
 

@@ -27,7 +27,7 @@ from services.models.reward_model import RewardModel, load_reward_model
 from services.models.unrolled import Unrolled, unroll
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Critic:
     """head: [width] to one value. trunk: None where the policy's states are read.
 
@@ -54,8 +54,10 @@ class Critic:
         return self.head(states.float() / self.scale)[..., 0]
 
 
-def critic_of(spec: RunSpec, loaded: LoadedModel) -> Critic | None:
+def critic_of(spec: RunSpec, loaded: LoadedModel, *, written_out: bool = True) -> Critic | None:
     """The critic that a run's algorithm asks for, None where it has none.
+
+    written_out: its trunk's layers may be those of unrolled.py.
 
     Raises ConfigError where a reward model is asked for and none is named, NotFound where it is not there, Mismatch
     where it does not read this policy's tokens from left to right.
@@ -64,13 +66,13 @@ def critic_of(spec: RunSpec, loaded: LoadedModel) -> Critic | None:
     if not isinstance(algorithm, CriticSpec):
         return None
     if algorithm.value_model == "reward_model":
-        return _scoring(_reward_model(spec, algorithm, loaded), loaded, spec.optimiser)
+        return _scoring(_reward_model(spec, algorithm, loaded), loaded, spec.optimiser, written_out)
     backbone = backbone_of(loaded.model)
     scale = backbone.scale if isinstance(backbone, EncoderDecoder) else 1.0
     if algorithm.value_model == "shared":
         return Critic(_zero_head(loaded.model), scale=scale)
     own = _copied(backbone, spec.optimiser)
-    return Critic(_zero_head(loaded.model), own, _unrolled(own, spec.optimiser), scale)
+    return Critic(_zero_head(loaded.model), own, _unrolled(own, spec.optimiser, written_out), scale)
 
 
 def _zero_head(model: Any) -> torch.nn.Linear:
@@ -110,7 +112,7 @@ def _reward_model(spec: RunSpec, algorithm: CriticSpec, loaded: LoadedModel) -> 
     return model
 
 
-def _scoring(model: RewardModel, loaded: LoadedModel, options: OptimiserSpec) -> Critic:
+def _scoring(model: RewardModel, loaded: LoadedModel, options: OptimiserSpec, written_out: bool) -> Critic:
     """The reward model's trunk and head; gain and bias become the head's."""
     head = torch.nn.Linear(model.head.in_features, 1)
     gain, bias = model.settings.gain, model.settings.bias
@@ -119,9 +121,11 @@ def _scoring(model: RewardModel, loaded: LoadedModel, options: OptimiserSpec) ->
         head.bias.copy_(gain * model.head.bias.float() + bias)
     trunk = model.backbone.requires_grad_(True)
     trunk.get_input_embeddings().requires_grad_(options.train_embeddings)
-    return Critic(head.to(loaded.model.device), trunk, _unrolled(trunk, options))
+    return Critic(head.to(loaded.model.device), trunk, _unrolled(trunk, options, written_out))
 
 
-def _unrolled(trunk: Any, options: OptimiserSpec) -> Unrolled | None:
-    """None too under LoRA, whose adapter the unrolled layers do not know."""
-    return None if options.lora is not None or isinstance(trunk, EncoderDecoder) else unroll(trunk)
+def _unrolled(trunk: Any, options: OptimiserSpec, written_out: bool) -> Unrolled | None:
+    """None too under LoRA: a copied adapter stands where the form is looked for."""
+    if not written_out or options.lora is not None or isinstance(trunk, EncoderDecoder):
+        return None
+    return unroll(trunk)

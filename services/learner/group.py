@@ -23,11 +23,16 @@ from services.models.trunk import Halves
 
 
 class Group(Protocol):
-    """What a trainer asks of its group. Every method but the first two properties is called by all processes alike."""
+    """What a trainer asks of its group. Every method is called by all processes alike."""
 
     @property
     def size(self) -> int:
         """Processes."""
+        ...
+
+    @property
+    def written_out(self) -> bool:
+        """Whether layers may be passed without being called: not where they gather their weights then."""
         ...
 
     @property
@@ -59,6 +64,7 @@ class OneProcess:
     """Nothing to divide, nothing to wait for."""
 
     size = 1
+    written_out = True
     masters: Callable[..., MasterWeights] = MasterWeights
 
     def shard(self, model: Any, split: Halves, critic: Critic | None) -> None:

@@ -25,22 +25,27 @@ from services.learner.trained import Trained
 from services.models.encoder_decoder import Row
 from services.models.logprobs import row_states, token_logprobs
 from services.models.packing import micro_batches
-from services.models.trunk import Halves
+from services.models.trunk import Halves, Split
+from services.models.unrolled import Unrolled, unroll
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """An upper half and the head as they were; with its own embeddings where those are trained."""
+    """An upper half and the head as they were; with its own embeddings where those are trained.
+
+    layers: the half's in a faster way, where there is one.
+    """
 
     upper: Any
     head: torch.Tensor
     split: Halves
+    layers: Unrolled | None
 
     def states(self, rows: Sequence[Row], lower: Sequence[torch.Tensor]) -> torch.Tensor:
         """Last hidden states, [rows, time, width]. lower: what the frozen layers gave of the same rows."""
         if self.split.trains_embeddings:
-            return row_states(self.upper, rows)
-        return self.split.upper_rows(lower, rows, self.upper)
+            return row_states(self.upper, rows, layers=self.layers)
+        return self.split.upper_rows(lower, rows, self.layers or self.upper)
 
 
 def kept(model: Any, split: Halves) -> Kept:
@@ -48,11 +53,22 @@ def kept(model: Any, split: Halves) -> Kept:
     head = model.get_output_embeddings().weight
     memo = {id(one): one for one in split.upper_half.parameters() if not one.requires_grad}
     upper = copy.deepcopy(split.upper_half, memo).requires_grad_(False)
+    layers = None if _layers(split) is None else unroll(upper)
     if not split.trains_embeddings:
-        return Kept(upper, head, split)
+        return Kept(upper, head, split, layers)
     tied = head is split.upper_half.get_input_embeddings().weight
     own = upper.get_input_embeddings().weight if tied else head.detach().clone()
-    return Kept(upper, own, split)
+    return Kept(upper, own, split, layers)
+
+
+def _layers(split: Halves) -> Unrolled | None:
+    return split.unrolled if isinstance(split, Split) else None
+
+
+def _base(trained: Trained) -> Kept:
+    """What an adapter stands on; it is to be off when this is asked."""
+    split, head = trained.split, trained.model.get_output_embeddings().weight
+    return Kept(split.upper_half, head, split, _layers(split))
 
 
 class ReferenceBranch:
@@ -60,11 +76,7 @@ class ReferenceBranch:
 
     def __init__(self, trained: Trained, spec: RunSpec) -> None:
         self._spec, self._adapter = spec, trained.adapter
-        self._kept = (
-            kept(trained.model, trained.split)
-            if trained.adapter is None
-            else Kept(trained.split.upper_half, trained.model.get_output_embeddings().weight, trained.split)
-        )
+        self._kept = kept(trained.model, trained.split) if trained.adapter is None else _base(trained)
 
     def told(self, samples: Sequence[Sample], trunk: Sequence[torch.Tensor]) -> list[Sample]:
         """The samples with reference log-probs.

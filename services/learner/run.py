@@ -296,6 +296,7 @@ class Run:
         self._watch.resume(await self._in_thread(keep_metrics, self._metrics_file, self.step))
         self._logs = Sinks(LOGS, self._identity(), self.spec.logging, self.step)
         self._epoch = await self._queue.start_epoch(at_least=used_epoch)
+        _log.info("training begins", epoch=self._epoch, step=self.step)
         await self._publish()
         await self.intake.settle(resumed=latest is not None)
 

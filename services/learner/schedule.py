@@ -25,9 +25,12 @@ def schedule(spec: OptimiserSpec, step: int, steps: int) -> float:
     return 1.0
 
 
-def frozen(model: Any, spec: OptimiserSpec) -> Halves:
-    """The model split above what a run leaves as it is. Raises InvalidInput where that cannot be."""
-    return halves_of(model, spec.frozen_layers, embeddings=spec.train_embeddings)
+def frozen(model: Any, spec: OptimiserSpec, *, written_out: bool = True) -> Halves:
+    """The model split above what a run leaves as it is. Raises InvalidInput where that cannot be.
+
+    written_out: see services/models/trunk.py freeze.
+    """
+    return halves_of(model, spec.frozen_layers, embeddings=spec.train_embeddings, written_out=written_out)
 
 
 def optimiser_of(

@@ -5,14 +5,14 @@ model ─▶ lower layers frozen ─▶ adapter on the rest (or the rest itself)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from services.common.errors import InvalidInput
 from services.common.spec.run import RunSpec
-from services.learner.adapters import Adapter
+from services.learner.adapters import Adapter, effective_weight
 from services.learner.schedule import frozen
 from services.models.loading import LoadedModel, serving_state
 from services.models.trunk import Halves, Split
@@ -40,15 +40,20 @@ class Trained:
             self.adapter.check_base(str(state.get("base_digest", "")))
 
 
-def prepared(loaded: LoadedModel, spec: RunSpec) -> Trained:
-    """Freeze, adapt and set up as the run's optimiser table says. Raises InvalidInput, ConfigError."""
+def prepared(loaded: LoadedModel, spec: RunSpec, *, written_out: bool = True) -> Trained:
+    """Freeze, adapt and set up as the run's optimiser table says. Raises InvalidInput, ConfigError.
+
+    written_out: see services/models/trunk.py freeze. Dropout stands between an adapter's input and its factors, and is
+    no matter of weights.
+    """
     options = spec.optimiser
-    split = frozen(loaded.model, options)
+    drops = options.lora is not None and options.lora.dropout > 0
+    split = frozen(loaded.model, options, written_out=written_out and not drops)
     adapter = None if options.lora is None else Adapter(loaded, options.lora, seed=spec.seed)
     if options.gradient_checkpointing:
         checkpoint_activations(loaded.model)
-    if adapter is not None and isinstance(split, Split):
-        split.unrolled = None  # it knows no adapter: it would multiply by the base's weights
+    if adapter is not None and isinstance(split, Split) and split.unrolled is not None:
+        split = replace(split, unrolled=split.unrolled.reading(effective_weight))
     return Trained(loaded.model, split, adapter)
 
 

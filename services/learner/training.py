@@ -90,10 +90,10 @@ class Trainer:
         self.scores = ScoreNormaliser(enabled=self.settings.normalise_scores)
         if isinstance(self.settings, TrpoSpec):
             self.model.set_attn_implementation("eager")  # fused attention has no second derivative
-        self._trained = prepared(loaded, spec)
+        self._trained = prepared(loaded, spec, written_out=group.written_out)
         self._split, self.adapter = self._trained.split, self._trained.adapter
         self._branch = ReferenceBranch(self._trained, spec) if spec.rollout.reference == "branch" else None
-        self.critic = critic_of(spec, loaded)
+        self.critic = critic_of(spec, loaded, written_out=group.written_out)
         self.masked = MaskedPolicy(self.model, self.settings) if isinstance(self.settings, NlpoSpec) else None
         self._past_end = getattr(self.settings, "score_position", "") == "past_end"
         group.shard(self.model, self._split, self.critic)

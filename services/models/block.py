@@ -98,21 +98,27 @@ class Block(torch.autograd.Function):
         norm, query, key, value, out, mlp_norm, gate, up, down = weights
         layout, dz = ctx.layout, grads[0]
 
+        # A norm's gradient comes for nothing; a product only where somebody asks for it.
+        _, for_query, for_key, for_value, for_out, _, for_gate, for_up, for_down = ctx.needs_input_grad[2:]
+
         m, dg, du = gated_backward(dz @ down, g, u)
-        ddown = transposed(dz) @ m
+        ddown = transposed(dz) @ m if for_down else None
         h = scaled(y, mlp_root, mlp_norm)
-        dgate, dup = transposed(dg) @ h, transposed(du) @ h
+        dgate = transposed(dg) @ h if for_gate else None
+        dup = transposed(du) @ h if for_up else None
         dy, dmlp_norm = normed_backward(
             product(du, up, plus=product(dg, gate)), y, mlp_root, mlp_norm, beside=dz
         )
 
-        dout = dy.t() @ a
+        dout = dy.t() @ a if for_out else None
         dq, dk, dv = attended_backward(product(dy, out), q, k, v, layout)
         dq = rotated(dq, layout.cosine, -layout.sine).flatten(1)
         dk = rotated(dk, layout.cosine, -layout.sine).flatten(1)
         dv = dv.flatten(1)
         h = scaled(x, root, norm)
-        dquery, dkey, dvalue = dq.t() @ h, dk.t() @ h, dv.t() @ h
+        dquery = dq.t() @ h if for_query else None
+        dkey = dk.t() @ h if for_key else None
+        dvalue = dv.t() @ h if for_value else None
         dh = torch.addmm(product(dq, query), dk, key).addmm_(dv, value)
         dx, dnorm = normed_backward(dh, x, root, norm, beside=dy)
         return dx, None, dnorm, dquery, dkey, dvalue, dout, dmlp_norm, dgate, dup, ddown

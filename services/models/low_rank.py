@@ -57,11 +57,12 @@ def merged(
 ) -> torch.Tensor:
     """W + B A in float32, rounded to W's dtype once. base: [out, in]; a: [rank, in]; b: [out, rank], scaled.
 
-    With a magnitude [out] (DoRA, eq. 5 of arXiv 2402.09353) each row is brought to that length.
+    With a magnitude [out] (DoRA, eq. 5 of arXiv 2402.09353) each row is brought to that length, which is a constant to
+    gradients (section 4.3).
     """
     whole = torch.addmm(base.float(), b.float(), a.float())
     if magnitude is not None:
-        whole *= (magnitude.float() / torch.linalg.vector_norm(whole, dim=1))[:, None]
+        whole = whole * (magnitude.float() / torch.linalg.vector_norm(whole.detach(), dim=1))[:, None]
     return whole.to(base.dtype)
 
 

@@ -44,12 +44,12 @@ class Halves(Protocol):
         """Last states [rows, time, width] from those that `lower_rows` gave, padded on the right.
 
         At place len(prompt) - 1 + t stands the state that predicts token t, then the one after the last token.
-        half: what computes instead of the upper half: a copy of it, or it with other weights.
+        half: what computes instead of the upper half: a copy of it, or of its faster way, or it with other weights.
         """
         ...
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Split:
     """lower(ids) gives the hidden states [rows, time, width] between the halves; upper goes on from there."""
 
@@ -92,19 +92,23 @@ class Split:
     ) -> torch.Tensor:
         """See Halves."""
         hidden = pad_sequence(list(states), batch_first=True)
+        lengths, prompts = [len(one) for one in states], [prompt for prompt, _ in rows]
         if half is None:
-            return self.upper(hidden, [len(one) for one in states], [prompt for prompt, _ in rows])
+            return self.upper(hidden, lengths, prompts)
+        if isinstance(half, Unrolled):
+            return half(hidden, lengths, prompts)
         found: torch.Tensor = half(inputs_embeds=hidden, use_cache=False).last_hidden_state
         return found
 
 
-def halves_of(model: Any, layers: int, *, embeddings: bool = False) -> Halves:
+def halves_of(model: Any, layers: int, *, embeddings: bool = False, written_out: bool = True) -> Halves:
     """Freeze the embeddings (and a tied head) and the lowest `layers` layers of any model, and split there.
 
-    embeddings: they are trained too. Raises InvalidInput when the model has another form or fewer layers.
+    embeddings: they are trained too. written_out: see freeze. Raises InvalidInput when the model has another form or
+    fewer layers.
     """
     if not is_encoder_decoder(model):
-        return freeze(model, layers, embeddings=embeddings)
+        return freeze(model, layers, embeddings=embeddings, written_out=written_out)
     if embeddings:
         raise InvalidInput(
             "train_embeddings: both stacks of an encoder-decoder read them; they are not trained"
@@ -112,11 +116,12 @@ def halves_of(model: Any, layers: int, *, embeddings: bool = False) -> Halves:
     return freeze_encoder_decoder(model, layers)
 
 
-def freeze(model: Any, layers: int, *, embeddings: bool = False) -> Split:
+def freeze(model: Any, layers: int, *, embeddings: bool = False, written_out: bool = True) -> Split:
     """Freeze the embeddings (and a tied head) and the lowest `layers` layers, and split there.
 
     With 0 layers nothing else is frozen and the lower half is the embedding alone. embeddings: they are trained too,
-    and the head. Raises InvalidInput when the model has another form or fewer layers, or trained embeddings would
+    and the head. written_out: the upper half's layers may be those of unrolled.py, which multiply by weights instead of
+    calling modules. Raises InvalidInput when the model has another form or fewer layers, or trained embeddings would
     stand below frozen layers.
     """
     if embeddings and layers:
@@ -139,7 +144,7 @@ def freeze(model: Any, layers: int, *, embeddings: bool = False) -> Split:
             parameter.requires_grad_(False)
     lower = with_layers(backbone, torch.nn.ModuleList(backbone.layers[:layers]), norm=torch.nn.Identity())
     upper = with_layers(backbone, torch.nn.ModuleList(backbone.layers[layers:]), norm=backbone.norm)
-    return Split(lower, upper, unroll(upper), embeddings)
+    return Split(lower, upper, unroll(upper) if written_out else None, embeddings)
 
 
 def layers_of(model: Any) -> list[Any]:

@@ -7,7 +7,8 @@ pass, states and gradients: a model that does more than meets the eye is trained
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,15 @@ from services.models.fused import has_the_form, rotations
 from services.models.packed import same_states
 from services.models.sharing import Tokens, tokens_of
 
+WeightOf = Callable[[Any], torch.Tensor]
 _log = structlog.get_logger(__name__)
 
 
 class Unrolled:
     """The layers and the last norm of a backbone of the Llama family's form, made by `unroll`."""
 
-    def __init__(self, backbone: Any) -> None:
-        self._backbone = backbone
+    def __init__(self, backbone: Any, weight_of: WeightOf = attrgetter("weight")) -> None:
+        self._backbone, self._weight_of = backbone, weight_of
         attention = backbone.layers[0].self_attn
         self._width = int(attention.head_dim)
         self._heads = attention.q_proj.out_features // self._width
@@ -36,6 +38,10 @@ class Unrolled:
         self._scale = float(attention.scaling)
         self._eps = float(backbone.layers[0].input_layernorm.variance_epsilon)
         self._cosine, self._sine = rotations(backbone)
+
+    def reading(self, weight_of: WeightOf) -> Unrolled:
+        """The same layers, by the weights that this function gives of their linear modules and norms."""
+        return Unrolled(self._backbone, weight_of)
 
     def __call__(
         self, hidden: torch.Tensor, lengths: Sequence[int], prompts: Sequence[npt.NDArray[np.int32]] = ()
@@ -85,7 +91,7 @@ class Unrolled:
             eps=self._eps,
         )
         for layer in self._backbone.layers:
-            given = (x, layout, *_weights(layer))
+            given = (x, layout, *map(self._weight_of, _modules(layer)))
             # As transformers marks it: the block is computed again on the way back, and keeps its input alone.
             if getattr(layer, "gradient_checkpointing", False) and torch.is_grad_enabled():
                 x = checkpoint(Block.apply, *given, use_reentrant=False)
@@ -95,10 +101,10 @@ class Unrolled:
         return states
 
 
-def _weights(layer: Any) -> list[torch.Tensor]:
-    """In the order that Block takes them in."""
+def _modules(layer: Any) -> tuple[Any, ...]:
+    """In the order that Block takes their weights in."""
     attention, mlp = layer.self_attn, layer.mlp
-    modules = (
+    return (
         layer.input_layernorm,
         attention.q_proj,
         attention.k_proj,
@@ -109,7 +115,6 @@ def _weights(layer: Any) -> list[torch.Tensor]:
         mlp.up_proj,
         mlp.down_proj,
     )
-    return [module.weight for module in modules]
 
 
 def with_layers(backbone: Any, layers: torch.nn.ModuleList, *, norm: torch.nn.Module) -> Any:

@@ -154,6 +154,7 @@ class WeightReader:
             "weights arrived",
             epoch=version.epoch,
             step=version.step,
+            digest=version.digest,
             tensors=len(lacking),
             size=fetched.size,
             encoding=fetched.encoding,

@@ -1,4 +1,4 @@
-"""A TCP proxy that does harm on demand: flips bytes on the way back, or goes away and comes back."""
+"""A TCP proxy that does harm on demand: flips bytes on the way back, delays them, or goes away and comes back."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ PIECE = 1 << 16
 
 
 class HarmfulProxy:
-    """Passes on to `target` (host:port). `flips`: pieces of at least `smallest` bytes that are still to be damaged."""
+    """Passes on to `target` (host:port). `flips`: pieces of at least `smallest` bytes that are still to be damaged.
+
+    `away`: refuses whoever comes. `delay`: seconds that every piece on the way back takes longer.
+    """
 
     def __init__(self, *, smallest: int = 2000) -> None:
         self.target = ""
         self.flips = 0
         self.flipped = 0
+        self.away = False
+        self.delay = 0.0
         self.address = ""
         self._smallest = smallest
         self._server: asyncio.Server | None = None
@@ -38,6 +43,9 @@ class HarmfulProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, _, port = self.target.rpartition(":")
+        if self.away:
+            writer.transport.abort()
+            return
         try:
             far_reader, far_writer = await asyncio.open_connection(host, int(port))
         except OSError:
@@ -53,6 +61,8 @@ class HarmfulProxy:
     async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, harm: bool) -> None:
         try:
             while data := await source.read(PIECE):
+                if harm and self.delay:
+                    await asyncio.sleep(self.delay)
                 sink.write(self._harmed(data) if harm else data)
                 await sink.drain()
         finally:

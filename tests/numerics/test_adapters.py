@@ -23,6 +23,7 @@ from services.learner.training import Trainer
 from services.models.loading import LoadedModel, serving_state
 from services.models.logprobs import completion_logprobs
 from services.models.low_rank import is_factor
+from services.models.trunk import Split
 from tests.fakes.tiny_models import make_tiny_causal
 from tests.fakes.tiny_runs import loaded_from, random_pairs, run_spec, samples_from
 
@@ -118,6 +119,53 @@ def test_the_first_step_by_hand(folder: Path, samples: list[Sample]) -> None:
         sure = gradient.abs() > 1e-4
         assert sure.any()
         torch.testing.assert_close(after[b][sure], -RATE * gradient[sure].sign(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=NAMES)
+def test_the_written_out_layers_take_the_adapter(
+    folder: Path, samples: list[Sample], kind: dict[str, Any]
+) -> None:
+    """States and the factors' gradients equal those of peft's layers; switched off, the base's states."""
+    trainer, loaded = trainer_on(folder, kind, optimiser={"frozen_layers": 1})
+    for _ in range(2):
+        trainer.step(samples)
+    split, adapter = trainer._split, trainer.adapter
+    assert isinstance(split, Split)
+    assert adapter is not None
+    assert split.unrolled is not None
+    hidden = torch.randn((2, 6, 16), generator=torch.Generator().manual_seed(1))
+    direction = torch.randn((2, 6, 16), generator=torch.Generator().manual_seed(2))
+    factors = [one for name, one in loaded.model.named_parameters() if ".lora_" in name]
+
+    def passed(half: Any) -> tuple[torch.Tensor, ...]:
+        states = half(hidden)
+        return states, *torch.autograd.grad((states * direction).sum(), factors)
+
+    def peft(given: torch.Tensor) -> torch.Tensor:
+        return split.upper_half(inputs_embeds=given, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+
+    def ours(given: torch.Tensor) -> torch.Tensor:
+        return split.upper(given, [6, 6])
+
+    for found, expected in zip(passed(ours), passed(peft), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    with adapter.off(), torch.no_grad():
+        base = ours(hidden)
+        torch.testing.assert_close(base, peft(hidden), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(base, ours(hidden), atol=1e-3)
+
+
+def test_dropout_is_pefts_own(folder: Path) -> None:
+    """Between input and factors it is no matter of weights: transformers' layers pass."""
+    trainer, _ = trainer_on(folder, {"dropout": 0.1})
+    assert isinstance(trainer._split, Split)
+    assert trainer._split.unrolled is None
+
+
+def test_the_penalty_begins_at_nothing(folder: Path, samples: list[Sample]) -> None:
+    """In bfloat16 too: policy and reference branch go through the same layers, so their log-probs are the same bits."""
+    trainer, _ = trainer_on(folder, {}, dtype="bfloat16", rollout={"reference": "branch"})
+    assert trainer.step(samples)["objective/kl"] == 0.0
 
 
 # peft asks transformers by a name that the newest deprecates.

@@ -9,7 +9,6 @@ A metric over completions is one of two kinds, by how its interval is found:
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.common.errors import InvalidInput
+from services.common.packages import package
 
 Floats = npt.NDArray[np.float64]
 Better = Literal["higher", "lower", "neither"]
@@ -102,17 +102,8 @@ class Mean:
 
 
 def package_for(metric: str, module: str, distribution: str) -> Any:
-    """The library that a metric needs. InvalidInput, in one line, says how to get it."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module + ".").startswith(error.name + "."):
-            raise
-        raise InvalidInput(
-            f"metric {metric} needs the package {distribution}, which is not there: "
-            "pip install 'trimtab-platform[metrics]'",
-            {"metric": f"{distribution} is installed"},
-        ) from None
+    """The library that a metric needs. Raises InvalidInput."""
+    return package("metric", metric, module, distribution, extra="metrics")
 
 
 def references_of(metric: str, sample: Sample) -> tuple[str, ...]:

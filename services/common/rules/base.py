@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 from services.common.errors import InvalidInput
+from services.common.packages import package
 
 MAX_CHARACTERS = 1_000_000
 
@@ -68,13 +68,5 @@ def column_of(columns: Mapping[str, str], name: str, most: int = MAX_CHARACTERS)
 
 
 def package_of(rule: str, module: str, distribution: str) -> Any:
-    """The module that a rule needs and that not every service installs. InvalidInput says how to get it."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module + ".").startswith(error.name + "."):
-            raise
-        raise InvalidInput(
-            f"rule {rule} needs the package {distribution}: pip install 'trimtab-platform[reward]'",
-            {"rule": f"{distribution} is installed"},
-        ) from None
+    """The library that a rule needs. Raises InvalidInput."""
+    return package("rule", rule, module, distribution, extra="reward")

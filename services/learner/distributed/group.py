@@ -24,7 +24,7 @@ from services.learner.distributed.sharding import move_rest, shard_trunk
 from services.learner.distributed.shares import rounds
 from services.learner.distributed.weights import ShardedWeights
 from services.models.master_weights import MasterWeights
-from services.models.trunk import Halves, Split
+from services.models.trunk import Halves
 
 _COMMAND_TIMEOUT = timedelta(days=14)
 """A run may be paused over a holiday. A process that ends is noticed at once: its connections close."""
@@ -54,6 +54,7 @@ class Place:
 class TorchGroup:
     """See the module. `device`: this process' own."""
 
+    written_out = False
     masters: Callable[..., MasterWeights] = ShardedWeights
 
     def __init__(self, place: Place, device: torch.device) -> None:
@@ -77,11 +78,6 @@ class TorchGroup:
         )
         for trunk in trunks:
             shard_trunk(trunk, self.mesh)
-        # Layers gather their weights when they are called, and these would not call them.
-        if isinstance(split, Split):
-            split.unrolled = None
-        if critic is not None:
-            critic.layers = None
         for module in (model, *trunks, *([] if critic is None else [critic.head])):
             move_rest(module, self.device)
 

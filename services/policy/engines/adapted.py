@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from services.common.errors import Corrupted, Mismatch
+from services.common.errors import Corrupted
 from services.models import low_rank
+from services.policy.engines.fitting import check_fits
 
 
 class AdaptedWeights:
@@ -52,15 +53,7 @@ class AdaptedWeights:
                 raise Corrupted(f"{name}: the model does not have the merge of its base and the adapter")
 
     def _check(self, plain: Mapping[str, torch.Tensor], factors: Mapping[str, torch.Tensor]) -> None:
-        for name, one in plain.items():
-            own = self._served.get(name)
-            if own is None:
-                raise Mismatch(f"weights name a tensor this model does not have: {name}")
-            if own.shape != one.shape or own.dtype != one.dtype:
-                raise Mismatch(
-                    f"{name}: weights bring {one.dtype} {list(one.shape)}, the model has "
-                    f"{own.dtype} {list(own.shape)}"
-                )
+        check_fits(self._served, plain)
         low_rank.check_factors(
             {name: tuple(one.shape) for name, one in {**self._factors, **factors}.items()},
             {name: tuple(one.shape) for name, one in self._served.items()},

@@ -18,6 +18,7 @@ import numpy as np
 
 from services.common.errors import Corrupted, InvalidInput, Mismatch
 from services.policy.engines.base import Capability, Draft, Emit, Ids, Request, Sampling
+from services.policy.engines.fitting import check_fits
 from services.policy.engines.remote import (
     JsonServer,
     RemoteModel,
@@ -99,15 +100,7 @@ class VllmEngine:
 
     def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Have the server load these and what it had of the rest. Raises Mismatch before anything is written."""
-        for name, tensor in tensors.items():
-            own = self._weights.get(name)
-            if own is None:
-                raise Mismatch(f"weights name a tensor this model does not have: {name}")
-            if own.shape != tensor.shape or own.dtype != tensor.dtype:
-                raise Mismatch(
-                    f"{name}: weights bring {tensor.dtype} {list(tensor.shape)}, the model has "
-                    f"{own.dtype} {list(own.shape)}"
-                )
+        check_fits(self._weights, tensors)
         if self._folder is None:
             raise Mismatch("this vllm engine has no weights_folder to hand weights over in")
         new = {**self._weights, **{name: tensor.cpu() for name, tensor in tensors.items()}}

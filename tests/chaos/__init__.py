@@ -1,0 +1,1 @@
+"""Kills, stalls, partitions and worse, while a run goes on: `make chaos SEED=… MINUTES=…`."""

@@ -1,0 +1,154 @@
+"""The run that faults strike: random walks over the local stack, every wire of it through a proxy, and the strokes.
+
+policy ─┐                      ┌─ learner's weights ◀─ link ─ policy, policy-2
+…       ├─ link each ─▶ queue ─┘
+learner ┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.soak_run import REWARD, spec_of
+from orchestrator.local.layout import RunLayout
+from orchestrator.local.stack import Stack
+from orchestrator.planning.processes import Limits
+from services.common.errors import TrimtabError
+from tests.chaos.faults import LEASE_SECONDS, QUEUE, SERVICES, WEIGHTS, Fault
+from tests.chaos.steps import Steps
+from tests.fakes.jumping_clock import JumpingClock
+from tests.fakes.weight_proxy import HarmfulProxy
+
+# Kills are the point here: none of them is a reason to give a service up.
+LIMITS = Limits(
+    backoff_first_seconds=0.5, backoff_most_seconds=2.0, fast_failures=1_000_000, same_errors=1_000_000
+)
+DELAY_SECONDS = 0.05
+COMPLETIONS = 8
+
+
+@dataclass(slots=True)
+class World:
+    """A run and its wires. queue_links: of each service to the queue; weight_links: of each policy to the learner."""
+
+    layout: RunLayout
+    stack: Stack
+    clock: JumpingClock
+    queue_links: dict[str, HarmfulProxy]
+    weight_links: dict[str, HarmfulProxy]
+    steps: Steps
+    _gone: set[str] = field(default_factory=set)
+
+    async def strike(self, fault: Fault) -> None:
+        """Do it, and undo what lasts. What is not there to be struck is left."""
+        with contextlib.suppress(ProcessLookupError, TrimtabError):
+            await getattr(self, f"_{fault.kind}")(fault)
+
+    async def _kill(self, fault: Fault) -> None:
+        self._signal(fault.target, signal.SIGKILL)
+
+    async def _stop(self, fault: Fault) -> None:
+        pid = self._signal(fault.target, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(fault.seconds)
+        finally:
+            if pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    async def _restart(self, fault: Fault) -> None:
+        if fault.target == QUEUE:
+            self._signal(QUEUE, signal.SIGTERM)
+        elif fault.target not in self._gone:
+            self._gone.add(fault.target)
+            try:
+                await self.stack.remove(fault.target)
+                await self.stack.add(fault.target)
+            finally:
+                self._gone.discard(fault.target)
+
+    async def _cut(self, fault: Fault) -> None:
+        link = self.queue_links[fault.target]
+        link.away = True
+        link.cut()
+        try:
+            await asyncio.sleep(fault.seconds)
+        finally:
+            link.away = False
+
+    async def _delay(self, fault: Fault) -> None:
+        link = self.weight_links[fault.target]
+        link.delay = DELAY_SECONDS
+        try:
+            await asyncio.sleep(fault.seconds)
+        finally:
+            link.delay = 0.0
+
+    async def _flip(self, fault: Fault) -> None:
+        self.weight_links[fault.target].flips += 1
+
+    async def _clock(self, fault: Fault) -> None:
+        self.clock.jump(fault.size)
+        try:
+            await asyncio.sleep(fault.seconds)
+        finally:
+            self.clock.jump(0)
+
+    def _signal(self, target: str, number: signal.Signals) -> int | None:
+        """To the process, if it runs; its pid."""
+        pid = next((one.pid for one in self.stack.status() if one.name == target), None)
+        if pid is not None:
+            os.kill(pid, number)
+        return pid
+
+
+@asynccontextmanager
+async def world(folder: Path, files: Path, seed: int, say: Callable[[str], None]) -> AsyncIterator[World]:
+    """The run, from its beginning to its end; the proxies outlive it."""
+    layout, clock = RunLayout.prepare(folder), JumpingClock(folder.with_name(f"{folder.name}.clock"))
+    env = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if clock.library() is not None:
+        env |= clock.env
+    queue_links = {name: HarmfulProxy() for name in SERVICES}
+    weight_links = {name: HarmfulProxy(smallest=500) for name in WEIGHTS}
+    links = [*queue_links.values(), *weight_links.values()]
+    for link in links:
+        await link.open()
+    settings: dict[str, dict[str, object]] = {name: {} for name in SERVICES}
+    stack = Stack(
+        layout, spec_of(files, seed), SERVICES, settings=settings, env=env, limits=LIMITS, on_event=say
+    )
+    server, own = stack.queue_url.rpartition("@")[2].partition("/")[0], stack.queue_url
+    for name, link in queue_links.items():
+        link.target = server
+        queue = {
+            "url": own.replace(server, link.address),
+            "lease_seconds": LEASE_SECONDS,
+            "renew_seconds": 1.0,
+        }
+        settings[name]["queue"] = queue
+    for name, link in weight_links.items():
+        link.target = stack.endpoint("learner")
+        # Over the wire that is harmed, not through the folder.
+        settings[name]["weights"] = {
+            "address": link.address,
+            "folder": "",
+            "deltas": True,
+            "stall_seconds": 2.0,
+        }
+        settings[name]["queue"] = {**settings[name]["queue"], "stage": "policy"}  # type: ignore[dict-item]
+    settings["learner"] |= {"weights": {"folder": ""}, "deltas": True}
+    settings["reward"]["models"] = [REWARD]
+    try:
+        async with stack:
+            yield World(layout, stack, clock, queue_links, weight_links, Steps(layout.metrics_file))
+    finally:
+        for link in links:
+            await link.close()
