@@ -110,12 +110,21 @@ class World:
 
 
 @asynccontextmanager
+async def _environment(added: dict[str, str]) -> AsyncIterator[None]:
+    before = dict(os.environ)
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@asynccontextmanager
 async def world(folder: Path, files: Path, seed: int, say: Callable[[str], None]) -> AsyncIterator[World]:
     """The run, from its beginning to its end; the proxies outlive it."""
     layout, clock = RunLayout.prepare(folder), JumpingClock(folder.with_name(f"{folder.name}.clock"))
     env = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    if clock.library() is not None:
-        env |= clock.env
     queue_links = {name: HarmfulProxy() for name in SERVICES}
     weight_links = {name: HarmfulProxy(smallest=500) for name in WEIGHTS}
     links = [*queue_links.values(), *weight_links.values()]
@@ -147,7 +156,8 @@ async def world(folder: Path, files: Path, seed: int, say: Callable[[str], None]
     settings["learner"] |= {"weights": {"folder": ""}, "deltas": True}
     settings["reward"]["models"] = [REWARD]
     try:
-        async with stack:
+        # In this process' environment, from which the queue server has its own.
+        async with _environment(clock.env if clock.library() else {}), stack:
             yield World(layout, stack, clock, queue_links, weight_links, Steps(layout.metrics_file))
     finally:
         for link in links:
