@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator import cluster_cli, jobs_cli, planning_cli, tasks_cli, trl_cli
+from orchestrator import certs_cli, cluster_cli, jobs_cli, planning_cli, tasks_cli, trl_cli
 from orchestrator.local.options import Format, RunOptions
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ jobs_cli.register(app)
 tasks_cli.register(app)
 trl_cli.register(app)
 cluster_cli.register(app)
+certs_cli.register(app)
 
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.TOML", help="The run's spec.", show_default=False)]
 Out = Annotated[Path | None, typer.Option(help="The run's folder.", show_default="runs/<name>")]
