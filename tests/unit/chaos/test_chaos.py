@@ -14,6 +14,7 @@ from tests.chaos.invariants import (
     trained_on_known,
     versions_rise,
 )
+from tests.chaos.page import PAGE, methods, page, report_of
 from tests.chaos.steps import Steps
 
 
@@ -77,3 +78,20 @@ def test_steps_are_counted_over_a_resume(tmp_path: Path) -> None:
         stream.write(lines[1])
     assert steps.look() == 4
     assert steps.newest == {"step": 2}
+
+
+def test_the_page_is_that_of_the_results() -> None:
+    """docs/reliability.md is what `python -m tests.chaos.page` writes; every method of the contract is in it."""
+    assert PAGE.read_text() == page(report_of())
+    assert len(methods()) == len(set(methods())) >= 26
+    run = {
+        "minutes": 2.0,
+        "faults": 3,
+        "wrong": ["x"],
+        "figures": dict.fromkeys(("steps", "admitted", "trained", "stale", "failed", "dead_letters"), 7.0)
+        | {"optimality": 0.98765},
+        "recovery_seconds": {"kill policy": {"times": 2, "median": 1.25, "worst": 2.5}},
+    }
+    told = page({"5": run, "6": run})
+    assert "| 5 | 2 | 3 | 7 | 7 | 7 | 7 | 7 | 7 | 1 | 0.988 |" in told
+    assert "| kill policy | 4 | 1.2 to 1.2 | 2.5 |" in told

@@ -1,0 +1,93 @@
+"""docs/reliability.md, from the authorisation table and the chaos report: `python -m tests.chaos.page`."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.descriptor import ServiceDescriptor
+
+from services.common.access.scopes import scope_of
+from tests.chaos.__main__ import REPORT
+from trimtab.learner.v1 import learner_pb2
+from trimtab.policy.v1 import policy_pb2
+from trimtab.preference.v1 import preference_pb2
+from trimtab.reference.v1 import reference_pb2
+from trimtab.reward.v1 import reward_pb2
+from trimtab.weights.v1 import weights_pb2
+
+PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+_FILES = (policy_pb2, reference_pb2, reward_pb2, learner_pb2, weights_pb2, preference_pb2)
+_HEAD = """\
+# Reliability
+
+Made from results by `python -m tests.chaos.page`; a test holds it against them.
+
+## Who may call what
+
+A key, or a client certificate, has scopes; none implies another ([access](../services/common/access/README.md)).
+Health and metrics have ports of their own and need none; reflection needs a known caller.
+
+| method | scope |
+|---|---|
+"""
+_CHAOS = """
+## A run under faults
+
+`make chaos SEED=… MINUTES=…`: random walks over the local stack, struck at moments that the seed decides
+([chaos](../tests/chaos/README.md)); recovery is the time from a fault's end until two steps more were trained, faults
+overlapping. Wrong: what an invariant did not explain.
+
+| seed | minutes | faults | steps | admitted | trained | stale | failed | dead letters | wrong | optimality |
+|---|---|---|---|---|---|---|---|---|---|---|
+"""
+
+
+def page(report: dict[str, Any]) -> str:
+    """The whole page."""
+    lines = [f"| `{method}` | `{scope_of(method)}` |" for method in methods()]
+    told = _HEAD + "\n".join(lines) + "\n"
+    if report:
+        told += _CHAOS + "\n".join(_run(seed, run) for seed, run in report.items()) + "\n\n" + _kinds(report)
+    return told
+
+
+def methods() -> list[str]:
+    """package.Service/Method of every service in the contract."""
+    services: list[ServiceDescriptor] = [
+        service for file in _FILES for service in file.DESCRIPTOR.services_by_name.values()
+    ]
+    return [f"{service.full_name}/{method.name}" for service in services for method in service.methods]
+
+
+def _run(seed: str, run: dict[str, Any]) -> str:
+    names = ("steps", "admitted", "trained", "stale", "failed", "dead_letters")
+    figures = [f"{run['figures'][name]:.0f}" for name in names]
+    whole = [seed, f"{run['minutes']:g}", str(run["faults"]), *figures, str(len(run["wrong"]))]
+    return f"| {' | '.join(whole)} | {run['figures']['optimality']:.3f} |"
+
+
+def _kinds(report: dict[str, Any]) -> str:
+    times: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for run in report.values():
+        for kind, found in run["recovery_seconds"].items():
+            times[kind].append(found)
+    rows = [
+        f"| {kind} | {sum(one['times'] for one in found):.0f} | {min(one['median'] for one in found):.1f} to "
+        f"{max(one['median'] for one in found):.1f} | {max(one['worst'] for one in found):.1f} |"
+        for kind, found in sorted(times.items())
+    ]
+    head = "| fault | times | median recovery of a run, s | worst, s |\n|---|---|---|---|\n"
+    return head + "\n".join(rows) + "\n"
+
+
+def report_of(file: Path = REPORT) -> dict[str, Any]:
+    """What runs have added up to; nothing where none was kept."""
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return found
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(report_of()))
