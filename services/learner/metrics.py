@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +45,25 @@ def append_metrics(path: Path, step: int, metrics: dict[str, float], ledger: Led
     return row
 
 
-def keep_metrics(path: Path, steps: int) -> list[dict[str, float]]:
-    """Drop the rows of steps that will be trained again; those that stay. Raises StorageFull."""
+def keep_metrics(path: Path, steps: int) -> None:
+    """Drop the rows of steps that will be trained again. Raises StorageFull.
+
+    Line by line, as below: a long run's file is large, and what a learner once took it does not give back.
+    """
     if not path.exists():
-        return []
-    rows = [line for line in path.read_text().split("\n") if _step_of(line) in range(1, steps + 1)]
+        return
     aside = path.with_name(f".{path.name}.writing")
     with storage_errors(str(path)):
-        aside.write_text("".join(f"{line}\n" for line in rows))
+        with path.open() as rows, aside.open("w") as kept:
+            kept.writelines(f"{line.rstrip()}\n" for line in rows if _step_of(line) in range(1, steps + 1))
         aside.replace(path)
-    return [json.loads(line) for line in rows]
+
+
+def metrics_rows(path: Path) -> Iterator[dict[str, float]]:
+    """One after the other."""
+    if path.exists():
+        with path.open() as rows:
+            yield from map(json.loads, rows)
 
 
 def _step_of(line: str) -> int:

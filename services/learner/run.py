@@ -44,7 +44,7 @@ from services.learner.ledger import Ledger
 from services.learner.logs.base import RunIdentity
 from services.learner.logs.registry import LOGS
 from services.learner.logs.sink import CLOSE_SECONDS, DRAIN_SECONDS, Sinks
-from services.learner.metrics import append_metrics, keep_metrics, timings
+from services.learner.metrics import append_metrics, keep_metrics, metrics_rows, timings
 from services.learner.offline.batches import OfflineBatches
 from services.learner.watch.watch import Watch
 from services.learner.weights import PublishedWeights
@@ -293,7 +293,8 @@ class Run:
             used_epoch = int(state["epoch"])
             self.state.last_checkpoint, self._checkpointed_step = str(latest), self.step
             _log.info("resumed", checkpoint=str(latest), step=self.step)
-        self._watch.resume(await self._in_thread(keep_metrics, self._metrics_file, self.step))
+        await self._in_thread(keep_metrics, self._metrics_file, self.step)
+        await self._in_thread(self._watch.resume, metrics_rows(self._metrics_file))
         self._logs = Sinks(LOGS, self._identity(), self.spec.logging, self.step)
         self._epoch = await self._queue.start_epoch(at_least=used_epoch)
         _log.info("training begins", epoch=self._epoch, step=self.step)

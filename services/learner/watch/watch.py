@@ -10,7 +10,7 @@ The one module here that reads protobuf and files; what is judged, and how, is b
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -50,12 +50,12 @@ class Watch:
         """One line for each alarm that is raised now, the same as long as it is."""
         return list(self._raised.values())
 
-    def resume(self, rows: Sequence[Mapping[str, float]]) -> None:
+    def resume(self, rows: Iterable[Mapping[str, float]]) -> None:
         """Go on after these rows of metrics.jsonl, from the first step on."""
-        self._alarms = Alarms(self._watch)
+        self._alarms, done = Alarms(self._watch), 0
         for row in rows:
             self._judge(row, told=False)
-        done = int(rows[-1]["step"]) if rows else 0
+            done = int(row["step"])
         before = [row for row in _read(self._folder / WORST_FILE) if row["step"] <= done]
         self._worst = Worst(self._watch.worst_samples, self._watch.window_steps, before)
 

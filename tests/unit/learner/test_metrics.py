@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from services.learner.ledger import Ledger
-from services.learner.metrics import append_metrics, keep_metrics
+from services.learner.metrics import append_metrics, keep_metrics, metrics_rows
 
 
 def test_the_first_row_makes_the_runs_folder(tmp_path: Path) -> None:
@@ -17,3 +17,17 @@ def test_the_first_row_makes_the_runs_folder(tmp_path: Path) -> None:
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
     keep_metrics(path, 2)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
+
+
+def test_rows_are_read_one_after_the_other(tmp_path: Path) -> None:
+    """What a resume goes through never stands in memory whole; a line that a crash cut short is dropped with its step."""
+    path = tmp_path / "metrics.jsonl"
+    assert list(metrics_rows(path)) == []
+    for step in (1, 2):
+        append_metrics(path, step, {"lr": 0.5}, Ledger())
+    with path.open("a") as stream:
+        stream.write('{"step": 3, "lr"')
+    keep_metrics(path, 3)
+    rows = metrics_rows(path)
+    assert next(rows)["step"] == 1
+    assert [row["step"] for row in rows] == [2]
