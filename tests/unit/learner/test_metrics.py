@@ -20,7 +20,7 @@ def test_the_first_row_makes_the_runs_folder(tmp_path: Path) -> None:
 
 
 def test_rows_are_read_one_after_the_other(tmp_path: Path) -> None:
-    """What a resume goes through never stands in memory whole; a line that a crash cut short is dropped with its step."""
+    """A resume never has all of them in memory; a line that a crash cut short is dropped with its step."""
     path = tmp_path / "metrics.jsonl"
     assert list(metrics_rows(path)) == []
     for step in (1, 2):
