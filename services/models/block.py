@@ -308,9 +308,9 @@ def _by_token(x: torch.Tensor, layout: Layout) -> torch.Tensor:
 
 def _of_copies(x: torch.Tensor, layout: Layout) -> torch.Tensor:
     """The same, of a token in several rows the sum, in float32 or better before it is rounded."""
+    if layout.copies is None:
+        return _by_token(x, layout)
     flat = _by_place(x, layout)
-    if layout.copies is None or layout.places is None:
-        return flat if layout.places is None else flat[layout.places]
     result = flat[layout.places]
     padded = torch.cat([flat, flat.new_zeros((1, *flat.shape[1:]))])
     exact = torch.promote_types(flat.dtype, torch.float32)

@@ -43,15 +43,6 @@ class Tokens:
     places: torch.Tensor | None
     copies: Copies | None
 
-    def to(self, device: torch.device) -> Tokens:
-        """The same there."""
-        copies = self.copies
-        return Tokens(
-            self.positions.to(device),
-            None if self.places is None else self.places.to(device),
-            copies and Copies(*(each.to(device) for each in (copies.source, copies.shared, copies.places))),
-        )
-
 
 def tokens_of(lengths: Sequence[int], time: int, prompts: Sequence[npt.NDArray[np.int32]] = ()) -> Tokens:
     """Of rows of these lengths, padded to `time`. prompts: what each row begins with; none: nothing is shared."""

@@ -53,7 +53,7 @@ class Unrolled:
         rows, time, width = hidden.shape
         if len(lengths) != rows or max(lengths) > time:
             raise ValueError(f"{len(lengths)} lengths up to {max(lengths)} for {rows} rows of {time}")
-        tokens = tokens_of(lengths, time, prompts).to(hidden.device)
+        tokens = tokens_of(lengths, time, prompts)
         unseen = torch.ones((1, time, time), dtype=torch.bool, device=hidden.device).triu(1)
         x = hidden.reshape(rows * time, width)
         x = self.states(x if tokens.places is None else x[tokens.places], tokens, unseen, rows)

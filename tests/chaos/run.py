@@ -1,6 +1,6 @@
 """One run under a schedule: strikes, looks on, ends it, and says what was wrong.
 
-schedule ─▶ strokes at their times ─▶ quiet ─▶ Stop ─▶ account, versions, checkpoints, optimality
+schedule ─▶ strokes at their times ─▶ quiet ─▶ Stop ─▶ account, versions, optimality
              └─ recovery: until two steps more were trained
 """
 
