@@ -35,6 +35,8 @@ from orchestrator.iterate.drive import STATE_FILE, Material
 from orchestrator.iterate.labels import Standing, Tenths, wait_for_labels
 from orchestrator.iterate.options import IterateRun
 from orchestrator.iterate.report import write_report
+from orchestrator.iterate.writing import write as write_writing
+from orchestrator.iterate.writing import writing
 from orchestrator.local.layout import RunLayout
 from orchestrator.local.progress import LiveView
 from services.common.errors import Corrupted
@@ -275,12 +277,16 @@ class Course:
         one.against = contest.results(await self._verdicts(), one.number)
         ratings = await comparisons.ratings(EVALUATION)
         write_atomically(self._layout.root / "ratings.json", json.dumps(ratings, indent=2) + "\n")
+        prompts = [prompt.text for prompt in self._material.held_out]
+        wrote = writing(prompts, {version: [one.texts for one in held[version]] for version in versions})
+        write_writing(self._layout.root, wrote)
         write_report(self._layout.root, self._rounds)
         previous = one.previous()
         if previous is not None:
             self._view.say(
                 f"      beats the version before in {previous.win_rate:.3f} "
-                f"({previous.low:.3f} to {previous.high:.3f}) of {previous.comparisons} comparisons"
+                f"({previous.low:.3f} to {previous.high:.3f}) of {previous.comparisons} comparisons; "
+                f"{wrote.variety():.2f} of the initial model's variety"
             )
 
     async def _held_out(self, version: int, moving: Callable[[str], None]) -> list[Answered]:

@@ -1,6 +1,7 @@
-"""The report of a run of rounds: one HTML page made from rounds.json and ratings.json. Refuses to know how they came.
+"""The report of a run of rounds: one HTML page made from rounds.json, ratings.json and writing.json. Refuses to know
+how they came.
 
-No text of a model is in it; every value passes through autoescape, and the page carries no script.
+What models wrote is in it: every value passes through autoescape, and the page carries no script.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from orchestrator.demo.marks import interval_mark
 from orchestrator.demo.scales import number
 from orchestrator.demo.wording import duration
 from orchestrator.iterate import contest, state
+from orchestrator.iterate import writing as written
+from orchestrator.iterate.writing import Writing
 
 REPORT_FILE = "report.html"
 SUMMARY_FILE = "summary.json"
@@ -40,14 +43,17 @@ def write_report(folder: Path, rounds: state.Rounds) -> Path:
     """Write report.html and summary.json into `folder`; the path of the page."""
     file = folder / "ratings.json"
     ratings = json.loads(file.read_text()) if file.is_file() else []
-    path = folder / REPORT_FILE
-    write_atomically(folder / SUMMARY_FILE, json.dumps(summary(rounds, ratings), indent=2) + "\n")
-    write_atomically(path, render(folder.name, rounds, rated(ratings)))
+    path, writing = folder / REPORT_FILE, written.read(folder)
+    figures = summary(rounds, ratings, writing)
+    write_atomically(folder / SUMMARY_FILE, json.dumps(figures, indent=2) + "\n")
+    write_atomically(path, render(folder.name, rounds, rated(ratings), writing))
     return path
 
 
-def summary(rounds: state.Rounds, ratings: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The figures: what each round beats the one before by, and the ratings."""
+def summary(
+    rounds: state.Rounds, ratings: Sequence[dict[str, Any]], writing: Writing | None
+) -> dict[str, Any]:
+    """The figures: what each round beats the one before by, the ratings, and each version's variety."""
     wins = [one.previous() for one in rounds.rounds]
     return {
         "rounds": len(rounds.rounds),
@@ -59,6 +65,7 @@ def summary(rounds: state.Rounds, ratings: Sequence[dict[str, Any]]) -> dict[str
         "comparisons": [one.comparisons for one in wins if one],
         "seconds": sum(sum(one.seconds.values()) for one in rounds.rounds),
         "ratings": list(ratings),
+        "distinct": [] if writing is None else [one.distinct for one in writing.versions],
     }
 
 
@@ -109,7 +116,7 @@ def matrix(rounds: state.Rounds) -> list[tuple[str, list[str]]]:
     ]
 
 
-def render(name: str, rounds: state.Rounds, ratings: Sequence[Rated]) -> str:
+def render(name: str, rounds: state.Rounds, ratings: Sequence[Rated], writing: Writing | None) -> str:
     """The page: the same files always give the same text."""
     environment = Environment(
         loader=PackageLoader("orchestrator.iterate"),
@@ -125,6 +132,7 @@ def render(name: str, rounds: state.Rounds, ratings: Sequence[Rated]) -> str:
         ratings=ratings,
         chart=elo_chart(ratings),
         matrix=matrix(rounds),
+        writing=writing,
         versions=[contest.source(version) for version in range(len(rounds.rounds))],
         source=contest.source,
         style=Markup((Path(__file__).parents[1] / "demo" / "templates" / "report.css").read_text()),  # noqa: S704
