@@ -131,8 +131,14 @@ def by_trimtab(
     from services.models.reward_model import new_reward_model
 
     model = new_reward_model(folder, dtype="bfloat16", threads=threads, seed=seed, max_tokens=1024)
+    # TRL begins with the head as drawn; so do we here. Normalising afterwards is part of our time.
     options = RewardTraining(
-        **SETTINGS, seed=seed, train_embeddings=True, max_steps=steps, evaluate_every=10**9
+        **SETTINGS,
+        seed=seed,
+        train_embeddings=True,
+        normalise_before=False,
+        max_steps=steps,
+        evaluate_every=10**9,
     )
     report = train(model, fit, options, held_out=held)
     return Trained(seconds=report.seconds, steps=report.steps, margins=report.margins)

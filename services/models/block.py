@@ -28,6 +28,8 @@ TURN = 64
 ROWS = 512
 # Elements of the scores of one product, at most: whole sequences go together up to that.
 SCORES = 1 << 23
+# Probabilities of a block that are kept for the way back instead of being made again: 8 MB in bfloat16.
+KEPT = 1 << 22
 
 Gradients = tuple[torch.Tensor, torch.Tensor]
 
@@ -80,21 +82,40 @@ class Block(torch.autograd.Function):
         q = rotated(_heads(product(h, query.t()), layout), layout.cosine, layout.sine)
         k = rotated(_heads(h @ key.t(), layout), layout.cosine, layout.sine)
         v = _heads(h @ value.t(), layout)
-        a = attended(q, k, v, layout)
+        a, likely = attended(q, k, v, layout)
         y = product(a, out.t(), plus=x)
         h, mlp_root = normed(y, mlp_norm, layout.eps)
         g, u = h @ gate.t(), h @ up.t()
         z = product(gated(g, u), down.t(), plus=y)
         ctx.layout = layout
         ctx.save_for_backward(
-            x, root, q, k, v, a, y, mlp_root, g, u, norm, query, key, value, out, mlp_norm, gate, up, down
+            x,
+            root,
+            q,
+            k,
+            v,
+            likely,
+            a,
+            y,
+            mlp_root,
+            g,
+            u,
+            norm,
+            query,
+            key,
+            value,
+            out,
+            mlp_norm,
+            gate,
+            up,
+            down,
         )
         return z
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         """By x and the weights."""
-        x, root, q, k, v, a, y, mlp_root, g, u, *weights = ctx.saved_tensors
+        x, root, q, k, v, likely, a, y, mlp_root, g, u, *weights = ctx.saved_tensors
         norm, query, key, value, out, mlp_norm, gate, up, down = weights
         layout, dz = ctx.layout, grads[0]
 
@@ -111,7 +132,7 @@ class Block(torch.autograd.Function):
         )
 
         dout = dy.t() @ a if for_out else None
-        dq, dk, dv = attended_backward(product(dy, out), q, k, v, layout)
+        dq, dk, dv = attended_backward(product(dy, out), q, k, v, likely, layout)
         dq = rotated(dq, layout.cosine, -layout.sine).flatten(1)
         dk = rotated(dk, layout.cosine, -layout.sine).flatten(1)
         dv = dv.flatten(1)
@@ -241,31 +262,48 @@ def rotated(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.
 # ---------------------------------------------------------------- attention within each row
 
 
-def attended(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layout) -> torch.Tensor:
-    """Attention: q [tokens, heads, width], k and v [tokens, key heads, width] to [tokens, heads * width]."""
-    queries, keys, values = (_by_key_head(one, layout) for one in (q, k, v))
-    result = torch.empty_like(queries)
+def attended(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layout
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attention: q [tokens, heads, width], k and v [tokens, key heads, width] to [tokens, heads * width].
+
+    And its probabilities, where they are few enough to be kept: see KEPT.
+    """
+    queries, keys, values = _scaled_by_key_head(q, layout), _by_key_head(k, layout), _by_key_head(v, layout)
+    result, likely = torch.empty_like(queries), torch.empty(0)
     for part, unseen in _together(layout):
         likely = _probabilities(queries[part], keys[part], unseen, layout)
         torch.bmm(likely, values[part], out=result[part])
-    return _by_token(result, layout).flatten(1)
+    kept = likely if layout.rows * layout.heads * layout.time**2 <= min(KEPT, SCORES) else None
+    return _by_token(result, layout).flatten(1), kept
 
 
 def attended_backward(
-    grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layout
+    grad: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    kept: torch.Tensor | None,
+    layout: Layout,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """By q, k and v, in their shapes. grad: [tokens, heads * width]. The probabilities are made again."""
-    queries, keys, values = (_by_key_head(one, layout) for one in (q, k, v))
+    """By q, k and v, in their shapes. grad: [tokens, heads * width]. Probabilities that were not kept are made again."""
+    queries, keys, values = _scaled_by_key_head(q, layout), _by_key_head(k, layout), _by_key_head(v, layout)
     d = _by_key_head(_heads(grad, layout), layout, once=True)
     by_q, by_k, by_v = torch.empty_like(queries), torch.empty_like(keys), torch.empty_like(values)
     for part, unseen in _together(layout):
-        likely = _probabilities(queries[part], keys[part], unseen, layout)
+        likely = _probabilities(queries[part], keys[part], unseen, layout) if kept is None else kept
         torch.bmm(likely.transpose(1, 2), d[part], out=by_v[part])
         by_likely = torch.bmm(d[part], values[part].transpose(1, 2))
-        by_score = torch._softmax_backward_data(by_likely, likely, -1, likely.dtype).mul_(layout.scale)
+        by_score = torch._softmax_backward_data(by_likely, likely, -1, likely.dtype)
         torch.bmm(by_score, keys[part], out=by_q[part])
         torch.bmm(by_score.transpose(1, 2), queries[part], out=by_k[part])
-    return _by_token(by_q, layout), _of_copies(by_k, layout), _of_copies(by_v, layout)
+    by_token = _by_token(by_q, layout).mul_(layout.scale)
+    return by_token, _of_copies(by_k, layout), _of_copies(by_v, layout)
+
+
+def _scaled_by_key_head(q: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """Queries times the scale: they are few, the scores many."""
+    return _by_key_head(q * layout.scale, layout)
 
 
 def _probabilities(
@@ -273,7 +311,7 @@ def _probabilities(
 ) -> torch.Tensor:
     """[rows * key heads, queries of a key head * time, time] of some rows."""
     scores = torch.bmm(queries, keys.transpose(1, 2))
-    apart = scores.view(-1, layout.heads, layout.time, layout.time).mul_(layout.scale).add_(unseen)
+    apart = scores.view(-1, layout.heads, layout.time, layout.time).add_(unseen)
     return torch.softmax(apart, -1).view_as(scores)
 
 

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from services.common.errors import Corrupted, InvalidInput, NotFound
 from services.models.chat import rendered
 from services.models.facts import ModelFacts, chat_template_digest, model_digest, tokenizer_fingerprint
-from services.models.forest import enable_forests, forest_states, plant
+from services.models.forest import enable_forests, forest_states, plant, trees_of
 from services.models.loading import (
     load_tokenizer,
     resolve,
@@ -173,6 +173,33 @@ class RewardModel(torch.nn.Module):
                 values[index] = reading.value
         return values
 
+    def family_batches(self, families: Sequence[Sequence[Encoded]], token_budget: int) -> list[list[int]]:
+        """Indices of families, as they go through the model together: by the tokens that are read of each.
+
+        Padded, a family counts as so many rows as the largest one, all as long as its longest.
+        """
+        if self.sharing:
+            return micro_batches(
+                [sum(tree.tokens for tree in trees_of([row.ids for row in rows])) for rows in families],
+                token_budget,
+            )
+        widest = max(len(rows) for rows in families)
+        return micro_batches([widest * max(len(row.ids) for row in rows) for rows in families], token_budget)
+
+    def family_scores(
+        self, families: Sequence[Sequence[ScoreText]], *, token_budget: int = 4096
+    ) -> list[list[float]]:
+        """`score` of each family's rows; what the rows of one begin with is read once where beginnings are shared."""
+        encoded = [[self.encode(row) for row in rows] for rows in families]
+        scores: list[list[float]] = [[]] * len(families)
+        with torch.inference_mode():
+            for micro in self.family_batches(encoded, token_budget):
+                values = self.family_outputs([encoded[index] for index in micro])
+                parts = torch.split(values, [len(encoded[index]) for index in micro])
+                for index, part in zip(micro, parts, strict=True):
+                    scores[index] = (self.settings.gain * part + self.settings.bias).tolist()
+        return scores
+
     @property
     def _two_types(self) -> bool:
         return self.settings.pooling == "mean" and getattr(self.backbone.config, "type_vocab_size", 0) > 1
@@ -197,10 +224,14 @@ class RewardModel(torch.nn.Module):
         """[rows, width] float32 to [rows] float32."""
         return torch.nn.functional.linear(pooled, self.head.weight.float(), self.head.bias.float())[:, 0]
 
-    def normalised(self, rows: Sequence[ScoreText]) -> None:
-        """Set gain and bias so that these reference answers score mean 0, deviation 1 (arXiv 1909.08593, 2.1)."""
+    def normalised(self, families: Sequence[Sequence[ScoreText]]) -> None:
+        """Set gain and bias so that these reference answers, prompt by prompt, score mean 0, deviation 1.
+
+        arXiv 1909.08593, 2.1.
+        """
         self.settings = replace(self.settings, gain=1.0, bias=0.0)
-        values = torch.tensor(self.score(rows), dtype=torch.float64)
+        found = self.family_scores(families)
+        values = torch.tensor([score for scores in found for score in scores], dtype=torch.float64)
         gain = 1.0 / max(float(values.std(unbiased=False)), 1e-6)
         self.settings = replace(self.settings, gain=gain, bias=-gain * float(values.mean()))
 

@@ -23,15 +23,12 @@ from services.learner.jobs.comparisons import Compared, batches, split_by_group,
 from services.learner.jobs.course import checkpointing, rate_factor
 from services.learner.jobs.evaluation import Evaluation, Judged, accuracy, evaluate, judged
 from services.learner.jobs.losses import Objective, said, said_loss
-from services.models.forest import trees_of
 from services.models.master_weights import MasterWeights, ParameterGroup
-from services.models.packing import micro_batches
 from services.models.reward_model import RewardModel
 from services.models.scorer import Encoded, ScoreText
 
-# Answers that gain and bias are set by, where none are given for it.
-_NORMALISED_BY = 512
-_SCORED_TOKENS = 4096
+# Answers that gain and bias are set by, where none are given for it: a deviation known to 4 %.
+_NORMALISED_BY = 256
 Progress = Callable[[int, int, float, float], None]
 
 
@@ -137,7 +134,7 @@ class _Course:
         began = time.perf_counter()
         if not options.dropout and not model.packed:
             model.share_beginnings()
-        answers = reference or [row for prompt in self._fit for row in rows_of(prompt)][:_NORMALISED_BY]
+        answers = [[row] for row in reference] or _first_answers(self._fit, _NORMALISED_BY)
         if options.normalise_before:
             model.normalised(answers)
         with _drawing(options.seed), checkpointing(model.backbone, options.gradient_checkpointing):
@@ -227,6 +224,17 @@ def _first(prompts: Sequence[Compared], pairs: int) -> list[Compared]:
     return chosen
 
 
+def _first_answers(prompts: Sequence[Compared], count: int) -> list[list[ScoreText]]:
+    """All answers to the first prompts, until there are so many."""
+    chosen: list[list[ScoreText]] = []
+    for prompt in prompts:
+        if count <= 0:
+            break
+        chosen.append(rows_of(prompt))
+        count -= len(chosen[-1])
+    return chosen
+
+
 def rows_of(prompt: Compared) -> list[ScoreText]:
     """What is scored of a prompt: each answer once."""
     return [ScoreText(prompt.messages, answer) for answer in prompt.answers]
@@ -234,15 +242,7 @@ def rows_of(prompt: Compared) -> list[ScoreText]:
 
 def scores_of(model: RewardModel, prompts: Sequence[Compared]) -> list[list[float]]:
     """Scores (gain and bias in them) of each prompt's answers."""
-    encoded = [[model.encode(row) for row in rows_of(prompt)] for prompt in prompts]
-    scores: list[list[float]] = [[]] * len(prompts)
-    with torch.inference_mode():
-        for micro in _micro_batches(model, encoded, _SCORED_TOKENS):
-            values = model.family_outputs([encoded[index] for index in micro])
-            parts = torch.split(values, [len(encoded[index]) for index in micro])
-            for index, part in zip(micro, parts, strict=True):
-                scores[index] = (model.settings.gain * part + model.settings.bias).tolist()
-    return scores
+    return model.family_scores([rows_of(prompt) for prompt in prompts])
 
 
 def _pairs(model: RewardModel, prompts: Sequence[Compared]) -> list[Judged]:
@@ -288,7 +288,7 @@ def update(
     gain, bias = model.settings.gain, model.settings.bias
     total = 0.0
     with _dropout(model, options.dropout):
-        for micro in _micro_batches(model, encoded, options.micro_batch_tokens):
+        for micro in model.family_batches(encoded, options.micro_batch_tokens):
             scores = gain * model.family_outputs([encoded[index] for index in micro]) + bias
             loss = said_loss(scores, [batch[index] for index in micro], objective) / terms
             loss.backward()
@@ -296,19 +296,6 @@ def update(
             total += float(loss.detach())
     optimiser.step(factor)
     return total
-
-
-def _micro_batches(
-    model: RewardModel, encoded: Sequence[Sequence[Encoded]], token_budget: int
-) -> list[list[int]]:
-    """Indices of prompts, by real tokens in forests; padded, a prompt counts as one row as long as all its answers."""
-    if model.sharing:
-        return micro_batches(
-            [sum(tree.tokens for tree in trees_of([row.ids for row in rows])) for rows in encoded],
-            token_budget,
-        )
-    widest = max(len(rows) for rows in encoded)
-    return micro_batches([widest * max(len(row.ids) for row in rows) for rows in encoded], token_budget)
 
 
 @contextlib.contextmanager

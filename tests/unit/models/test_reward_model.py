@@ -53,7 +53,7 @@ def text_of(model: RewardModel, row: ScoreText) -> tuple[str, str]:
 def test_saved_and_loaded_it_scores_the_same(tmp_path: Path, pooling: str) -> None:
     """Scores, settings and digest survive the disk exactly; another seed scores otherwise."""
     model = load(make_tiny_reward_model(tmp_path / "one", pooling=pooling))
-    model.normalised(ROWS)
+    model.normalised([[row] for row in ROWS])
     (tmp_path / "two").mkdir()
     model.save(tmp_path / "two")
     again = load(tmp_path / "two")
@@ -135,12 +135,12 @@ def test_gain_and_bias_bring_mean_0_and_deviation_1(tmp_path: Path) -> None:
     """After `normalised` the same answers score mean 0, deviation 1, in the same order; twice is as once."""
     model = load(make_tiny_reward_model(tmp_path / "m"))
     before = model.score(ROWS)
-    model.normalised(ROWS)
+    model.normalised([[row] for row in ROWS])
     after = model.score(ROWS)
     assert np.mean(after) == pytest.approx(0.0, abs=1e-5)
     assert np.std(after) == pytest.approx(1.0, abs=1e-5)
     assert np.argsort(after).tolist() == np.argsort(before).tolist()
-    model.normalised(ROWS)
+    model.normalised([[row] for row in ROWS])
     np.testing.assert_allclose(model.score(ROWS), after, atol=1e-5)
 
 
