@@ -286,7 +286,7 @@ def attended_backward(
     kept: torch.Tensor | None,
     layout: Layout,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """By q, k and v, in their shapes. grad: [tokens, heads * width]. Probabilities that were not kept are made again."""
+    """By q, k and v, in their shapes. grad: [tokens, heads * width]. Probabilities not kept are made again."""
     queries, keys, values = _scaled_by_key_head(q, layout), _by_key_head(k, layout), _by_key_head(v, layout)
     d = _by_key_head(_heads(grad, layout), layout, once=True)
     by_q, by_k, by_v = torch.empty_like(queries), torch.empty_like(keys), torch.empty_like(values)

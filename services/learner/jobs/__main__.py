@@ -64,7 +64,7 @@ def reward_model(
         Path | None,
         typer.Option(
             help="Answers that score mean 0, deviation 1: JSONL, prompt and completion.",
-            show_default="the first 512 answers trained on",
+            show_default="the first 256 answers trained on",
         ),
     ] = None,
     skip_bad_rows: Annotated[bool, typer.Option(help="Count malformed rows and go on.")] = False,
