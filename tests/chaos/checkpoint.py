@@ -47,7 +47,7 @@ def _last(root: Path) -> list[str]:
 def _again(root: Path) -> list[str]:
     from services.learner.replay import recorded, replay
 
-    last = sum(1 for _ in (root / "metrics.jsonl").open())
+    last = len((root / "metrics.jsonl").read_text().splitlines())
     if last < 1:
         return []
     then, now = recorded(root, last), replay(root, last)
