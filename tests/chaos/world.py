@@ -38,6 +38,8 @@ DELAY_SECONDS = 0.05
 ANSWERS_LOST = 3
 COMPLETIONS = 8
 _LOOK_SECONDS = 0.05
+_WHOLE = 2**40
+"""Logs are judged from their first line on."""
 
 
 @dataclass(slots=True)
@@ -180,7 +182,14 @@ async def world(folder: Path, files: Path, seed: int, say: Callable[[str], None]
     settings: dict[str, dict[str, object]] = {name: {} for name in SERVICES}
     names = (*SERVICES, PREFERENCE)
     stack = Stack(
-        layout, spec_of(files, seed), names, settings=settings, env=env, limits=LIMITS, on_event=say
+        layout,
+        spec_of(files, seed),
+        names,
+        settings=settings,
+        env=env,
+        limits=LIMITS,
+        on_event=say,
+        log_bytes=_WHOLE,
     )
     server, own = stack.queue_url.rpartition("@")[2].partition("/")[0], stack.queue_url
     for name, link in queue_links.items():
