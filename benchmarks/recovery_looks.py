@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Any, cast
 
 import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from services.common.stages.entry import GROUP, RunKeys
@@ -19,7 +21,9 @@ class QueueLooks:
     """The streams of one run. RedisError while the server is away."""
 
     def __init__(self, url: str, run_uid: str) -> None:
-        self._client = redis.asyncio.Redis.from_url(url, decode_responses=True, protocol=2)
+        self._client = redis.asyncio.Redis.from_url(
+            url, decode_responses=True, protocol=2, retry=Retry(NoBackoff(), 0)
+        )
         self._client.response_callbacks.clear()  # answers are wanted as they come
         self._keys = RunKeys(run_uid)
 
@@ -62,6 +66,18 @@ class QueueLooks:
 def milliseconds(entry_id: str) -> float:
     """When an entry was added, Unix seconds."""
     return int(entry_id.partition("-")[0]) / 1000
+
+
+def first_step_since(lines: Iterable[str], moment: float) -> float | None:
+    """When the first step after a moment was done, of the lines of metrics.jsonl; one that is cut off says nothing."""
+    for line in lines:
+        try:
+            told = float(json.loads(line)["time"])
+        except (ValueError, KeyError, TypeError):
+            continue
+        if told > moment:
+            return told
+    return None
 
 
 def loading_seconds(lines: Iterable[str], after: float) -> float:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.recovery_looks import QueueLooks, loading_seconds
+from benchmarks.recovery_looks import QueueLooks, first_step_since, loading_seconds
 from benchmarks.soak_account import account
 from benchmarks.soak_files import ledger_of, rows_of, taken
 from benchmarks.soak_run import left_on_streams, stop_learner
@@ -227,8 +227,8 @@ async def _until(look: Callable[[], Any], told: str) -> None:
 
 async def _trained_after(layout: RunLayout, moment: float) -> float | None:
     """When the first step after a moment was done."""
-    rows = rows_of(layout.metrics_file) if layout.metrics_file.exists() else []
-    return next((row["time"] for row in rows if row["time"] > moment), None)
+    lines = layout.metrics_file.read_text().splitlines() if layout.metrics_file.exists() else []
+    return first_step_since(lines, moment)
 
 
 async def _more_steps(layout: RunLayout, count: int) -> None:

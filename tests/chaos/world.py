@@ -129,14 +129,19 @@ class World:
         while time.monotonic() < ends:
             now = self.pid(name)
             if now is not None and now != filled and (now == first or name != QUEUE):
-                disk.fill(filled := now, limit)
+                filled = now
+                with contextlib.suppress(ProcessLookupError):
+                    disk.fill(now, limit)
             await asyncio.sleep(_LOOK_SECONDS)
         if (now := self.pid(name)) is not None:
-            disk.free(now)
+            with contextlib.suppress(ProcessLookupError):
+                disk.free(now)
         if name == LEARNER and now != first and first is not None and self._touched[name] == touched:
             self.ended_full.append((name, from_, disk.size_of(log)))
 
     async def _lose(self, fault: Fault) -> None:
+        while self.pid(fault.target) is None:  # noqa: ASYNC110 - the supervisor starts it
+            await asyncio.sleep(_LOOK_SECONDS)
         disk.lose(self.layout.queue)
         self.losses.append(disk.size_of(self.layout.log(LEARNER)))
         self._signal(fault.target, signal.SIGKILL)

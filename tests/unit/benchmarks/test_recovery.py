@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.recovery_looks import loading_seconds, milliseconds
+from benchmarks.recovery_looks import first_step_since, loading_seconds, milliseconds
 from benchmarks.recovery_run import SERVICES, settings_of, spec_of
 
 
@@ -29,6 +29,14 @@ def test_loading_is_from_listening_to_serving() -> None:
 def test_entry_ids_tell_when() -> None:
     """Milliseconds before the dash."""
     assert milliseconds("1700000000250-3") == 1700000000.25
+
+
+def test_the_first_step_since_a_moment() -> None:
+    """A line that a kill cut short says nothing, a step at the moment itself is none."""
+    lines = ['{"step": 1, "time": 10.0}', '{"step": 2, "time": 12.0}', '{"step": 3, "ti', "[]"]
+    assert first_step_since(lines, 9.0) == 10.0
+    assert first_step_since(lines, 10.0) == 12.0
+    assert first_step_since(lines, 12.0) is None
 
 
 def test_replicas_share_a_stage_and_a_reward_model(tmp_path: Path) -> None:
