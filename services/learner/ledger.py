@@ -64,7 +64,7 @@ class Ledger:
 
         A queue that came back empty, and then a learner that ended before its next checkpoint, leave such.
         """
-        missing = self.next_number - self.admitted
+        missing = max(0, self.next_number - self.admitted)
         self.failed += missing
         return missing
 

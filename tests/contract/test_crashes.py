@@ -276,7 +276,7 @@ class Crashes(RuleBasedStateMachine):
 
 
 def run(made: Callable[[], Harness], restart: Callable[[Any], None], *, examples: int, steps: int) -> None:
-    Crashes.made, Crashes.restart = staticmethod(made), staticmethod(restart)  # type: ignore[assignment]
+    Crashes.made, Crashes.restart = staticmethod(made), staticmethod(restart)
     run_state_machine_as_test(
         Crashes,
         settings=settings(
@@ -315,4 +315,4 @@ def test_crashes_on_a_server(server: QueueServer) -> None:
         server.kill()
         server.start()
 
-    run(lambda: RedisHarness(server, f"run-{uuid.uuid4().hex[:8]}"), restart, examples=12, steps=40)
+    run(lambda: RedisHarness(server, f"run-{uuid.uuid4().hex[:8]}"), restart, examples=15, steps=40)
