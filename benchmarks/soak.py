@@ -1,7 +1,9 @@
-"""Runs random walks over the local stack for half an hour, its learner killed and resumed at random moments.
+"""Runs random walks over the local stack for 40 minutes, its learner killed and resumed at random moments.
 
     rss_slope_<process>                MiB an hour with its 95 % interval (`_low`, `_high`), after the warm-up
     rss_slope_learner_resumed          the same over all its lives: does a resumed learner come back larger?
+    fds_…, threads_…                   file descriptors and threads of each process: early, last, how many an hour more
+    log_<name>_bytes_per_hour          written to each log; log_largest_kib: none grows beyond where it is set aside
     wrong_sum, wrong_twice, …          what the account does not explain: 0 where it is exact (soak_account.py)
     optimality                         100 drawn walks from each of the 20 starts, by the trained weights, at the end
 
@@ -23,10 +25,11 @@ from pathlib import Path
 
 from benchmarks import harness
 from benchmarks.soak_account import account
+from benchmarks.soak_counts import count_figures
 from benchmarks.soak_files import ledger_of, rows_of, taken
 from benchmarks.soak_memory import Life, Slope, slope, stretches
 from benchmarks.soak_plot import write_plot
-from benchmarks.soak_run import Soaked, soak
+from benchmarks.soak_run import LOG_BYTES, Soaked, soak
 
 QUICK_MINUTES = 3.0
 WARM_UP_SHARE = 1 / 3
@@ -39,6 +42,12 @@ BARS = {
     **{name: harness.at_most(0) for name in WRONG},
     "optimality": harness.at_least(0.9),
     "rss_slope_worst_low": harness.at_most(10.0),
+    "fds_growth_worst": harness.at_most(2),
+    "fds_slope_worst_low": harness.at_most(1.0),
+    "threads_growth_worst": harness.at_most(1),
+    "threads_slope_worst_low": harness.at_most(1.0),
+    # What comes between two looks of the supervisor stands on top of what a log is set aside at.
+    "log_largest_kib": harness.at_most(2 * LOG_BYTES / 1024),
 }
 
 
@@ -60,6 +69,15 @@ def measure(
         figures["optimality"] = soaked.optimality
         slopes = memory_slopes(soaked.recorder.lives, seconds)
         figures |= memory_figures(slopes, soaked.recorder.lives)
+        after = WARM_UP_SHARE * seconds
+        figures |= count_figures(
+            soaked.recorder.lives,
+            after=after,
+            stretch=(seconds - after) / STRETCHES,
+            life_warm_up=LIFE_WARM_UP_SECONDS,
+            life_stretch=LIFE_STRETCH_SECONDS,
+        )
+        figures |= soaked.logs.figures(seconds)
         looks = {name: [life.looks for life in of_name] for name, of_name in soaked.recorder.lives.items()}
         (folder / "memory.json").write_text(json.dumps({"lives": looks, "ends": soaked.ends}))
     if plot is not None:
@@ -109,7 +127,7 @@ def _endings(soaked: Soaked) -> dict[str, float]:
 def main() -> None:
     """Take our own flags, leave the rest to the harness."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", add_help=False)
-    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--minutes", type=float, default=40.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--every", type=float, default=90.0)
     parser.add_argument("--plot", type=Path)

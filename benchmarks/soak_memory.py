@@ -1,4 +1,6 @@
-"""Memory of processes over time, and whether it drifts. The arithmetic is pure; `Recorder` alone looks at the system.
+"""Memory of processes over time, their file descriptors and threads, and whether any of it drifts.
+
+The arithmetic is pure; `Recorder` alone looks at the system.
 
 A process lives once or, where it is killed and resumed, many times: each life is a curve of its own. Drift is a slope
 common to all lives, each with its own level:
@@ -18,11 +20,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import NormalDist
+from typing import Literal
 
 import psutil
 
 Look = tuple[float, float]
-"""Seconds since the beginning, MiB."""
+"""Seconds since the beginning, MiB (or how many)."""
+What = Literal["sizes", "descriptors", "threads"]
 MIB = 2**20
 _STUDENT = (12.70620, 4.30265, 3.18245, 2.77645)
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -45,15 +49,21 @@ class Life:
     pid: int
     moments: array[float] = field(default_factory=lambda: array("d"))
     sizes: array[float] = field(default_factory=lambda: array("d"))
+    descriptors: array[float] = field(default_factory=lambda: array("d"))
+    threads: array[float] = field(default_factory=lambda: array("d"))
 
     @property
     def looks(self) -> list[Look]:
-        """In order."""
-        return list(zip(self.moments, self.sizes, strict=True))
+        """Of its memory, in order."""
+        return self.looks_at("sizes")
+
+    def looks_at(self, what: What) -> list[Look]:
+        """Of one of its figures, in order."""
+        return list(zip(self.moments, getattr(self, what), strict=True))
 
 
 class Recorder:
-    """Resident size of named processes, look by look."""
+    """Resident size, file descriptors and threads of named processes, look by look."""
 
     def __init__(self) -> None:
         self.lives: dict[str, list[Life]] = {}
@@ -74,14 +84,16 @@ class Recorder:
 
     def note(self, name: str, pid: int) -> None:
         """Look at one process alone."""
-        size = resident_mib(pid)
-        if size is None:
+        size, counts = resident_mib(pid), counts_of(pid)
+        if size is None or counts is None:
             return
         lives = self.lives.setdefault(name, [])
         if not lives or lives[-1].pid != pid:
             lives.append(Life(pid))
         lives[-1].moments.append(self.seconds)
         lives[-1].sizes.append(size)
+        lives[-1].descriptors.append(counts[0])
+        lives[-1].threads.append(counts[1])
 
 
 def resident_mib(pid: int) -> float | None:
@@ -91,6 +103,16 @@ def resident_mib(pid: int) -> float | None:
     except (OSError, IndexError, ValueError):
         return None
     return pages * _PAGE / MIB or None
+
+
+def counts_of(pid: int) -> tuple[int, int] | None:
+    """File descriptors and threads; None where the process is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # proc(5): field 20 of the line is num_threads; the state, field 3, is the first after the name.
+        return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir()), int(fields[17])
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 def _children(pid: int) -> list[int]:

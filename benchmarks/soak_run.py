@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.soak_logs import LogGrowth, sizes_of
 from benchmarks.soak_memory import Recorder
 from orchestrator.local.layout import RunLayout
 from orchestrator.local.stack import Stack
@@ -35,6 +36,8 @@ REWARD = {"name": "reward", "function": {"name": "services.common.tasks.randomwa
 LOOK_SECONDS = 2.0
 SHORTEST, LONGEST = 3.0, 300.0
 WALKS_EACH = 100
+LOG_BYTES = 256 * 2**10
+"""Beyond it a log is set aside: small, so that it happens."""
 _STEPS = 10_000_000
 """More than any soak does: it is told to stop."""
 # Kills are the point here: none of them is a reason to give a service up.
@@ -49,6 +52,7 @@ class Soaked:
 
     layout: RunLayout
     recorder: Recorder
+    logs: LogGrowth = field(default_factory=LogGrowth)
     ends: list[tuple[float, str]] = field(default_factory=list)
     """Seconds and how: kill or term."""
     standing: frozenset[str] = frozenset()
@@ -104,9 +108,10 @@ async def soak(
         env={"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
         limits=_LIMITS,
         on_event=say,
+        log_bytes=LOG_BYTES,
     )
     async with stack:
-        recording = asyncio.create_task(_record(stack, soaked.recorder))
+        recording = asyncio.create_task(_record(stack, soaked))
         try:
             await stack.ready("learner")
             await _endings(stack, soaked, time.monotonic() + seconds, random.Random(seed), mean_seconds)
@@ -121,11 +126,12 @@ async def soak(
     return soaked
 
 
-async def _record(stack: Stack, recorder: Recorder) -> None:
+async def _record(stack: Stack, soaked: Soaked) -> None:
     while True:
         pids: dict[str, int | None] = {status.name: status.pid for status in stack.status()}
-        await asyncio.to_thread(recorder.look, pids)
-        recorder.note("orchestrator", os.getpid())
+        await asyncio.to_thread(soaked.recorder.look, pids)
+        soaked.recorder.note("orchestrator", os.getpid())
+        soaked.logs.look(sizes_of(soaked.layout))
         await asyncio.sleep(LOOK_SECONDS)
 
 

@@ -6,7 +6,7 @@ runs/<name>/
   endpoints.json      who listens where, with process ids
   supervisor.lock     held by the living supervisor; its process id is inside
   config/             <service>.toml and <service>.endpoints.json
-  logs/               <service>.log
+  logs/               <service>.log, and what was set aside of it: <service>.log.1, .2
   redis/              the queue server's append-only file
   checkpoints/ rollouts/ metrics.jsonl tensorboard/ report.html summary.json
 """
@@ -139,6 +139,14 @@ class RunLayout:
     def log(self, name: str) -> Path:
         """The log of a process."""
         return self.logs / f"{name}.log"
+
+    def log_files(self) -> list[Path]:
+        """The logs of all processes, the queue server's too; not what was set aside of them."""
+        return [*self.logs.glob("*.log"), *self.queue.glob("server.log")]
+
+    def log_name(self, file: Path) -> str:
+        """Whose log it is."""
+        return "queue" if file.parent == self.queue else file.stem
 
     def run_uid(self) -> str:
         """The run's uid; made at the first call, so that a resume finds its keys again."""

@@ -138,7 +138,8 @@ def last_line(log: Path, start: int = 0) -> str:
     try:
         with log.open("rb") as file:
             end = file.seek(0, os.SEEK_END)
-            file.seek(max(start, end - _TAIL_BYTES))
+            # One that was emptied since (log_files.py) holds later lines alone.
+            file.seek(max(start if start <= end else 0, end - _TAIL_BYTES))
             lines = file.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return ""

@@ -188,7 +188,8 @@ class QueueServer:
     def _last_words(self) -> str:
         """The log line that says why the server ended: the last one, or the one about its port."""
         with self.log_file.open("rb") as log:
-            log.seek(self._log_start)
+            size = log.seek(0, os.SEEK_END)
+            log.seek(self._log_start if self._log_start <= size else 0)  # emptied since: later lines alone
             lines = [
                 line for line in log.read()[-8192:].decode(errors="replace").splitlines() if line.strip()
             ]

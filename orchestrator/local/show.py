@@ -13,6 +13,7 @@ from rich.text import Text
 
 from orchestrator import calls
 from orchestrator.local.layout import RunLayout
+from orchestrator.local.log_files import older
 from orchestrator.local.options import Format
 from orchestrator.local.progress import counts, describe
 from orchestrator.local.state import RunState, ServiceState, read_state
@@ -49,7 +50,7 @@ def show_logs(layout: RunLayout, service: str, *, lines: int, follow: bool) -> N
         raise NotFound(f"no log of {service} in {layout.logs}: there are {', '.join(sorted(logs)) or 'none'}")
     positions: dict[str, int] = {}
     for name in [service] if service else sorted(logs):
-        text = logs[name].read_text(encoding="utf-8", errors="replace")
+        text = _text(logs[name], lines)
         positions[name] = logs[name].stat().st_size
         _print_lines(name, text.splitlines()[-lines:] if lines else [], prefixed=not service)
     while follow:
@@ -167,9 +168,15 @@ def _row(service: ServiceState) -> list[str | Text]:
 
 
 def _logs(layout: RunLayout) -> dict[str, Path]:
-    logs = {path.stem: path for path in layout.logs.glob("*.log")}
-    server = layout.queue / "server.log"
-    return {**logs, "queue": server} if server.exists() else logs
+    return {layout.log_name(path): path for path in layout.log_files()}
+
+
+def _text(log: Path, lines: int) -> str:
+    """At least so many lines, if there are, of it and of what was set aside of it."""
+    text, number = log.read_text(encoding="utf-8", errors="replace"), 1
+    while text.count("\n") < lines and (before := older(log, number)).exists():
+        text, number = before.read_text(encoding="utf-8", errors="replace") + text, number + 1
+    return text
 
 
 def _print_new(name: str, path: Path, positions: dict[str, int], *, prefixed: bool) -> None:

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from orchestrator.local.layout import RunLayout, SupervisorLock, write_private
+from orchestrator.local.log_files import MOST_BYTES, keep_short
 from orchestrator.local.memory import MemoryMeter
 from orchestrator.local.ports import free_ports
 from orchestrator.local.processes import ManagedProcess
@@ -58,6 +59,7 @@ class Stack:
     `services`: what to start at once; absent: all that the spec's slip needs, and the learner.
     `settings`: per service, tables laid over what follows from the spec.
     `on_event` hears one line for a person about each failure and restart.
+    `log_bytes`: a log beyond it is set aside, see log_files.py.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Stack:
         env: Mapping[str, str] | None = None,
         limits: Limits | None = None,
         on_event: Callable[[str], None] = _LOG.info,
+        log_bytes: int = MOST_BYTES,
     ) -> None:
         self.layout = layout
         self.spec = spec
@@ -90,6 +93,7 @@ class Stack:
         shared = self._around.weights_folder
         self.memory = MemoryMeter(Path(shared) if shared else None)
         self._added: list[str] = []
+        self._log_bytes = log_bytes
 
     @property
     def queue_url(self) -> str:
@@ -212,7 +216,8 @@ class Stack:
         # Left in reverse: the services drain while the rest still looks on, the lock goes last.
         self._leaving.callback(remove_dead)
         self._leaving.callback(self.publish)
-        for background in (self.memory.run(), self._publish_changes()):
+        short = keep_short(self.layout.log_files, most_bytes=self._log_bytes)
+        for background in (self.memory.run(), self._publish_changes(), short):
             self._leaving.push_async_callback(_end, asyncio.create_task(background))
         await self._leaving.enter_async_context(self.supervisor)
         self.supervisor.want(self._queue, drain_rank=QUEUE_DRAIN_RANK)

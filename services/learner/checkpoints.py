@@ -29,8 +29,10 @@ STATE_FILE = "state.pt"
 SHARDS_FOLDER = "shards"
 _PREFIX = "step-"
 _ASIDE = ".writing-"
+# A limit on the size of files (ulimit -f, a quota of some file systems) is a full disk too.
+_FULL_ERRNO = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # torch and safetensors have no errno: their words for a disk that took less than it was given.
-_FULL = ("no space left", "disk quota exceeded", "file write failed", "unexpected pos")
+_FULL = ("no space left", "disk quota exceeded", "file too large", "file write failed", "unexpected pos")
 
 
 class Files(Protocol):
@@ -190,7 +192,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _is_full(error: BaseException) -> bool:
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+    if getattr(error, "errno", None) in _FULL_ERRNO:
         return True
     text = str(error).lower()
     return any(words in text for words in _FULL)

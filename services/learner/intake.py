@@ -104,6 +104,8 @@ class Intake:
             _log.info("groups admitted after the checkpoint are taken over", groups=len(unknown))
         for group_id in sorted(unknown):
             self.ledger.adopt(_admitted_from_id(group_id))
+        if missing := self.ledger.close_gaps():
+            _log.error("groups were lost with the queue and the learner before this one", groups=missing)
         self._check_prompts()
         # Each of them stood for one prompt of the data order.
         self._position += len(unknown)

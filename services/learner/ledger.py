@@ -59,6 +59,15 @@ class Ledger:
         self.in_flight[admitted.group_id] = admitted
         self.next_number = max(self.next_number, admitted.number + 1)
 
+    def close_gaps(self) -> int:
+        """Numbers given out of which nothing is left, neither here nor in the queue, are counted as failed; how many.
+
+        A queue that came back empty, and then a learner that ended before its next checkpoint, leave such.
+        """
+        missing = max(0, self.next_number - self.admitted)
+        self.failed += missing
+        return missing
+
     def end(self, group_id: str, how: End) -> Admitted | None:
         """A group in flight has ended; None when it is not in flight, and then nothing is counted."""
         admitted = self.in_flight.pop(group_id, None)

@@ -38,6 +38,7 @@ from services.learner.checkpoints import (
     write_model,
 )
 from services.learner.config import LearnerConfig
+from services.learner.epochs import last_epoch, note_epoch
 from services.learner.intake import Intake
 from services.learner.kept_rollouts import check_can_keep, keep_rollouts, rollout_file
 from services.learner.ledger import Ledger
@@ -296,7 +297,9 @@ class Run:
         await self._in_thread(keep_metrics, self._metrics_file, self.step)
         await self._in_thread(self._watch.resume, metrics_rows(self._metrics_file))
         self._logs = Sinks(LOGS, self._identity(), self.spec.logging, self.step)
-        self._epoch = await self._queue.start_epoch(at_least=used_epoch)
+        noted = await self._in_thread(last_epoch, self.config.out)
+        self._epoch = await self._queue.start_epoch(at_least=max(used_epoch, noted))
+        await self._in_thread(note_epoch, self.config.out, self._epoch)
         _log.info("training begins", epoch=self._epoch, step=self.step)
         await self._publish()
         await self.intake.settle(resumed=latest is not None)

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 import tempfile
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
-from typing import Any
 
-from tests.chaos.faults import Fault, schedule, shortest
+from tests.chaos.faults import GAP_SECONDS, Fault, schedule, shortest
+from tests.chaos.report import REPORT, add, entry
 from tests.chaos.run import Outcome, run
-
-REPORT = Path(__file__).parent / "report.json"
 
 
 def main() -> int:
@@ -24,7 +19,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=20.0)
-    parser.add_argument("--gap", type=float, default=7.0, help="mean seconds between two faults")
+    parser.add_argument("--gap", type=float, default=GAP_SECONDS, help="mean seconds between two faults")
     parser.add_argument("--report", type=Path, default=REPORT, help="runs are added to it by their seed")
     parser.add_argument(
         "--shrink", action="store_true", help="after a failure look for the shortest schedule"
@@ -35,7 +30,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="trimtab-chaos-") as temporary:
         folder = given.keep or Path(temporary)
         outcome = _run(folder / "whole", faults, given.seed)
-        _write(given.report, given.seed, given.minutes, faults, outcome)
+        add(given.report, given.seed, entry(given.minutes, faults, outcome))
         for told in outcome.wrong:
             _say(f"WRONG: {told}")
         if not outcome.wrong:
@@ -64,25 +59,6 @@ def _say_shortest(folder: Path, faults: Sequence[Fault], seed: int) -> None:
 
     for fault in asyncio.run(shortest(faults, fails)):
         _say(f"still fails with: {fault}")
-
-
-def _write(report: Path, seed: int, minutes: float, faults: Sequence[Fault], outcome: Outcome) -> None:
-    """Add this run to the report, in place of an earlier one of its seed."""
-    runs: dict[str, Any] = json.loads(report.read_text()) if report.exists() else {}
-    seconds: dict[str, list[float]] = defaultdict(list)
-    for fault, recovery in outcome.recoveries:
-        seconds[f"{fault.kind} {fault.target}"].append(recovery)
-    runs[str(seed)] = {
-        "minutes": minutes,
-        "faults": len(faults),
-        "wrong": outcome.wrong,
-        "figures": {name: round(value, 4) for name, value in outcome.figures.items()},
-        "recovery_seconds": {
-            kind: {"times": len(all_), "median": round(median(all_), 2), "worst": round(max(all_), 2)}
-            for kind, all_ in sorted(seconds.items())
-        },
-    }
-    report.write_text(json.dumps(dict(sorted(runs.items())), indent=1) + "\n")
 
 
 def _say(text: str) -> None:

@@ -7,23 +7,31 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["kill", "stop", "restart", "cut", "delay", "flip", "clock"]
+Kind = Literal["kill", "stop", "restart", "cut", "unheard", "delay", "flip", "twice", "full", "lose", "clock"]
 
 SERVICES = ("policy", "policy-2", "reference", "reward", "learner")
-QUEUE = "queue"
+"""Those with a wire to the queue."""
+QUEUE, LEARNER, PREFERENCE = "queue", "learner", "preference"
+PROCESSES = (*SERVICES, PREFERENCE, QUEUE)
 WEIGHTS = ("policy", "policy-2")
 """Who reads weights over a wire that delays and damages."""
 LEASE_SECONDS = 4.0
 HOUR = 3600
+GAP_SECONDS = 7.0
+"""Between two faults, on average, unless somebody asks for another."""
 
 # How often a kind is drawn, what it strikes, and how long it lasts, seconds. A stall or a cut may outlast a lease.
 _KINDS: dict[Kind, tuple[int, tuple[str, ...], tuple[float, float]]] = {
-    "kill": (6, (*SERVICES, QUEUE), (0.0, 0.0)),
-    "stop": (5, (*SERVICES, QUEUE), (0.5, 3 * LEASE_SECONDS)),
-    "restart": (3, (*SERVICES, QUEUE), (0.0, 0.0)),
+    "kill": (8, PROCESSES, (0.0, 0.0)),
+    "stop": (6, PROCESSES, (0.5, 3 * LEASE_SECONDS)),
+    "restart": (4, PROCESSES, (0.0, 0.0)),
     "cut": (5, SERVICES, (0.5, 3 * LEASE_SECONDS)),
+    "unheard": (3, SERVICES, (0.0, 0.0)),
     "delay": (2, WEIGHTS, (2.0, 8.0)),
     "flip": (2, WEIGHTS, (0.0, 0.0)),
+    "twice": (2, WEIGHTS, (0.0, 0.0)),
+    "full": (4, (LEARNER, LEARNER, PREFERENCE, QUEUE), (2.0, 8.0)),
+    "lose": (1, (QUEUE,), (0.0, 0.0)),
     "clock": (2, ("all",), (2.0, 8.0)),
 }
 OFFSETS = (-24 * HOUR, -HOUR, -60, 60, HOUR, 24 * HOUR)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
 from google.protobuf.descriptor import ServiceDescriptor
 
 from services.common.access.scopes import scope_of
-from tests.chaos.__main__ import REPORT
+from tests.chaos.report import report_of
 from trimtab.learner.v1 import learner_pb2
 from trimtab.policy.v1 import policy_pb2
 from trimtab.preference.v1 import preference_pb2
@@ -36,12 +35,13 @@ Health and metrics have ports of their own and need none; reflection needs a kno
 _CHAOS = """
 ## A run under faults
 
-`make chaos SEED=… MINUTES=…`: random walks over the local stack, struck at moments that the seed decides
-([chaos](../tests/chaos/README.md)); recovery is the time from a fault's end until two steps more were trained, faults
+`make chaos SEED=… MINUTES=…`: random walks over the local stack and an annotator at the preference service, struck at
+moments that the seed decides ([chaos](../tests/chaos/README.md)). Recovery is the time from a fault's end until two
+steps more were trained (two comparisons more acknowledged, where the preference service was struck), faults
 overlapping. Wrong: what an invariant did not explain.
 
-| seed | minutes | faults | steps | admitted | trained | stale | failed | dead letters | wrong | optimality |
-|---|---|---|---|---|---|---|---|---|---|---|
+| seed | minutes | faults | steps | admitted | trained | stale | failed | dead letters | labels | wrong | optimality |
+|---|---|---|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -63,30 +63,35 @@ def methods() -> list[str]:
 
 
 def _run(seed: str, run: dict[str, Any]) -> str:
-    names = ("steps", "admitted", "trained", "stale", "failed", "dead_letters")
+    names = ("steps", "admitted", "trained", "stale", "failed", "dead_letters", "labels")
     figures = [f"{run['figures'][name]:.0f}" for name in names]
     whole = [seed, f"{run['minutes']:g}", str(run["faults"]), *figures, str(len(run["wrong"]))]
     return f"| {' | '.join(whole)} | {run['figures']['optimality']:.3f} |"
 
 
 def _kinds(report: dict[str, Any]) -> str:
-    times: dict[str, list[dict[str, float]]] = defaultdict(list)
+    """Over all seeds, by kind: times, recoveries, what brought them about."""
+    struck, found = Counter[str](), defaultdict[str, list[dict[str, Any]]](list)
     for run in report.values():
-        for kind, found in run["recovery_seconds"].items():
-            times[kind].append(found)
-    rows = [
-        f"| {kind} | {sum(one['times'] for one in found):.0f} | {min(one['median'] for one in found):.1f} to "
-        f"{max(one['median'] for one in found):.1f} | {max(one['worst'] for one in found):.1f} |"
-        for kind, found in sorted(times.items())
-    ]
-    head = "| fault | times | median recovery of a run, s | worst, s |\n|---|---|---|---|\n"
-    return head + "\n".join(rows) + "\n"
+        struck.update(run["faults_by_kind"])
+        for name, one in run["recoveries"].items():
+            found[name].append(one)
+    head = (
+        "| fault | times | median recovery of a run, s | worst, s | recovered by |\n|---|---|---|---|---|\n"
+    )
+    told = ", ".join(f"{kind} {times}" for kind, times in struck.most_common())
+    rows = [_kind(name, ones) for name, ones in sorted(found.items())]
+    return f"Faults by kind: {told}.\n\n{head}" + "\n".join(rows) + "\n"
 
 
-def report_of(file: Path = REPORT) -> dict[str, Any]:
-    """What runs have added up to; nothing where none was kept."""
-    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    return found
+def _kind(name: str, ones: list[dict[str, Any]]) -> str:
+    medians = sorted(one["median_seconds"] for one in ones)
+    by = Counter[str]()
+    for one in ones:
+        by.update(one["by"])
+    hows = "; ".join(f"{how} ({times})" for how, times in by.most_common())
+    times, worst = sum(one["times"] for one in ones), max(one["worst_seconds"] for one in ones)
+    return f"| {name} | {times} | {medians[0]:.1f} to {medians[-1]:.1f} | {worst:.1f} | {hows} |"
 
 
 if __name__ == "__main__":

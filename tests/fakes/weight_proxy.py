@@ -1,4 +1,4 @@
-"""A TCP proxy that does harm on demand: flips bytes on the way back, delays them, or goes away and comes back."""
+"""A TCP proxy that does harm on demand: flips bytes on the way back, delays, doubles or loses them, or goes away."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ PIECE = 1 << 16
 class HarmfulProxy:
     """Passes on to `target` (host:port). `flips`: pieces of at least `smallest` bytes that are still to be damaged.
 
-    `away`: refuses whoever comes. `delay`: seconds that every piece on the way back takes longer.
+    `away`: refuses whoever comes. `delay`: seconds that every piece on the way back takes longer. `doubles`: pieces
+    that still come twice. `losses`: answers that still are lost, and the connection with them, after the deed.
     """
 
     def __init__(self, *, smallest: int = 2000) -> None:
@@ -20,6 +21,8 @@ class HarmfulProxy:
         self.flipped = 0
         self.away = False
         self.delay = 0.0
+        self.doubles = 0
+        self.losses = 0
         self.address = ""
         self._smallest = smallest
         self._server: asyncio.Server | None = None
@@ -63,13 +66,26 @@ class HarmfulProxy:
             while data := await source.read(PIECE):
                 if harm and self.delay:
                     await asyncio.sleep(self.delay)
-                sink.write(self._harmed(data) if harm else data)
+                for piece in self._harmed(data) if harm else (data,):
+                    sink.write(piece)
                 await sink.drain()
         finally:
             sink.close()
 
-    def _harmed(self, data: bytes) -> bytes:
-        if self.flips <= 0 or len(data) < self._smallest:
+    def _harmed(self, data: bytes) -> tuple[bytes, ...]:
+        """What goes on in its place. ConnectionResetError where nothing more does."""
+        if self.losses > 0:
+            self.losses -= 1
+            raise ConnectionResetError("an answer is lost")
+        if len(data) < self._smallest:
+            return (data,)
+        if self.doubles > 0:
+            self.doubles -= 1
+            return (data, data)
+        return (self._flipped(data),)
+
+    def _flipped(self, data: bytes) -> bytes:
+        if self.flips <= 0:
             return data
         self.flips -= 1
         self.flipped += 1

@@ -14,6 +14,8 @@ import pytest
 
 from benchmarks.soak import memory_figures, memory_slopes
 from benchmarks.soak_account import account, wrong_rows
+from benchmarks.soak_counts import count_figures
+from benchmarks.soak_logs import LogGrowth
 from benchmarks.soak_memory import Life, Recorder, slope, stretches, student
 from benchmarks.soak_plot import write_plot
 
@@ -80,7 +82,47 @@ def test_a_process_is_recorded_until_it_ends() -> None:
     assert [life.pid for life in recorder.lives["me"]] == [os.getpid(), child.pid]
     assert [len(life.looks) for life in recorder.lives["me"]] == [1, 1]
     assert 1 < recorder.lives["me"][0].sizes[0] < 100_000
+    assert 3 <= recorder.lives["me"][0].descriptors[0] < 100_000
+    assert recorder.lives["me"][1].threads[0] == 1
     assert list(recorder.lives) == ["me"]
+
+
+def test_descriptors_and_threads_early_and_last() -> None:
+    """One process gains a descriptor a minute, one comes and goes with two more each time; threads stay."""
+    begun, count = array("d", range(601)), 601
+    leaks = Life(1, begun, begun, array("d", [20 + at // 60 for at in range(count)]), array("d", [5] * count))
+    lives = [
+        Life(
+            pid,
+            array("d", range(at, at + 100)),
+            array("d", [1] * 100),
+            array("d", [held] * 100),
+            array("d", [7] * 100),
+        )
+        for pid, at, held in ((2, 200, 30), (3, 300, 32), (4, 450, 34))
+    ]
+    found = count_figures(
+        {"policy": [leaks], "learner": lives}, after=200, stretch=20, life_warm_up=40, life_stretch=15
+    )
+    assert (found["fds_policy_early"], found["fds_policy_last"]) == (24, 29)
+    assert found["fds_policy_per_hour"] == pytest.approx(60, rel=0.05)
+    assert (found["fds_learner_early"], found["fds_learner_last"]) == (30, 34)
+    assert found["fds_learner_per_hour"] == 0
+    assert found["fds_growth_worst"] == 5
+    assert found["threads_growth_worst"] == found["threads_slope_worst_low"] == 0
+    assert 50 < found["fds_slope_worst_low"] < 62
+    assert count_figures({}, after=0, stretch=1, life_warm_up=1, life_stretch=1)["fds_growth_worst"] == 0
+
+
+def test_growth_of_logs() -> None:
+    """What was there before does not count; a log that became shorter was set aside, what is in it is new."""
+    growth = LogGrowth()
+    for policy, queue in ((1024, 0), (3072, 10), (512, 10), (1024, 30)):
+        growth.look({"policy": policy, "queue": queue})
+    figures = growth.figures(1800)
+    assert figures["log_policy_bytes_per_hour"] == 2 * (2048 + 512 + 512)
+    assert figures["log_queue_bytes_per_hour"] == 60
+    assert (figures["log_largest_kib"], figures["log_set_aside"]) == (3, 1)
 
 
 def ledger(**changes: Any) -> dict[str, Any]:

@@ -118,3 +118,17 @@ def test_adopting_keeps_numbers_unique(first: int, second: int) -> None:
     for number in (first, second):
         ledger.adopt(Admitted(f"g{number}", number, 0, 0))
     assert ledger.admit(0, "new").number == max(first, second) + 1
+
+
+def test_numbers_of_which_nothing_is_left_are_failed() -> None:
+    """Given out before the newest adopted one by a learner that is gone, on a queue that lost them: the sum holds."""
+    ledger = Ledger()
+    for number in (0, 1):
+        ledger.admit(0, f"g{number}")
+    ledger.end("g0", "trained")
+    assert ledger.close_gaps() == 0
+    ledger.adopt(Admitted("g5", 5, 0, 0))
+    assert ledger.close_gaps() == 3
+    assert ledger.counts() == {"admitted": 6, "trained": 1, "stale": 0, "failed": 3, "in_flight": 2}
+    assert ledger.admitted == ledger.next_number == 6
+    assert ledger.close_gaps() == 0
