@@ -2,7 +2,7 @@
 
 Two connections: one that may block in a read, one for everything else, so that a lease can be renewed while
 nothing arrives. redis-py's own retries are off, since they hide that the connection was lost: whoever holds
-leases has to know.
+leases has to know. Files of TLS are read anew by each new connection.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from services.common.errors import (
     Unauthenticated,
     Unavailable,
 )
+from services.common.stages.tls_files import TlsFiles
 
 SOCKET_TIMEOUT_SECONDS = 10.0
 # A single blocking read stays well below the socket's time limit.
@@ -39,6 +40,8 @@ _FIRST_PAUSE_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 1.0
 
 Argument = str | bytes | int | float
+# What a server says that refuses a command inside a script: Valkey, then Redis.
+_REFUSED_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't")
 _TRANSIENT = (
     exceptions.ConnectionError,
     exceptions.TimeoutError,
@@ -46,6 +49,8 @@ _TRANSIENT = (
     exceptions.OutOfMemoryError,
     OSError,
 )
+# What redis-py would tell the server of itself by CLIENT SETINFO, which our users have no right to.
+_UNASKED = frozenset({"driver_info", "lib_name", "lib_version"})
 # Set around a call that must not go out on a connection made for it.
 _standing_only: ContextVar[bool] = ContextVar("standing_only", default=False)
 _log = structlog.get_logger(__name__)
@@ -68,9 +73,15 @@ class Link:
     """
 
     def __init__(
-        self, url: str, *, patience_seconds: float, clock: Callable[[], float] = time.monotonic
+        self,
+        url: str,
+        *,
+        patience_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        tls: TlsFiles | None = None,
     ) -> None:
         self._place = _without_password(url)
+        self._tls = tls or TlsFiles()
         self._patience = patience_seconds
         self._clock = clock
         self._away = False
@@ -89,6 +100,7 @@ class Link:
                 redis_connect_func=self._on_connect,
                 socket_timeout=SOCKET_TIMEOUT_SECONDS,
                 socket_connect_timeout=SOCKET_TIMEOUT_SECONDS,
+                **self._tls.arguments(url),
             )
         except (ValueError, TypeError) as error:
             raise ConfigError(f"queue.url: {self._place}: {error}") from error
@@ -99,7 +111,11 @@ class Link:
     async def _on_connect(self, connection: Any) -> None:
         if _standing_only.get():
             raise exceptions.ConnectionError("the connection was lost")
+        for told in _UNASKED.intersection(vars(connection)):
+            setattr(connection, told, None)
         await connection.on_connect()
+        if isinstance(connection, redis.asyncio.SSLConnection):
+            connection.ssl_context.context = None
         self.connected_at = self._clock()
 
     async def command(self, *arguments: Argument) -> Any:
@@ -202,7 +218,7 @@ def _translate(error: exceptions.ResponseError, place: str) -> TrimtabError:
         return Unavailable(f"queue server {place}: {rest}")
     if code in {"WRONGTYPE", "WRONGDEST"}:
         return Corrupted(f"queue server {place}: {rest}")
-    if code in {"NOAUTH", "WRONGPASS", "NOPERM"}:
+    if code in {"NOAUTH", "WRONGPASS", "NOPERM"} or text.startswith(_REFUSED_IN_SCRIPT):
         return Unauthenticated(f"queue server {place}: {text}")
     return ServiceError(f"queue server {place}: {text}")
 
