@@ -121,6 +121,7 @@ async def _work(users: Users, policy: Consumer, second: RedisSteps) -> None:
         # Its owner is silent: another one has it, an attempt later, and then fails it for good.
         claimed = await second.claim("policy", 0.0)
         assert claimed is not None
+    assert claimed is not None
     other = Consumer(second, attempt_limit=1)
     [again] = await other._decode("policy", [claimed])
     assert await other.fail(again, payload_if_last=b"failed")

@@ -86,8 +86,14 @@ def admin(port: int, certs: Path) -> Iterator[Any]:
 
 
 def _admin(port: int, certs: Path) -> Any:
-    files = _files(certs).arguments("rediss://")
-    return redis.Redis(port=port, password="admin", ssl=True, **files)  # noqa: S106 of this test
+    return redis.Redis(
+        port=port,
+        password="admin",  # noqa: S106 of this test
+        ssl=True,
+        ssl_ca_certs=str(certs / "ca.pem"),
+        ssl_certfile=str(certs / "policy.pem"),
+        ssl_keyfile=str(certs / "policy.key"),
+    )
 
 
 def _files(certs: Path) -> TlsFiles:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 import redis.asyncio
 import structlog
 from redis import exceptions
+from redis.asyncio.connection import RedisSSLContext
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -91,6 +93,7 @@ class Link:
         self._reads = self._client(url)
 
     def _client(self, url: str) -> redis.asyncio.Redis:
+        self._tls.check(url)
         try:
             client = redis.asyncio.Redis.from_url(
                 url,
@@ -100,10 +103,11 @@ class Link:
                 redis_connect_func=self._on_connect,
                 socket_timeout=SOCKET_TIMEOUT_SECONDS,
                 socket_connect_timeout=SOCKET_TIMEOUT_SECONDS,
-                **self._tls.arguments(url),
             )
         except (ValueError, TypeError) as error:
             raise ConfigError(f"queue.url: {self._place}: {error}") from error
+        if self._tls:
+            client.connection_pool.connection_class = _connection_with(self._tls)
         # Answers are wanted as they come, not as redis-py's dictionaries.
         client.response_callbacks.clear()
         return client
@@ -114,8 +118,6 @@ class Link:
         for told in _UNASKED.intersection(vars(connection)):
             setattr(connection, told, None)
         await connection.on_connect()
-        if isinstance(connection, redis.asyncio.SSLConnection):
-            connection.ssl_context.context = None
         self.connected_at = self._clock()
 
     async def command(self, *arguments: Argument) -> Any:
@@ -200,6 +202,23 @@ class Link:
         """Close both connections."""
         for client in (self._reads, self._commands):
             await client.aclose()
+
+
+def _connection_with(tls: TlsFiles) -> type[redis.asyncio.SSLConnection]:
+    """redis-py's own trusts the system's authorities beside the one that is named, and reads files once."""
+
+    class Context(RedisSSLContext):
+        __slots__ = ()
+
+        def get(self) -> ssl.SSLContext:
+            return tls.context()
+
+    class Connection(redis.asyncio.SSLConnection):
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            self.ssl_context = Context()
+
+    return Connection
 
 
 class NoGroupError(ServiceError):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from services.common.errors import ConfigError
 from services.common.spec.service import QueueSpec
@@ -23,8 +23,8 @@ class TlsFiles:
         """Those of a [queue] table."""
         return cls(spec.ca_file, spec.certificate_file, spec.private_key_file)
 
-    def arguments(self, url: str) -> dict[str, Any]:
-        """What redis-py is told beside the URL. Raises ConfigError for a file that cannot be read, or without TLS."""
+    def check(self, url: str) -> None:
+        """Raises ConfigError for a file that cannot be read, or beside a URL without TLS."""
         named = {
             "ca_file": self.ca,
             "certificate_file": self.certificate,
@@ -39,9 +39,14 @@ class TlsFiles:
                 path.open("rb").close()
             except OSError as error:
                 raise ConfigError(f"queue.{field}: {path}: {error.strerror}") from None
-        arguments = {
-            "ssl_ca_certs": self.ca,
-            "ssl_certfile": self.certificate,
-            "ssl_keyfile": self.private_key,
-        }
-        return {name: str(path) for name, path in arguments.items() if path is not None}
+
+    def context(self) -> ssl.SSLContext:
+        """For one connection, from the files as they are now. A named authority is the only one that is trusted."""
+        context = ssl.create_default_context(cafile=self.ca)
+        if self.certificate is not None:
+            context.load_cert_chain(self.certificate, self.private_key)
+        return context
+
+    def __bool__(self) -> bool:
+        """Whether any is named."""
+        return any((self.ca, self.certificate, self.private_key))
