@@ -237,8 +237,11 @@ def _translate(error: exceptions.ResponseError, place: str) -> TrimtabError:
         return Unavailable(f"queue server {place}: {rest}")
     if code in {"WRONGTYPE", "WRONGDEST"}:
         return Corrupted(f"queue server {place}: {rest}")
-    if code in {"NOAUTH", "WRONGPASS", "NOPERM"} or text.startswith(_REFUSED_IN_SCRIPT):
+    if code in {"NOAUTH", "WRONGPASS", "NOPERM"}:
         return Unauthenticated(f"queue server {place}: {text}")
+    if text.startswith(_REFUSED_IN_SCRIPT):
+        what = text.partition(" script: ")[0]
+        return Unauthenticated(f"queue server {place}: {what}; its ACL LOG names user, command and key")
     return ServiceError(f"queue server {place}: {text}")
 
 

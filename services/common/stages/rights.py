@@ -19,6 +19,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from services.common.errors import InvalidInput
@@ -47,22 +48,24 @@ class Grant:
         return f"({' '.join((*keys, *(f'+{command}' for command in self.commands)))})"
 
 
-def grants(run_uid: str, slip: Sequence[str]) -> dict[str, tuple[Grant, ...]]:
+def grants(run_uid: str, slip: Sequence[str], others: Sequence[str] = ()) -> dict[str, tuple[Grant, ...]]:
     """The users of a run: each stage of its slip, the learner, `viewer`, `operator`.
 
-    `run_uid` may end in `*`: all runs whose uid begins so. Raises InvalidInput for a name that an ACL file cannot hold.
+    `run_uid` may end in `*`: all runs whose uid begins so. `others`: stages that work though no slip leads there.
+    Raises InvalidInput for a name that an ACL file cannot hold.
     """
     if not _SAFE_UID.fullmatch(run_uid):
         raise InvalidInput(f"run_uid: {run_uid!r} is no uid, nor the beginning of one and a *")
-    for stage in slip:
+    for stage in (*slip, *others):
         if not _SAFE.fullmatch(stage) or stage in (VIEWER, OPERATOR):
             raise InvalidInput(f"stage: {stage!r} cannot be the name of a user of the queue server")
     keys = RunKeys(run_uid)
-    following = dict(zip(slip, (*slip[1:], LEARNER_STAGE), strict=True))
-    workers = {stage: _worker(keys, stage, following[stage]) for stage in slip if stage != LEARNER_STAGE}
+    stages = [stage for stage in slip if stage != LEARNER_STAGE]
+    steps = list(pairwise((*stages, LEARNER_STAGE)))
+    following = {stage: [after for before, after in steps if before == stage] for stage in (*others, *stages)}
     return {
-        **workers,
-        LEARNER_STAGE: _learner(keys, [stage for stage in slip if stage != LEARNER_STAGE]),
+        **{stage: _worker(keys, stage, after) for stage, after in following.items()},
+        LEARNER_STAGE: _learner(keys, stages),
         VIEWER: _viewer(keys),
         OPERATOR: _operator(keys),
     }
@@ -91,36 +94,35 @@ def _appends(*streams: str) -> Grant:
 _MOVES = ("xreadgroup", "xpending", "xclaim", "xack", "xdel", "xgroup|create", "xgroup|delconsumer")
 
 
-def _worker(keys: RunKeys, stage: str, following: str) -> tuple[Grant, ...]:
+def _worker(keys: RunKeys, stage: str, following: Sequence[str]) -> tuple[Grant, ...]:
     own = ("type", "xadd", "xautoclaim", "xrange", "xinfo|consumers", *_MOVES)
     return (
         _scripts(keys),
         Grant(own, (keys.stage(stage),)),
         # What failed for good goes to the learner from any stage.
-        _appends(keys.stage(following), keys.stage(LEARNER_STAGE), keys.dead),
+        _appends(*map(keys.stage, following), keys.stage(LEARNER_STAGE), keys.dead),
         Grant(("sadd",), (keys.stages,), "write"),
     )
 
 
 def _learner(keys: RunKeys, slip: Sequence[str]) -> tuple[Grant, ...]:
-    own = keys.stage(LEARNER_STAGE)
     stages = tuple(keys.stage(stage) for stage in slip)
     return (
         _scripts(keys),
-        Grant(_MOVES, (own,)),
+        Grant(_MOVES, (keys.stage(LEARNER_STAGE),)),
         # Streams that are not there yet are made, with their groups.
         Grant(("xgroup|create",), stages, "write"),
         _appends(*stages[:1], keys.dead),
         Grant(("get", "set"), (keys.epoch, keys.sentinel, keys.admitted)),
         Grant(("sadd",), (keys.stages,), "write"),
-        *_looks(keys, (own, *stages)),
+        *_looks(keys),
     )
 
 
 def _viewer(keys: RunKeys) -> tuple[Grant, ...]:
     return (
         _scripts(keys),
-        *_looks(keys, (keys.stage("*"),)),
+        *_looks(keys),
         Grant(("xrange",), (keys.dead,), "read"),
     )
 
@@ -135,10 +137,10 @@ def _operator(keys: RunKeys) -> tuple[Grant, ...]:
     )
 
 
-def _looks(keys: RunKeys, streams: tuple[str, ...]) -> tuple[Grant, ...]:
-    """What a scan needs."""
+def _looks(keys: RunKeys) -> tuple[Grant, ...]:
+    """What a scan needs, whatever stages there are."""
     return (
         Grant(("smembers", "scard"), (keys.stages,), "read"),
         Grant(("exists",), (keys.epoch, keys.sentinel), "read"),
-        Grant(("type", "xlen", "xrange", "xinfo|groups", "xinfo|consumers"), streams, "read"),
+        Grant(("type", "xlen", "xrange", "xinfo|groups", "xinfo|consumers"), (keys.stage("*"),), "read"),
     )
