@@ -30,7 +30,9 @@ SLIP = ("policy", "reward/hh")
 def serving(binary: Path, folder: Path, port: int) -> Iterator[None]:
     users = folder / "users" / "users.acl"
     settings = folder / "server.conf"
-    settings.write_text(f"bind 127.0.0.1\nport {port}\ndir {folder}\nsave ''\naclfile {users}\n", encoding="utf-8")
+    settings.write_text(
+        f"bind 127.0.0.1\nport {port}\ndir {folder}\nsave ''\naclfile {users}\n", encoding="utf-8"
+    )
     process = subprocess.Popen([str(binary), str(settings)], stdout=subprocess.DEVNULL)
     try:
         ends = time.monotonic() + 30
@@ -67,7 +69,9 @@ async def test_a_server_with_the_file_serves_the_services_by_their_urls(tmp_path
         await learner.admit("policy", [NewEntry(group_id="g", admission_number=0, payload=b"x")])
         for stage, after in (("policy", "reward/hh"), ("reward/hh", LEARNER_STAGE)):
             [entry] = await workers[stage].take(stage, limit=1, block_seconds=1)
-            assert await workers[stage].advance([Advance(entry=entry, destination=after, payload=b"y")]) == [True]
+            assert await workers[stage].advance([Advance(entry=entry, destination=after, payload=b"y")]) == [
+                True
+            ]
         [entry] = await learner.take(LEARNER_STAGE, limit=1, block_seconds=1)
         assert entry.payload == b"y"
         tools = RedisTools(urls["operator"], UID)

@@ -174,7 +174,9 @@ def test_file_that_cannot_be_read(tmp_path: Path) -> None:
 def test_a_variable_of_the_environment_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """--set-env puts text, never TOML, and wins over --set: a secret needs to stand in no command line."""
     monkeypatch.setenv("PLACE", "12 'quoted\" = 3")
-    document = load_toml(None, Document, ["required=x", "link.url=none"], ["link.url=PLACE", "required=PLACE"])
+    document = load_toml(
+        None, Document, ["required=x", "link.url=none"], ["link.url=PLACE", "required=PLACE"]
+    )
     assert document.link is not None
     assert document.link.url.get_secret_value() == document.required == "12 'quoted\" = 3"
 
