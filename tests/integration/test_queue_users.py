@@ -20,7 +20,7 @@ from services.common.errors import InvalidInput, UserError
 from services.common.stages.base import LEARNER_STAGE, Advance, NewEntry
 from services.common.stages.redis_stages import RedisStages
 from services.common.stages.tools import RedisTools
-from tests.fakes.cli import trimtab
+from tests.fakes.small_runs import program
 
 UID = "helpful-0123abcd"
 SLIP = ("policy", "reward/hh")
@@ -100,7 +100,9 @@ def test_again_keeps_the_passwords_and_renews_the_rights(tmp_path: Path) -> None
 def test_nobody_else_reads_them_and_the_servers_file_has_hashes_alone(tmp_path: Path) -> None:
     """Mode 600 in folders of mode 700; no password in users.acl or on the terminal."""
     out = tmp_path / "users"
-    done = trimtab("queue", "users", UID, "--server", "redis://h:1", "--out", str(out), "--shared")
+    done = program(
+        "orchestrator", "queue", "users", UID, "--server", "redis://h:1", "--out", str(out), "--shared"
+    )
     assert done.returncode == 0
     files = [path for path in out.rglob("*") if path.is_file()]
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}

@@ -14,7 +14,8 @@ SOURCES = ("services", "orchestrator", "protos/trimtab")
 MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve", "joblib", "jsonpickle"}
 # A module that may be imported for these names alone.
 NAMED = {"services/learner/checkpoints.py": {"pickle.UnpicklingError"}}
-LOADERS = {"AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForSequenceClassification"}
+# Of transformers: read no weights.
+WEIGHTLESS = {"AutoTokenizer", "AutoConfig", "GenerationConfig"}
 
 
 def findings(tree: ast.Module, named: frozenset[str] | set[str] = frozenset()) -> Iterator[str]:
@@ -46,7 +47,9 @@ def _call(function: str, node: ast.Call) -> Iterator[str]:
         yield "allow_pickle"
     if given.get("trust_remote_code", "False") != "False":
         yield "trust_remote_code"
-    loads = last == "from_pretrained" and function.partition(".")[0] in LOADERS
+    # Called here, or handed on to be called with what follows it.
+    loaders = [one for one in (function, *map(ast.unparse, node.args)) if one.endswith(".from_pretrained")]
+    loads = any(one.partition(".")[0] not in WEIGHTLESS for one in loaders)
     if loads and given.get("use_safetensors") != "True" and "gguf_file" not in given:
         yield "weights that need not be safetensors"
     if function in {"eval", "exec", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load"}:
@@ -78,6 +81,7 @@ def test_nothing_that_is_read_is_run() -> None:
         "numpy.load(path, allow_pickle=True)",
         "AutoTokenizer.from_pretrained(path, trust_remote_code=True)",
         "AutoModelForCausalLM.from_pretrained(path)",
+        "run_loader(folder, loader.from_pretrained, revision=revision)",
         "eval(text)",
         "yaml.load(text)",
         "archive.extractall(folder)",
