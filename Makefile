@@ -31,6 +31,18 @@ helm: .venv-helm/4/.ready .venv-helm/3/.ready ## helm 4 and 3 and kubectl into .
 chart-docs: .venv/.ready ## the table of values in the chart's README, from its values.yaml
 	$(PY) deploy/tools/values_table.py deploy/charts/trimtab
 
+# The supply chain's tools, in an environment of their own: they are no part of what they look at.
+.venv-audit/.ready: Makefile
+	test -x .venv-audit/bin/python || python3 -m venv .venv-audit
+	.venv-audit/bin/python -m pip install -q --disable-pip-version-check pip-audit==2.10.1 cyclonedx-bom==7.5.0 pip-tools==7.6.2
+	touch $@
+
+lock: .venv-audit/.ready ## requirements.lock: every package of [all], pinned as constraints.txt says, with hashes
+	.venv-audit/bin/python -m deploy.tools.lock
+
+audit: .venv-audit/.ready .venv/.ready ## known weaknesses of what requirements.lock names; build/sbom.cdx.json
+	.venv-audit/bin/python -m deploy.tools.audit
+
 demo: .venv/.ready ## all three steps of RLHF on a 135M model (SEED=1)
 	$(PY) -m orchestrator demo --seed $(SEED) --out runs/demo --overwrite
 
@@ -142,4 +154,4 @@ peer-openrlhf: .venv-peers/openrlhf/.ready ## OpenRLHF, for tests/e2e/test_train
 peer-node: .venv-peers/node/.ready ## packages of the JavaScript example, for tests/e2e/test_examples.py
 
 clean: ## remove environments and runs
-	rm -rf .venv .venv-protos .venv-peers .venv-helm runs
+	rm -rf .venv .venv-protos .venv-peers .venv-helm .venv-audit build runs

@@ -10,7 +10,15 @@ from typing import Annotated
 
 import typer
 
-from orchestrator import certs_cli, cluster_cli, jobs_cli, planning_cli, tasks_cli, trl_cli
+from orchestrator import (
+    certs_cli,
+    cluster_cli,
+    jobs_cli,
+    planning_cli,
+    queue_users_cli,
+    tasks_cli,
+    trl_cli,
+)
 from orchestrator.local.options import Format, RunOptions
 
 app = typer.Typer(
@@ -27,6 +35,7 @@ tasks_cli.register(app)
 trl_cli.register(app)
 cluster_cli.register(app)
 certs_cli.register(app)
+queue_users_cli.register(queue_app)
 
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.TOML", help="The run's spec.", show_default=False)]
 Out = Annotated[Path | None, typer.Option(help="The run's folder.", show_default="runs/<name>")]

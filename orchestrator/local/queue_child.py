@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -16,11 +17,11 @@ from orchestrator.local.queue_server import QueueServer
 class QueueChild:
     """A QueueServer that the supervisor watches. Killed, it comes back with what its file holds."""
 
-    def __init__(self, name: str, folder: Path, *, port: int) -> None:
-        """`port` is fixed, since the services are told its address before it runs."""
+    def __init__(self, name: str, folder: Path, *, port: int, users: Sequence[str] = ()) -> None:
+        """`port` is fixed, since the services are told its address before it runs. `users`: see QueueServer."""
         self.name = name
-        self._server = QueueServer(folder, port=port)
-        self.url = self._server.url
+        self._server = QueueServer(folder, port=port, users=users)
+        self.url, self.address = self._server.url, self._server.address
         at = urlsplit(self.url)
         password = None if at.password is None else unquote(at.password)
         self.probe: Probe = QueueProbe(at.hostname or "127.0.0.1", port, password)

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -71,13 +71,21 @@ def find_binary() -> Path:
 class QueueServer:
     """One server in `folder`, which keeps its data between starts.
 
-    `port` 0 takes a free one, kept for later starts of this object. `password` None makes a random one.
+    `port` 0 takes a free one, kept for later starts of this object. `password` None makes a random one; it is that
+    of the default user, who may do everything. `users`: lines of an ACL file, for everybody else.
     Start it from a thread that lives as long as the server should: it dies with that thread.
     """
 
     def __init__(
-        self, folder: Path, *, port: int = 0, password: str | None = None, binary: Path | None = None
+        self,
+        folder: Path,
+        *,
+        port: int = 0,
+        password: str | None = None,
+        binary: Path | None = None,
+        users: Sequence[str] = (),
     ) -> None:
+        self._users = tuple(users)
         self.folder = folder.absolute()
         self.port = port
         self.log_file = self.folder / "server.log"
@@ -90,8 +98,13 @@ class QueueServer:
 
     @property
     def url(self) -> str:
-        """redis:// URL with its password: a secret."""
+        """redis:// URL with the password of the default user: a secret."""
         return f"redis://:{quote(self._password, safe='')}@127.0.0.1:{self.port}/0"
+
+    @property
+    def address(self) -> str:
+        """redis:// URL without user and password."""
+        return f"redis://127.0.0.1:{self.port}/0"
 
     @property
     def socket_url(self) -> str:
@@ -154,6 +167,7 @@ class QueueServer:
                     folder=_literal(str(self.folder)),
                 )
             )
+            out.writelines(f"{line}\n" for line in self._users)
         with self.log_file.open("ab") as log:
             self._log_start = log.tell()
             try:

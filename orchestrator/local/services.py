@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from orchestrator.local.layout import RunLayout, write_private
@@ -16,6 +16,7 @@ from orchestrator.local.ports import free_ports
 from orchestrator.local.processes import ManagedProcess
 from orchestrator.local.toml import to_toml
 from orchestrator.planning.processes import Restart
+from orchestrator.queue_users import QueueUsers
 from services.common.errors import ConfigError
 from services.common.spec.rewards import reward_tables
 from services.common.spec.run import RunSpec
@@ -66,8 +67,14 @@ class Surroundings:
     queue_url: str
     run_uid: str
     ports: Mapping[str, Ports]
+    queue_urls: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """By service, each with a user of its own; empty: `queue_url` for all."""
     weights_folder: str = ""
     """Where the learner shares weights with its policies; empty: nowhere."""
+
+    def queue_url_of(self, name: str) -> str:
+        """Where the service `name` finds the queue, and as whom."""
+        return self.queue_urls[name] if self.queue_urls else self.queue_url
 
     def address(self, name: str, kind: str = "grpc") -> str:
         """host:port where the service `name` listens (or will)."""
@@ -116,7 +123,11 @@ def service_config(
         },
     }
     if role.reads_queue:
-        config["queue"] = {"url": around.queue_url, "run_uid": around.run_uid, "stage": stage_of(name, spec)}
+        config["queue"] = {
+            "url": around.queue_url_of(name),
+            "run_uid": around.run_uid,
+            "stage": stage_of(name, spec),
+        }
     own = _OWN_TABLES[name.split("-", 1)[0]]
     return overlay(overlay(config, own(name, spec, around)), settings or {})
 
@@ -126,6 +137,13 @@ def service_config(
 _ENVIRONMENT: dict[str, dict[str, str]] = (
     {} if "GLIBC_TUNABLES" in os.environ else {"policy": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}}
 )
+
+
+def queue_users(names: Sequence[str], spec: RunSpec, run_uid: str) -> QueueUsers:
+    """A user for the stage of each of these services, and for whoever looks on."""
+    slip = spec.rollout.slip
+    stages = [stage_of(name, spec) for name in names if role_of(name).reads_queue]
+    return QueueUsers.draw(run_uid, slip, [stage for stage in stages if stage not in slip])
 
 
 def service_process(

@@ -34,10 +34,12 @@ from orchestrator.local.services import (
     Surroundings,
     choose_ports,
     overlay,
+    queue_users,
     role_of,
     service_config,
     service_process,
     services_of,
+    stage_of,
 )
 from orchestrator.local.shared_memory import remove_dead, weights_folder
 from orchestrator.local.supervisor import ProcessStatus, Supervisor
@@ -45,6 +47,7 @@ from orchestrator.local.toml import to_toml
 from orchestrator.planning.processes import USER_ERROR, Limits, Restart
 from services.common.errors import NotFound, ServiceError, UserError
 from services.common.spec.run import RunSpec
+from services.common.stages.rights import OPERATOR
 
 _LOG = logging.getLogger(__name__)
 _PUBLISH_SECONDS = 0.25
@@ -82,10 +85,17 @@ class Stack:
         self._env = dict(env or {})
         self._leaving = contextlib.AsyncExitStack()
         names = tuple(dict.fromkeys((*ROLES, *services_of(spec), *self._first)))
-        self._queue = QueueChild(QUEUE, layout.queue, port=free_ports(1)[0])
+        users = queue_users(names, spec, layout.run_uid())
+        self._queue = QueueChild(QUEUE, layout.queue, port=free_ports(1)[0], users=users.lines())
+        self._operator_url = users.url(OPERATOR, self._queue.address)
         self._around = Surroundings(
             layout=layout,
             queue_url=self._queue.url,
+            queue_urls={
+                name: users.url(stage_of(name, spec), self._queue.address)
+                for name in names
+                if role_of(name).reads_queue
+            },
             run_uid=layout.run_uid(),
             ports=choose_ports(names),
             weights_folder=weights_folder(layout.run_uid()),
@@ -97,7 +107,7 @@ class Stack:
 
     @property
     def queue_url(self) -> str:
-        """redis:// URL with the password."""
+        """redis:// URL of the user who may do everything; this process alone knows it. Services have their own."""
         return self._around.queue_url
 
     @property
@@ -247,7 +257,8 @@ class Stack:
         return {
             "run_uid": self.run_uid,
             "pid": os.getpid(),
-            "queue": self.queue_url,
+            # For `trimtab queue`: whoever looks on and puts dead letters back.
+            "queue": self._operator_url,
             "services": {name: self._published_service(name, status.get(name)) for name in names},
         }
 

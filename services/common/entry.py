@@ -41,8 +41,14 @@ def service_main(name: str, config: str, build: str) -> None:
             list[str] | None,
             typer.Option("--set", help="One field, for example server.port=50053.", metavar="A.B=C"),
         ] = None,
+        variables: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--set-env", help="One field, from a variable of the environment.", metavar="A.B=VARIABLE"
+            ),
+        ] = None,
     ) -> None:
-        _leave(_run(name, config, build, config_file, overrides or []))
+        _leave(_run(name, config, build, config_file, overrides or [], variables or []))
 
     command.__doc__ = f"Trimtab's {name} service. Its README says what the configuration holds."
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -50,7 +56,14 @@ def service_main(name: str, config: str, build: str) -> None:
     app()
 
 
-def _run(name: str, config: str, build: str, config_file: Path | None, overrides: list[str]) -> int:
+def _run(
+    name: str,
+    config: str,
+    build: str,
+    config_file: Path | None,
+    overrides: list[str],
+    variables: list[str],
+) -> int:
     from services.common.allocator import keep_freed_memory
     from services.common.errors import TrimtabError, UserError
 
@@ -58,7 +71,7 @@ def _run(name: str, config: str, build: str, config_file: Path | None, overrides
     try:
         from services.common.spec.load import load_toml
 
-        spec: ServiceSpec = load_toml(config_file, _attribute(config), overrides)
+        spec: ServiceSpec = load_toml(config_file, _attribute(config), overrides, variables)
         return _serve(name, spec, build)
     except TrimtabError as error:
         print(f"trimtab-{name}: {' '.join(str(error).split())}", file=sys.stderr)

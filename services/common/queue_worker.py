@@ -12,6 +12,7 @@ from pathlib import Path
 from services.common.drain_mark import AnyMark, DrainMark, Mark
 from services.common.spec.service import QueueSpec
 from services.common.stages.redis_stages import RedisStages
+from services.common.stages.tls_files import TlsFiles
 from services.common.worker import StageProcessor, StageWorker
 
 
@@ -36,6 +37,7 @@ class QueueWorker:
             consumer=replica,
             lease_seconds=spec.lease_seconds,
             attempt_limit=spec.attempt_limit,
+            tls=TlsFiles.of(spec),
         )
         self._worker = StageWorker(
             self._queue,

@@ -26,7 +26,7 @@ from google.protobuf.message import DecodeError
 
 from services.common import tracing
 from services.common.drain_mark import DrainMark, Mark
-from services.common.errors import Corrupted, TrimtabError, Unavailable
+from services.common.errors import Corrupted, TrimtabError, Unauthenticated, Unavailable
 from services.common.failures import error_info, failed_payload
 from services.common.stage_metrics import StageMetrics
 from services.common.stages.base import (
@@ -42,6 +42,9 @@ from trimtab.rollout.v1.rollout_pb2 import RolloutGroup
 
 BLOCK_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 2.0
+
+# Not the groups' fault: a server that is away, and one whose users have not the rights (yet) that a worker needs.
+_WAITED_OUT = (Unavailable, Unauthenticated)
 
 Result = TypeVar("Result")
 
@@ -280,7 +283,7 @@ class StageWorker:
             return
         try:
             moved = await self._persist(lambda: act(chosen))
-        except Unavailable:
+        except _WAITED_OUT:
             raise
         except TrimtabError as error:
             if kind == "failed":
@@ -332,11 +335,13 @@ class StageWorker:
         while True:
             try:
                 return await action()
-            except Unavailable as error:
+            except _WAITED_OUT as error:
                 if given_up.is_set():
                     raise
                 if not told:
-                    self._log.warning("queue is away, waiting for it", error=str(error))
+                    away = isinstance(error, Unavailable)
+                    event = "queue is away, waiting for it" if away else "queue refuses this worker, waiting"
+                    self._log.warning(event, error=str(error))
                     told = True
             await self._pause(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)

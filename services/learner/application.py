@@ -14,6 +14,7 @@ import structlog
 
 from services.common.errors import ConfigError, Unavailable
 from services.common.stages.redis_stages import RedisStages
+from services.common.stages.tls_files import TlsFiles
 from services.common.telemetry import replica_name
 from services.learner.config import LearnerConfig
 from services.learner.intake import Intake
@@ -87,6 +88,7 @@ class LearnerApplication:
             stages=self._config.run.rollout.slip,
             lease_seconds=spec.lease_seconds,
             attempt_limit=spec.attempt_limit,
+            tls=TlsFiles.of(spec),
         )
         intake = Intake(
             self._config.run,

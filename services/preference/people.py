@@ -26,6 +26,10 @@ app = typer.Typer(
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="One field of it, as the service takes it.", metavar="A.B=C")
 ]
+Variables = Annotated[
+    list[str] | None,
+    typer.Option("--set-env", help="One field of it, from a variable.", metavar="A.B=VARIABLE"),
+]
 Config = Annotated[
     Path | None,
     typer.Option("--config", help="The service's TOML file; without: its defaults.", metavar="FILE"),
@@ -43,11 +47,12 @@ def new(
     renew: Annotated[bool, typer.Option("--renew", help="Replace the link of someone who has one.")] = False,
     config: Config = None,
     overrides: Overrides = None,
+    variables: Variables = None,
 ) -> None:
     """Make a personal link and print it once, on stdout."""
     from services.preference import accounts
 
-    with _opened(config, overrides) as (database, spec):
+    with _opened(config, overrides, variables) as (database, spec):
         now = time.time()
         person = accounts.Person(
             name=name,
@@ -63,11 +68,11 @@ def new(
 
 
 @app.command("list")
-def list_people(config: Config = None, overrides: Overrides = None) -> None:
+def list_people(config: Config = None, overrides: Overrides = None, variables: Variables = None) -> None:
     """Everybody, a line each."""
     from services.preference import accounts
 
-    with _opened(config, overrides) as (database, _):
+    with _opened(config, overrides, variables) as (database, _):
         print(f"{'name':<24} {'role':<10} {'campaign':<20} link")
         for person in database.transaction(accounts.everybody):
             link = "revoked" if not person.link else "until revoked"
@@ -81,11 +86,12 @@ def revoke(
     name: Annotated[str, typer.Argument(help="Whose link.")],
     config: Config = None,
     overrides: Overrides = None,
+    variables: Variables = None,
 ) -> None:
     """Take a link away and end its sessions; the answers stay."""
     from services.preference import accounts
 
-    with _opened(config, overrides) as (database, _):
+    with _opened(config, overrides, variables) as (database, _):
         database.transaction(lambda session: accounts.revoke(session, name))
         print(f"{name}: the link is revoked", file=sys.stderr)
 
@@ -98,7 +104,9 @@ def _address(spec: PreferenceConfig) -> str:
 
 
 @contextmanager
-def _opened(config: Path | None, overrides: list[str] | None) -> Iterator[tuple[Database, PreferenceConfig]]:
+def _opened(
+    config: Path | None, overrides: list[str] | None, variables: list[str] | None
+) -> Iterator[tuple[Database, PreferenceConfig]]:
     """The database of the configuration. A mistake ends the program with one line and code 2."""
     from services.common.errors import TrimtabError, UserError
     from services.common.spec.load import load_toml
@@ -106,7 +114,7 @@ def _opened(config: Path | None, overrides: list[str] | None) -> Iterator[tuple[
     from services.preference.database import Database
 
     try:
-        spec = load_toml(config, PreferenceConfig, overrides or [])
+        spec = load_toml(config, PreferenceConfig, overrides or [], variables or [])
         database = Database(spec.database_url.get_secret_value())
         try:
             yield database, spec

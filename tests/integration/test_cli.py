@@ -22,6 +22,7 @@ import pytest
 from orchestrator.local.layout import RunLayout
 from services.common.stages.base import NewEntry
 from services.common.stages.redis_stages import RedisStages
+from tests.fakes.queue_admin import admin_url
 from tests.integration.test_supervisor import until
 from trimtab.common.v1 import common_pb2 as common
 from trimtab.policy.v1 import policy_pb2 as policy
@@ -251,7 +252,7 @@ async def test_dead_letters_are_seen_and_requeued(run_file: Path, folder: Path) 
     out = ["--out", str(folder)]
     assert trimtab("up", str(run_file), *out, "--service", "preference", "--detach").returncode == 0
     published = json.loads((folder / "endpoints.json").read_text())
-    await _bury_one(published["queue"], published["run_uid"])
+    await _bury_one(admin_url(folder), published["run_uid"])
     (row,) = json.loads(trimtab("queue", "dead", *out, "-o", "json").stdout)
     assert (row["group"], row["reason"]) == ("g-1", "indigestible")
     assert "indigestible" in trimtab("queue", "dead", *out).stdout
@@ -276,7 +277,7 @@ def test_detached_run_that_cannot_start_is_told(run_file: Path, folder: Path) ->
     folder.mkdir()
     (folder / "run_uid").write_text("not a uid!")
     told = one_line(trimtab("up", str(run_file), "--out", str(folder), "--resume", "--detach"), 2)
-    assert "queue.run_uid: expected a string that matches" in told
+    assert "run_uid: 'not a uid!' is no uid" in told
     assert RunLayout(folder).supervisor_pid() is None
 
 

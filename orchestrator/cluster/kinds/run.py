@@ -220,7 +220,8 @@ _SAME = {
         "algorithm.kind cannot change once the run exists: make another run"
     ),
     "!has(oldSelf.redis) || has(self.redis) && has(self.redis.url) == has(oldSelf.redis.url) && "
-    "has(self.redis.urlSecret) == has(oldSelf.redis.urlSecret)": (
+    "has(self.redis.urlSecret) == has(oldSelf.redis.urlSecret) && "
+    "has(self.redis.usersSecret) == has(oldSelf.redis.usersSecret)": (
         "redis cannot move to another server once the run exists: its rollouts are in the one it has"
     ),
     "has(self.queueing) == has(oldSelf.queueing) || oldSelf.suspend": "queueing can change only while suspended",

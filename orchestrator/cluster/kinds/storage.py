@@ -66,7 +66,7 @@ class StorageSpec(Spec):
 
 
 class OwnRedisSpec(PodSettings):
-    """A Valkey of the run's own, with an append-only file, a password and an ACL user for the run."""
+    """A Valkey of the run's own, with an append-only file and an ACL user for each service."""
 
     storage: Quantity = Field("10Gi", description="Of its append-only file.")
     storage_class_name: Name | None = Field(None, description="Left out: the cluster's default.")
@@ -78,8 +78,11 @@ class RedisSpec(Spec):
     model_config = ConfigDict(
         json_schema_extra=rules(
             (
-                "[has(self.own), has(self.url), has(self.urlSecret)].filter(given, given).size() <= 1",
-                "redis takes one of own, url, urlSecret",
+                (
+                    "[has(self.own), has(self.url), has(self.urlSecret), has(self.usersSecret)]"
+                    ".filter(given, given).size() <= 1"
+                ),
+                "redis takes one of own, url, urlSecret, usersSecret",
             )
         )
     )
@@ -94,24 +97,36 @@ class RedisSpec(Spec):
     url_secret: SecretKey | None = Field(
         None, description="Secret with the whole URL, redis://user:password@host:port/0."
     )
+    users_secret: Name | None = Field(
+        None,
+        description="Secret with a URL for each service under its name (policy, reward-hh, …, learner, operator), "
+        "each with a user of its own, as `trimtab queue users` writes them.",
+    )
     port: int = Field(
-        6379, ge=1, le=65535, description="Of the server in urlSecret, for the NetworkPolicies."
+        6379,
+        ge=1,
+        le=65535,
+        description="Of the server in urlSecret or usersSecret, for the NetworkPolicies.",
     )
     acl: bool = Field(
         True,
-        description="Own server: the run uses an ACL user that reaches only its own keys; false: the default user.",
+        description="Own server: each service is a user with its commands and keys alone; false: the default user.",
     )
 
     @model_validator(mode="after")
     def _one(self) -> RedisSpec:
-        if sum(part is not None for part in (self.own, self.url, self.url_secret)) > 1:
-            raise ValueError("expected one of own, url, urlSecret")
+        if len([part for part in (self.own, *self._elsewhere) if part is not None]) > 1:
+            raise ValueError("expected one of own, url, urlSecret, usersSecret")
         return self
+
+    @property
+    def _elsewhere(self) -> tuple[str | SecretKey | None, ...]:
+        return self.url, self.url_secret, self.users_secret
 
     @property
     def owned(self) -> OwnRedisSpec | None:
         """The server that belongs to the run; None where it uses another."""
-        if self.url is not None or self.url_secret is not None:
+        if any(part is not None for part in self._elsewhere):
             return None
         return self.own or OwnRedisSpec()
 

@@ -7,7 +7,6 @@ Rejected: a watch, which would notice a removed Secret sooner, for the right to 
 from __future__ import annotations
 
 import base64
-import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,9 +17,10 @@ from orchestrator.cluster.kinds import TrainingRun
 from orchestrator.cluster.names import MANAGER, RunNames
 from orchestrator.cluster.operator.applier import belongs_to
 from orchestrator.cluster.render import redis_secret
+from orchestrator.cluster.render.services import queue_secret
+from orchestrator.queue_users import QueueUsers
 from services.common.errors import NotFound, TrimtabError
-
-PASSWORD_BYTES = 32
+from services.common.stages.rights import OPERATOR
 
 
 class QueueSecrets:
@@ -49,8 +49,7 @@ class QueueSecrets:
         if redis.url is not None:
             return redis.url
         if uid not in self._urls:
-            own = ("operator-url", names.redis)
-            key, name = own if redis.url_secret is None else (redis.url_secret.key, redis.url_secret.name)
+            name, key = queue_secret(run, names, OPERATOR)
             try:
                 self._urls[uid] = _value(self._api.get(Ref("Secret", names.namespace, name)), key)
             except TrimtabError:
@@ -74,8 +73,8 @@ class QueueSecrets:
         self._urls.pop(uid, None)
 
     def _make(self, run: TrainingRun, names: RunNames) -> bool:
-        passwords = [secrets.token_urlsafe(PASSWORD_BYTES) for _ in range(2)]
-        secret = redis_secret(run, names, password=passwords[0], operator_password=passwords[1])
+        users = QueueUsers.draw(names.run_uid, run.spec.rollout.slip)
+        secret = redis_secret(run, names, users)
         try:
             self._api.create(secret, MANAGER)
         except Conflict:

@@ -34,6 +34,7 @@ from orchestrator.cluster.render.pods import (
 )
 from orchestrator.cluster.render.services import QUEUE_URL, account_of, queue_variable
 from orchestrator.cluster.render.storage import Mounts, add_cache, add_claim, add_run_folder, reads_storage
+from services.common.stages.base import LEARNER_STAGE
 
 _TORCHRUN = ("python", "-m", "services.learner.distributed")
 """torchrun, ending with the status of the process that failed: a wrong configuration is not tried again."""
@@ -106,11 +107,9 @@ def learner_template(
         name="learner",
         image=settings.image or options.images["learner"],
         command=list(_TORCHRUN) if settings.is_distributed else ["trimtab-learner"],
-        arguments=settings_arguments(
-            "learner.toml", settings, {"queue.url": f"$({QUEUE_URL})", **listening(options)}
-        ),
+        arguments=settings_arguments("learner.toml", settings, listening(options), {"queue.url": QUEUE_URL}),
         ports=[*service_ports(PORTS["learner"]), _rendezvous_port()],
-        env=[queue_variable(run, names), *_torchrun(run, names, attempt)],
+        env=[queue_variable(run, names, LEARNER_STAGE), *_torchrun(run, names, attempt)],
         probes=probes,
     )
     place = PodPlace(

@@ -96,11 +96,22 @@ def grpc_probes(ports: Ports, startup_seconds: int) -> dict[str, Manifest]:
     }
 
 
-def settings_arguments(config_file: str, settings: PodSettings, more: Mapping[str, str]) -> list[str]:
-    """--config, and each --set; $(VARIABLES) are filled in by the kubelet."""
+def settings_arguments(
+    config_file: str,
+    settings: PodSettings,
+    more: Mapping[str, str],
+    secrets: Mapping[str, str] | None = None,
+) -> list[str]:
+    """--config, and each --set; $(VARIABLES) are filled in by the kubelet. `secrets`: field to variable.
+
+    The program looks those up itself: what the kubelet fills in stands in `ps`.
+    """
     arguments = ["--config", f"{CONFIG}/{config_file}"]
     for name, value in sorted({**more, **settings.settings}.items()):
         arguments += ["--set", f"{name}={value}"]
+    for name, variable in sorted((secrets or {}).items()):
+        if name not in settings.settings:
+            arguments += ["--set-env", f"{name}={variable}"]
     return arguments
 
 

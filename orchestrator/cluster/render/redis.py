@@ -1,18 +1,17 @@
 """The run's own Valkey: StatefulSet with an append-only file, its settings, its users. Knows no stage.
 
-Settings as DETAILS fixes them. The user `run` reaches the run's keys and no others; `operator` reads backlogs and
-removes what is left. The Secret is made once, from passwords that are handed in, and never rendered again.
+Settings as DETAILS fixes them. Each service is a user with its commands and keys alone; `operator` reads backlogs.
+The Secret is made once, from passwords that are handed in, and never rendered again.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from urllib.parse import quote
 
 from orchestrator.cluster.kinds import TrainingRun
 from orchestrator.cluster.kinds.storage import OwnRedisSpec
-from orchestrator.cluster.names import CONFIG_HASH, RunNames
+from orchestrator.cluster.names import CONFIG_HASH, RunNames, service_of
 from orchestrator.cluster.render.options import REDIS_PORT, RenderOptions
 from orchestrator.cluster.render.parts import (
     Manifest,
@@ -27,6 +26,8 @@ from orchestrator.cluster.render.parts import (
 from orchestrator.cluster.render.pods import Container, PodPlace, pod_template
 from orchestrator.cluster.render.services import account_of
 from orchestrator.cluster.render.storage import Mounts
+from orchestrator.queue_users import QueueUsers, url_of
+from services.common.stages.base import LEARNER_STAGE
 
 SETTINGS = """\
 bind * -::*
@@ -40,7 +41,6 @@ save ""
 maxmemory-policy noeviction
 databases 1
 """
-ACL_USER, OPERATOR_USER = "run", "operator"
 
 
 def render_redis(run: TrainingRun, names: RunNames, options: RenderOptions) -> list[Manifest]:
@@ -78,15 +78,16 @@ def render_redis(run: TrainingRun, names: RunNames, options: RenderOptions) -> l
     ]
 
 
-def redis_secret(run: TrainingRun, names: RunNames, *, password: str, operator_password: str) -> Manifest:
-    """The Secret: whole URL for the services, users for the server (hashes alone), the operator's password."""
-    user = ACL_USER if run.spec.redis.acl else "default"
-    host = names.host(names.redis)
-    data = {
-        "url": f"redis://{user}:{quote(password, safe='')}@{host}:{REDIS_PORT}/0",
-        "operator-url": f"redis://{OPERATOR_USER}:{quote(operator_password, safe='')}@{host}:{REDIS_PORT}/0",
-        "users.acl": acl_file(names.run_uid, password, operator_password, own_user=run.spec.redis.acl),
-    }
+def redis_secret(run: TrainingRun, names: RunNames, users: QueueUsers) -> Manifest:
+    """The Secret: a URL for each service under its name, and users.acl for the server, which holds hashes alone."""
+    server = f"redis://{names.host(names.redis)}:{REDIS_PORT}/0"
+    data = {service_of(who): users.url(who, server) for who in users.passwords}
+    lines = ["user default off", *users.lines()]
+    if not run.spec.redis.acl:
+        password = users.passwords[LEARNER_STAGE]
+        data = dict.fromkeys(data, url_of("default", password, server))
+        lines = [f"user default on #{hashlib.sha256(password.encode()).hexdigest()} ~* &* +@all"]
+    data["users.acl"] = "\n".join(lines) + "\n"
     return manifest(
         "v1",
         "Secret",
@@ -96,34 +97,6 @@ def redis_secret(run: TrainingRun, names: RunNames, *, password: str, operator_p
         type="Opaque",
         data={key: base64.b64encode(value.encode()).decode() for key, value in data.items()},
     )
-
-
-def acl_file(run_uid: str, password: str, operator_password: str, *, own_user: bool) -> str:
-    """users.acl of a server of the run's own. Passwords stand in it as SHA-256."""
-    operator = f"user {OPERATOR_USER} on {_hashed(operator_password)} ~* &* +@all"
-    if own_user:
-        return f"user default off\n{operator}\nuser {' '.join(acl_rules(run_uid, password))}\n"
-    return f"user default on {_hashed(password)} ~* &* +@all\n{operator}\n"
-
-
-def acl_rules(run_uid: str, password: str, user: str = ACL_USER) -> list[str]:
-    """Words of `ACL SETUSER` for a run, on its own server or on a shared one: its keys, nothing that harms others."""
-    return [
-        user,
-        "on",
-        "resetkeys",
-        "resetchannels",
-        _hashed(password),
-        f"~trimtab:{{{run_uid}}}:*",
-        "+@all",
-        "-@admin",
-        "-@dangerous",
-        "+info",
-    ]
-
-
-def _hashed(password: str) -> str:
-    return "#" + hashlib.sha256(password.encode()).hexdigest()
 
 
 def _claim(own: OwnRedisSpec) -> Manifest:

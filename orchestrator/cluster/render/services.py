@@ -126,11 +126,9 @@ def stage_template(
         name=role,
         image=settings.image or options.images[role],
         command=[f"trimtab-{role}"],
-        arguments=settings_arguments(
-            f"{role}.toml", settings, {"queue.url": f"$({QUEUE_URL})", **listening(options)}
-        ),
+        arguments=settings_arguments(f"{role}.toml", settings, listening(options), {"queue.url": QUEUE_URL}),
         ports=service_ports(PORTS[role]),
-        env=[queue_variable(run, names)],
+        env=[queue_variable(run, names, service)],
         probes=grpc_probes(PORTS[role], settings.startup_timeout_seconds),
     )
     place = PodPlace(
@@ -148,14 +146,20 @@ def account_of(run: TrainingRun, names: RunNames) -> str:
     return run.spec.service_account_name or names.run
 
 
-def queue_variable(run: TrainingRun, names: RunNames) -> Manifest:
-    """Where the queue is: with a password, so never in a ConfigMap."""
+def queue_variable(run: TrainingRun, names: RunNames, service: str) -> Manifest:
+    """Where the queue is, and as whom: with a password, so never in a ConfigMap or in an argument."""
     redis = run.spec.redis
-    if redis.url_secret is not None:
-        return secret_variable(QUEUE_URL, redis.url_secret.name, redis.url_secret.key)
     if redis.url is not None:
         return {"name": QUEUE_URL, "value": redis.url}
-    return secret_variable(QUEUE_URL, names.redis, "url")
+    return secret_variable(QUEUE_URL, *queue_secret(run, names, service))
+
+
+def queue_secret(run: TrainingRun, names: RunNames, service: str) -> tuple[str, str]:
+    """Secret and key of the URL by which a service, or `operator`, reaches the queue."""
+    redis = run.spec.redis
+    if redis.url_secret is not None:
+        return redis.url_secret.name, redis.url_secret.key
+    return redis.users_secret or names.redis, service
 
 
 def _mounts(run: TrainingRun, names: RunNames, stage: str, options: RenderOptions) -> Mounts:

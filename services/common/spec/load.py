@@ -5,6 +5,7 @@ Owns reading and explaining; knows no particular model. Lines are found by `line
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -23,15 +24,19 @@ _POSITION = re.compile(
 )
 
 
-def load_toml(path: Path | None, model_type: type[Model], overrides: Sequence[str] = ()) -> Model:
+def load_toml(
+    path: Path | None, model_type: type[Model], overrides: Sequence[str] = (), variables: Sequence[str] = ()
+) -> Model:
     """The model that a TOML file describes, `overrides` ("a.b=c", values as in TOML) put on top.
 
-    Without a path: defaults and overrides. Raises ConfigError "file:line: field: what was expected".
+    `variables` ("a.b=NAME") come last: text from the environment, so that a secret stands in no command line.
+    Without a path: defaults and what is put on top. Raises ConfigError "file:line: field: what was expected".
     """
     text = "" if path is None else read_text(path)
     source = "configuration" if path is None else str(path)
     data = parse_toml(text, source)
     overridden = [apply_override(data, override) for override in overrides]
+    overridden += [apply_variable(data, variable) for variable in variables]
     try:
         return model_type.model_validate(data)
     except ValidationError as error:
@@ -66,26 +71,42 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
 def apply_override(data: dict[str, Any], override: str) -> FieldPath:
     """Write one `a.b=c` into the document; its path. A value that is no TOML is taken as a string."""
     name, equals, value = override.partition("=")
-    keys = [key.strip() for key in name.split(".")]
-    if not equals or not all(keys):
+    if not equals:
         raise ConfigError(f"--set {override}: expected field=value, for example server.port=50053")
+    return _put(data, name, _value(value.strip()), f"--set {override}")
+
+
+def apply_variable(data: dict[str, Any], override: str) -> FieldPath:
+    """Write one `a.b=NAME` into the document, as the text of the variable of the environment; its path."""
+    name, equals, variable = override.partition("=")
+    if not equals or not variable:
+        raise ConfigError(f"--set-env {override}: expected field=VARIABLE, for example queue.url=QUEUE_URL")
+    if variable not in os.environ:
+        raise ConfigError(f"--set-env {override}: the variable {variable} is not set")
+    return _put(data, name, os.environ[variable], f"--set-env {override}")
+
+
+def _put(data: dict[str, Any], name: str, value: Any, said: str) -> FieldPath:
+    keys = [key.strip() for key in name.split(".")]
+    if not all(keys):
+        raise ConfigError(f"{said}: expected field=value, for example server.port=50053")
     target: Any = data
     path: list[str | int] = []
     for key in keys[:-1]:
-        step = _step(target, key, override)
+        step = _step(target, key, said)
         path.append(step)
         target = target[step] if isinstance(step, int) else target.setdefault(step, {})
-    last = _step(target, keys[-1], override)
-    target[last] = _value(value.strip())
+    last = _step(target, keys[-1], said)
+    target[last] = value
     return (*path, last)
 
 
-def _step(target: Any, key: str, override: str) -> str | int:
+def _step(target: Any, key: str, said: str) -> str | int:
     if isinstance(target, dict):
         return key
     if isinstance(target, list) and key.isdecimal() and int(key) < len(target):
         return int(key)
-    raise ConfigError(f"--set {override}: {key}: there is no such field")
+    raise ConfigError(f"{said}: {key}: there is no such field")
 
 
 def _value(text: str) -> Any:

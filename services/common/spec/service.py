@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from services.common.spec.base import Spec
 from services.common.spec.tracing import TracingSpec
@@ -59,13 +59,26 @@ class AccessSpec(Spec):
 class QueueSpec(Spec):
     """The stage queue that a worker reads. Without it a service answers gRPC alone."""
 
-    url: SecretStr = Field(description="redis:// or unix:// URL of the server.")
+    url: SecretStr = Field(description="redis://, rediss:// (TLS) or unix:// URL of the server.")
     run_uid: str = Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9_.-]+$")
     stage: str = Field("", max_length=128, description="The stage to work on; empty: the service's own name.")
     batch_groups: int = Field(32, ge=1, le=1024, description="Groups taken at once.")
     lease_seconds: float = Field(10, gt=0, description="A silent owner loses its entries after this long.")
     renew_seconds: float = Field(3, gt=0, description="How often a lease is renewed.")
     attempt_limit: int = Field(3, ge=1, le=100, description="Attempts before a group is marked failed.")
+    ca_file: Path | None = Field(
+        None, description="Authorities of a rediss:// server, PEM; absent: the system's."
+    )
+    certificate_file: Path | None = Field(
+        None, description="Our own certificate, PEM, where the server asks for one."
+    )
+    private_key_file: Path | None = Field(None, description="Its key, without a password.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> QueueSpec:
+        if (self.certificate_file is None) != (self.private_key_file is None):
+            raise ValueError("expected certificate_file and private_key_file together")
+        return self
 
 
 class ModelSpec(Spec):

@@ -62,6 +62,11 @@ class RunKeys:
         return f"{self._prefix}:dead"
 
     @property
+    def every(self) -> str:
+        """The pattern of all of them."""
+        return f"{self._prefix}:*"
+
+    @property
     def _prefix(self) -> str:
         return f"trimtab:{{{self.run_uid}}}"
 

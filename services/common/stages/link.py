@@ -2,7 +2,7 @@
 
 Two connections: one that may block in a read, one for everything else, so that a lease can be renewed while
 nothing arrives. redis-py's own retries are off, since they hide that the connection was lost: whoever holds
-leases has to know.
+leases has to know. Files of TLS are read anew by each new connection.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 import redis.asyncio
 import structlog
 from redis import exceptions
+from redis.asyncio.connection import RedisSSLContext
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -31,6 +33,7 @@ from services.common.errors import (
     Unauthenticated,
     Unavailable,
 )
+from services.common.stages.tls_files import TlsFiles
 
 SOCKET_TIMEOUT_SECONDS = 10.0
 # A single blocking read stays well below the socket's time limit.
@@ -39,6 +42,8 @@ _FIRST_PAUSE_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 1.0
 
 Argument = str | bytes | int | float
+# What a server says that refuses a command inside a script: Valkey, then Redis.
+_REFUSED_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't")
 _TRANSIENT = (
     exceptions.ConnectionError,
     exceptions.TimeoutError,
@@ -46,6 +51,8 @@ _TRANSIENT = (
     exceptions.OutOfMemoryError,
     OSError,
 )
+# What redis-py would tell the server of itself by CLIENT SETINFO, which our users have no right to.
+_UNASKED = frozenset({"driver_info", "lib_name", "lib_version"})
 # Set around a call that must not go out on a connection made for it.
 _standing_only: ContextVar[bool] = ContextVar("standing_only", default=False)
 _log = structlog.get_logger(__name__)
@@ -68,9 +75,15 @@ class Link:
     """
 
     def __init__(
-        self, url: str, *, patience_seconds: float, clock: Callable[[], float] = time.monotonic
+        self,
+        url: str,
+        *,
+        patience_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        tls: TlsFiles | None = None,
     ) -> None:
         self._place = _without_password(url)
+        self._tls = tls or TlsFiles()
         self._patience = patience_seconds
         self._clock = clock
         self._away = False
@@ -80,6 +93,7 @@ class Link:
         self._reads = self._client(url)
 
     def _client(self, url: str) -> redis.asyncio.Redis:
+        self._tls.check(url)
         try:
             client = redis.asyncio.Redis.from_url(
                 url,
@@ -92,6 +106,8 @@ class Link:
             )
         except (ValueError, TypeError) as error:
             raise ConfigError(f"queue.url: {self._place}: {error}") from error
+        if self._tls:
+            client.connection_pool.connection_class = _connection_with(self._tls)
         # Answers are wanted as they come, not as redis-py's dictionaries.
         client.response_callbacks.clear()
         return client
@@ -99,6 +115,8 @@ class Link:
     async def _on_connect(self, connection: Any) -> None:
         if _standing_only.get():
             raise exceptions.ConnectionError("the connection was lost")
+        for told in _UNASKED.intersection(vars(connection)):
+            setattr(connection, told, None)
         await connection.on_connect()
         self.connected_at = self._clock()
 
@@ -186,6 +204,23 @@ class Link:
             await client.aclose()
 
 
+def _connection_with(tls: TlsFiles) -> type[redis.asyncio.SSLConnection]:
+    """redis-py's own trusts the system's authorities beside the one that is named, and reads files once."""
+
+    class Context(RedisSSLContext):
+        __slots__ = ()
+
+        def get(self) -> ssl.SSLContext:
+            return tls.context()
+
+    class Connection(redis.asyncio.SSLConnection):
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            self.ssl_context = Context()
+
+    return Connection
+
+
 class NoGroupError(ServiceError):
     """The stream or its consumer group is not there. Never leaves this package."""
 
@@ -204,6 +239,9 @@ def _translate(error: exceptions.ResponseError, place: str) -> TrimtabError:
         return Corrupted(f"queue server {place}: {rest}")
     if code in {"NOAUTH", "WRONGPASS", "NOPERM"}:
         return Unauthenticated(f"queue server {place}: {text}")
+    if text.startswith(_REFUSED_IN_SCRIPT):
+        what = text.partition(" script: ")[0]
+        return Unauthenticated(f"queue server {place}: {what}; its ACL LOG names user, command and key")
     return ServiceError(f"queue server {place}: {text}")
 
 

@@ -25,6 +25,7 @@ from services.common.stages.consumer import Consumer
 from services.common.stages.entry import GROUP, NAMES, RawEntry, RunKeys, checksum, encode
 from services.common.stages.link import LONGEST_BLOCK_SECONDS, Argument, Link, NoGroupError, Script
 from services.common.stages.steps import Move
+from services.common.stages.tls_files import TlsFiles
 
 PATIENCE_SECONDS = 60.0
 # Bounds of one script call: entries, and bytes of payload, so that no call holds the server for long.
@@ -50,8 +51,9 @@ class RedisStages(Consumer):
         attempt_limit: int = ATTEMPT_LIMIT,
         patience_seconds: float = PATIENCE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
+        tls: TlsFiles | None = None,
     ) -> None:
-        link = Link(url, patience_seconds=patience_seconds, clock=clock)
+        link = Link(url, patience_seconds=patience_seconds, clock=clock, tls=tls)
         steps = RedisSteps(link, RunKeys(run_uid), consumer, stages)
         super().__init__(steps, lease_seconds=lease_seconds, attempt_limit=attempt_limit, clock=clock)
 

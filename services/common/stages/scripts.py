@@ -26,6 +26,22 @@ local function fence()
   return nil
 end
 
+-- As pcall, but what the user may not do is an error of the script, never an answer that it goes on with.
+local function try(...)
+  if redis.acl_check_cmd(...) then return redis.pcall(...) end
+  return redis.call(...)
+end
+
+-- nil, or the error to return: asked before an entry is added elsewhere, or each try would leave one more there.
+local function permitted(key, ...)
+  for _, command in ipairs({...}) do
+    if not redis.acl_check_cmd(command, key, GROUP, '0-0') then
+      return redis.error_reply('NOPERM the user may not ' .. command .. ' on ' .. key)
+    end
+  end
+  return nil
+end
+
 -- The position of a field's value in a flat list of names and values, or nil.
 local function position(fields, name)
   for at = 1, #fields, 2 do
@@ -46,7 +62,7 @@ end
 
 -- The entry's fields if the caller still owns it: same consumer, same delivery count, same group id.
 local function owned(key, id, deliveries, group_id)
-  local pending = redis.pcall('XPENDING', key, GROUP, id, id, 1)
+  local pending = try('XPENDING', key, GROUP, id, id, 1)
   if pending.err or not pending[1] then return nil end
   if pending[1][2] ~= ARGV[3] or pending[1][4] ~= tonumber(deliveries) then return nil end
   local entry = redis.call('XRANGE', key, id, id)[1]
@@ -71,7 +87,7 @@ end
 local function join(key)
   local failure = open(key)
   if failure then return failure end
-  local made = redis.pcall('XGROUP', 'CREATE', key, GROUP, '0', 'MKSTREAM')
+  local made = try('XGROUP', 'CREATE', key, GROUP, '0', 'MKSTREAM')
   if type(made) == 'table' and made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then
     return made
   end
@@ -107,7 +123,7 @@ return 1
 CLAIM = _script("""
 local cursor = '0-0'
 repeat
-  local reply = redis.pcall('XAUTOCLAIM', KEYS[4], GROUP, ARGV[3], ARGV[4], cursor, 'COUNT', 1)
+  local reply = try('XAUTOCLAIM', KEYS[4], GROUP, ARGV[3], ARGV[4], cursor, 'COUNT', 1)
   if reply.err then return {} end
   cursor = reply[1]
   local entry = reply[2][1]
@@ -133,6 +149,10 @@ MOVE_WIDTH = 9
 MOVE = _script("""
 for at = 4, 3 + tonumber(ARGV[4]) do
   failure = open(KEYS[at])
+  if failure then return failure end
+end
+for at = 4 + tonumber(ARGV[4]), #KEYS do
+  failure = permitted(KEYS[at], 'XACK', 'XDEL')
   if failure then return failure end
 end
 local moved = {}
@@ -167,7 +187,7 @@ return kept
 
 # KEYS[4]: dead letters, KEYS[5]: stream. ARGV[4..8]: id, deliveries, group id, stage, reason.
 BURY = _script("""
-failure = open(KEYS[4])
+failure = open(KEYS[4]) or permitted(KEYS[5], 'XACK', 'XDEL')
 if failure then return failure end
 local fields = owned(KEYS[5], ARGV[4], ARGV[5], ARGV[6])
 if not fields then return 0 end
@@ -179,7 +199,7 @@ return 1
 # KEYS[4..]: streams.
 LEAVE = _script("""
 for at = 4, #KEYS do
-  local consumers = redis.pcall('XINFO', 'CONSUMERS', KEYS[at], GROUP)
+  local consumers = try('XINFO', 'CONSUMERS', KEYS[at], GROUP)
   if not consumers.err then
     for _, consumer in ipairs(consumers) do
       if consumer[position(consumer, 'name')] == ARGV[3] and consumer[position(consumer, 'pending')] == 0 then
@@ -230,7 +250,7 @@ return 1
 # takes; then the entries.
 ADMIT = _script("""
 if redis.call('GET', KEYS[4]) == ARGV[4] then return 0 end
-failure = open(KEYS[5])
+failure = open(KEYS[5]) or permitted(KEYS[4], 'SET')
 if failure then return failure end
 local width = tonumber(ARGV[5])
 for row = 6, #ARGV, width do
@@ -255,7 +275,7 @@ return 1
 ADOPT = _script("""
 local found, from = {}, '-'
 repeat
-  local page = redis.pcall('XPENDING', KEYS[4], GROUP, from, '+', 500)
+  local page = try('XPENDING', KEYS[4], GROUP, from, '+', 500)
   if page.err then return {} end
   for _, pending in ipairs(page) do
     local id, ours = pending[1], pending[2] == ARGV[3]
@@ -298,7 +318,7 @@ if redis.call('SCARD', KEYS[3]) ~= #KEYS - 3 then return false end
 local views = {sentinel}
 for at = 4, #KEYS do
   local key, pending, alive = KEYS[at], 0, 0
-  local groups = redis.pcall('XINFO', 'GROUPS', key)
+  local groups = try('XINFO', 'GROUPS', key)
   if not groups.err and groups[1] then
     pending = groups[1][position(groups[1], 'pending')]
     for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', key, GROUP)) do
@@ -334,7 +354,7 @@ for at = 1, #letter[2], 2 do
   if name == 'stage' and value ~= ARGV[5] then return 0 end
   if name ~= 'stage' and name ~= 'reason' then put(fields, name, value) end
 end
-failure = open(KEYS[5])
+failure = open(KEYS[5]) or permitted(KEYS[4], 'XDEL')
 if failure then return failure end
 put(fields, 'attempts', '0')
 redis.call('XADD', KEYS[5], '*', unpack(fields))

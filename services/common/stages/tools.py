@@ -9,6 +9,7 @@ from services.common.stages.base import LEASE_SECONDS, DeadLetter, Scan
 from services.common.stages.entry import RunKeys, read_letter
 from services.common.stages.link import Link
 from services.common.stages.redis_stages import RedisSteps
+from services.common.stages.tls_files import TlsFiles
 
 PATIENCE_SECONDS = 5.0
 _LETTER_ID = re.compile(r"\d{1,20}-\d{1,20}")
@@ -24,10 +25,11 @@ class RedisTools:
         *,
         lease_seconds: float = LEASE_SECONDS,
         patience_seconds: float = PATIENCE_SECONDS,
+        tls: TlsFiles | None = None,
     ) -> None:
         self._keys = RunKeys(run_uid)
         self._lease = lease_seconds
-        self._link = Link(url, patience_seconds=patience_seconds)
+        self._link = Link(url, patience_seconds=patience_seconds, tls=tls)
         self._steps = RedisSteps(self._link, self._keys, "tools")
 
     async def view(self) -> Scan:

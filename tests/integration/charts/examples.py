@@ -10,6 +10,7 @@ from orchestrator.cluster.documents import Object, read_objects
 from orchestrator.cluster.kinds import RewardModel
 from orchestrator.cluster.names import RunNames
 from orchestrator.cluster.render import RunState, redis_secret, render_reward_model, render_run
+from orchestrator.queue_users import QueueUsers
 from tests.integration.charts.rendering import ROOT, Manifest, Values
 
 EXAMPLES = ROOT / "deploy" / "examples"
@@ -45,7 +46,8 @@ def manifests_of(item: Object) -> list[Manifest]:
         for manifest in render_run(item, state=RunState(attempt=1, stage=stage))
     ]
     if item.spec.redis.owned is not None:
-        made.append(redis_secret(item, RunNames.of(item), password="a", operator_password="b"))  # noqa: S106
+        names = RunNames.of(item)
+        made.append(redis_secret(item, names, QueueUsers.draw(names.run_uid, item.spec.rollout.slip)))
     return made
 
 

@@ -33,7 +33,8 @@ def test_a_run_gets_all_its_objects(harness: Harness) -> None:
     assert harness.names("Job") == {"helpful-learner-1"}
     assert {"helpful-learner", "helpful-weights", "helpful-redis"} | ALL_SERVICES == harness.names("Service")
     assert "helpful-deny-all" in harness.names("NetworkPolicy")
-    assert {"url", "operator-url", "users.acl"} == set(harness.get("Secret", "helpful-redis")["data"])
+    keys = {"policy", "reference", "reward", "learner", "operator", "viewer", "users.acl"}
+    assert keys == set(harness.get("Secret", "helpful-redis")["data"])
     assert harness.get("TrainingRun", "helpful")["metadata"]["finalizers"] == ["trimtab.dev/drain"]
     assert harness.conditions()["Progressing"] == ("True", "Starting")
     assert harness.status()["attempt"] == 1

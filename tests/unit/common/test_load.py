@@ -169,3 +169,28 @@ def test_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "b.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match=r"b\.toml: expected UTF-8 text$"):
         load_toml(tmp_path / "b.toml", Document)
+
+
+def test_a_variable_of_the_environment_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """--set-env puts text, never TOML, and wins over --set: a secret needs to stand in no command line."""
+    monkeypatch.setenv("PLACE", "12 'quoted\" = 3")
+    document = load_toml(
+        None, Document, ["required=x", "link.url=none"], ["link.url=PLACE", "required=PLACE"]
+    )
+    assert document.link is not None
+    assert document.link.url.get_secret_value() == document.required == "12 'quoted\" = 3"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("link.url=ABSENT", "--set-env link.url=ABSENT: the variable ABSENT is not set"),
+        ("link.url", "--set-env link.url: expected field=VARIABLE, for example queue.url=QUEUE_URL"),
+        (".url=HOME", "--set-env .url=HOME: expected field=value, for example server.port=50053"),
+    ],
+)
+def test_a_variable_that_is_not_there_is_told(said: str, told: str) -> None:
+    """The line names the flag and the variable, never what it holds."""
+    with pytest.raises(ConfigError) as caught:
+        load_toml(None, Document, ["required=x"], [said])
+    assert str(caught.value) == told

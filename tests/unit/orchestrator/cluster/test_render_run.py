@@ -12,6 +12,7 @@ from orchestrator.cluster.kinds import TrainingRun, read_object
 from orchestrator.cluster.names import RunNames
 from orchestrator.cluster.render import RenderOptions, RunState, redis_secret, render_run
 from orchestrator.cluster.render.config import DRAIN_FILE
+from orchestrator.queue_users import QueueUsers
 from services.common.errors import InvalidInput
 from tests.unit.orchestrator.cluster.objects import FULL_RUN, RUN, UID, changed, run
 from tests.unit.orchestrator.cluster.pods_rules import pod_specs, restricted_problems
@@ -19,7 +20,6 @@ from tests.unit.orchestrator.cluster.versions import VERSIONS, check
 
 ATTEMPT = RunState(attempt=1)
 TMP = "/tmp"  # noqa: S108 of the pod
-PASSWORDS = {"password": "a", "operator_password": "b"}
 
 
 def full(**paths: Any) -> TrainingRun:
@@ -35,6 +35,7 @@ CASES = {
     "small": (run(), ATTEMPT),
     "full": (full(), ATTEMPT),
     "sft": (full(), RunState(stage="sft")),
+    "external redis with users": (run(redis={"usersSecret": "queue"}), ATTEMPT),
     "external redis": (run(redis={"urlSecret": {"name": "queue", "key": "url"}}), ATTEMPT),
     "store": (run(storage={"objectStore": {"url": "gs://bucket/a"}}), ATTEMPT),
     "suspended": (run(suspend=True), RunState()),
@@ -46,7 +47,8 @@ CASES = {
 def test_manifests_fit_kubernetes_schemas(case: str, version: str) -> None:
     """Each release accepts every manifest, unknown fields being errors."""
     spec, state = CASES[case]
-    secret = redis_secret(spec, RunNames.of(spec), **PASSWORDS)
+    users = QueueUsers.draw(RunNames.of(spec).run_uid, spec.spec.rollout.slip)
+    secret = redis_secret(spec, RunNames.of(spec), users)
     for item in [*render_run(spec, state=state), secret]:
         if item["kind"] != "Workload":  # Kueue's
             check(item, version)
@@ -273,7 +275,8 @@ def test_place_and_size_reach_the_pod() -> None:
     }
     assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}} in pod["volumes"]
     assert {"name": "NCCL_DEBUG", "value": "WARN"} in container["env"]
-    assert container["args"][-4:] == ["--set", "max_rows=128", "--set", "queue.url=$(TRIMTAB_QUEUE_URL)"]
+    # Not filled in by the kubelet: it would stand in the process's arguments.
+    assert container["args"][-4:] == ["--set", "max_rows=128", "--set-env", "queue.url=TRIMTAB_QUEUE_URL"]
     assert (pod["hostname"], container["tty"], template["metadata"]["annotations"]["a/b"]) == ("x", True, "c")
     assert container["image"] == "trimtab-policy:0.1.0"
 

@@ -15,10 +15,12 @@ from orchestrator.local.services import (
     Ports,
     Surroundings,
     overlay,
+    queue_users,
     role_of,
     service_config,
     service_process,
     services_of,
+    stage_of,
 )
 from services.common.errors import ConfigError
 from services.common.spec.load import load_toml
@@ -53,6 +55,31 @@ def test_every_service_gets_fixed_ports_and_its_stage(around: Surroundings) -> N
     config = service_config("reward-hh", spec, around)
     assert config["server"] == {"host": "127.0.0.1", "port": 1005, "health_port": 2005, "metrics_port": 3005}
     assert config["queue"] == {"url": "redis://h:1", "run_uid": "u-1", "stage": "reward/hh"}
+
+
+def test_every_service_has_a_queue_user_of_its_own(around: Surroundings) -> None:
+    """Each reads its own URL; a stage that no slip names leads to the learner; other roles' names stay unknown."""
+    spec = spec_of(rollout={"slip": ["policy", "reward/hh"]})
+    users = queue_users(NAMES, spec, "u-1")
+    assert sorted(users.passwords) == [
+        "learner",
+        "operator",
+        "policy",
+        "reference",
+        "reward",
+        "reward/hh",
+        "viewer",
+    ]
+    urls = {name: users.url(stage_of(name, spec), "redis://h:1") for name in NAMES if name != "preference"}
+    config = service_config("reward-hh", spec, replace(around, queue_urls=urls))
+    assert config["queue"]["url"] == f"redis://u-1.reward-hh:{users.passwords['reward/hh']}@h:1/0"
+    assert not any(password in line for password in users.passwords.values() for line in users.lines())
+    policy, reference = (
+        next(line for line in users.lines() if line.startswith(f"user u-1.{name} "))
+        for name in ("policy", "reference")
+    )
+    assert "%W~trimtab:{u-1}:stage:reward/hh " in policy
+    assert "stage:reward" not in reference
 
 
 def test_the_policy_knows_where_weights_come_from(around: Surroundings) -> None:
