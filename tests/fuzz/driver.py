@@ -123,7 +123,9 @@ def _finding(error: Exception, seed: int, number: int, sent: Any) -> Finding:
     # An assertion's own words, up to what it quotes, tell findings of one line apart.
     said = str(error).partition(":")[0][:120] if isinstance(error, AssertionError) else ""
     what = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno} {said}".strip()
-    return Finding(what, seed, number, _shown(sent), "".join(traceback.format_exception(error, limit=-_FRAMES))[-_SHOWN:])
+    return Finding(
+        what, seed, number, _shown(sent), "".join(traceback.format_exception(error, limit=-_FRAMES))[-_SHOWN:]
+    )
 
 
 def _shown(sent: Any) -> str:

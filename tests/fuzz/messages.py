@@ -77,7 +77,9 @@ def _change_field(rng: Random, message: Any, field: FieldDescriptor) -> None:
 
 def change_within(rng: Random, message: Any) -> None:
     """Set an odd value in some field of a message that may have been empty."""
-    fields = [field for field in message.DESCRIPTOR.fields if not field.is_repeated and field.message_type is None]
+    fields = [
+        field for field in message.DESCRIPTOR.fields if not field.is_repeated and field.message_type is None
+    ]
     if fields:
         field = rng.choice(fields)
         setattr(message, field.name, _value(rng, field))
@@ -111,7 +113,9 @@ def _change_tensor(rng: Random, tensor: Tensor) -> None:
         tensor.dtype = rng.choice((*range(9), 99))  # type: ignore[assignment] # an enum of the future
     elif how == 1:
         del tensor.shape[:]
-        tensor.shape.extend(odd.integer(rng, -(2**63), 2**63 - 1) for _ in range(rng.choice((0, 1, 2, 5, 70))))
+        tensor.shape.extend(
+            odd.integer(rng, -(2**63), 2**63 - 1) for _ in range(rng.choice((0, 1, 2, 5, 70)))
+        )
     elif how == 2:
         tensor.shape.append(rng.choice((0, 1, 1, 2**62)))
     elif how == 3:

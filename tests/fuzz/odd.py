@@ -7,7 +7,24 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-INTEGERS = (0, 1, -1, 2, 7, 255, 256, 2**15, 2**31 - 1, 2**31, -(2**31), 2**32, 2**53 + 1, 2**62, 2**63 - 1, -(2**63))
+INTEGERS = (
+    0,
+    1,
+    -1,
+    2,
+    7,
+    255,
+    256,
+    2**15,
+    2**31 - 1,
+    2**31,
+    -(2**31),
+    2**32,
+    2**53 + 1,
+    2**62,
+    2**63 - 1,
+    -(2**63),
+)
 FLOATS = (0.0, -0.0, 1.0, -1.0, 0.5, 1e-45, 1e38, -1e308, float("nan"), float("inf"), float("-inf"))
 TEXTS = (
     "",
@@ -50,7 +67,9 @@ def text(rng: Random) -> str:
     """Text that UTF-8 can write."""
     if rng.random() < 0.7:
         return rng.choice(TEXTS)
-    return "".join(chr(rng.choice((rng.randrange(1, 128), rng.randrange(160, 0xD800)))) for _ in range(rng.randrange(40)))
+    return "".join(
+        chr(rng.choice((rng.randrange(1, 128), rng.randrange(160, 0xD800)))) for _ in range(rng.randrange(40))
+    )
 
 
 def blob(rng: Random) -> bytes:
@@ -139,7 +158,7 @@ def _altered(rng: Random, tree: Any, texts: Sequence[str]) -> Any:
     elif how == 3:
         inside[key] = [inside[key]] if rng.random() < 0.5 else {UNKNOWN: inside[key]}
     elif how == 4 and isinstance(inside[key], str):
-        inside[key] = damaged(rng, inside[key].encode()).decode("utf-8", "replace")
+        inside[key] = damaged(rng, inside[key].encode("utf-8", "replace")).decode("utf-8", "replace")
     else:
         inside[key] = leaf(rng, texts)
     return tree

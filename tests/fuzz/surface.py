@@ -33,7 +33,7 @@ Opened = Callable[[Path], AbstractContextManager[Surface]]
 
 
 def documented(work: Callable[[], Any], *errors: type[Exception]) -> str:
-    """"accepted", or the name of the documented error that was raised, which has one clear line."""
+    """ "accepted", or the name of the documented error that was raised, which has one clear line."""
     try:
         work()
     except errors as error:

@@ -134,7 +134,9 @@ def _read(path: Path) -> list[Row]:
         rows = [json.loads(line) for line in path.read_text().split("\n") if line]
     except (OSError, ValueError, RecursionError):
         return []
-    return [row for row in rows if isinstance(row, dict) and all(_is_number(row.get(n)) for n in ("step", "gap"))]
+    return [
+        row for row in rows if isinstance(row, dict) and all(_is_number(row.get(n)) for n in ("step", "gap"))
+    ]
 
 
 def _is_number(value: object) -> bool:

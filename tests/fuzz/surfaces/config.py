@@ -33,7 +33,12 @@ _RUN = {
     "model": _MODEL,
     "data": {"prompts": "prompts.jsonl", "split": "train"},
     "sampling": {"max_new_tokens": 8, "temperature": 0.7, "stop": ["\n"]},
-    "algorithm": {"kind": "ppo", "preset": "trl", "epochs": 2, "kl": {"kind": "adaptive", "coefficient": 0.05}},
+    "algorithm": {
+        "kind": "ppo",
+        "preset": "trl",
+        "epochs": 2,
+        "kl": {"kind": "adaptive", "coefficient": 0.05},
+    },
     "optimiser": {"learning_rate": 1e-3, "betas": [0.9, 0.95]},
     "rollout": {"batch_groups": 8, "max_staleness": 1},
     "checkpoint": {"every_steps": 2},
@@ -51,7 +56,10 @@ _SOUND: tuple[tuple[type[BaseModel], dict[str, Any]], ...] = (
             "models": [
                 {"name": "mood", "rule": "sentiment"},
                 {"name": "tiny", "path": "/models/reward"},
-                {"name": "sum", "composite": {"components": [{"model": "mood", "weight": 0.5, "clip": [-1, 1]}]}},
+                {
+                    "name": "sum",
+                    "composite": {"components": [{"model": "mood", "weight": 0.5, "clip": [-1, 1]}]},
+                },
             ],
         },
     ),
@@ -67,8 +75,33 @@ _SOUND: tuple[tuple[type[BaseModel], dict[str, Any]], ...] = (
         },
     ),
 )
-_WORDS = ("auto", "ppo", "length:target=40", "regex:pattern=((((", "sqlite:///y.db", "unix:///x", "0-9", "cuda")
-_TOML = ("[", "[[", "]", "=", '"', "'''", "{", "}", "[" * 2_000, "a.b=", "\n", "#", "1979-05-27T07:32:00Z", "0x", "1__0")
+_WORDS = (
+    "auto",
+    "ppo",
+    "length:target=40",
+    "regex:pattern=((((",
+    "sqlite:///y.db",
+    "unix:///x",
+    "0-9",
+    "cuda",
+)
+_TOML = (
+    "[",
+    "[[",
+    "]",
+    "=",
+    '"',
+    "'''",
+    "{",
+    "}",
+    "[" * 2_000,
+    "a.b=",
+    "\n",
+    "#",
+    "1979-05-27T07:32:00Z",
+    "0x",
+    "1__0",
+)
 Sent = tuple[int, bytes, tuple[str, ...]]
 
 
@@ -133,9 +166,15 @@ def _override(rng: Random, tree: dict[str, Any]) -> str:
 
 def toml(tree: dict[str, Any]) -> str:
     """A TOML document: tables as tables, what lies deeper inline. What TOML has no word for is written as text."""
-    plain = [f"{json.dumps(name)} = {_inline(value)}" for name, value in tree.items() if not isinstance(value, dict)]
+    plain = [
+        f"{json.dumps(name)} = {_inline(value)}"
+        for name, value in tree.items()
+        if not isinstance(value, dict)
+    ]
     tables = [
-        "\n".join([f"[{json.dumps(name)}]", *(f"{json.dumps(key)} = {_inline(one)}" for key, one in value.items())])
+        "\n".join(
+            [f"[{json.dumps(name)}]", *(f"{json.dumps(key)} = {_inline(one)}" for key, one in value.items())]
+        )
         for name, value in tree.items()
         if isinstance(value, dict)
     ]

@@ -36,7 +36,19 @@ _SPECS = tuple(
     )
     for kind in ("ppo", "nlpo")
 )
-_WORDS = (b"1", b"-1", b"0", b"00000000000000000007", b"9" * 5_000, b"1e3", b"1_0", b"\xd9\xa1", b" 7 ", b"nan", b"\xff")
+_WORDS = (
+    b"1",
+    b"-1",
+    b"0",
+    b"00000000000000000007",
+    b"9" * 5_000,
+    b"1e3",
+    b"1_0",
+    b"\xd9\xa1",
+    b" 7 ",
+    b"nan",
+    b"\xff",
+)
 Sent = tuple[str, tuple[bytes, ...]]
 
 
@@ -93,8 +105,12 @@ def run(sent: Sent) -> str:
 
 def _read_entry(raw: entries.RawEntry) -> None:
     read = entries.decode("learner", raw)
-    assert read.payload == groups.group().SerializeToString(), "another payload under a checksum that is right"
-    assert (read.group_id, read.admission_number) == ("1-00000007-0", 7), "another identity under a right checksum"
+    assert read.payload == groups.group().SerializeToString(), (
+        "another payload under a checksum that is right"
+    )
+    assert (read.group_id, read.admission_number) == ("1-00000007-0", 7), (
+        "another identity under a right checksum"
+    )
     assert 0 <= read.stored_attempts < 2**63, "attempts that no queue counts"
 
 
@@ -108,9 +124,15 @@ def _read_group(payload: bytes) -> None:
     for spec in _SPECS:
         for sample in samples_of(group, spec, vocabulary_size=263):
             size = len(sample.completion_ids)
-            assert size and len(sample.behaviour_logprobs) == size == len(sample.loss_mask), "arrays that do not fit"
-            assert all(0 <= i < 263 for i in [*sample.prompt_ids, *sample.completion_ids]), "ids of no vocabulary"
-            assert math.isfinite(sample.score) and 0 < sample.temperature < math.inf, "a number that trains nothing"
+            assert size and len(sample.behaviour_logprobs) == size == len(sample.loss_mask), (
+                "arrays that do not fit"
+            )
+            assert all(0 <= i < 263 for i in [*sample.prompt_ids, *sample.completion_ids]), (
+                "ids of no vocabulary"
+            )
+            assert math.isfinite(sample.score) and 0 < sample.temperature < math.inf, (
+                "a number that trains nothing"
+            )
     admitted_of(group)
 
 

@@ -47,7 +47,9 @@ def opened(folder: Path) -> Iterator[Surface]:
     readers = _Readers(folder)
 
     def draw(rng: Random) -> Sent:
-        kind = rng.choice(("rows", "rows", "metrics", "metrics", "worst", "masks", "rollouts", "state", "trainer"))
+        kind = rng.choice(
+            ("rows", "rows", "metrics", "metrics", "worst", "masks", "rollouts", "state", "trainer")
+        )
         if kind in ("rows", "metrics", "worst"):
             return kind, lines(rng), 0
         if kind == "masks":
@@ -140,7 +142,9 @@ def lines(rng: Random) -> bytes:
 def _line(rng: Random) -> str:
     how = rng.randrange(6)
     if how == 0:
-        return rng.choice(("[" * 100_000, '{"a":' * 50_000, "9" * 5_000, '{"step": 1e999}', "null", "\ufeff{}", '"\\ud800"'))
+        return rng.choice(
+            ("[" * 100_000, '{"a":' * 50_000, "9" * 5_000, '{"step": 1e999}', "null", "\ufeff{}", '"\\ud800"')
+        )
     tree: Any = odd.changed(rng, _ROW)
     return json.dumps(tree)[: rng.choice((5, 10**6, 10**6, 10**6))]
 
