@@ -67,9 +67,8 @@ def text(rng: Random) -> str:
     """Text that UTF-8 can write."""
     if rng.random() < 0.7:
         return rng.choice(TEXTS)
-    return "".join(
-        chr(rng.choice((rng.randrange(1, 128), rng.randrange(160, 0xD800)))) for _ in range(rng.randrange(40))
-    )
+    lengths = range(rng.randrange(40))
+    return "".join(chr(rng.choice((rng.randrange(1, 128), rng.randrange(160, 0xD800)))) for _ in lengths)
 
 
 def blob(rng: Random) -> bytes:

@@ -171,7 +171,7 @@ def _number_in(written: bytes) -> int:
 
 def _values(fields: Sequence[bytes]) -> Sequence[bytes]:
     """The values in the order of NAMES. Fields this release does not know are left out."""
-    if fields[::2] == NAMES:
+    if len(fields) == 2 * len(NAMES) and fields[::2] == NAMES:
         return fields[1::2]
     found = dict(zip(fields[::2], fields[1::2], strict=False))
     missing = [name.decode() for name in NAMES if name not in found]

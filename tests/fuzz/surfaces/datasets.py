@@ -5,7 +5,7 @@ Comparisons in every known schema, prompts of runs and tasks, demonstrations, of
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import decimal
 import gzip
 import json
@@ -15,8 +15,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from orchestrator.demo.collect import read_prompts
 from services.common.comparisons import read
@@ -134,7 +134,7 @@ def _readers() -> dict[str, Reader]:
 
     return {
         "comparisons": lambda path: list(read(path)),
-        "comparisons, skipping": lambda path: _skipping(path),
+        "comparisons, skipping": _skipping,
         "prompts": prompts,
         "demonstrations": read_demonstrations,
         "texts": lambda path: load_texts(DataSpec(prompts="x", texts=str(path)), tokenizer),
@@ -177,8 +177,8 @@ _STRANGE = [
     {
         "prompt": b"\xff\xfe",
         "chosen": decimal.Decimal("1.50"),
-        "rejected": datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC),
-        "margin": datetime.timedelta(seconds=3),
+        "rejected": dt.datetime(2020, 1, 1, tzinfo=dt.UTC),
+        "margin": dt.timedelta(seconds=3),
         "prompt_id": 2**62,
         "confidence": float("nan"),
         "messages": [{"role": None, "content": None}],
@@ -191,13 +191,13 @@ _STRANGE = [
 
 
 def _table(rows: list[Mapping[str, Any]] | list[dict[str, Any]]) -> bytes:
-    sink = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), sink)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
     return bytes(sink.getvalue())
 
 
 def _odd_table(rng: Random, otherwise: bytes) -> bytes:
     try:
         return _table([{str(k): v for k, v in odd.changed(rng, rng.choice((*ROWS, *_STRANGE))).items()}])
-    except (pyarrow.ArrowException, AttributeError, TypeError, OverflowError, UnicodeError):
+    except (pa.ArrowException, AttributeError, TypeError, OverflowError, UnicodeError):
         return otherwise  # no table has such a row
