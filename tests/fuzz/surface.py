@@ -20,13 +20,16 @@ class Surface:
     """`draw` makes an input, `run` hands it over and names the outcome (or counts several), `good` must always hold.
 
     An outcome is a status, or the name of a documented exception; `good` raises AssertionError where a sound input
-    has not the answer that it had at the beginning. peak_mib: what one input may take at once.
+    has not the answer that it had at the beginning. peak_mib, cpu_seconds: what one input may take at once, of memory
+    here and of processor time. elsewhere: processor time so far of another process that does the work.
     """
 
     draw: Callable[[Random], Any]
     run: Callable[[Any], str | Mapping[str, int]]
     good: Callable[[], None]
     peak_mib: float = 256.0
+    cpu_seconds: float = 20.0
+    elsewhere: Callable[[], float] = lambda: 0.0
 
 
 Opened = Callable[[Path], AbstractContextManager[Surface]]
