@@ -100,6 +100,9 @@ MINUTES ?= 20
 chaos: .venv/.ready ## a run under kills, stalls, partitions, clock jumps: make chaos SEED=1 MINUTES=20
 	$(PY) -m tests.chaos --seed $(SEED) --minutes $(MINUTES)
 
+fuzz: .venv/.ready ## bad input for every surface, 10 processor minutes each: make fuzz SEED=1 MINUTES=10 SURFACE="config policy"
+	$(PY) -m tests.fuzz --seed $(SEED) --minutes $(if $(filter file,$(origin MINUTES)),10,$(MINUTES)) $(if $(SURFACE),--surface $(SURFACE)) --write
+
 bench: .venv/.ready ## one benchmark: make bench NAME=stages
 	$(PY) -m benchmarks.$(NAME) $(ARGS)
 

@@ -72,6 +72,8 @@ def _demo_prompt(place: str, row: dict[str, Any]) -> DemoPrompt:
         value = row["prompt"]
         messages = [{"role": "user", "content": value}] if isinstance(value, str) else value
         pairs = tuple((message["role"], message["content"]) for message in messages)
+        if not all(isinstance(said, str) for pair in pairs for said in pair):
+            raise TypeError("role and content are text")
         if not pairs or not all(content.strip() for _, content in pairs):
             raise ValueError("an empty prompt")
     except (ValueError, KeyError, TypeError) as error:

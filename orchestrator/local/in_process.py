@@ -159,7 +159,12 @@ def _learner(spec: RunSpec, out: Path, server: MemoryServer, policy: Policy, exe
         loaded=loaded,
         trainer=Trainer(loaded, spec, load_texts(spec.data, loaded.tokenizer)),
         intake=Intake(
-            spec, run_uid=RUN_UID, prompts=prompts, queue=queue, watch_seconds=config.watch_seconds
+            spec,
+            run_uid=RUN_UID,
+            prompts=prompts,
+            queue=queue,
+            watch_seconds=config.watch_seconds,
+            vocabulary_size=loaded.facts.vocabulary_size,
         ),
         queue=queue,
         weights=weights,

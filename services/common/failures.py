@@ -29,7 +29,9 @@ def failed_payload(entry: Entry, error: common.ErrorInfo) -> bytes:
     try:
         group = RolloutGroup.FromString(entry.payload)
     except DecodeError:
-        group = RolloutGroup(group_id=entry.group_id, admission_number=entry.admission_number)
+        # What was damaged may be no text: protobuf's strings are.
+        name = entry.group_id.encode(errors="surrogateescape").decode(errors="replace")
+        group = RolloutGroup(group_id=name, admission_number=entry.admission_number)
     group.failure.CopyFrom(error)
     del group.slip[:]
     group.slip.append(LEARNER_STAGE)

@@ -30,7 +30,7 @@ def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _object(place: str, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # brackets within brackets, thousands of them
         raise InvalidInput(f"{place}: not JSON ({error})") from error
     if not isinstance(row, dict):
         raise InvalidInput(f"{place}: expected an object, got {type(row).__name__}")

@@ -96,6 +96,7 @@ class LearnerApplication:
             prompts=prompts,
             queue=self._queue,
             watch_seconds=self._config.watch_seconds,
+            vocabulary_size=loaded.facts.vocabulary_size,
         )
         return self._run(loaded, trainer, intake, self._queue)
 

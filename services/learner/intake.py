@@ -20,7 +20,14 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from services.common import tracing
-from services.common.errors import InvalidInput, Mismatch, ServiceError, TrimtabError, Unavailable
+from services.common.errors import (
+    Corrupted,
+    InvalidInput,
+    Mismatch,
+    ServiceError,
+    TrimtabError,
+    Unavailable,
+)
 from services.common.spec.run import RunSpec
 from services.common.stages.base import LEARNER_STAGE, Entry, LearnerQueue, NewEntry
 from services.learner.admission import Versions, prompt_index, room
@@ -48,13 +55,22 @@ class Intake:
     """One learner's rollouts, between its prompts and its batches. Everything runs on one event loop."""
 
     def __init__(
-        self, spec: RunSpec, *, run_uid: str, prompts: list[Prompt], queue: LearnerQueue, watch_seconds: float
+        self,
+        spec: RunSpec,
+        *,
+        run_uid: str,
+        prompts: list[Prompt],
+        queue: LearnerQueue,
+        watch_seconds: float,
+        vocabulary_size: int = 0,
     ) -> None:
+        """vocabulary_size: of the model, token ids beyond it are refused; 0 where that is not known."""
         self.ledger = Ledger()
         self.warnings: list[str] = []
         self.unacknowledged: list[Entry] = []
         self._spec, self._run_uid, self._prompts = spec, run_uid, prompts
         self._queue, self._watch_seconds = queue, watch_seconds
+        self._vocabulary_size = vocabulary_size
         self._versions = Versions({})
         self._version: Version | None = None
         self._step, self._position, self._failed_in_a_row = 0, 0, 0
@@ -241,11 +257,11 @@ class Intake:
         try:
             group = RolloutGroup.FromString(entry.payload)
             if entry.group_id not in self.ledger.in_flight:
-                self.ledger.adopt(admitted_of(group))
+                self.ledger.adopt(self._checked(admitted_of(group), entry))
             failed = group.HasField("failure")
             claimed = versions_of(group)
             usable = not failed and self._is_usable(group)
-            samples = samples_of(group, self._spec) if usable else []
+            samples = samples_of(group, self._spec, self._vocabulary_size) if usable else []
         except (DecodeError, TrimtabError, ValueError) as error:
             await self._bury(entry, " ".join(str(error).split()))
             return
@@ -258,6 +274,14 @@ class Intake:
         else:
             self._failed_in_a_row = 0
             self._arrived[entry.group_id] = Arrived(entry, group, samples)
+
+    def _checked(self, admitted: Admitted, entry: Entry) -> Admitted:
+        """Of a group that the ledger does not know: it is counted by its name, its prompt perhaps admitted again."""
+        if (admitted.group_id, admitted.number) != (entry.group_id, entry.admission_number):
+            raise Corrupted(f"the payload is of group {admitted.group_id[:60]!r}, the entry of another")
+        if not 0 <= admitted.prompt_index < len(self._prompts):
+            raise Corrupted(f"prompt {admitted.prompt_index} was admitted, there are {len(self._prompts)}")
+        return admitted
 
     async def _end_stale(self, entry: Entry, group: RolloutGroup) -> None:
         behind = self.staleness(group)

@@ -57,7 +57,7 @@ def read_rollouts(path: Path) -> list[Sample]:
     try:
         rows = parquet.read_table(path).to_pylist()
         return [_sample(row) for row in rows]
-    except (arrow.ArrowInvalid, KeyError, TypeError, InvalidInput) as error:
+    except (arrow.ArrowException, OSError, ValueError, KeyError, TypeError, InvalidInput) as error:
         raise Corrupted(f"{path} cannot be read: {str(error)[:200]}") from error
 
 

@@ -54,7 +54,7 @@ def keep_metrics(path: Path, steps: int) -> None:
         return
     aside = path.with_name(f".{path.name}.writing")
     with storage_errors(str(path)):
-        with path.open() as rows, aside.open("w") as kept:
+        with path.open(errors="replace") as rows, aside.open("w") as kept:
             kept.writelines(f"{line.rstrip()}\n" for line in rows if _step_of(line) in range(1, steps + 1))
         aside.replace(path)
 
@@ -69,6 +69,6 @@ def metrics_rows(path: Path) -> Iterator[dict[str, float]]:
 def _step_of(line: str) -> int:
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        # A line that a crash cut short.
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        # A line that a crash cut short, or that a disk damaged.
         return 0

@@ -43,8 +43,9 @@ def load_prompts(spec: DataSpec, tokenizer: Any, *, context_length: int, max_new
     for prompt in prompts:
         total = len(prompt.token_ids) + max_new_tokens
         if context_length and total > context_length:
+            name = " ".join(prompt.prompt_id.split())[:60]
             raise InvalidInput(
-                f"{spec.prompts}: prompt {prompt.prompt_id} has {len(prompt.token_ids)} tokens; with {max_new_tokens} "
+                f"{spec.prompts}: prompt {name} has {len(prompt.token_ids)} tokens; with {max_new_tokens} "
                 f"new ones that is {total - context_length} over the model's context of {context_length}"
             )
     return prompts

@@ -70,12 +70,29 @@ def digests_of(group: rollout.RolloutGroup) -> list[str]:
     return sorted({version.digest for version in versions_of(group)})
 
 
-def samples_of(group: rollout.RolloutGroup, spec: RunSpec) -> list[Sample]:
-    """One sample for each completion. Raises Corrupted where something that training needs is missing."""
+def samples_of(group: rollout.RolloutGroup, spec: RunSpec, vocabulary_size: int = 0) -> list[Sample]:
+    """One sample for each completion. Raises Corrupted where something that training needs is missing or wrong.
+
+    vocabulary_size: of the trained model; 0 where it is not known.
+    """
     prompt = to_vector(group.prompt.token_ids, "int32", field="prompt.token_ids")
-    return [
+    _check_ids(prompt, vocabulary_size, "prompt")
+    samples = [
         _sample(prompt, one, spec, f"completions[{at}]", group) for at, one in enumerate(group.completions)
     ]
+    for at, sample in enumerate(samples):
+        _check_ids(sample.completion_ids, vocabulary_size, f"completions[{at}]")
+        if not 0 < sample.temperature < math.inf or not 0 < sample.top_p <= 1:
+            raise Corrupted(
+                f"sampling: temperature {sample.temperature:g} and top_p {sample.top_p:g} draw nothing"
+            )
+    return samples
+
+
+def _check_ids(ids: np.ndarray, vocabulary_size: int, field: str) -> None:
+    """An id that the model has no row for would end the run inside the step."""
+    if len(ids) and (ids.min() < 0 or (vocabulary_size and ids.max() >= vocabulary_size)):
+        raise Corrupted(f"{field}: token ids from {ids.min()} to {ids.max()} are not the model's")
 
 
 def model_seconds(group: rollout.RolloutGroup) -> float:

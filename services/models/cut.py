@@ -16,6 +16,7 @@ from typing import Any
 from services.common.errors import InvalidInput
 from services.models.facts import file_digest
 from services.models.gguf import cache_folder
+from services.models.untrusted import check_folder, read_config
 
 MARK = "?layers="
 _PART = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
@@ -40,8 +41,11 @@ def layer_numbers(written: str) -> tuple[int, ...]:
 def cut(folder: Path, written: str) -> Path:
     """The folder of that model with those layers alone, made on first use. Raises InvalidInput."""
     keep = layer_numbers(written)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    check_folder(folder)
+    config = read_config(folder / "config.json")
     there = config.get("num_hidden_layers", 0)
+    if not isinstance(there, int):
+        raise InvalidInput(f"{folder.name}: config.json: num_hidden_layers: expected a whole number")
     if keep[-1] >= there:
         raise InvalidInput(f"layers={written}: {folder.name} has layers 0 to {there - 1}")
     digest = file_digest(sorted(folder.glob("*.safetensors")))[:12]

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from safetensors import SafetensorError
 
-from services.common.errors import InvalidInput, Mismatch, NotFound
+from services.common.errors import InvalidInput, Mismatch, NotFound, TrimtabError
 from services.common.spec.service import ModelSpec
 from services.models import cut, gguf
 from services.models.encoder_decoder import is_encoder_decoder, trial
 from services.models.facts import ModelFacts, chat_template_digest, model_digest, tokenizer_fingerprint
+from services.models.untrusted import check_folder
 
 _HUB_SECONDS = 5.0
 
@@ -141,11 +142,24 @@ def _loaded(spec: ModelSpec, folder: str, loader: Any) -> LoadedModel:
         raise InvalidInput(f"model {folder} is no whole {kind} model: {missing[0]} is missing")
     model.to(torch_device(spec.device)).eval()
     switch_off_dropout(model)
-    check_vocabulary(tokenizer, model)
-    check_head(model)
-    return LoadedModel(
-        model=model, tokenizer=tokenizer, facts=facts_of(spec.path, model, tokenizer), folder=folder
-    )
+    with _readable(folder):
+        check_vocabulary(tokenizer, model)
+        check_head(model)
+        facts = facts_of(spec.path, model, tokenizer)
+    return LoadedModel(model=model, tokenizer=tokenizer, facts=facts, folder=folder)
+
+
+@contextmanager
+def _readable(folder: str) -> Iterator[None]:
+    """Around what is read out of a loaded model: a hostile configuration may have loaded and make no sense."""
+    try:
+        yield
+    except TrimtabError:
+        raise
+    except Exception as error:
+        raise InvalidInput(
+            f"model {folder} could not be read: {type(error).__name__}: {str(error)[:200]}"
+        ) from error
 
 
 def facts_of(name: str, model: Any, tokenizer: Any) -> ModelFacts:
@@ -235,10 +249,17 @@ def encode_prompt(
 
 
 def run_loader(folder: str, loader: Any, **options: Any) -> Any:
-    """Run a transformers loader quietly, turning its many errors into one line: NotFound or InvalidInput."""
+    """Run a transformers loader quietly, turning its many errors into one line: NotFound or InvalidInput.
+
+    A folder is looked at first (untrusted.py); code that it brings is never run.
+    """
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    if Path(folder).is_dir():
+        check_folder(Path(folder))
+    # Without it transformers asks at a terminal, for 15 seconds, whether to run the folder's code.
+    options.setdefault("trust_remote_code", False)
     if options.get("revision") is None:
         options.pop("revision", None)
     if not Path(folder).is_dir() and not _hub_can_be_reached():
@@ -248,7 +269,7 @@ def run_loader(folder: str, loader: Any, **options: Any) -> Any:
     except OSError as error:
         first = (str(error).strip().splitlines() or ["not found"])[0][:200]
         raise NotFound(f"model {folder} could not be loaded: {first}") from error
-    except (ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # a hostile file brings whatever its reader stumbles over
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise InvalidInput(f"model {folder} could not be read: {first}") from error
 

@@ -20,6 +20,8 @@ _DTYPE = {
     "bfloat16": common.DTYPE_BFLOAT16,
     "float16": common.DTYPE_FLOAT16,
 }
+# What no tensor exceeds: a manifest is held against the model before a byte is fetched, but it is summed up before.
+_DIGEST_BYTES, _MOST_DIMENSIONS, _MOST_BYTES = 32, 64, 2**44
 _DTYPE_NAME = {number: name for name, number in _DTYPE.items()}
 
 
@@ -69,13 +71,22 @@ def _entry_message(entry: TensorEntry) -> weights.TensorEntry:
 
 
 def manifest_of(message: weights.WeightManifest) -> Manifest:
-    """A manifest from the wire. Raises InvalidInput for a dtype that no weights have."""
-    entries = []
-    for component in message.components:
-        for entry in component.tensors:
-            if entry.dtype not in _DTYPE_NAME:
-                raise InvalidInput(f"{entry.name}: the manifest names an unknown dtype {entry.dtype}")
-            entries.append(
-                TensorEntry(entry.name, _DTYPE_NAME[entry.dtype], tuple(entry.shape), entry.digest)
-            )
+    """A manifest from the wire. Raises InvalidInput for a dtype, shape, size, digest or name that no weights have."""
+    entries = [_entry_of(entry) for component in message.components for entry in component.tensors]
+    if len({entry.name for entry in entries}) != len(entries):
+        raise InvalidInput("the manifest names a tensor twice")
     return Manifest(version_of(message.version), tuple(entries), message.tokenizer_fingerprint)
+
+
+def _entry_of(message: weights.TensorEntry) -> TensorEntry:
+    told = f"{message.name[:200]!r}: the manifest names"
+    if message.dtype not in _DTYPE_NAME:
+        raise InvalidInput(f"{told} an unknown dtype {message.dtype}")
+    if len(message.digest) != _DIGEST_BYTES:
+        raise InvalidInput(f"{told} a digest of {len(message.digest)} bytes")
+    entry = TensorEntry(message.name, _DTYPE_NAME[message.dtype], tuple(message.shape), message.digest)
+    if len(entry.shape) > _MOST_DIMENSIONS or any(size < 0 for size in entry.shape):
+        raise InvalidInput(f"{told} an impossible shape of {len(entry.shape)} dimensions")
+    if entry.size_bytes > _MOST_BYTES:
+        raise InvalidInput(f"{told} more than {_MOST_BYTES >> 40} TiB")
+    return entry

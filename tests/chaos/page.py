@@ -10,6 +10,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from services.common.access.scopes import scope_of
 from tests.chaos.report import report_of
+from tests.fuzz.page import fuzz_table
 from trimtab.learner.v1 import learner_pb2
 from trimtab.policy.v1 import policy_pb2
 from trimtab.preference.v1 import preference_pb2
@@ -51,7 +52,7 @@ def page(report: dict[str, Any]) -> str:
     told = _HEAD + "\n".join(lines) + "\n"
     if report:
         told += _CHAOS + "\n".join(_run(seed, run) for seed, run in report.items()) + "\n\n" + _kinds(report)
-    return told
+    return told + fuzz_table()
 
 
 def methods() -> list[str]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
+import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 120.0
 _RULES = {"mood": "sentiment", "words": "regex:pattern=[a-z]+", "length": "length:target=40"}
+_REQUESTS = re.compile(r'^trimtab_http_requests_total\{[^}]*status="(\w+)"[^}]*\} (\S+)$', re.MULTILINE)
 MODELS = ("tiny", *_RULES)
 
 
@@ -36,6 +40,21 @@ class Service:
         return float(sum(part.memory_info().rss for part in [whole, *whole.children(recursive=True)])) / (
             1 << 20
         )
+
+    def cpu_seconds(self) -> float:
+        """Processor time of it and its workers so far."""
+        whole = psutil.Process(self.process.pid)
+        parts = [part.cpu_times() for part in [whole, *whole.children(recursive=True)]]
+        return float(sum(times.user + times.system for times in parts))
+
+    def http_requests(self) -> dict[str, int]:
+        """HTTP requests answered so far, by status, as its own metrics count them."""
+        with urllib.request.urlopen(f"http://{self.endpoints['metrics']}/metrics", timeout=60) as page:
+            text = page.read().decode()
+        found: Counter[str] = Counter()
+        for status, count in _REQUESTS.findall(text):
+            found[status] += int(float(count))
+        return dict(found)
 
     def log_lines(self, level: str) -> list[dict[str, Any]]:
         """Its log lines of that level."""

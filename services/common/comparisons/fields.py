@@ -49,6 +49,11 @@ def kind(value: object) -> str:
     return _KINDS.get(type(value).__name__, "a number")
 
 
+def field_names(row: Mapping[str, Any]) -> str:
+    """The first few of a row's fields, for an error of one line: a name may be anything."""
+    return ", ".join(" ".join(str(name).split())[:40] for name in list(row)[:6])
+
+
 def text(value: object, field: str) -> str:
     """Text without what cannot be stored. It may be empty."""
     if not isinstance(value, str):

@@ -18,7 +18,17 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from services.common.comparisons.fields import Fault, Malformed, column, index, kind, many, number, text
+from services.common.comparisons.fields import (
+    Fault,
+    Malformed,
+    column,
+    field_names,
+    index,
+    kind,
+    many,
+    number,
+    text,
+)
 from services.common.comparisons.pairs import Messages, parse_pair, parse_prompt
 from services.common.comparisons.records import (
     BestOf,
@@ -41,7 +51,7 @@ def parse_row(row: Row, place: str) -> Record:
     for schema, fields in _SCHEMAS:
         if any(field in row for field in fields):
             return schema(row, place)
-    got = ", ".join(list(row)[:6]) or "no field"
+    got = field_names(row) or "no field"
     raise Malformed("row", f"expected the fields of a known format ({_KNOWN}), got {got}")
 
 

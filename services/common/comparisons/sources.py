@@ -114,7 +114,7 @@ def _parquet(path: Path) -> Rows:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}: row {number}", row
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # OSError: of its Thrift
         raise InvalidInput(f"{path}: after row {number}: not readable as Parquet ({_line(error)})") from None
 
 

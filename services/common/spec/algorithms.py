@@ -153,7 +153,7 @@ class PpoSpec(CriticSpec):
         """A field that is given wins whole; a name that is unknown is told by the field itself."""
         if not isinstance(given, dict):
             return given
-        preset = PRESETS.get(given.get("preset") or "", {})
+        preset = PRESETS.get(named if isinstance(named := given.get("preset"), str) else "", {})
         return {key: value for key, value in preset.items() if to_camel(key) not in given} | given
 
     @property

@@ -19,6 +19,8 @@ from services.common.spec.lines import FieldPath, field_lines, key_on_line
 
 Model = TypeVar("Model", bound=BaseModel)
 _SECRET = re.compile(r"url|password|token|secret|key$", re.IGNORECASE)
+_INDEX = re.compile(r"[0-9]{1,9}")
+_MOST_CHARACTERS = 1_000
 _POSITION = re.compile(
     r"^(?P<what>.*?) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$"
 )
@@ -30,8 +32,18 @@ def load_toml(
     """The model that a TOML file describes, `overrides` ("a.b=c", values as in TOML) put on top.
 
     `variables` ("a.b=NAME") come last: text from the environment, so that a secret stands in no command line.
-    Without a path: defaults and what is put on top. Raises ConfigError "file:line: field: what was expected".
+    Without a path: defaults and what is put on top. Raises ConfigError "file:line: field: what was expected", in one
+    line whatever is quoted in it.
     """
+    try:
+        return _loaded(path, model_type, overrides, variables)
+    except ConfigError as error:
+        raise ConfigError(_one_line(str(error))) from None
+
+
+def _loaded(
+    path: Path | None, model_type: type[Model], overrides: Sequence[str], variables: Sequence[str]
+) -> Model:
     text = "" if path is None else read_text(path)
     source = "configuration" if path is None else str(path)
     data = parse_toml(text, source)
@@ -66,6 +78,15 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
         raise ConfigError(
             f"{source}:{line}: {field}: expected valid TOML: {what[:1].lower()}{what[1:]}{column}"
         ) from None
+    except RecursionError:
+        raise ConfigError(f"{source}: expected TOML that is nested less deeply") from None
+    except ValueError as error:  # a number of thousands of digits, a date of month 13
+        raise ConfigError(f"{source}: expected valid TOML: {error}") from None
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _MOST_CHARACTERS else f"{line[:_MOST_CHARACTERS]}…"
 
 
 def apply_override(data: dict[str, Any], override: str) -> FieldPath:
@@ -104,7 +125,7 @@ def _put(data: dict[str, Any], name: str, value: Any, said: str) -> FieldPath:
 def _step(target: Any, key: str, said: str) -> str | int:
     if isinstance(target, dict):
         return key
-    if isinstance(target, list) and key.isdecimal() and int(key) < len(target):
+    if isinstance(target, list) and _INDEX.fullmatch(key) and int(key) < len(target):
         return int(key)
     raise ConfigError(f"{said}: {key}: there is no such field")
 
@@ -112,7 +133,7 @@ def _step(target: Any, key: str, said: str) -> str | int:
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, KeyError):
+    except (ValueError, KeyError, RecursionError):  # TOMLDecodeError is a ValueError
         return text
 
 

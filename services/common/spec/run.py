@@ -193,7 +193,8 @@ def around(given: dict[str, Any]) -> dict[str, Any]:
     algorithm = given.get("algorithm")
     preset = algorithm.get("preset") if isinstance(algorithm, dict) else getattr(algorithm, "preset", None)
     changed = {}
-    for table, fields in AROUND.get(preset or "", {}).items():
+    # Before the fields are checked: the preset may be anything.
+    for table, fields in AROUND.get(preset if isinstance(preset, str) else "", {}).items():
         there = given.get(table, {})
         if isinstance(there, Spec):
             there = there.model_dump(exclude_unset=True)

@@ -20,6 +20,8 @@ from services.common.stages.base import DeadLetter, Entry, NewEntry
 
 NAMES = [b"group_id", b"admission", b"attempts", b"checksum", b"traceparent", b"payload"]
 GROUP = "workers"
+_MOST_ATTEMPTS = 2**31
+_MOST_DIGITS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,9 @@ def decode(stage: str, raw: RawEntry) -> Entry:
         raise Corrupted(f"entry {raw.entry_id} of {stage}: {error}") from error
     if checksum(payload, group_id, number).encode() != expected:
         raise Corrupted(f"entry {raw.entry_id} of {stage}: wrong checksum")
+    # Outside the checksum, but what no queue has counted to is damage as well.
+    if not 0 <= stored <= _MOST_ATTEMPTS:
+        raise Corrupted(f"entry {raw.entry_id} of {stage}: an impossible number of attempts")
     return Entry(
         stage=stage,
         entry_id=raw.entry_id,
@@ -143,7 +148,7 @@ def lenient(stage: str, raw: RawEntry) -> Entry:
         stage=stage,
         entry_id=raw.entry_id,
         group_id=values.get(b"group_id", b"").decode(errors="surrogateescape"),
-        admission_number=int(admission) if admission.isdigit() else 0,
+        admission_number=_number_in(admission),
         payload=values.get(b"payload", b""),
         deliveries=raw.deliveries,
     )
@@ -157,15 +162,21 @@ def read_letter(letter_id: str, fields: Sequence[bytes]) -> DeadLetter:
         letter_id=letter_id,
         stage=values.get(b"stage", b"").decode(errors="replace"),
         group_id=values.get(b"group_id", b"").decode(errors="replace"),
-        admission_number=int(admission) if admission.isdigit() else 0,
+        admission_number=_number_in(admission),
         reason=values.get(b"reason", b"").decode(errors="replace"),
         payload=values.get(b"payload", b""),
     )
 
 
+def _number_in(written: bytes) -> int:
+    """The admission number as far as it is one that protobuf can say; 0 otherwise."""
+    number = int(written) if written.isdigit() and len(written) <= _MOST_DIGITS else 0
+    return number if number < 2**64 else 0
+
+
 def _values(fields: Sequence[bytes]) -> Sequence[bytes]:
     """The values in the order of NAMES. Fields this release does not know are left out."""
-    if fields[::2] == NAMES:
+    if len(fields) == 2 * len(NAMES) and fields[::2] == NAMES:
         return fields[1::2]
     found = dict(zip(fields[::2], fields[1::2], strict=False))
     missing = [name.decode() for name in NAMES if name not in found]

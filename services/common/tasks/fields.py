@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from services.common.comparisons.fields import Malformed
+from services.common.comparisons.fields import Malformed, field_names
 from services.common.comparisons.pairs import parse_pair, parse_prompt
 from services.common.errors import InvalidInput
 from services.common.tasks.base import Messages, Row, TaskRow
@@ -29,7 +29,7 @@ def prompt_row(row: Row) -> TaskRow:
     if not name and "chosen" in row:
         return compared_row(row)
     if not name:
-        raise InvalidInput(f"expected a column among {', '.join(_PROMPTS)}, got {', '.join(list(row)[:6])}")
+        raise InvalidInput(f"expected a column among {', '.join(_PROMPTS)}, got {field_names(row)}")
     prompt = prompt_of(row[name], name)
     references = _references(row)
     if name == "messages" and isinstance(prompt, tuple) and prompt[-1][0] == "assistant":

@@ -27,6 +27,7 @@ from services.learner.watch.worst import Row, Worst
 from trimtab.rollout.v1.rollout_pb2 import Completion, RolloutGroup
 
 WORST_FILE = "worst_samples.jsonl"
+_LARGEST = 1e300  # JSON has whole numbers that no float is
 ALARM = Gauge("trimtab_learner_alarm", "1 while the run's alarm is raised.", ["alarm"])
 _log = structlog.get_logger(__name__)
 _Group = tuple[RolloutGroup, Sequence[Sample]]
@@ -128,8 +129,15 @@ def _unweighted_stage(spec: RunSpec) -> str:
 
 
 def _read(path: Path) -> list[Row]:
-    """Rows of a file that is for people: one that cannot be read is begun anew."""
+    """Rows of a file that is for people: one that cannot be read is begun anew, a row that is none is left out."""
     try:
-        return [json.loads(line) for line in path.read_text().split("\n") if line]
-    except (OSError, ValueError):
+        rows = [json.loads(line) for line in path.read_text().split("\n") if line]
+    except (OSError, ValueError, RecursionError):
         return []
+    return [
+        row for row in rows if isinstance(row, dict) and all(_is_number(row.get(n)) for n in ("step", "gap"))
+    ]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < _LARGEST
