@@ -45,6 +45,7 @@ _MANIFEST_SECONDS = 30.0
 _REPORT_SECONDS = 10.0
 _RESUMES = 8
 """Times that the learner's stream may break off before the reader begins anew."""
+_UNSOUND = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL)
 _log = structlog.get_logger(__name__)
 
 
@@ -75,19 +76,29 @@ class WeightReader:
         Raises Mismatch for weights of another model or tokenizer: they will never fit.
         """
         self._store.add(await apart(self._policy.snapshot))
-        async with make_channel(self._source.address, self._source) as channel:
-            stub = cast("WeightServiceAsyncStub", wire_grpc.WeightServiceStub(channel))
-            self._confess_to(stub)
-            while True:
-                try:
-                    await self._follow(stub)
-                except grpc.aio.AioRpcError as error:
-                    self._tell(f"{error.code().name}: {error.details()}")
-                except TrimtabError as error:
-                    _log.error("weights were refused", error=str(error))
-                    if isinstance(error, Mismatch):
-                        raise
-                await asyncio.sleep(self._source.retry_seconds)
+        while True:
+            async with make_channel(self._source.address, self._source) as channel:
+                stub = cast("WeightServiceAsyncStub", wire_grpc.WeightServiceStub(channel))
+                self._confess_to(stub)
+                await self._follow_while_sound(stub)
+
+    async def _follow_while_sound(self, stub: WeightServiceAsyncStub) -> None:
+        """Return at an answer that no service of ours gives: then a new connection is needed.
+
+        On one whose bytes were damaged, headers stay unreadable, since each builds on those before it.
+        """
+        sound = True
+        while sound:
+            try:
+                await self._follow(stub)
+            except grpc.aio.AioRpcError as error:
+                self._tell(f"{error.code().name}: {error.details()}")
+                sound = error.code() not in _UNSOUND
+            except TrimtabError as error:
+                _log.error("weights were refused", error=str(error))
+                if isinstance(error, Mismatch):
+                    raise
+            await asyncio.sleep(self._source.retry_seconds)
 
     async def _follow(self, stub: WeightServiceAsyncStub) -> None:
         """Bring the newest version there is, and then the newest again: what was in between is passed over."""
