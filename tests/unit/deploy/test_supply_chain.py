@@ -108,7 +108,9 @@ def test_what_was_asked_is_told_as_it_is() -> None:
         WEAK,
         ["a 1: CVE-1, fixed in 2", "a 1: CVE-2, fixed in no release"],
     )
-    assert verdict(found(good, skipped), "")[0] == UNASKED
+    half = "of 2 packages 1 could not be asked about, so nothing is known of c; the first: not found there"
+    assert verdict(found(good, skipped), "") == (UNASKED, [half])
+    assert verdict(found(known, skipped), "")[0] == WEAK
     status, told = verdict(None, last_line("Traceback\n  ConnectionError: no route\n\n"))
     assert (status, told) == (
         UNASKED,
