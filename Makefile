@@ -34,7 +34,7 @@ chart-docs: .venv/.ready ## the table of values in the chart's README, from its 
 # The supply chain's tools, in an environment of their own: they are no part of what they look at.
 .venv-audit/.ready: Makefile
 	test -x .venv-audit/bin/python || python3 -m venv .venv-audit
-	.venv-audit/bin/python -m pip install -q --disable-pip-version-check pip-audit==2.10.1 cyclonedx-bom==7.5.0 pip-tools==7.6.2
+	.venv-audit/bin/python -m pip install -q --disable-pip-version-check pip-audit==2.10.1 cyclonedx-bom==7.5.0
 	touch $@
 
 lock: .venv-audit/.ready ## requirements.lock: every package of [all], pinned as constraints.txt says, with hashes

@@ -27,18 +27,23 @@ def verdict(found: str | None, last_words: str) -> tuple[int, list[str]]:
         why = last_words or "pip-audit ended without a word"
         return UNASKED, [f"the advisory service could not be asked, so nothing is known: {why}"]
     packages = json.loads(found)["dependencies"]
-    skipped = [
-        f"not asked about {one['name']}: {one['skip_reason']}" for one in packages if "skip_reason" in one
-    ]
+    skipped = [one for one in packages if "skip_reason" in one]
     weak = [
         f"{one['name']} {one['version']}: {flaw['id']}, fixed in {', '.join(flaw['fix_versions']) or 'no release'}"
         for one in packages
         for flaw in one.get("vulns", ())
     ]
-    if weak:
-        return WEAK, [*weak, *skipped]
+    unasked = []
     if skipped:
-        return UNASKED, [f"of {len(packages)} packages {len(skipped)} could not be asked about", *skipped]
+        names = ", ".join(one["name"] for one in skipped[:5])
+        why = f"{names}{', …' if len(skipped) > 5 else ''}; the first: {skipped[0]['skip_reason']}"
+        unasked = [
+            f"of {len(packages)} packages {len(skipped)} could not be asked about, so nothing is known of {why}"
+        ]
+    if weak:
+        return WEAK, [*weak, *unasked]
+    if unasked:
+        return UNASKED, unasked
     return CLEAN, [f"{len(packages)} packages asked about: nothing is known against them"]
 
 

@@ -1,12 +1,13 @@
 """requirements.lock: every package of the extra [all], pinned as constraints.txt says, with the hashes of its files.
 
-`make lock` writes it, by pip-compile; `make audit` and an installation by hash (`pip install --require-hashes -r
+`make lock` writes it, as pip resolves it; `make audit` and an installation by hash (`pip install --require-hashes -r
 requirements.lock`, then both distributions with --no-deps) read it. It names no index: where packages come from is for
 who installs. It is for Linux on x86-64 with Python 3.11, as markers and wheels differ from platform to platform.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -22,18 +23,8 @@ HEAD = "# Made by `make lock`: every package of [all] for Linux x86-64 and Pytho
 # One package: its pin, perhaps a marker, and then nothing but hashes.
 _ENTRY = re.compile(r"([A-Za-z0-9._-]+)==([A-Za-z0-9._+!]+)( ; [^\\]+)?( --hash=sha256:[0-9a-f]{64})+")
 _NAME = re.compile(r"([A-Za-z0-9._-]+)(?:\[([^\]]*)\])?")
-_OPTIONS = (
-    "--generate-hashes",
-    "--allow-unsafe",
-    "--strip-extras",
-    "--no-annotate",
-    "--no-header",
-    "--no-emit-index-url",
-    "--no-emit-trusted-host",
-    "--no-emit-find-links",
-    "--no-emit-options",
-    "--quiet",
-)
+# It resolves as an installation would, and tells what it would install from which file.
+_RESOLVE = ("install", "--dry-run", "--ignore-installed", "--quiet", "--disable-pip-version-check")
 
 
 def wanted(projects: list[Mapping[str, Any]], extra: str) -> list[str]:
@@ -75,21 +66,33 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def locked(report: Mapping[str, Any]) -> str:
+    """The lock file, from pip's report of an installation. Raises ValueError for a file without a SHA-256."""
+    entries = []
+    for one in report["install"]:
+        name, version = normal(one["metadata"]["name"]), one["metadata"]["version"]
+        sha256 = one["download_info"].get("archive_info", {}).get("hashes", {}).get("sha256")
+        if not sha256:
+            raise ValueError(f"{name} {version}: no SHA-256 of its file")
+        entries.append(f"{name}=={version} \\\n    --hash=sha256:{sha256}\n")
+    return HEAD + "".join(sorted(entries))
+
+
 def main() -> int:
     """Write the lock file anew."""
+    if sys.version_info[:2] != (3, 11):
+        sys.exit("expected Python 3.11: the lock file is for it")
     projects = [tomllib.loads(path.read_text(encoding="utf-8"))["project"] for path in PROJECTS]
     with tempfile.TemporaryDirectory() as folder:
-        source, made = Path(folder) / "all.in", Path(folder) / "all.lock"
+        source, report = Path(folder) / "all.txt", Path(folder) / "report.json"
         source.write_text("\n".join(wanted(projects, "all")) + "\n", encoding="utf-8")
-        command = [sys.executable, "-m", "piptools", "compile", *_OPTIONS]
-        done = subprocess.run(  # noqa: S603 - our own program, no shell
-            [*command, "--constraint", str(CONSTRAINTS), "--output-file", str(made), str(source)], check=False
-        )
+        files = ["--constraint", str(CONSTRAINTS), "--requirement", str(source), "--report", str(report)]
+        done = subprocess.run([sys.executable, "-m", "pip", *_RESOLVE, *files], check=False)  # noqa: S603 - our own
         if done.returncode:
             return done.returncode
-        text = HEAD + made.read_text(encoding="utf-8")
-    print(f"{LOCK}: {len(pins(text))} packages")
+        text = locked(json.loads(report.read_text(encoding="utf-8")))
     LOCK.write_text(text, encoding="utf-8")
+    print(f"{LOCK}: {len(pins(text))} packages")
     return 0
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from orchestrator.local.ports import free_ports
 from orchestrator.local.queue_server import find_binary
@@ -24,6 +26,7 @@ from tests.fakes.small_runs import program
 
 UID = "helpful-0123abcd"
 SLIP = ("policy", "reward/hh")
+ONCE = Retry(NoBackoff(), 0)
 
 
 @contextmanager
@@ -38,7 +41,7 @@ def serving(binary: Path, folder: Path, port: int) -> Iterator[None]:
         ends = time.monotonic() + 30
         while True:
             try:
-                with redis.Redis.from_url((folder / "users" / "admin").read_text()) as client:
+                with redis.Redis.from_url((folder / "users" / "admin").read_text(), retry=ONCE) as client:
                     assert client.ping()
                 break
             except redis.ConnectionError:
@@ -78,7 +81,10 @@ async def test_a_server_with_the_file_serves_the_services_by_their_urls(tmp_path
         assert await tools.forget() >= 4
         for each in (learner, tools, *workers.values()):
             await each.close()
-        with redis.Redis(port=port) as stranger, pytest.raises(redis.exceptions.AuthenticationError):
+        with (
+            redis.Redis(port=port, retry=ONCE) as stranger,
+            pytest.raises(redis.exceptions.AuthenticationError),
+        ):
             stranger.ping()
 
 

@@ -61,8 +61,14 @@ async def test_no_secret_is_where_others_look(tmp_path: Path) -> None:
         )
         assert (done.returncode, "queue server redis://127.0.0.1" in done.stderr) == (2, True)
         seen.append(done.stdout + done.stderr)
-        for command in (("status",), ("status", "-o", "json"), ("queue", "list"), ("report",)):
-            done = await asyncio.to_thread(program, "orchestrator", *command, "--out", str(layout.root))
+        out = ("--out", str(layout.root))
+        for command in (
+            ("status", *out),
+            ("status", "-o", "json", *out),
+            ("queue", "list", *out),
+            ("report", str(layout.root)),
+        ):
+            done = await asyncio.to_thread(program, "orchestrator", *command)
             assert done.returncode == 0, done.stderr
             seen.append(done.stdout + done.stderr)
     assert len(secrets) >= 2 + 1 + 4 + 1
