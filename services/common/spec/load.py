@@ -19,7 +19,7 @@ from services.common.spec.lines import FieldPath, field_lines, key_on_line
 Model = TypeVar("Model", bound=BaseModel)
 _SECRET = re.compile(r"url|password|token|secret|key$", re.IGNORECASE)
 _INDEX = re.compile(r"[0-9]{1,9}")
-_MOST_CHARACTERS = 1_000
+_MOST_CHARACTERS, _MOST_QUOTED = 1_000, 200
 _POSITION = re.compile(
     r"^(?P<what>.*?) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$"
 )
@@ -87,7 +87,7 @@ def apply_override(data: dict[str, Any], override: str) -> FieldPath:
     name, equals, value = override.partition("=")
     keys = [key.strip() for key in name.split(".")]
     if not equals or not all(keys):
-        raise ConfigError(f"--set {override}: expected field=value, for example server.port=50053")
+        raise ConfigError(f"--set {_quoted(override)}: expected field=value, for example server.port=50053")
     target: Any = data
     path: list[str | int] = []
     for key in keys[:-1]:
@@ -104,7 +104,11 @@ def _step(target: Any, key: str, override: str) -> str | int:
         return key
     if isinstance(target, list) and _INDEX.fullmatch(key) and int(key) < len(target):
         return int(key)
-    raise ConfigError(f"--set {override}: {key}: there is no such field")
+    raise ConfigError(f"--set {_quoted(override)}: {_quoted(key)}: there is no such field")
+
+
+def _quoted(text: str) -> str:
+    return text if len(text) <= _MOST_QUOTED else f"{text[:_MOST_QUOTED]}…"
 
 
 def _value(text: str) -> Any:
