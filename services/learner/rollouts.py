@@ -82,10 +82,10 @@ def samples_of(group: rollout.RolloutGroup, spec: RunSpec, vocabulary_size: int 
     ]
     for at, sample in enumerate(samples):
         _check_ids(sample.completion_ids, vocabulary_size, f"completions[{at}]")
-        if not 0 < sample.temperature < math.inf or not 0 < sample.top_p <= 1:
-            raise Corrupted(
-                f"sampling: temperature {sample.temperature:g} and top_p {sample.top_p:g} draw nothing"
-            )
+        # None: as the model is.
+        temperature, top_p = (1.0 if value is None else value for value in (sample.temperature, sample.top_p))
+        if not 0 < temperature < math.inf or not 0 < top_p <= 1:
+            raise Corrupted(f"sampling: temperature {temperature:g} and top_p {top_p:g} draw nothing")
     return samples
 
 

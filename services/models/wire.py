@@ -79,7 +79,7 @@ def manifest_of(message: weights.WeightManifest) -> Manifest:
 
 
 def _entry_of(message: weights.TensorEntry) -> TensorEntry:
-    told = f"{message.name[:200]!r}: the manifest names"
+    told = f"{' '.join(message.name.split())[:200]}: the manifest names"
     if message.dtype not in _DTYPE_NAME:
         raise InvalidInput(f"{told} an unknown dtype {message.dtype}")
     if len(message.digest) != _DIGEST_BYTES:

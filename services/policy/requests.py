@@ -10,6 +10,7 @@ from services.common import mask_bits
 from services.common.arrays import from_numpy, set_array, to_vector
 from services.common.errors import InvalidInput
 from services.common.validation import Violations, token_ids
+from services.models.logprobs import LOWEST_TEMPERATURE
 from services.models.manifest import Version
 from services.models.wire import version_message
 from services.policy.engines.base import Draft, Finish, Ids, Request, Sampling
@@ -30,9 +31,10 @@ def sampling_of(options: common.SamplingOptions, *, most_new_tokens: int) -> Sam
     """The engine's sampling for the wire's. Raises InvalidInput for values that mean nothing."""
     found = Violations()
     found.check(
-        options.temperature >= 0 and np.isfinite(options.temperature),
+        np.isfinite(options.temperature)
+        and (options.temperature == 0 or options.temperature >= LOWEST_TEMPERATURE),
         "sampling.temperature",
-        f"expected 0 or more, got {options.temperature:g}",
+        f"expected 0, or {LOWEST_TEMPERATURE:g} or more, got {options.temperature:g}",
     )
     found.check(0 <= options.top_p <= 1, "sampling.top_p", f"expected 0 to 1, got {options.top_p:g}")
     wanted = options.max_new_tokens or _DEFAULT_NEW_TOKENS

@@ -15,7 +15,7 @@ from services.common.errors import Mismatch
 from services.common.validation import Violations, require
 from services.models.facts import ModelFacts
 from services.models.loading import LoadedModel
-from services.models.logprobs import completion_logprobs
+from services.models.logprobs import LOWEST_TEMPERATURE, completion_logprobs
 from services.models.unrolled import unroll
 
 Ids = npt.NDArray[np.int32]
@@ -52,9 +52,9 @@ class ReferenceModel:
             )
         found = Violations()
         found.check(
-            temperature > 0 and np.isfinite(temperature),
+            temperature >= LOWEST_TEMPERATURE and np.isfinite(temperature),
             "temperature",
-            f"expected a number above 0, got {temperature:g}",
+            f"expected a number from {LOWEST_TEMPERATURE:g}, got {temperature:g}",
         )
         found.not_empty(sequences, "sequences", "at least one sequence")
         for index, (prompt, completion) in enumerate(sequences):

@@ -118,18 +118,18 @@ class Caller:
 @contextmanager
 def served(spec: ServiceSpec, application: Callable[[], Application]) -> Iterator[Endpoints]:
     """The service on a thread of its own, drained at the end."""
-    loop, started = asyncio.new_event_loop(), threading.Event()
-    stopping, found, failed = asyncio.Event(), list[Endpoints](), list[BaseException]()
+    started, stopping = threading.Event(), asyncio.Event()
+    found, failed = list[tuple[Endpoints, asyncio.AbstractEventLoop]](), list[BaseException]()
 
     async def live() -> None:
         async with serving(spec, application()) as endpoints:
-            found.append(endpoints)
+            found.append((endpoints, asyncio.get_running_loop()))
             started.set()
             await stopping.wait()
 
     def run() -> None:
         try:
-            loop.run_until_complete(live())
+            asyncio.run(live())
         except BaseException as error:  # told to the one who waits
             failed.append(error)
         finally:
@@ -140,8 +140,9 @@ def served(spec: ServiceSpec, application: Callable[[], Application]) -> Iterato
     started.wait()
     if failed:
         raise failed[0]
+    [(endpoints, loop)] = found
     try:
-        yield found[0]
+        yield endpoints
     finally:
         loop.call_soon_threadsafe(stopping.set)
         thread.join(30)

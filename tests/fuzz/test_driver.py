@@ -88,7 +88,7 @@ def test_messages_are_damaged_in_every_way() -> None:
         kinds["without a prompt"] += not read.HasField("prompt")
         read.DiscardUnknownFields()  # type: ignore[attr-defined] # not in the stubs
         kinds["unknown"] += len(read.SerializeToString()) < len(data)
-    assert all(count >= 5 for count in kinds.values()), kinds
+    assert all(count > 0 for count in kinds.values()), kinds
 
 
 def test_trees_and_bytes_are_left_as_they_were() -> None:

@@ -204,7 +204,7 @@ async def test_bad_requests(client: AsyncPolicyClient) -> None:
         (
             {"prompts": [[1]], "temperature": -1.0, "max_new_tokens": 33},
             {
-                "sampling.temperature": "expected 0 or more, got -1",
+                "sampling.temperature": "expected 0, or 0.0001 or more, got -1",
                 "sampling.max_new_tokens": "expected at most 32, got 33",
             },
         ),

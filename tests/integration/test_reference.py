@@ -93,7 +93,7 @@ async def test_bad_requests_name_their_fields(folder: Path) -> None:
         with pytest.raises(InvalidArgumentError) as caught:
             await client.logprobs([([1], [2]), ([1], [99_999]), ([], [1]), ([1], [-1])], temperature=0.0)
         assert caught.value.violations == {
-            "temperature": "expected a number above 0, got 0",
+            "temperature": "expected a number from 0.0001, got 0",
             "sequences[1].completion_ids": "expected ids in [0, 263), got 99999",
             "sequences[2].prompt_ids": "expected at least 1 token ids, got 0",
             "sequences[3].completion_ids": "expected ids in [0, 263), got -1",

@@ -20,7 +20,7 @@ from services.common.spec.lines import FieldPath, field_lines, key_on_line
 Model = TypeVar("Model", bound=BaseModel)
 _SECRET = re.compile(r"url|password|token|secret|key$", re.IGNORECASE)
 _INDEX = re.compile(r"[0-9]{1,9}")
-_MOST_CHARACTERS = 1_000
+_MOST_CHARACTERS, _MOST_QUOTED = 1_000, 200
 _POSITION = re.compile(
     r"^(?P<what>.*?) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$"
 )
@@ -93,8 +93,8 @@ def apply_override(data: dict[str, Any], override: str) -> FieldPath:
     """Write one `a.b=c` into the document; its path. A value that is no TOML is taken as a string."""
     name, equals, value = override.partition("=")
     if not equals:
-        raise ConfigError(f"--set {override}: expected field=value, for example server.port=50053")
-    return _put(data, name, _value(value.strip()), f"--set {override}")
+        raise ConfigError(f"--set {_quoted(override)}: expected field=value, for example server.port=50053")
+    return _put(data, name, _value(value.strip()), f"--set {_quoted(override)}")
 
 
 def apply_variable(data: dict[str, Any], override: str) -> FieldPath:
@@ -127,7 +127,11 @@ def _step(target: Any, key: str, said: str) -> str | int:
         return key
     if isinstance(target, list) and _INDEX.fullmatch(key) and int(key) < len(target):
         return int(key)
-    raise ConfigError(f"{said}: {key}: there is no such field")
+    raise ConfigError(f"{said}: {_quoted(key)}: there is no such field")
+
+
+def _quoted(text: str) -> str:
+    return text if len(text) <= _MOST_QUOTED else f"{text[:_MOST_QUOTED]}…"
 
 
 def _value(text: str) -> Any:

@@ -48,7 +48,9 @@ def opened(folder: Path) -> Iterator[Surface]:
     """A causal model, a reward model and a GGUF; one file of one of them is replaced for each input."""
     os.environ["TRIMTAB_CACHE"] = str(folder / "cache")
     sound = {
-        "causal": make_tiny_causal(folder / "causal", layers=1, width=8),
+        "causal": make_tiny_causal(
+            folder / "causal", layers=1, width=8, extra_tokens=("ab", "<|endoftext|>")
+        ),
         "reward": make_tiny_reward_model(folder / "reward", seed=1),
     }
     gguf = folder / "sound.gguf"

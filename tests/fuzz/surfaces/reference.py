@@ -56,7 +56,6 @@ def _methods() -> list[rpc.Method]:
                 [
                     wire.ComputeLogProbsRequest(sequences=some, temperature=1),
                     wire.ComputeLogProbsRequest(sequences=some[:1], temperature=0.7),
-                    wire.ComputeLogProbsRequest(temperature=1),
                 ],
                 wire.ComputeLogProbsResponse,
                 check=_check,

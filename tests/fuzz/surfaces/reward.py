@@ -29,7 +29,7 @@ from trimtab.reward.v1 import reward_pb2_grpc
 _SCORING, _ADMIN = "trimtab.reward.v1.RewardService", "trimtab.reward.v1.RewardAdminService"
 _RULES = {"mood": "sentiment", "words": "regex:pattern=[a-z]+", "length": "length:target=40"}
 _DEFINITION = json.dumps(
-    {"name": "extra", "composite": {"components": [{"model": "mood", "weight": 0.5}, {"model": "length"}]}}
+    {"composite": {"components": [{"model": "mood", "weight": 0.5}, {"model": "length"}]}}
 )
 
 

@@ -84,7 +84,7 @@ def of_another_width(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
-        (truncated, InvalidInput, "could not be read: Error while deserializing header"),
+        (truncated, InvalidInput, r"not readable as safetensors \(Error while deserializing header"),
         (
             without_a_tensor,
             InvalidInput,
@@ -96,7 +96,7 @@ def of_another_width(folder: Path) -> None:
             NotFound,
             r"no file named model\.safetensors",
         ),
-        (lambda folder: (folder / "config.json").write_text("{"), NotFound, "not a valid JSON file"),
+        (lambda folder: (folder / "config.json").write_text("{"), InvalidInput, "not readable as JSON"),
         (lambda folder: (folder / "config.json").write_text("{}"), InvalidInput, "Unrecognized model"),
         (lambda folder: (folder / "tokenizer.json").unlink(), InvalidInput, "tokenizer"),
     ],

@@ -78,9 +78,10 @@ def test_sampling_options_become_sampling() -> None:
 @pytest.mark.parametrize(
     ("options", "field", "expected"),
     [
-        ({"temperature": -1}, "sampling.temperature", "expected 0 or more, got -1"),
-        ({"temperature": float("nan")}, "sampling.temperature", "expected 0 or more, got nan"),
-        ({"temperature": float("inf")}, "sampling.temperature", "expected 0 or more, got inf"),
+        ({"temperature": -1}, "sampling.temperature", "expected 0, or 0.0001 or more, got -1"),
+        ({"temperature": 1e-30}, "sampling.temperature", "expected 0, or 0.0001 or more, got 1e-30"),
+        ({"temperature": float("nan")}, "sampling.temperature", "expected 0, or 0.0001 or more, got nan"),
+        ({"temperature": float("inf")}, "sampling.temperature", "expected 0, or 0.0001 or more, got inf"),
         ({"top_p": 1.5}, "sampling.top_p", "expected 0 to 1, got 1.5"),
         ({"top_p": float("nan")}, "sampling.top_p", "expected 0 to 1, got nan"),
         ({"max_new_tokens": 65}, "sampling.max_new_tokens", "expected at most 64, got 65"),
