@@ -82,7 +82,7 @@ def opened(folder: Path) -> Iterator[Surface]:
         data = _text(rng, whole=suffix == ".json")
         if suffix != ".jsonl.gz":
             return name, suffix, data
-        packed = gzip.compress(data, 1)
+        packed = gzip.compress(data, 1, mtime=0)
         return name, suffix, odd.damaged(rng, packed) if rng.random() < 0.3 else packed
 
     def run(sent: Sent) -> str:
