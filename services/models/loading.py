@@ -18,7 +18,7 @@ from services.common.spec.service import ModelSpec
 from services.models import cut, gguf
 from services.models.encoder_decoder import is_encoder_decoder, trial
 from services.models.facts import ModelFacts, chat_template_digest, model_digest, tokenizer_fingerprint
-from services.models.untrusted import check_folder
+from services.models.untrusted import check_folder, check_tokenizer
 
 _HUB_SECONDS = 5.0
 
@@ -98,9 +98,11 @@ def set_threads(threads: int) -> None:
 
 
 def load_tokenizer(folder: str, revision: str | None = None) -> Any:
-    """The tokenizer of a model. Raises NotFound when it cannot be had."""
+    """The tokenizer of a model. Raises NotFound when it cannot be had, InvalidInput when it cannot be read."""
     from transformers import AutoTokenizer
 
+    if Path(folder).is_dir():
+        check_tokenizer(Path(folder))
     return run_loader(folder, AutoTokenizer.from_pretrained, revision=revision)
 
 

@@ -18,7 +18,7 @@ from services.common.errors import InvalidInput
 _LARGEST_CONFIG_BYTES = 16 * 2**20
 _SLACK = 16
 """Parameters that stored numbers may stand for: four-bit weights lie eight to an int32."""
-_LONGEST_CONTEXT = 2**24
+_LONGEST_CONTEXT = _LARGEST_ID = 2**24
 _LAYERS = (
     "num_hidden_layers",
     "num_layers",
@@ -53,6 +53,24 @@ def check_folder(folder: Path) -> None:
     tensors, elements = _stored(folder)
     for table in _tables(config):
         _check(file, table, tensors, elements)
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Raises InvalidInput for a tokenizer.json whose ids no vocabulary has: its reader makes room up to the largest."""
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        return
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+        model, added = table.get("model") or {}, table.get("added_tokens") or []
+        vocabulary = model.get("vocab") or {}
+        ids = [*(vocabulary.values() if isinstance(vocabulary, dict) else ()), *(one["id"] for one in added)]
+        largest = max(ids, default=0)
+        fine = largest <= _LARGEST_ID
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
+        raise InvalidInput(f"{file}: not readable as a tokenizer ({str(error)[:200]})") from error
+    if not fine:
+        raise InvalidInput(f"{file}: an id is larger than any vocabulary ({_LARGEST_ID:,})")
 
 
 def read_config(file: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def fuzz_table(report: Path = REPORT, fixed: Path = FIXED) -> str:
     return (
         _HEAD
         + "\n".join(rows)
-        + f"\n\n{inputs:,} inputs in {total / 60:.1f} hours of processor time. What was fixed:\n\n"
+        + f"\n\n{inputs:,} inputs in {total:.1f} minutes of processor time. What was fixed:\n\n"
         + "\n".join(listed)
         + "\n"
     )

@@ -321,6 +321,20 @@ def test_a_models_file_that_cannot_be_read(model: Path, name: str, content: str)
     assert "\n" not in str(caught.value) and str(model) in str(caught.value)
 
 
+def test_a_tokenizer_whose_ids_no_vocabulary_has(model: Path) -> None:
+    """Its reader would make room for all ids up to the largest."""
+    path = model / "tokenizer.json"
+    sound = path.read_text()
+    table = json.loads(sound)
+    table["added_tokens"][1]["id"] = 2**31 - 1
+    path.write_text(json.dumps(table))
+    try:
+        with pytest.raises(InvalidInput, match=r"tokenizer\.json: an id is larger than any vocabulary"):
+            load_causal(model_spec(model))
+    finally:
+        path.write_text(sound)
+
+
 def test_a_model_that_brings_code(model: Path) -> None:
     """It is refused at once; nobody is asked at a terminal."""
     path = model / "config.json"
