@@ -24,8 +24,6 @@ Sequenced = tuple[Ids, Ids]
 PART = 1 << 20
 DEVICE_PART = 1 << 26
 LEAST = 64
-LOWEST_TEMPERATURE = 1e-4
-"""Logits that are divided by less may leave float32: what a caller asked for would look like damaged weights."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ import numpy as np
 from services.common import mask_bits
 from services.common.arrays import from_numpy, set_array, to_vector
 from services.common.errors import InvalidInput
+from services.common.spec.run import LOWEST_TEMPERATURE
 from services.common.validation import Violations, token_ids
-from services.models.logprobs import LOWEST_TEMPERATURE
 from services.models.manifest import Version
 from services.models.wire import version_message
 from services.policy.engines.base import Draft, Finish, Ids, Request, Sampling

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from services.common.errors import Mismatch
+from services.common.spec.run import LOWEST_TEMPERATURE
 from services.common.validation import Violations, require
 from services.models.facts import ModelFacts
 from services.models.loading import LoadedModel
-from services.models.logprobs import LOWEST_TEMPERATURE, completion_logprobs
+from services.models.logprobs import completion_logprobs
 from services.models.unrolled import unroll
 
 Ids = npt.NDArray[np.int32]

@@ -65,7 +65,7 @@ class Postgres:
         with psycopg.connect(
             host=str(self._folder), user="trimtab", dbname="postgres", autocommit=True
         ) as connection:
-            connection.execute(command)  # type: ignore[call-overload]  # names are ours
+            connection.execute(command.encode())
 
 
 @contextmanager

@@ -14,7 +14,7 @@ _HEAD = """
 
 `make fuzz` ([fuzz](../tests/fuzz/README.md)): inputs drawn from a seed are handed to each surface for so much
 processor time; anything but a documented answer is a finding. Fixed: what fuzzing found while it was built and run,
-each with a test in `tests/fuzz/test_findings.py`; found: what the last whole run found on top of that.
+most with a test in `tests/fuzz/test_findings.py`; found: what the last whole run found on top of that.
 
 | surface | inputs | CPU-minutes | accepted | refused | most memory for one input, MiB | growth, MiB | fixed | found |
 |---|---|---|---|---|---|---|---|---|

@@ -22,20 +22,25 @@ from services.common.spec.watch import WatchSpec
 
 SwapMode = Literal["wait", "keep", "abort_and_resume"]
 
+LOWEST_TEMPERATURE = 1e-4
+"""Logits that are divided by less may leave float32: what a caller asked for would look like damaged weights."""
+
 
 class SamplingSpec(Spec):
     """How the policy draws completions."""
 
     temperature: float = Field(
         1.0,
-        gt=0,
+        ge=LOWEST_TEMPERATURE,
         description="Logits of policy and reference are divided by it; left out: 1.",
         json_schema_extra=unsaid,
     )
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus; 1 is off.")
     top_k: int = Field(0, ge=0, description="0 is off.")
     temperature_end: float | None = Field(
-        None, gt=0, description="Exploration: the temperature goes there in a line; left out: it stays."
+        None,
+        ge=LOWEST_TEMPERATURE,
+        description="Exploration: the temperature goes there in a line; left out: it stays.",
     )
     top_p_end: float | None = Field(None, gt=0, le=1, description="The same for top_p.")
     anneal_steps: int | None = Field(

@@ -118,7 +118,11 @@ def test_without_the_extra(
     ("name", "data", "says"),
     [
         ("x.jsonl.gz", b"no gzip", "not a whole gzip file"),
-        ("x.jsonl.gz", gzip.compress(json.dumps(ROWS[0]).encode() * 3, mtime=0)[:-9], "not a whole gzip file"),
+        (
+            "x.jsonl.gz",
+            gzip.compress(json.dumps(ROWS[0]).encode() * 3, mtime=0)[:-9],
+            "not a whole gzip file",
+        ),
         ("x.json", b"[1, 2", "expected one JSON array or an object per line"),
         ("x.csv", b"a,b", "expected a file that ends with .jsonl"),
         ("x.parquet", b"nothing", "not readable as Parquet"),
