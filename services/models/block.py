@@ -10,6 +10,7 @@ stays in the caches from its first operation to its last. Rows are tokens withou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -269,7 +270,7 @@ def attended(
 
     And its probabilities, where they are few enough to be kept: see KEPT.
     """
-    queries, keys, values = _scaled_by_key_head(q, layout), _by_key_head(k, layout), _by_key_head(v, layout)
+    queries, keys, values = (_by_key_head(one, layout) for one in (q * early(layout.scale), k, v))
     result, likely = torch.empty_like(queries), torch.empty(0)
     for part, unseen in _together(layout):
         likely = _probabilities(queries[part], keys[part], unseen, layout)
@@ -287,7 +288,7 @@ def attended_backward(
     layout: Layout,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """By q, k and v, in their shapes. grad: [tokens, heads * width]. Probabilities not kept are made again."""
-    queries, keys, values = _scaled_by_key_head(q, layout), _by_key_head(k, layout), _by_key_head(v, layout)
+    queries, keys, values = (_by_key_head(one, layout) for one in (q * early(layout.scale), k, v))
     d = _by_key_head(_heads(grad, layout), layout, once=True)
     by_q, by_k, by_v = torch.empty_like(queries), torch.empty_like(keys), torch.empty_like(values)
     for part, unseen in _together(layout):
@@ -295,15 +296,24 @@ def attended_backward(
         torch.bmm(likely.transpose(1, 2), d[part], out=by_v[part])
         by_likely = torch.bmm(d[part], values[part].transpose(1, 2))
         by_score = torch._softmax_backward_data(by_likely, likely, -1, likely.dtype)
+        _by_late(by_score, layout.scale)
         torch.bmm(by_score, keys[part], out=by_q[part])
         torch.bmm(by_score.transpose(1, 2), queries[part], out=by_k[part])
-    by_token = _by_token(by_q, layout).mul_(layout.scale)
+    by_token = _by_token(by_q, layout).mul_(early(layout.scale))
     return by_token, _of_copies(by_k, layout), _of_copies(by_v, layout)
 
 
-def _scaled_by_key_head(q: torch.Tensor, layout: Layout) -> torch.Tensor:
-    """Queries times the scale: they are few, the scores many."""
-    return _by_key_head(q * layout.scale, layout)
+def early(scale: float) -> float:
+    """What queries are multiplied by already, who are few while scores are many: the scale, where it rounds nothing.
+
+    A power of two does not, as for heads of 64; else 1, and the scores are multiplied.
+    """
+    return scale if math.frexp(scale)[0] == 0.5 else 1.0
+
+
+def _by_late(scores: torch.Tensor, scale: float) -> None:
+    if early(scale) != scale:
+        scores.mul_(scale)
 
 
 def _probabilities(
@@ -311,6 +321,7 @@ def _probabilities(
 ) -> torch.Tensor:
     """[rows * key heads, queries of a key head * time, time] of some rows."""
     scores = torch.bmm(queries, keys.transpose(1, 2))
+    _by_late(scores, layout.scale)
     apart = scores.view(-1, layout.heads, layout.time, layout.time).add_(unseen)
     return torch.softmax(apart, -1).view_as(scores)
 

@@ -36,6 +36,8 @@ from tests.integration.test_weights import WeightsOnly
 from trimtab import AsyncPolicyClient, TrimtabClientError
 
 SECONDS = 60.0
+# Between two questions to a replica that is not there yet: asked without pause it would not come up for being asked.
+ASK_SECONDS = 0.2
 PROMPT = [5, 6, 7, 8]
 State = dict[str, torch.Tensor]
 
@@ -133,7 +135,7 @@ class Scene:
                             timeout_seconds=5,
                         )
                         self.completions.extend(result.completions)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(ASK_SECONDS)
 
     async def until_served(self, replica: Replica, version: Version) -> None:
         """The replica answers with this version."""
@@ -144,7 +146,7 @@ class Scene:
                         [result] = await client.generate([PROMPT], max_new_tokens=1, timeout_seconds=5)
                         if version_of(result.completions[0].versions[-1].version) == version:
                             return
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(ASK_SECONDS)
 
 
 @asynccontextmanager

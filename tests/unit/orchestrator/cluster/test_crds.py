@@ -89,8 +89,8 @@ def test_defaults_are_visible() -> None:
 def test_bounds_are_in_the_form_of_openapi() -> None:
     """Exclusive bounds are booleans for numbers and the next integer for integers."""
     spec = schema_of("TrainingRun")["properties"]["spec"]["properties"]
-    temperature = spec["sampling"]["properties"]["temperature"]
-    assert (temperature["minimum"], temperature["exclusiveMinimum"]) == (0, True)
+    top_p = spec["sampling"]["properties"]["topP"]
+    assert (top_p["minimum"], top_p["exclusiveMinimum"]) == (0, True)
     assert spec["seed"]["maximum"] == 2**31 - 1
     assert "exclusiveMaximum" not in spec["seed"]
     betas = spec["optimiser"]["properties"]["betas"]
