@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -85,16 +86,19 @@ class MemoryMeter:
         self.bytes_peak = 0
         # Of the last walk: when, and anonymous memory then.
         self._walked, self._anonymous = -WALK_SECONDS, 0
+        # Who asks meanwhile waits for what a walk under way finds, and does not take what was before it for new.
+        self._looking = threading.Lock()
 
     def sample(self) -> None:
         """Look once: at counters, and at every page where they tell of a change."""
-        anonymous = sum(map(anonymous_bytes, tree(os.getpid())))
-        now = time.monotonic()
-        if abs(anonymous - self._anonymous) < CHANGED and now - self._walked < WALK_SECONDS:
-            return
-        self._walked, self._anonymous = now, anonymous
-        self.bytes_now = tree_bytes(os.getpid(), self._shared)
-        self.bytes_peak = max(self.bytes_peak, self.bytes_now)
+        with self._looking:
+            anonymous = sum(map(anonymous_bytes, tree(os.getpid())))
+            now = time.monotonic()
+            if abs(anonymous - self._anonymous) < CHANGED and now - self._walked < WALK_SECONDS:
+                return
+            self._walked, self._anonymous = now, anonymous
+            self.bytes_now = tree_bytes(os.getpid(), self._shared)
+            self.bytes_peak = max(self.bytes_peak, self.bytes_now)
 
     async def run(self) -> None:
         """Sample until cancelled."""
