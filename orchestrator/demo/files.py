@@ -1,12 +1,17 @@
-"""Writing a run's small files so that a reader sees the old one or the new one, never a half."""
+"""A run's small files: written so that a reader sees the old one or the new one, never a half; and read."""
 
 from __future__ import annotations
 
 import errno
 import os
 from pathlib import Path
+from typing import TypeVar
 
-from services.common.errors import NotFound, StorageFull
+from pydantic import BaseModel, ValidationError
+
+from services.common.errors import Corrupted, NotFound, StorageFull
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -29,3 +34,13 @@ def write_atomically(path: Path, text: str) -> None:
         raise
     finally:
         aside.unlink(missing_ok=True)
+
+
+def read_model(path: Path, kind: type[Model]) -> Model | None:
+    """What a JSON file holds, as a pydantic model; None where there is no such file. Raises Corrupted."""
+    try:
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise Corrupted(f"{path} is damaged: {str(error).splitlines()[0]}") from error

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from orchestrator.demo.files import write_atomically
-from services.common.errors import Corrupted
+from orchestrator.demo.files import read_model, write_atomically
 
 PHASES = ("sampled", "compared", "rewarded", "trained", "evaluated")
 """In their order; a round of demonstrations has only the last two."""
@@ -92,9 +91,4 @@ def write(path: Path, rounds: Rounds) -> None:
 
 def read(path: Path) -> Rounds | None:
     """None where there is no such file. Raises Corrupted."""
-    try:
-        return Rounds.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise Corrupted(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+    return read_model(path, Rounds)

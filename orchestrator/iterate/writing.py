@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from orchestrator.demo.evaluation import distinct_n
-from orchestrator.demo.files import write_atomically
-from services.common.errors import Corrupted
+from orchestrator.demo.files import read_model, write_atomically
 
 FILE = "writing.json"
 SAMPLES = 4
@@ -77,10 +76,4 @@ def write(folder: Path, found: Writing) -> None:
 
 def read(folder: Path) -> Writing | None:
     """None where there is no such file. Raises Corrupted."""
-    path = folder / FILE
-    try:
-        return Writing.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise Corrupted(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+    return read_model(folder / FILE, Writing)

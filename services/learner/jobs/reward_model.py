@@ -124,7 +124,7 @@ class _Course:
     ) -> None:
         self._model, self._fit, self._held = model, fit, held
         self._options, self._progress = options, progress
-        self._watched = _first(held, 4 * options.batch_pairs)
+        self._watched = _first(held, 4 * options.batch_pairs, lambda one: len(one.pairs()))
         self._encoded: dict[int, list[Encoded]] = {}
         self._history: list[dict[str, float]] = []
         self._watching = 0.0
@@ -134,7 +134,9 @@ class _Course:
         began = time.perf_counter()
         if not options.dropout and not model.packed:
             model.share_beginnings()
-        answers = [[row] for row in reference] or _first_answers(self._fit, _NORMALISED_BY)
+        answers = [[row] for row in reference] or [
+            rows_of(one) for one in _first(self._fit, _NORMALISED_BY, lambda one: len(one.answers))
+        ]
         if options.normalise_before:
             model.normalised(answers)
         with _drawing(options.seed), checkpointing(model.backbone, options.gradient_checkpointing):
@@ -213,25 +215,14 @@ class _Course:
         self._watching += time.perf_counter() - began
 
 
-def _first(prompts: Sequence[Compared], pairs: int) -> list[Compared]:
-    """The first prompts that have so many pairs together."""
+def _first(prompts: Sequence[Compared], count: int, size: Callable[[Compared], int]) -> list[Compared]:
+    """The first prompts whose sizes come to so many together."""
     chosen: list[Compared] = []
-    for prompt in prompts:
-        if pairs <= 0:
-            break
-        chosen.append(prompt)
-        pairs -= len(prompt.pairs())
-    return chosen
-
-
-def _first_answers(prompts: Sequence[Compared], count: int) -> list[list[ScoreText]]:
-    """All answers to the first prompts, until there are so many."""
-    chosen: list[list[ScoreText]] = []
     for prompt in prompts:
         if count <= 0:
             break
-        chosen.append(rows_of(prompt))
-        count -= len(chosen[-1])
+        chosen.append(prompt)
+        count -= size(prompt)
     return chosen
 
 
