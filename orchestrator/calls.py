@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import grpc
 
 from services.common.errors import (
     AlreadyExists,
+    ConfigError,
     Expired,
     Forbidden,
     InvalidInput,
@@ -21,6 +23,7 @@ from services.common.errors import (
     Unauthenticated,
     Unavailable,
 )
+from trimtab.clients.access import Access, AccessOptions, Metadata
 from trimtab.clients.channel import make_sync_channel
 from trimtab.common.v1 import common_pb2 as common
 from trimtab.learner.v1 import learner_pb2 as learner
@@ -31,6 +34,29 @@ from trimtab.reward.v1 import reward_pb2 as reward
 from trimtab.reward.v1 import reward_pb2_grpc as reward_grpc
 from trimtab.rollout.v1 import rollout_pb2 as rollout
 
+
+@dataclass(frozen=True, slots=True)
+class Approach:
+    """How a service is reached: None of credentials is plaintext; metadata goes along with each call."""
+
+    credentials: grpc.ChannelCredentials | None = None
+    server_name: str = ""
+    """That its certificate must have; empty: the host of its address."""
+    metadata: Metadata = field(default=(), repr=False)
+
+    @classmethod
+    def of(cls, address: str, options: AccessOptions, server_name: str = "") -> Approach:
+        """As clients reach it, by files and the environment's key. Raises ConfigError where that cannot be."""
+        try:
+            access = Access(**options)
+            access.check_target(address, secure=access.tls.wanted)
+            credentials = access.tls.credentials() if access.tls.wanted else None
+            return cls(credentials, server_name, access.metadata())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{address}: {error}") from None
+
+
+PLAIN = Approach()
 _CONNECT_SECONDS = 3.0
 _ERRORS: Mapping[grpc.StatusCode, type[TrimtabError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
@@ -53,6 +79,7 @@ def generate(
     completions: int = 1,
     seed: int = 0,
     timeout_seconds: float = 300,
+    by: Approach = PLAIN,
 ) -> policy.GenerateResponse:
     """Completions of text prompts by a policy service. Raises the error tree."""
     request = policy.GenerateRequest(
@@ -65,34 +92,45 @@ def generate(
             num_completions=completions,
         ),
     )
-    with _connected(address, "policy") as channel:
-        return policy_grpc.PolicyServiceStub(channel).Generate(request, timeout=timeout_seconds)
+    with _connected(address, "policy", by) as channel:
+        stub = policy_grpc.PolicyServiceStub(channel)
+        return stub.Generate(request, timeout=timeout_seconds, metadata=by.metadata)
 
 
 def score(
-    address: str, model: str, pairs: list[tuple[str, str]], *, timeout_seconds: float = 300
+    address: str,
+    model: str,
+    pairs: list[tuple[str, str]],
+    *,
+    timeout_seconds: float = 300,
+    by: Approach = PLAIN,
 ) -> list[common.Score]:
     """Scores of (prompt, completion) by a reward service; without a model's name, its only one."""
-    with _connected(address, "reward") as channel:
+    with _connected(address, "reward", by) as channel:
         stub = reward_grpc.RewardServiceStub(channel)
-        name = model or _only_model(stub, timeout_seconds)
+        name = model or _only_model(stub, timeout_seconds, by)
         inputs = [reward.ScoreInput(prompt=prompt, completion=completion) for prompt, completion in pairs]
-        answer = stub.Score(reward.ScoreRequest(model=name, inputs=inputs), timeout=timeout_seconds)
+        wanted = reward.ScoreRequest(model=name, inputs=inputs)
+        answer = stub.Score(wanted, timeout=timeout_seconds, metadata=by.metadata)
         return list(answer.scores)
 
 
-def run_status(address: str, *, timeout_seconds: float = 5) -> learner.GetRunStatusResponse:
+def run_status(
+    address: str, *, timeout_seconds: float = 5, by: Approach = PLAIN
+) -> learner.GetRunStatusResponse:
     """Where a learner stands."""
-    with _connected(address, "learner") as channel:
+    with _connected(address, "learner", by) as channel:
         stub = learner_grpc.LearnerServiceStub(channel)
-        return stub.GetRunStatus(learner.GetRunStatusRequest(), timeout=timeout_seconds)
+        wanted = learner.GetRunStatusRequest()
+        return stub.GetRunStatus(wanted, timeout=timeout_seconds, metadata=by.metadata)
 
 
-def checkpoint(address: str, *, timeout_seconds: float) -> str:
+def checkpoint(address: str, *, timeout_seconds: float, by: Approach = PLAIN) -> str:
     """Path of the checkpoint that a learner writes at its next step boundary."""
-    with _connected(address, "learner") as channel:
+    with _connected(address, "learner", by) as channel:
         stub = learner_grpc.LearnerServiceStub(channel)
-        return str(stub.Checkpoint(learner.CheckpointRequest(), timeout=timeout_seconds).path)
+        wanted = learner.CheckpointRequest()
+        return str(stub.Checkpoint(wanted, timeout=timeout_seconds, metadata=by.metadata).path)
 
 
 def reward_models(address: str, *, timeout_seconds: float = 5) -> list[reward.RewardModelInfo]:
@@ -102,8 +140,9 @@ def reward_models(address: str, *, timeout_seconds: float = 5) -> list[reward.Re
         return list(stub.ListModels(reward.ListModelsRequest(), timeout=timeout_seconds).models)
 
 
-def _only_model(stub: reward_grpc.RewardServiceStub, timeout_seconds: float) -> str:
-    models = stub.ListModels(reward.ListModelsRequest(), timeout=timeout_seconds).models
+def _only_model(stub: reward_grpc.RewardServiceStub, timeout_seconds: float, by: Approach) -> str:
+    wanted = reward.ListModelsRequest()
+    models = stub.ListModels(wanted, timeout=timeout_seconds, metadata=by.metadata).models
     if len(models) != 1:
         names = ", ".join(sorted(model.name for model in models)) or "none"
         raise InvalidInput(f"--model: expected one of the service's models: {names}")
@@ -111,8 +150,8 @@ def _only_model(stub: reward_grpc.RewardServiceStub, timeout_seconds: float) -> 
 
 
 @contextmanager
-def _connected(address: str, what: str) -> Iterator[grpc.Channel]:
-    channel = make_sync_channel(address)
+def _connected(address: str, what: str, by: Approach = PLAIN) -> Iterator[grpc.Channel]:
+    channel = make_sync_channel(address, credentials=by.credentials, server_name=by.server_name)
     try:
         grpc.channel_ready_future(channel).result(timeout=_CONNECT_SECONDS)
         yield channel

@@ -1,9 +1,11 @@
-"""`trimtab certs`: its flags, and what to write into the services' files afterwards."""
+"""`trimtab certs`: its flags, and what to do with the files afterwards."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +20,14 @@ ca_file = "{folder}/ca.pem"            # beside every address that it calls
 certificate_file = "{folder}/<name>.pem"
 private_key_file = "{folder}/<name>.key"
 """
+_FOR_A_RUN = """\
+kubectl apply -f {file}
+
+spec:                                  # of TrainingRun {run}
+  tls: {{}}
+"""
+_RUN = re.compile(r"[a-z]([-a-z0-9]{0,36}[a-z0-9])?")
+_ISSUER = re.compile(r"((Issuer|ClusterIssuer)/)?[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 
 def register(app: typer.Typer) -> None:
@@ -36,8 +46,81 @@ def certs(
         typer.Option(help="DNS name or address that all of them serve under, too.", show_default=False),
     ] = None,
     days: Annotated[int, typer.Option(min=1, max=825, help="How long certificates are valid.")] = 90,
+    run: Annotated[
+        str,
+        typer.Option(help="A TrainingRun: its certificates, and their Secrets as YAML.", show_default=False),
+    ] = "",
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="The TrainingRun's.")] = "default",
+    issuer: Annotated[
+        str,
+        typer.Option(
+            help="With --run: an Issuer of cert-manager, or ClusterIssuer/NAME, makes and renews them.",
+            show_default=False,
+        ),
+    ] = "",
 ) -> None:
     """A development authority, and a certificate for each service; again: new certificates of the same authority."""
+    from services.common.errors import ConfigError
+
+    if run and not _RUN.fullmatch(run):
+        raise ConfigError(f"--run {run!r}: expected the name of a TrainingRun: a-z, 0-9 and -, at most 38")
+    if run and name:
+        raise ConfigError("--name: a run's certificates have their names from --run")
+    if issuer and not (run and _ISSUER.fullmatch(issuer)):
+        raise ConfigError("--issuer: expected NAME or ClusterIssuer/NAME, beside --run")
+    if issuer:
+        _asked_of(issuer, out, run, namespace)
+    elif run:
+        _of_run(out, run, namespace, host or (), days)
+    else:
+        _of_services(out, tuple(dict.fromkeys(name or NAMES)), host or (), days)
+
+
+def _of_services(out: Path, wanted: Sequence[str], host: Sequence[str], days: int) -> None:
+    from services.common.errors import ConfigError
+
+    for one in wanted:
+        if not one.replace("-", "").replace(".", "").isalnum() or one == "ca":
+            raise ConfigError(f"--name {one!r}: expected letters, digits, dots and dashes, and not ca")
+    made = _make(out, dict.fromkeys(wanted, host), days)
+    typer.echo(f"{made} {out / 'ca.pem'}; for {days} days: {', '.join(wanted)}\n")
+    typer.echo(_TOLD.format(folder=out), nl=False)
+
+
+def _of_run(out: Path, run: str, namespace: str, host: Sequence[str], days: int) -> None:
+    from orchestrator.run_certificates import hosts_of, names_of, secret
+
+    names = names_of(run)
+    hosts = {name: [*hosts_of(run, namespace, who), *host] for who, name in names.items()}
+    made = _make(out, hosts, days)
+    texts = {
+        name: {"tls.crt": f"{name}.pem", "tls.key": f"{name}.key", "ca.crt": "ca.pem"}
+        for name in names.values()
+    }
+    secrets = [
+        secret(name, namespace, {key: (out / file).read_text() for key, file in files.items()})
+        for name, files in texts.items()
+    ]
+    file = out / f"{run}-secrets.yaml"
+    _write(file, secrets)
+    typer.echo(f"{made} {out / 'ca.pem'}; for {days} days: {', '.join(names.values())}\n")
+    typer.echo(_FOR_A_RUN.format(file=file, run=run), nl=False)
+
+
+def _asked_of(issuer: str, out: Path, run: str, namespace: str) -> None:
+    from orchestrator.run_certificates import IssuerRef, certificate, names_of
+
+    kind, _, name = issuer.rpartition("/")
+    ref = IssuerRef(name=name, kind=kind or "Issuer")
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / f"{run}-certificates.yaml"
+    _write(file, [certificate(run, namespace, who, ref) for who in names_of(run)])
+    typer.echo(f"asked of {ref.kind} {ref.name}: {', '.join(names_of(run).values())}\n")
+    typer.echo(_FOR_A_RUN.format(file=file, run=run), nl=False)
+
+
+def _make(out: Path, hosts: Mapping[str, Sequence[str]], days: int) -> str:
+    """Certificates of these names; "made" or "kept", of the authority."""
     from services.common.errors import ConfigError
 
     try:
@@ -47,12 +130,15 @@ def certs(
             raise
         told = "trimtab certs needs cryptography: pip install 'trimtab-platform[certs]'"
         raise ConfigError(told) from None
-    wanted = tuple(dict.fromkeys(name or NAMES))
-    for one in wanted:
-        if not one.replace("-", "").replace(".", "").isalnum() or one == "ca":
-            raise ConfigError(f"--name {one!r}: expected letters, digits, dots and dashes, and not ca")
     signer, made = authority(out)
-    for one in wanted:
-        issue(signer, out, one, host or (), days=days)
-    typer.echo(f"{'made' if made else 'kept'} {out / 'ca.pem'}; for {days} days: {', '.join(wanted)}\n")
-    typer.echo(_TOLD.format(folder=out), nl=False)
+    for name, more in hosts.items():
+        issue(signer, out, name, more, days=days)
+    return "made" if made else "kept"
+
+
+def _write(file: Path, manifests: Sequence[dict[str, Any]]) -> None:
+    import yaml
+
+    from orchestrator.local.layout import write_private
+
+    write_private(file, yaml.safe_dump_all(manifests, sort_keys=False))

@@ -6,7 +6,7 @@ So `trimtab --help` imports typer alone, and a mistyped flag is told before torc
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,9 @@ from orchestrator import (
     trl_cli,
 )
 from orchestrator.local.options import Format, RunOptions
+
+if TYPE_CHECKING:
+    from trimtab.clients.access import AccessOptions
 
 app = typer.Typer(
     help="RLHF as independent gRPC services: train from human feedback, here or on Kubernetes.",
@@ -59,7 +62,23 @@ OnCluster = Annotated[
         show_default=False,
     ),
 ]
+Tls = Annotated[
+    bool, typer.Option("--tls", help="Services speak mTLS, with certificates in the run's folder.")
+]
 Address = Annotated[str, typer.Option(help="host:port of the service.", show_default=False)]
+KeyFile = Annotated[
+    Path | None, typer.Option(help="File with an API key; else $TRIMTAB_KEY.", show_default=False)
+]
+CaFile = Annotated[
+    Path | None, typer.Option(help="Authorities to trust, PEM; turns TLS on.", show_default=False)
+]
+CertificateFile = Annotated[
+    Path | None, typer.Option(help="Our own certificate, where one is asked for.", show_default=False)
+]
+PrivateKeyFile = Annotated[Path | None, typer.Option(help="Its key.", show_default=False)]
+ServerName = Annotated[
+    str, typer.Option(help="Name that its certificate must have.", show_default="the host of --address")
+]
 Url = Annotated[str, typer.Option(help="The queue server, if not that of a run here.", show_default=False)]
 RunUid = Annotated[str, typer.Option("--run-uid", help="The run there.", show_default=False)]
 
@@ -98,6 +117,7 @@ def train(
     processes: Annotated[
         int, typer.Option(min=1, max=64, help="Of the learner: one GPU each, the model is shared out.")
     ] = 1,
+    tls: Tls = False,
     seed: Seed = None,
     out: Out = None,
     model: Model = None,
@@ -115,6 +135,7 @@ def train(
         overrides=tuple(overrides or ()),
         resume=resume,
         overwrite=overwrite,
+        tls=tls,
     )
     from orchestrator.local import train as training
 
@@ -167,6 +188,7 @@ def up(
     detach: Annotated[
         bool, typer.Option("--detach", help="Leave it running and return when all serves.")
     ] = False,
+    tls: Tls = False,
     out: Out = None,
     seed: Seed = None,
     model: Model = None,
@@ -184,6 +206,7 @@ def up(
         overrides=tuple(overrides or ()),
         resume=resume,
         overwrite=overwrite,
+        tls=tls,
     )
     from orchestrator.local import foreground
 
@@ -255,11 +278,23 @@ def generate(
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 1.0,
     n: Annotated[int, typer.Option("--n", min=1, help="Completions per prompt.")] = 1,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    key_file: KeyFile = None,
+    ca_file: CaFile = None,
+    certificate_file: CertificateFile = None,
+    private_key_file: PrivateKeyFile = None,
+    server_name: ServerName = "",
     output: Output = Format.TEXT,
 ) -> None:
     """Ask a policy service for completions."""
+    from orchestrator.calls import Approach
     from orchestrator.local.show import show_generated
 
+    files: AccessOptions = {
+        "key_file": key_file,
+        "ca_file": ca_file,
+        "certificate_file": certificate_file,
+        "private_key_file": private_key_file,
+    }
     show_generated(
         address,
         prompt,
@@ -267,6 +302,7 @@ def generate(
         temperature=temperature,
         completions=n,
         seed=seed,
+        by=Approach.of(address, files, server_name),
         output=output,
     )
 
@@ -277,12 +313,25 @@ def score(
     completion: Annotated[list[str], typer.Option(help="An answer (again for more).", show_default=False)],
     prompt: Annotated[str, typer.Option(help="What was answered.")] = "",
     model: Annotated[str, typer.Option(help="A reward model or rule.", show_default="the only one")] = "",
+    key_file: KeyFile = None,
+    ca_file: CaFile = None,
+    certificate_file: CertificateFile = None,
+    private_key_file: PrivateKeyFile = None,
+    server_name: ServerName = "",
     output: Output = Format.TEXT,
 ) -> None:
     """Ask a reward service for scores."""
+    from orchestrator.calls import Approach
     from orchestrator.local.show import show_scores
 
-    show_scores(address, model, prompt, completion, output=output)
+    files: AccessOptions = {
+        "key_file": key_file,
+        "ca_file": ca_file,
+        "certificate_file": certificate_file,
+        "private_key_file": private_key_file,
+    }
+    by = Approach.of(address, files, server_name)
+    show_scores(address, model, prompt, completion, by=by, output=output)
 
 
 @app.command()

@@ -21,6 +21,8 @@ DRAIN = f"{GROUP}/drain"
 """Annotation of a pod that the scaler is about to remove: since when, in the API's form. The pod reads it from a file
 (render/pods.py) and takes nothing more."""
 STORAGE = "/storage"
+CONFIG = "/etc/trimtab"
+"""Where pods find their volume and their configuration."""
 
 
 @dataclass(frozen=True, slots=True)

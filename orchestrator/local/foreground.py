@@ -42,10 +42,10 @@ def up(run_file: Path, options: RunOptions, services: list[str], *, detached: bo
     layout = RunLayout.prepare(options.folder(spec), resume=options.resume, overwrite=options.overwrite)
     if detached:
         write_spec(layout, spec)
-        pid = detach(layout, _foreground_arguments(layout, services))
+        pid = detach(layout, _foreground_arguments(layout, services, tls=options.tls))
         print(f"{layout.root} is up (process {pid}); end it with: trimtab down --out {layout.root}")
         return 0
-    stack = Stack(layout, spec, services or None, on_event=_say)
+    stack = Stack(layout, spec, services or None, on_event=_say, tls=options.tls)
     code = run_until_signal(hold(stack, _say))
     # Ending `up` by `down` is how it is meant to end.
     return 0 if code == TERMINATED else code
@@ -146,12 +146,19 @@ def _where(stack: Stack, name: str) -> str:
         return ""
 
 
-def _foreground_arguments(layout: RunLayout, services: list[str]) -> list[str]:
+def _foreground_arguments(layout: RunLayout, services: list[str], *, tls: bool) -> list[str]:
     """The command line that does in the foreground what was asked to be detached.
 
     The spec has been resolved and the folder prepared: so it resumes what is written there.
     """
-    arguments = ["up", str(layout.run_file), "--out", str(layout.root), "--resume"]
+    arguments = [
+        "up",
+        str(layout.run_file),
+        "--out",
+        str(layout.root),
+        "--resume",
+        *(["--tls"] if tls else []),
+    ]
     for service in services:
         arguments += ["--service", service]
     return arguments

@@ -8,6 +8,7 @@ runs/<name>/
   config/             <service>.toml and <service>.endpoints.json
   logs/               <service>.log, and what was set aside of it: <service>.log.1, .2
   redis/              the queue server's append-only file
+  tls/                certificates of a run with --tls
   checkpoints/ rollouts/ metrics.jsonl tensorboard/ report.html summary.json
 """
 
@@ -107,6 +108,11 @@ class RunLayout:
     def queue(self) -> Path:
         """The queue server's folder."""
         return self.root / "redis"
+
+    @property
+    def tls(self) -> Path:
+        """Certificates, where the services speak mTLS."""
+        return self.root / "tls"
 
     @property
     def checkpoints(self) -> Path:

@@ -31,6 +31,8 @@ class RunOptions:
     """a.b=c, over the run's spec."""
     resume: bool = False
     overwrite: bool = False
+    tls: bool = False
+    """mTLS between the services."""
 
     def all_overrides(self) -> list[str]:
         """The flags as overrides of the spec; an explicit --set comes last and wins."""

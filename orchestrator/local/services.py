@@ -14,6 +14,7 @@ from typing import Any
 from orchestrator.local.layout import RunLayout, write_private
 from orchestrator.local.ports import free_ports
 from orchestrator.local.processes import ManagedProcess
+from orchestrator.local.run_tls import RunTls
 from orchestrator.local.toml import to_toml
 from orchestrator.planning.processes import Restart
 from orchestrator.queue_users import QueueUsers
@@ -71,6 +72,8 @@ class Surroundings:
     """By service, each with a user of its own; empty: `queue_url` for all."""
     weights_folder: str = ""
     """Where the learner shares weights with its policies; empty: nowhere."""
+    tls: RunTls | None = None
+    """Certificates of all; None: they speak plaintext, on loopback."""
 
     def queue_url_of(self, name: str) -> str:
         """Where the service `name` finds the queue, and as whom."""
@@ -128,8 +131,11 @@ def service_config(
             "run_uid": around.run_uid,
             "stage": stage_of(name, spec),
         }
-    own = _OWN_TABLES[name.split("-", 1)[0]]
-    return overlay(overlay(config, own(name, spec, around)), settings or {})
+    kind = name.split("-", 1)[0]
+    config = overlay(config, _OWN_TABLES[kind](name, spec, around))
+    if around.tls is not None:
+        config = overlay(config, around.tls.tables(kind))
+    return overlay(config, settings or {})
 
 
 # Generation reads all weights for each token: with pages of 2 MB instead of 4 KB it is 12 to 18 % faster. Training,

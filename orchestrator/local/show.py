@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -16,10 +16,14 @@ from orchestrator.local.layout import RunLayout
 from orchestrator.local.log_files import older
 from orchestrator.local.options import Format
 from orchestrator.local.progress import counts, describe
+from orchestrator.local.run_tls import watching
 from orchestrator.local.state import RunState, ServiceState, read_state
 from services.common.errors import NotFound, ServiceError, TrimtabError
 from trimtab.common.v1 import common_pb2 as common
 from trimtab.learner.v1 import learner_pb2 as learner
+
+if TYPE_CHECKING:
+    from trimtab.clients.access import AccessOptions
 
 _FOLLOW_SECONDS = 0.2
 _FINISH = {common.FINISH_REASON_STOP: "stop", common.FINISH_REASON_LENGTH: "length"}
@@ -30,7 +34,7 @@ def show_status(layout: RunLayout, output: Format) -> None:
     state = read_state(layout)
     if state is None:
         raise NotFound(f"{layout.root} was never up")
-    run = _run_status(state)
+    run = _run_status(state, layout)
     if output is Format.JSON:
         told = {"folder": str(layout.root), **state.as_json(), "run": _run_json(run)}
         print(json.dumps(told, indent=1))
@@ -68,6 +72,7 @@ def show_generated(
     temperature: float,
     completions: int,
     seed: int,
+    by: calls.Approach,
     output: Format,
 ) -> None:
     """Print what a policy service completes."""
@@ -78,6 +83,7 @@ def show_generated(
         temperature=temperature,
         completions=completions,
         seed=seed,
+        by=by,
     )
     rows = [
         {
@@ -97,9 +103,18 @@ def show_generated(
         print(row["completion"])
 
 
-def show_scores(address: str, model: str, prompt: str, completions: list[str], *, output: Format) -> None:
+def show_scores(
+    address: str,
+    model: str,
+    prompt: str,
+    completions: list[str],
+    *,
+    by: calls.Approach,
+    output: Format,
+) -> None:
     """Print one score per completion. Raises ServiceError if one could not be scored, after the others."""
-    scores = calls.score(address, model, [(prompt, completion) for completion in completions])
+    pairs = [(prompt, completion) for completion in completions]
+    scores = calls.score(address, model, pairs, by=by)
     if output is Format.JSON:
         print(json.dumps([_score_json(one) for one in scores]))
     else:
@@ -117,14 +132,21 @@ def _score_json(score: common.Score) -> dict[str, Any]:
     return {**told, "components": dict(score.components), "truncated_tokens": score.truncated_tokens}
 
 
-def _run_status(state: RunState) -> learner.GetRunStatusResponse | None:
+def _run_status(state: RunState, layout: RunLayout) -> learner.GetRunStatusResponse | None:
     service = state.services.get("learner")
     if service is None or service.phase != "serving" or "grpc" not in service.addresses:
         return None
+    address = service.addresses["grpc"]
     try:
-        return calls.run_status(service.addresses["grpc"])
+        return calls.run_status(address, by=_watching(layout, address) if state.tls else calls.PLAIN)
     except TrimtabError:
         return None  # just ended or busy: its phase says more
+
+
+def _watching(layout: RunLayout, address: str) -> calls.Approach:
+    spec = watching(layout.tls, "learner")
+    files = spec.model_dump(include={"ca_file", "certificate_file", "private_key_file"})
+    return calls.Approach.of(address, cast("AccessOptions", files), spec.server_name)
 
 
 def _run_json(run: learner.GetRunStatusResponse | None) -> dict[str, Any] | None:

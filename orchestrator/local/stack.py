@@ -27,6 +27,7 @@ from orchestrator.local.memory import MemoryMeter
 from orchestrator.local.ports import free_ports
 from orchestrator.local.processes import ManagedProcess
 from orchestrator.local.queue_child import QueueChild
+from orchestrator.local.run_tls import RunTls
 from orchestrator.local.services import (
     QUEUE,
     QUEUE_DRAIN_RANK,
@@ -45,7 +46,9 @@ from orchestrator.local.shared_memory import remove_dead, weights_folder
 from orchestrator.local.supervisor import ProcessStatus, Supervisor
 from orchestrator.local.toml import to_toml
 from orchestrator.planning.processes import USER_ERROR, Limits, Restart
+from services.common.channels import PLAINTEXT
 from services.common.errors import NotFound, ServiceError, UserError
+from services.common.spec.channel import ChannelSpec
 from services.common.spec.run import RunSpec
 from services.common.stages.rights import OPERATOR
 
@@ -62,7 +65,7 @@ class Stack:
     `services`: what to start at once; absent: all that the spec's slip needs, and the learner.
     `settings`: per service, tables laid over what follows from the spec.
     `on_event` hears one line for a person about each failure and restart.
-    `log_bytes`: a log beyond it is set aside, see log_files.py.
+    `log_bytes`: a log beyond it is set aside, see log_files.py. `tls`: the services speak mTLS, see run_tls.py.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Stack:
         limits: Limits | None = None,
         on_event: Callable[[str], None] = _LOG.info,
         log_bytes: int = MOST_BYTES,
+        tls: bool = False,
     ) -> None:
         self.layout = layout
         self.spec = spec
@@ -99,6 +103,7 @@ class Stack:
             run_uid=layout.run_uid(),
             ports=choose_ports(names),
             weights_folder=weights_folder(layout.run_uid()),
+            tls=RunTls(layout.tls) if tls else None,
         )
         shared = self._around.weights_folder
         self.memory = MemoryMeter(Path(shared) if shared else None)
@@ -109,6 +114,10 @@ class Stack:
     def queue_url(self) -> str:
         """redis:// URL of the user who may do everything; this process alone knows it. Services have their own."""
         return self._around.queue_url
+
+    def queue_url_of(self, name: str) -> str:
+        """redis:// URL of a service's own user: a secret."""
+        return self._around.queue_url_of(name)
 
     @property
     def run_uid(self) -> str:
@@ -206,6 +215,11 @@ class Stack:
             raise NotFound(f"{name} is not part of this stack")
         return self._around.address(name, kind)
 
+    def watching(self, name: str) -> ChannelSpec:
+        """How this process calls a service."""
+        tls = self._around.tls
+        return PLAINTEXT if tls is None else tls.watching(name.split("-", 1)[0])
+
     def status(self) -> list[ProcessStatus]:
         """Every process, the queue first."""
         return self.supervisor.status()
@@ -259,6 +273,7 @@ class Stack:
             "pid": os.getpid(),
             # For `trimtab queue`: whoever looks on and puts dead letters back.
             "queue": self._operator_url,
+            "tls": self._around.tls is not None,
             "services": {name: self._published_service(name, status.get(name)) for name in names},
         }
 

@@ -32,6 +32,8 @@ class RunState:
     pid: int | None
     queue_url: str
     services: dict[str, ServiceState]
+    tls: bool = False
+    """Whether the services speak mTLS, by the run's own certificates."""
 
     def as_json(self) -> dict[str, Any]:
         """For `-o json`: the queue's password stays out."""
@@ -64,7 +66,13 @@ def read_state(layout: RunLayout) -> RunState | None:
     if pid != published["pid"]:
         pid = None
     services = {name: _service(name, values, pid) for name, values in published["services"].items()}
-    return RunState(run_uid=published["run_uid"], pid=pid, queue_url=published["queue"], services=services)
+    return RunState(
+        run_uid=published["run_uid"],
+        pid=pid,
+        queue_url=published["queue"],
+        services=services,
+        tls=bool(published.get("tls")),
+    )
 
 
 def _service(name: str, values: dict[str, Any], supervisor: int | None) -> ServiceState:

@@ -18,8 +18,9 @@ from orchestrator.local.layout import RunLayout
 from orchestrator.local.options import RunOptions
 from orchestrator.local.progress import LiveView, counts
 from orchestrator.local.stack import Stack, write_spec
-from services.common.channels import make_channel
+from services.common.channels import PLAINTEXT, make_channel
 from services.common.errors import ConfigError
+from services.common.spec.channel import ChannelSpec
 from services.common.spec.run import RunSpec
 from trimtab.learner.v1 import learner_pb2 as learner
 from trimtab.learner.v1 import learner_pb2_grpc as learner_grpc
@@ -40,7 +41,7 @@ def train(run_file: Path, options: RunOptions, *, processes: int = 1) -> int:
         raise ConfigError(f"--processes {processes}: {spec.alone_because}")
     layout = RunLayout.prepare(options.folder(spec), resume=options.resume, overwrite=options.overwrite)
     with LiveView(Console(stderr=True)) as view:
-        return run_until_signal(run_training(layout, spec, view, processes=processes))
+        return run_until_signal(run_training(layout, spec, view, processes=processes, tls=options.tls))
 
 
 def in_process(run_file: Path, options: RunOptions) -> int:
@@ -54,13 +55,15 @@ def in_process(run_file: Path, options: RunOptions) -> int:
     return 0 if code is None else int(code)
 
 
-async def run_training(layout: RunLayout, spec: RunSpec, view: LiveView, *, processes: int = 1) -> int:
+async def run_training(
+    layout: RunLayout, spec: RunSpec, view: LiveView, *, processes: int = 1, tls: bool = False
+) -> int:
     """Train to the end; 0, or the learner's exit status. Raises what a service was given up with."""
     watch = StatusWatch(view)
     settings = {"learner": {"processes": processes}} if processes > 1 else {}
-    async with Stack(layout, spec, settings=settings, on_event=view.say) as stack:
+    async with Stack(layout, spec, settings=settings, on_event=view.say, tls=tls) as stack:
         view.waiting("starting " + ", ".join(status.name for status in stack.status()))
-        polling = asyncio.create_task(watch.run(stack.endpoint("learner")))
+        polling = asyncio.create_task(watch.run(stack.endpoint("learner"), stack.watching("learner")))
         try:
             code = await stack.ended("learner")
         finally:
@@ -81,9 +84,9 @@ class StatusWatch:
         self._warned: set[str] = set()
         self.latest: learner.GetRunStatusResponse | None = None
 
-    async def run(self, address: str) -> None:
+    async def run(self, address: str, access: ChannelSpec = PLAINTEXT) -> None:
         """Until cancelled."""
-        async with make_channel(address) as channel:
+        async with make_channel(address, access) as channel:
             stub = cast("LearnerServiceAsyncStub", learner_grpc.LearnerServiceStub(channel))
             while True:
                 await self._look(stub)

@@ -52,7 +52,12 @@ def _open(address: str, spec: ChannelSpec, max_message_mib: int) -> grpc.aio.Cha
         def make(credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
             if credentials is not None and spec.key_file is not None:
                 credentials = _with_key(credentials, access)
-            return make_async_channel(address, max_message_mib=max_message_mib, credentials=credentials)
+            return make_async_channel(
+                address,
+                max_message_mib=max_message_mib,
+                credentials=credentials,
+                server_name=spec.server_name,
+            )
 
         if access.tls.files:
             return cast("grpc.aio.Channel", AsyncRenewingChannel(access.tls, make))

@@ -29,6 +29,11 @@ class WeightSourceSpec(ChannelSpec):
         description="host:port where other replicas get weights from this one; auto: its address towards the "
         "learner and server.port; empty: it passes nothing on.",
     )
+    peer_name: str = Field(
+        "",
+        max_length=253,
+        description="As server_name, for other replicas; empty: the host of their address.",
+    )
     stall_seconds: float = Field(3, gt=0, description="Silence after which another source is asked.")
     peer_wait_seconds: float = Field(
         10, gt=0, description="How long a peer may say that it does not have a version yet."
@@ -37,6 +42,10 @@ class WeightSourceSpec(ChannelSpec):
         None, ge=0, description="Further behind the learner it takes no work and is not ready; absent: never."
     )
     swap: SwapMode = Field("wait", description="What becomes of generation in flight; see RolloutSpec.swap.")
+
+    def to_peers(self) -> ChannelSpec:
+        """How other replicas are called: as the learner is, but for the name in their certificates."""
+        return self.model_copy(update={"server_name": self.peer_name})
 
 
 class EngineSpec(engine.EngineSpec):

@@ -257,7 +257,7 @@ class WeightReader:
     async def _from_peer(self, fetch: Fetch, address: str) -> Fetched | None:
         """None where it does not deliver; what it did deliver stays in the fetch."""
         try:
-            async with make_channel(address, self._source) as channel:
+            async with make_channel(address, self._source.to_peers()) as channel:
                 stub = cast("WeightServiceAsyncStub", wire_grpc.WeightServiceStub(channel))
                 return await fetch.drain(stub, peer=True)
         except grpc.aio.AioRpcError as error:

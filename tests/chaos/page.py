@@ -8,6 +8,7 @@ from typing import Any
 
 from google.protobuf.descriptor import ServiceDescriptor
 
+from orchestrator.mutual_tls import CALLERS
 from services.common.access.scopes import scope_of
 from tests.chaos.report import report_of
 from tests.fuzz.page import fuzz_table
@@ -33,6 +34,13 @@ Health and metrics have ports of their own and need none; reflection needs a kno
 | method | scope |
 |---|---|
 """
+_RUN = """
+Inside a run with mTLS ([`spec.tls`](../deploy/charts/trimtab/README.md), `--tls`) a caller's scopes follow from the
+name of its certificate; whoever is not in the table is a stranger.
+
+| service | caller's certificate | scopes |
+|---|---|---|
+"""
 _CHAOS = """
 ## A run under faults
 
@@ -49,10 +57,18 @@ overlapping. Wrong: what an invariant did not explain.
 def page(report: dict[str, Any]) -> str:
     """The whole page."""
     lines = [f"| `{method}` | `{scope_of(method)}` |" for method in methods()]
-    told = _HEAD + "\n".join(lines) + "\n"
+    told = _HEAD + "\n".join(lines) + "\n" + _RUN + "\n".join(_callers()) + "\n"
     if report:
         told += _CHAOS + "\n".join(_run(seed, run) for seed, run in report.items()) + "\n\n" + _kinds(report)
     return told + fuzz_table()
+
+
+def _callers() -> list[str]:
+    return [
+        f"| {role} | {who} | {', '.join(f'`{one}`' for one in scopes)} |"
+        for role, callers in CALLERS.items()
+        for who, scopes in callers.items()
+    ]
 
 
 def methods() -> list[str]:

@@ -196,11 +196,12 @@ async def world(folder: Path, files: Path, seed: int, say: Callable[[str], None]
         on_event=say,
         log_bytes=_WHOLE,
     )
-    server, own = stack.queue_url.rpartition("@")[2].partition("/")[0], stack.queue_url
+    server = stack.queue_url.rpartition("@")[2].partition("/")[0]
     for name, link in queue_links.items():
         link.target = server
         queue = {
-            "url": own.replace(server, link.address),
+            # Replicas of a stage are one user, with the rights of its steps alone.
+            "url": stack.queue_url_of(name.partition("-")[0]).replace(server, link.address),
             "lease_seconds": LEASE_SECONDS,
             "renew_seconds": 1.0,
         }

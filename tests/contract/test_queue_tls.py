@@ -16,12 +16,15 @@ import pytest
 import redis
 
 from orchestrator.certificates import authority, issue
+from orchestrator.cluster.operator.network_probe import NetworkProbe
+from orchestrator.cluster.operator.probe import Door, Pem
 from orchestrator.local.ports import free_ports
 from services.common.errors import ConfigError, Unavailable
 from services.common.queue_worker import QueueWorker
 from services.common.spec.service import QueueSpec
 from services.common.stages.base import LEARNER_STAGE, NewEntry
 from services.common.stages.redis_stages import RedisStages
+from services.common.stages.rights import OPERATOR
 from services.common.stages.tls_files import TlsFiles
 from services.common.worker import Outcome
 from tests.contract.queue_users import SLIP, Users, whole_run
@@ -175,6 +178,23 @@ async def test_certificates_rotate_with_the_next_connection(
     issue(authority(certs)[0], tmp_path, "policy", (), days=1)
     await asyncio.wait_for(queue.take("policy", limit=1, block_seconds=0), 10)
     await queue.close()
+
+
+def test_the_operator_looks_by_an_authority_from_a_secret(admin: Any, port: int, certs: Path) -> None:
+    """Texts rather than files: whom it trusts; the wrong one, and none, tell nothing and raise nothing."""
+    users, probe = Users(admin, port, tls=_files(certs)), NetworkProbe()
+    url = users.url(OPERATOR)
+    try:
+        admin.config_set("tls-auth-clients", "no")
+        good = Pem(authority=(certs / "ca.pem").read_text())
+        assert probe.backlog(Door(url, good), users.uid) == {}
+        strange = Pem(authority=(certs / "strangers" / "ca.pem").read_text())
+        assert probe.backlog(Door(url, strange), users.uid) is None
+        assert probe.backlog(Door(url), users.uid) is None
+        assert probe.backlog(Door(url.replace("rediss://", "redis://"), good), users.uid) is None
+    finally:
+        admin.config_set("tls-auth-clients", "yes")
+        probe.close()
 
 
 def test_files_that_cannot_serve_are_told_before_anything_is_sent(certs: Path, tmp_path: Path) -> None:

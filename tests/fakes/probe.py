@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from orchestrator.cluster.control.insight import LearnerFigures
 from orchestrator.cluster.control.meter import PodFigures
 from orchestrator.cluster.control.service_meter import ServiceFigures
+from orchestrator.cluster.operator.probe import Door
 
 
 class FakeProbe:
@@ -23,19 +24,23 @@ class FakeProbe:
         self.forget_fails = ""
         self.checkpoints: list[str] = []
         self.writes_checkpoints = True
+        self.doors: list[Door] = []
+        """All that were asked at, in order."""
 
-    def learner(self, address: str) -> LearnerFigures | None:
-        return self.learners.get(address) or self.learners.get("")
+    def learner(self, door: Door) -> LearnerFigures | None:
+        self.doors.append(door)
+        return self.learners.get(door.address) or self.learners.get("")
 
-    def checkpoint(self, address: str, timeout_seconds: float) -> LearnerFigures | None:
-        self.checkpoints.append(address)
-        return (self.learner(address) or LearnerFigures()) if self.writes_checkpoints else None
+    def checkpoint(self, door: Door, timeout_seconds: float) -> LearnerFigures | None:
+        self.checkpoints.append(door.address)
+        return (self.learner(door) or LearnerFigures()) if self.writes_checkpoints else None
 
-    def backlog(self, queue_url: str, run_uid: str) -> Mapping[str, int] | None:
+    def backlog(self, queue: Door, run_uid: str) -> Mapping[str, int] | None:
+        self.doors.append(queue)
         return self.stages
 
-    def forget_keys(self, queue_url: str, run_uid: str) -> str:
-        self.forgot.append((queue_url, run_uid))
+    def forget_keys(self, queue: Door, run_uid: str) -> str:
+        self.forgot.append((queue.address, run_uid))
         return self.forget_fails
 
     def pods(self, pods: Mapping[str, tuple[str, int]]) -> Mapping[str, PodFigures]:

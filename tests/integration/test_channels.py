@@ -102,10 +102,20 @@ async def test_a_certificate_of_our_own_where_one_is_asked_for(
         assert await refused(endpoints.grpc, without) is grpc.StatusCode.UNAVAILABLE
 
 
+async def test_a_name_is_held_on_to_where_an_address_says_nothing(authority: Authority) -> None:
+    """server_name is what the certificate must be made out to, whatever the address; another's is refused."""
+    named = ChannelSpec(ca_file=authority.file, server_name="localhost")
+    another = ChannelSpec(ca_file=authority.file, server_name="learner")
+    async with serving(spec(None, authority), App()) as endpoints:
+        assert await caller(endpoints.grpc, named) == ""
+        assert await refused(endpoints.grpc, another) is grpc.StatusCode.UNAVAILABLE
+
+
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
         ({"key_file": "key"}, "must not travel in the clear"),
+        ({"server_name": "learner"}, "without TLS nobody looks at it"),
         (
             {"certificate_file": "a.pem", "ca_file": "ca.pem"},
             "certificate_file and private_key_file together",

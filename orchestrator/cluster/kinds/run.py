@@ -197,6 +197,22 @@ class QueueingSpec(Spec):
     priority_class: Name | None = Field(None, description="WorkloadPriorityClass.")
 
 
+class RunTlsSpec(Spec):
+    """mTLS between all services of the run, and TLS to its own queue server."""
+
+    secret_prefix: (
+        Annotated[
+            str,
+            StringConstraints(min_length=1, max_length=48, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="Secrets <prefix>-policy, -reference, -reward, -learner, -redis, -operator, of type "
+        "kubernetes.io/tls with ca.crt, as `trimtab certs --run` writes them; left out: <run>-tls.",
+    )
+
+
 class NetworkSpec(Spec):
     """What the NetworkPolicies let out beside the picture."""
 
@@ -225,6 +241,9 @@ _SAME = {
         "redis cannot move to another server once the run exists: its rollouts are in the one it has"
     ),
     "has(self.queueing) == has(oldSelf.queueing) || oldSelf.suspend": "queueing can change only while suspended",
+    "has(self.tls) == has(oldSelf.tls)": (
+        "tls cannot be turned on or off once the run exists: services of both kinds would not reach each other"
+    ),
 }
 _TOGETHER = (
     (
@@ -318,6 +337,7 @@ class TrainingRunSpec(Spec):
         description="Where checkpoints go.", json_schema_extra=rules(immutable("storage"))
     )
     redis: RedisSpec = Field(RedisSpec(), description="The server of the run's queue.")
+    tls: RunTlsSpec | None = Field(None, description="Encrypt, and know each other; {} is enough.")
     model_cache: ModelCacheSpec = Field(ModelCacheSpec(), description="Where models of a hub are kept.")
     suspend: bool = Field(
         False, description="True: checkpoint, then no pods; false again: continue from there."

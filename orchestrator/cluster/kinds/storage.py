@@ -83,7 +83,11 @@ class RedisSpec(Spec):
                     ".filter(given, given).size() <= 1"
                 ),
                 "redis takes one of own, url, urlSecret, usersSecret",
-            )
+            ),
+            (
+                "!has(self.caSecret) || has(self.url) || has(self.urlSecret) || has(self.usersSecret)",
+                "caSecret is for a server elsewhere: the run's own has its certificate from spec.tls",
+            ),
         )
     )
 
@@ -102,6 +106,9 @@ class RedisSpec(Spec):
         description="Secret with a URL for each service under its name (policy, reward-hh, …, learner, operator), "
         "each with a user of its own, as `trimtab queue users` writes them.",
     )
+    ca_secret: SecretKey | None = Field(
+        None, description="Authorities of a rediss:// server elsewhere, PEM; left out: the system's."
+    )
     port: int = Field(
         6379,
         ge=1,
@@ -117,6 +124,10 @@ class RedisSpec(Spec):
     def _one(self) -> RedisSpec:
         if len([part for part in (self.own, *self._elsewhere) if part is not None]) > 1:
             raise ValueError("expected one of own, url, urlSecret, usersSecret")
+        if self.ca_secret is not None and all(part is None for part in self._elsewhere):
+            raise ValueError(
+                "caSecret is for a server elsewhere: the run's own has its certificate from spec.tls"
+            )
         return self
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 
 from orchestrator.cluster.control.insight import LearnerFigures
-from orchestrator.cluster.operator.probe import Probe
+from orchestrator.cluster.operator.probe import Door, Probe
 
 
 class Checkpoints:
@@ -24,12 +24,13 @@ class Checkpoints:
         self._probe, self._executor, self._timeout, self._clock = probe, executor, timeout_seconds, clock
         self._asked: dict[str, tuple[Future[LearnerFigures | None], float]] = {}
 
-    def settled(self, job: str, address: str) -> bool:
-        """Whether the checkpoint of this Job's learner is written, or waiting for it has no sense any more."""
-        if not address:
-            return True
+    def settled(self, job: str, door: Callable[[], Door]) -> bool:
+        """Whether the checkpoint of this Job's learner is written, or waiting for it has no sense any more.
+
+        door: where the learner is asked; called at the first time.
+        """
         if job not in self._asked:
-            future = self._executor.submit(self._probe.checkpoint, address, self._timeout)
+            future = self._executor.submit(self._probe.checkpoint, door(), self._timeout)
             self._asked[job] = (future, self._clock())
         future, since = self._asked[job]
         return future.done() or self._clock() - since > self._timeout

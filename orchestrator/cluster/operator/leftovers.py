@@ -11,7 +11,7 @@ from orchestrator.cluster.control.resources import Object
 from orchestrator.cluster.kinds import TrainingRun, read_object
 from orchestrator.cluster.names import RunNames
 from orchestrator.cluster.operator.probe import Probe
-from orchestrator.cluster.operator.secrets import QueueSecrets
+from orchestrator.cluster.operator.secrets import RunSecrets
 from orchestrator.cluster.operator.shared import Tools
 from services.common.errors import InvalidInput
 
@@ -22,7 +22,7 @@ PATIENCE_SECONDS = 120.0
 class Leftovers:
     """Of all runs."""
 
-    def __init__(self, tools: Tools, secrets: QueueSecrets, probe: Probe) -> None:
+    def __init__(self, tools: Tools, secrets: RunSecrets, probe: Probe) -> None:
         self._tools, self._secrets, self._probe = tools, secrets, probe
 
     def remove(self, item: Object) -> bool:
@@ -34,11 +34,11 @@ class Leftovers:
         if run.spec.redis.owned is not None:
             return True
         names = RunNames.of(run)
-        url = self._secrets.queue_url(run, names)
+        queue = self._secrets.queue_door(run, names)
         why = (
-            self._probe.forget_keys(url, names.run_uid)
-            if url
-            else "the Secret with its address cannot be read"
+            "the Secret with its address cannot be read"
+            if queue is None
+            else self._probe.forget_keys(queue, names.run_uid)
         )
         if not why:
             return True

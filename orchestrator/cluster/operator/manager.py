@@ -28,7 +28,7 @@ from orchestrator.cluster.operator.probe import Probe
 from orchestrator.cluster.operator.reflector import Reflector
 from orchestrator.cluster.operator.runs import RunReconciler
 from orchestrator.cluster.operator.scaler import Scaler
-from orchestrator.cluster.operator.secrets import QueueSecrets
+from orchestrator.cluster.operator.secrets import RunSecrets
 from orchestrator.cluster.operator.service_scaler import ServiceScaler
 from orchestrator.cluster.operator.shared import make_tools
 from services.common.errors import LostOwnership, TrimtabError
@@ -59,7 +59,7 @@ class Operator:
             options=config.render.options(config.home()),
             status_seconds=config.status_seconds,
         )
-        secrets = QueueSecrets(gated)
+        secrets = RunSecrets(gated)
         self._executor = ThreadPoolExecutor(max_workers=16, thread_name_prefix="checkpoint")
         checkpoints = Checkpoints(probe, self._executor, timeout_seconds=config.checkpoint_seconds)
         leftovers = Leftovers(tools, secrets, probe)

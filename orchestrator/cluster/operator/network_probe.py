@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import grpc
 import structlog
 import urllib3
 
@@ -16,7 +17,9 @@ from orchestrator.cluster.control.insight import LearnerFigures
 from orchestrator.cluster.control.meter import PodFigures
 from orchestrator.cluster.control.service_meter import ServiceFigures
 from orchestrator.cluster.names import service_of
+from orchestrator.cluster.operator.probe import Door
 from services.common.errors import TrimtabError
+from services.common.stages.tls_files import TlsFiles
 from services.common.stages.tools import RedisTools
 from trimtab.learner.v1 import learner_pb2 as wire
 
@@ -39,37 +42,37 @@ class NetworkProbe:
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._http.clear()
 
-    def learner(self, address: str) -> LearnerFigures | None:
+    def learner(self, door: Door) -> LearnerFigures | None:
         """See Probe.learner."""
         try:
-            answer = calls.run_status(address, timeout_seconds=ANSWER_SECONDS)
+            answer = calls.run_status(door.address, timeout_seconds=ANSWER_SECONDS, by=_approach(door))
         except TrimtabError:
             return None
         if answer.phase == wire.RUN_PHASE_LOADING:
             return None
         return learner_figures(answer, paused=answer.phase == wire.RUN_PHASE_PAUSED)
 
-    def checkpoint(self, address: str, timeout_seconds: float) -> LearnerFigures | None:
+    def checkpoint(self, door: Door, timeout_seconds: float) -> LearnerFigures | None:
         """See Probe.checkpoint."""
         try:
-            path = calls.checkpoint(address, timeout_seconds=timeout_seconds)
+            path = calls.checkpoint(door.address, timeout_seconds=timeout_seconds, by=_approach(door))
         except TrimtabError as error:
-            _log.warning("no checkpoint", learner=address, error=str(error))
+            _log.warning("no checkpoint", learner=door.address, error=str(error))
             return None
-        _log.info("checkpoint written", learner=address, path=path)
-        return self.learner(address) or LearnerFigures()
+        _log.info("checkpoint written", learner=door.address, path=path)
+        return self.learner(door) or LearnerFigures()
 
-    def backlog(self, queue_url: str, run_uid: str) -> Mapping[str, int] | None:
+    def backlog(self, queue: Door, run_uid: str) -> Mapping[str, int] | None:
         """See Probe.backlog."""
         try:
-            return asyncio.run(_backlog(queue_url, run_uid))
+            return asyncio.run(_backlog(queue, run_uid))
         except TrimtabError:
             return None
 
-    def forget_keys(self, queue_url: str, run_uid: str) -> str:
+    def forget_keys(self, queue: Door, run_uid: str) -> str:
         """See Probe.forget_keys."""
         try:
-            removed = asyncio.run(_forget(queue_url, run_uid))
+            removed = asyncio.run(_forget(queue, run_uid))
         except TrimtabError as error:
             return " ".join(str(error).split())
         _log.info("keys removed", run_uid=run_uid, keys=removed)
@@ -109,16 +112,32 @@ class NetworkProbe:
         return answer.data.decode(errors="replace") if answer.status == 200 else ""
 
 
-async def _forget(queue_url: str, run_uid: str) -> int:
-    tools = RedisTools(queue_url, run_uid, patience_seconds=ANSWER_SECONDS)
+def _approach(door: Door) -> calls.Approach:
+    if door.pem is None:
+        return calls.PLAIN
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=door.pem.authority.encode(),
+        private_key=door.pem.private_key.encode() or None,
+        certificate_chain=door.pem.certificate.encode() or None,
+    )
+    return calls.Approach(credentials, door.name)
+
+
+def _tools(queue: Door, run_uid: str) -> RedisTools:
+    tls = TlsFiles(authorities=queue.pem.authority) if queue.pem is not None else None
+    return RedisTools(queue.address, run_uid, patience_seconds=ANSWER_SECONDS, tls=tls)
+
+
+async def _forget(queue: Door, run_uid: str) -> int:
+    tools = _tools(queue, run_uid)
     try:
         return await tools.forget()
     finally:
         await tools.close()
 
 
-async def _backlog(queue_url: str, run_uid: str) -> dict[str, int]:
-    tools = RedisTools(queue_url, run_uid, patience_seconds=ANSWER_SECONDS)
+async def _backlog(queue: Door, run_uid: str) -> dict[str, int]:
+    tools = _tools(queue, run_uid)
     try:
         scan = await tools.view()
     finally:

@@ -6,7 +6,7 @@ Whatever does not answer is None or absent, never an exception: a lost scrape is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from orchestrator.cluster.control.insight import LearnerFigures
@@ -15,37 +15,45 @@ from orchestrator.cluster.control.service_meter import ServiceFigures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """Where a run can be asked."""
+class Pem:
+    """Whom we trust, and the certificate and key by which we are known; empty: nobody asks for one."""
 
-    run_uid: str
-    queue_url: str = ""
-    """Empty: nobody knows."""
-    learner: str = ""
-    """Address of the pod that speaks gRPC; empty: there is none."""
-    pods: Mapping[str, tuple[str, int]] | None = None
-    """Pod to address and metrics port."""
+    authority: str
+    certificate: str = ""
+    private_key: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Where something is asked, and how one gets in."""
+
+    address: str = field(repr=False)
+    """host:port of gRPC, or the URL of a queue server, with its password."""
+    pem: Pem | None = None
+    """None: plaintext, or an authority that the system knows."""
+    name: str = ""
+    """That its certificate must have; empty: the host of its address."""
 
 
 class Probe(Protocol):
     """Asks a run's services."""
 
-    def learner(self, address: str) -> LearnerFigures | None:
+    def learner(self, door: Door) -> LearnerFigures | None:
         """Where the learner stands."""
         ...
 
-    def checkpoint(self, address: str, timeout_seconds: float) -> LearnerFigures | None:
+    def checkpoint(self, door: Door, timeout_seconds: float) -> LearnerFigures | None:
         """Ask for a checkpoint at the next step boundary and wait for it; where the learner stands then.
 
         None: it was not written; without steps: it was, and the learner says no more.
         """
         ...
 
-    def backlog(self, queue_url: str, run_uid: str) -> Mapping[str, int] | None:
+    def backlog(self, queue: Door, run_uid: str) -> Mapping[str, int] | None:
         """Groups on each stage, by service; `learner`: what has arrived."""
         ...
 
-    def forget_keys(self, queue_url: str, run_uid: str) -> str:
+    def forget_keys(self, queue: Door, run_uid: str) -> str:
         """Remove all keys of a run that is over; why that could not be done, empty: it was."""
         ...
 

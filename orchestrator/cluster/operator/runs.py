@@ -32,7 +32,7 @@ from orchestrator.cluster.names import MANAGER, RunNames, service_of
 from orchestrator.cluster.operator.checkpoints import Checkpoints
 from orchestrator.cluster.operator.flavors import Flavors
 from orchestrator.cluster.operator.leftovers import Leftovers
-from orchestrator.cluster.operator.secrets import QueueSecrets
+from orchestrator.cluster.operator.secrets import RunSecrets
 from orchestrator.cluster.operator.shared import Tools
 from orchestrator.cluster.operator.status_writer import StatusWriter
 from orchestrator.cluster.render import Manifest, RunState, render_run
@@ -70,7 +70,7 @@ class RunReconciler:
     """Brings runs to where their specs say."""
 
     def __init__(
-        self, tools: Tools, secrets: QueueSecrets, checkpoints: Checkpoints, leftovers: Leftovers
+        self, tools: Tools, secrets: RunSecrets, checkpoints: Checkpoints, leftovers: Leftovers
     ) -> None:
         self._tools, self._secrets, self._checkpoints = tools, secrets, checkpoints
         self._leftovers = leftovers
@@ -148,7 +148,7 @@ class RunReconciler:
             course = Course(stage=course.stage, finished=learner.finished, message=learner.message)
         waits = False
         if run.spec.suspend and not course.finished:
-            waits = not all(self._is_saved(ref, view, job) for job in learner.delete)
+            waits = not all(self._is_saved(run, names, view, job) for job in learner.delete)
         return _Plan(
             run=run,
             names=names,
@@ -164,17 +164,19 @@ class RunReconciler:
         last = (figures.last_checkpoint if figures is not None else None) or run.status.last_checkpoint
         return 0 if last is None else last.step
 
-    def _is_saved(self, ref: Ref, view: View, job: str) -> bool:
+    def _is_saved(self, run: TrainingRun, names: RunNames, view: View, job: str) -> bool:
         """Whether the learner of this Job may go."""
         running = any(one.name == job and one.state is JobState.RUNNING for one in view.learner)
         first = (pod for pod in view.pods_of(LEARNER) if pod.name.startswith(f"{job}-0"))
         address = next((pod.address for pod in first if pod.ready and pod.address), "")
         if not running or not address:
             return True
-        if not self._checkpoints.settled(job, f"{address}:{PORTS[LEARNER].grpc}"):
+        place = f"{address}:{PORTS[LEARNER].grpc}"
+        if not self._checkpoints.settled(job, lambda: self._secrets.learner_door(run, names, place)):
             return False
         figures = self._checkpoints.written(job)
         if figures is not None and figures.steps:
+            ref = Ref("TrainingRun", names.namespace, names.run)
             # Nobody asks this learner again: what it has said last is what status keeps.
             self._tools.insights.put(ref, replace(self._tools.insights.get(ref), learner=figures))
         return True

@@ -23,7 +23,7 @@ from orchestrator.cluster.names import RunNames, service_of
 from orchestrator.cluster.operator.metrics import BLIND
 from orchestrator.cluster.operator.mover import Mover
 from orchestrator.cluster.operator.probe import Probe
-from orchestrator.cluster.operator.secrets import QueueSecrets
+from orchestrator.cluster.operator.secrets import RunSecrets
 from orchestrator.cluster.operator.shared import Tools
 from orchestrator.cluster.pipeline import pipeline_spec
 from orchestrator.cluster.render.options import PORTS
@@ -43,7 +43,7 @@ class Scaler:
         self,
         tools: Tools,
         probe: Probe,
-        secrets: QueueSecrets,
+        secrets: RunSecrets,
         *,
         interval_seconds: float = 15.0,
         told: Callable[[Ref], None] = lambda _run: None,
@@ -95,15 +95,15 @@ class Scaler:
         }
         # Who asks a server that is not up yet waits for nothing.
         asked = run.spec.redis.owned is None or any(pod.ready for pod in view.pods_of("redis"))
-        url = self._secrets.queue_url(run, names) if asked else ""
-        backlog = self._probe.backlog(url, names.run_uid) if url else None
-        learner = self._learner(view)
+        queue = self._secrets.queue_door(run, names) if asked else None
+        backlog = None if queue is None else self._probe.backlog(queue, names.run_uid)
+        learner = self._learner(run, names, view)
         for what, seen in (("backlog", backlog), ("learner", learner)):
             if seen is None:
                 BLIND.labels(what).inc()
         return Scrape(at=at, pods=self._probe.pods(targets), backlog=backlog, learner=learner)
 
-    def _learner(self, view: View) -> LearnerFigures | None:
+    def _learner(self, run: TrainingRun, names: RunNames, view: View) -> LearnerFigures | None:
         ready = [
             pod for pod in view.pods_of(LEARNER) if pod.address and pod.deleting is None and not pod.ended
         ]
@@ -111,7 +111,10 @@ class Scaler:
         if newest is None:
             return None
         first = next((pod for pod in ready if pod.name.startswith(f"{newest.name}-0")), None)
-        return None if first is None else self._probe.learner(f"{first.address}:{PORTS[LEARNER].grpc}")
+        if first is None:
+            return None
+        place = f"{first.address}:{PORTS[LEARNER].grpc}"
+        return self._probe.learner(self._secrets.learner_door(run, names, place))
 
     # ------------------------------------------------------------ remembering
 

@@ -1,4 +1,4 @@
-"""The Secret of a run's own queue server: made once, never written again; and the URL in it, for scrapes.
+"""A run's Secrets: that of its own queue server, made once, never written again; and what opens doors, for scrapes.
 
 Decision: Secrets are not watched. The operator needs `create` and `get`, and holds nobody's list of them in memory.
 Rejected: a watch, which would notice a removed Secret sooner, for the right to read all of them at any time.
@@ -7,7 +7,8 @@ Rejected: a watch, which would notice a removed Secret sooner, for the right to 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from orchestrator.cluster.client.api import Api
@@ -16,20 +17,28 @@ from orchestrator.cluster.control.resources import Ref
 from orchestrator.cluster.kinds import TrainingRun
 from orchestrator.cluster.names import MANAGER, RunNames
 from orchestrator.cluster.operator.applier import belongs_to
+from orchestrator.cluster.operator.probe import Door, Pem
 from orchestrator.cluster.render import redis_secret
 from orchestrator.cluster.render.services import queue_secret
+from orchestrator.cluster.render.tls import secret_of
+from orchestrator.mutual_tls import WATCHER
 from orchestrator.queue_users import QueueUsers
 from services.common.errors import NotFound, TrimtabError
+from services.common.stages.base import LEARNER_STAGE
 from services.common.stages.rights import OPERATOR
 
+CERTIFICATE_SECONDS = 600.0
+"""A certificate is read anew after this long: it is renewed while the run goes on."""
 
-class QueueSecrets:
-    """Of all runs. Looked at once in the life of this process for each run."""
 
-    def __init__(self, api: Api) -> None:
-        self._api = api
+class RunSecrets:
+    """Of all runs. A queue's is looked at once in the life of this process for each run, certificates now and then."""
+
+    def __init__(self, api: Api, clock: Callable[[], float] = time.monotonic) -> None:
+        self._api, self._clock = api, clock
         self._there: set[str] = set()
         self._urls: dict[str, str] = {}
+        self._pems: dict[tuple[str, str], tuple[Pem, float]] = {}
 
     def ensure(self, run: TrainingRun, names: RunNames) -> bool:
         """Make it if it is not there; whether it was made."""
@@ -43,8 +52,42 @@ class QueueSecrets:
         self._there.add(run.metadata.uid)
         return made
 
-    def queue_url(self, run: TrainingRun, names: RunNames) -> str:
-        """Of the run's server, for whoever looks at backlogs; empty where it cannot be told."""
+    def queue_door(self, run: TrainingRun, names: RunNames) -> Door | None:
+        """To the run's server, for whoever looks at backlogs; None where its address cannot be told."""
+        url = self._queue_url(run, names)
+        return Door(url, self._queue_pem(run, names)) if url else None
+
+    def learner_door(self, run: TrainingRun, names: RunNames, address: str) -> Door:
+        """To the learner at host:port."""
+        own = secret_of(run, names, WATCHER)
+        if not own:
+            return Door(address)
+        return Door(address, self._pem(names.namespace, own), secret_of(run, names, LEARNER_STAGE))
+
+    def _queue_pem(self, run: TrainingRun, names: RunNames) -> Pem | None:
+        ca = run.spec.redis.ca_secret
+        if ca is not None:
+            return self._pem(names.namespace, ca.name, ca.key)
+        own = secret_of(run, names, WATCHER) if run.spec.redis.owned is not None else ""
+        return self._pem(names.namespace, own) if own else None
+
+    def _pem(self, namespace: str, name: str, authority: str = "ca.crt") -> Pem | None:
+        """Of a Secret of type kubernetes.io/tls; what it held before, or None, where it cannot be read."""
+        kept, at = self._pems.get((namespace, name), (None, 0.0))
+        if kept is not None and self._clock() - at < CERTIFICATE_SECONDS:
+            return kept
+        try:
+            secret = self._api.get(Ref("Secret", namespace, name))
+        except TrimtabError:
+            return kept
+        texts = [_value(secret, key) for key in (authority, "tls.crt", "tls.key")]
+        if not texts[0]:
+            return kept
+        pem = Pem(authority=texts[0], certificate=texts[1], private_key=texts[2])
+        self._pems[namespace, name] = pem, self._clock()
+        return pem
+
+    def _queue_url(self, run: TrainingRun, names: RunNames) -> str:
         redis, uid = run.spec.redis, run.metadata.uid
         if redis.url is not None:
             return redis.url

@@ -10,6 +10,7 @@ from orchestrator.cluster.kinds.run import TRAINED, RewardStage
 from orchestrator.cluster.names import RunNames
 from orchestrator.cluster.render.options import PORTS
 from orchestrator.cluster.render.storage import reads_storage
+from orchestrator.cluster.render.tls import queue_fields, server_tables, weights_fields
 from orchestrator.local.toml import to_toml
 
 KEY_FILE = "/run/trimtab/key/key"
@@ -27,7 +28,7 @@ DRAIN_FILE = "/run/trimtab/pod/drain"
 def server_table(
     role: str, drain_seconds: int, *, http: bool = False, drains_by_mark: bool = True
 ) -> dict[str, Any]:
-    """[server]: the fixed ports. Who may connect is the NetworkPolicies' matter, inside a run.
+    """[server]: the fixed ports. Who may connect is the NetworkPolicies' matter, and that of spec.tls.
 
     `drains_by_mark`: its pods have DRAIN_FILE.
     """
@@ -49,7 +50,7 @@ def service_toml(run: TrainingRun, names: RunNames, stage: str) -> str:
     settings = run.spec.reward_of(stage).role if role == "reward" else None
     drain = (settings or getattr(run.spec.roles, role)).drain_seconds
     own = {"policy": _policy, "reference": _reference}.get(role)
-    tables = _common(role, drain, names, stage)
+    tables = _common(run, names, stage, drain)
     tables |= own(run, names) if own is not None else _reward(run, names, stage)
     return to_toml(tables)
 
@@ -62,7 +63,7 @@ def learner_toml(run: TrainingRun, names: RunNames) -> str:
     """The learner's: the run itself, and the folder that it writes."""
     spec = run.spec.run_spec(names.run).model_dump(mode="json", exclude_none=True)
     spec["model"]["path"] = starting_model(run, names)
-    tables = _common("learner", run.spec.roles.learner.drain_seconds, names, "learner")
+    tables = _common(run, names, "learner", run.spec.roles.learner.drain_seconds)
     return to_toml({**tables, "out": names.folder, "linger_seconds": LINGER_SECONDS, "run": spec})
 
 
@@ -85,12 +86,14 @@ def paths_read(run: TrainingRun, names: RunNames, stage: str) -> tuple[str, ...]
     return reads_storage(starting_model(run, names))
 
 
-def _common(role: str, drain: int, names: RunNames, stage: str) -> dict[str, Any]:
+def _common(run: TrainingRun, names: RunNames, stage: str, drain: int) -> dict[str, Any]:
+    role, guarded = stage.partition("/")[0], server_tables(run, names)
     return {
         # Nobody scales a learner.
         "server": server_table(role, drain, drains_by_mark=role != "learner")
-        | {"allow_unauthenticated": True},
-        "queue": {"run_uid": names.run_uid, "stage": stage},
+        | ({} if guarded else {"allow_unauthenticated": True}),
+        **guarded,
+        "queue": {"run_uid": names.run_uid, "stage": stage, **queue_fields(run, names)},
         "log": {"level": "info", "json_lines": True},
     }
 
@@ -108,6 +111,7 @@ def _policy(run: TrainingRun, names: RunNames) -> dict[str, Any]:
         # One more than may be trained on: until a new version is there, everyone is behind.
         "max_behind_steps": spec.rollout.max_staleness + 1,
         "swap": spec.rollout.swap,
+        **weights_fields(run, names),
     }
     tables = spec.generating()
     if run.spec.engine_key_secret is not None:

@@ -8,7 +8,7 @@ rendezvous of the first would wait for the last.
 from __future__ import annotations
 
 from orchestrator.cluster.kinds import TrainingRun
-from orchestrator.cluster.names import ATTEMPT, CONFIG_HASH, EPOCH, STEPS, RunNames
+from orchestrator.cluster.names import ATTEMPT, CONFIG, CONFIG_HASH, EPOCH, STEPS, RunNames
 from orchestrator.cluster.render.config import learner_toml, starting_model
 from orchestrator.cluster.render.options import PORTS, RENDEZVOUS_PORT, RenderOptions, RunState
 from orchestrator.cluster.render.parts import (
@@ -21,7 +21,6 @@ from orchestrator.cluster.render.parts import (
     service_port,
 )
 from orchestrator.cluster.render.pods import (
-    CONFIG,
     Container,
     PodPlace,
     field_variable,
@@ -34,6 +33,7 @@ from orchestrator.cluster.render.pods import (
 )
 from orchestrator.cluster.render.services import QUEUE_URL, account_of, queue_variable
 from orchestrator.cluster.render.storage import Mounts, add_cache, add_claim, add_run_folder, reads_storage
+from orchestrator.cluster.render.tls import add_certificates, caller_files
 from services.common.stages.base import LEARNER_STAGE
 
 _TORCHRUN = ("python", "-m", "services.learner.distributed")
@@ -49,7 +49,9 @@ def render_learner(
     selector = names.selector("learner")
     toml = learner_toml(run, names)
     objects = [
-        config_map(names.learner, {"learner.toml": toml}, owner, labels),
+        config_map(
+            names.learner, {"learner.toml": toml, **caller_files(run, names, "learner")}, owner, labels
+        ),
         headless_service(
             names.learner,
             selector,
@@ -147,6 +149,7 @@ def _rendezvous_port() -> Manifest:
 def _mounts(run: TrainingRun, names: RunNames, options: RenderOptions) -> Mounts:
     mounts, storage = Mounts(), run.spec.storage
     mounts.add({"name": "config", "configMap": {"name": names.learner}}, CONFIG, read_only=True)
+    add_certificates(mounts, run, names, "learner")
     add_cache(mounts, run.spec.model_cache)
     if storage.pvc is not None:
         add_claim(mounts, storage.pvc, read_only=False)

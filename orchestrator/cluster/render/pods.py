@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 
 from orchestrator.cluster.kinds import PodSettings
 from orchestrator.cluster.kinds.pods import EnvVar
-from orchestrator.cluster.names import DRAIN
+from orchestrator.cluster.names import CONFIG, DRAIN
 from orchestrator.cluster.render.config import DRAIN_FILE
 from orchestrator.cluster.render.options import Ports, RenderOptions
 from orchestrator.cluster.render.overlay import overlay
 from orchestrator.cluster.render.parts import Manifest, container_security, given, pod_security, port
 from orchestrator.cluster.render.storage import CACHE, Mounts
 
-CONFIG = "/etc/trimtab"
 PROBE_SECONDS = 10
 EXIT_SECONDS = 5
 """Beyond the drain: for the process to end and its logs to be read."""

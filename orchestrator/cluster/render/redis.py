@@ -26,13 +26,24 @@ from orchestrator.cluster.render.parts import (
 from orchestrator.cluster.render.pods import Container, PodPlace, pod_template
 from orchestrator.cluster.render.services import account_of
 from orchestrator.cluster.render.storage import Mounts
+from orchestrator.cluster.render.tls import FILES, add_certificates, prefix_of
+from orchestrator.mutual_tls import QUEUE
 from orchestrator.queue_users import QueueUsers, url_of
 from services.common.stages.base import LEARNER_STAGE
 
+PLAINTEXT = "port 6379\n"
+# Who may do what is the users' matter, who prove themselves by their passwords.
+ENCRYPTED = f"""\
+port 0
+tls-port 6379
+tls-cert-file {FILES.certificate}
+tls-key-file {FILES.private_key}
+tls-ca-cert-file {FILES.authority}
+tls-auth-clients no
+"""
 SETTINGS = """\
 bind * -::*
 protected-mode no
-port 6379
 dir /data
 aclfile /etc/valkey/users/users.acl
 appendonly yes
@@ -54,7 +65,7 @@ def render_redis(run: TrainingRun, names: RunNames, options: RenderOptions) -> l
         names.selector("redis"),
     )
     return [
-        config_map(names.redis, {"valkey.conf": SETTINGS}, owner, labels),
+        config_map(names.redis, {"valkey.conf": settings_of(run, names)}, owner, labels),
         headless_service(
             names.redis, selector, [service_port("redis", REDIS_PORT)], owner=owner, labels=labels
         ),
@@ -80,7 +91,8 @@ def render_redis(run: TrainingRun, names: RunNames, options: RenderOptions) -> l
 
 def redis_secret(run: TrainingRun, names: RunNames, users: QueueUsers) -> Manifest:
     """The Secret: a URL for each service under its name, and users.acl for the server, which holds hashes alone."""
-    server = f"redis://{names.host(names.redis)}:{REDIS_PORT}/0"
+    scheme = "rediss" if prefix_of(run, names) else "redis"
+    server = f"{scheme}://{names.host(names.redis)}:{REDIS_PORT}/0"
     data = {service_of(who): users.url(who, server) for who in users.passwords}
     lines = ["user default off", *users.lines()]
     if not run.spec.redis.acl:
@@ -97,6 +109,11 @@ def redis_secret(run: TrainingRun, names: RunNames, users: QueueUsers) -> Manife
         type="Opaque",
         data={key: base64.b64encode(value.encode()).decode() for key, value in data.items()},
     )
+
+
+def settings_of(run: TrainingRun, names: RunNames) -> str:
+    """valkey.conf."""
+    return SETTINGS + (ENCRYPTED if prefix_of(run, names) else PLAINTEXT)
 
 
 def _claim(own: OwnRedisSpec) -> Manifest:
@@ -131,11 +148,12 @@ def _template(run: TrainingRun, names: RunNames, own: OwnRedisSpec, options: Ren
     mounts.add({"name": "config", "configMap": {"name": names.redis}}, "/etc/valkey/conf", read_only=True)
     users = {"secretName": names.redis, "items": [{"key": "users.acl", "path": "users.acl"}]}
     mounts.add({"name": "users", "secret": users}, "/etc/valkey/users", read_only=True)
+    add_certificates(mounts, run, names, QUEUE)
     mounts.mounts.append({"name": "data", "mountPath": "/data"})
     place = PodPlace(
         labels=names.labels("redis"),
         selector=names.selector("redis"),
-        annotations={CONFIG_HASH: hash_of(SETTINGS)},
+        annotations={CONFIG_HASH: hash_of(settings_of(run, names))},
         service_account=account_of(run, names),
     )
     return pod_template(own, container, mounts, place, options)

@@ -11,7 +11,7 @@ from orchestrator.cluster.kinds import RewardModel
 from orchestrator.cluster.kinds.base import GROUP
 from orchestrator.cluster.kinds.reward_model import RewardSource
 from orchestrator.cluster.kinds.storage import ObjectStoreSpec
-from orchestrator.cluster.names import CONFIG_HASH, DIGEST, RewardModelNames
+from orchestrator.cluster.names import CONFIG, CONFIG_HASH, DIGEST, RewardModelNames
 from orchestrator.cluster.render.config import server_table
 from orchestrator.cluster.render.network import (
     NAMESPACE,
@@ -37,7 +37,6 @@ from orchestrator.cluster.render.parts import (
     service_port,
 )
 from orchestrator.cluster.render.pods import (
-    CONFIG,
     Container,
     PodPlace,
     add_marks,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from orchestrator.cluster.kinds import ServiceRole, TrainingRun
-from orchestrator.cluster.kinds.base import SecretKey
 from orchestrator.cluster.kinds.run import RefTlsSpec, RewardModelRef
-from orchestrator.cluster.names import CONFIG_HASH, DIGEST, RunNames, service_of
+from orchestrator.cluster.names import CONFIG, CONFIG_HASH, DIGEST, RunNames, service_of
 from orchestrator.cluster.render.config import (
     CA_FILE,
     CLIENT_TLS,
@@ -26,7 +25,6 @@ from orchestrator.cluster.render.parts import (
     service_port,
 )
 from orchestrator.cluster.render.pods import (
-    CONFIG,
     Container,
     PodPlace,
     add_marks,
@@ -38,6 +36,7 @@ from orchestrator.cluster.render.pods import (
     settings_arguments,
 )
 from orchestrator.cluster.render.storage import Mounts, add_cache, add_claim, add_fetched
+from orchestrator.cluster.render.tls import add_certificates, add_key, caller_files
 
 QUEUE_URL = "TRIMTAB_QUEUE_URL"
 
@@ -63,7 +62,7 @@ def render_stage(
     name, labels, selector = names.service(service), names.labels(service, role), names.selector(service)
     toml = service_toml(run, names, stage)
     return [
-        config_map(name, {f"{role}.toml": toml}, owner, labels),
+        config_map(name, {f"{role}.toml": toml, **caller_files(run, names, role)}, owner, labels),
         headless_service(
             name,
             selector,
@@ -167,6 +166,7 @@ def _mounts(run: TrainingRun, names: RunNames, stage: str, options: RenderOption
     mounts.add(
         {"name": "config", "configMap": {"name": names.service(service_of(stage))}}, CONFIG, read_only=True
     )
+    add_certificates(mounts, run, names, stage.partition("/")[0])
     add_marks(mounts)
     add_cache(mounts, run.spec.model_cache)
     paths, storage = paths_read(run, names, stage), run.spec.storage
@@ -179,15 +179,8 @@ def _mounts(run: TrainingRun, names: RunNames, stage: str, options: RenderOption
         if ref is not None:
             _mount_secrets(mounts, ref)
     if stage == "policy" and run.spec.engine_key_secret is not None:
-        _mount_key(mounts, "engine-key", run.spec.engine_key_secret, ENGINE_KEY_FILE)
+        add_key(mounts, "engine-key", run.spec.engine_key_secret, ENGINE_KEY_FILE)
     return mounts
-
-
-def _mount_key(mounts: Mounts, name: str, secret: SecretKey, path: str) -> None:
-    """One key of a Secret as a file."""
-    folder, _, file = path.rpartition("/")
-    one: Manifest = {"secretName": secret.name, "items": [{"key": secret.key, "path": file}]}
-    mounts.add({"name": name, "secret": one}, folder, read_only=True)
 
 
 def _mount_secrets(mounts: Mounts, ref: RewardModelRef) -> None:
@@ -195,7 +188,7 @@ def _mount_secrets(mounts: Mounts, ref: RewardModelRef) -> None:
     tls = ref.tls or RefTlsSpec()
     for name, secret, path in (("key", ref.key_secret, KEY_FILE), ("ca", tls.ca_secret, CA_FILE)):
         if secret is not None:
-            _mount_key(mounts, name, secret, path)
+            add_key(mounts, name, secret, path)
     if tls.client_secret is not None:
         # The private key must be unreadable to others.
         pair: Manifest = {"secretName": tls.client_secret, "defaultMode": 0o440}

@@ -64,9 +64,14 @@ def make_sync_channel(
     max_message_mib: int = DEFAULT_MAX_MESSAGE_MIB,
     retries: bool = True,
     credentials: grpc.ChannelCredentials | None = None,
+    server_name: str = "",
 ) -> grpc.Channel:
-    """A blocking channel to host:port or a gRPC target such as dns:///name:port."""
+    """A blocking channel to host:port or a gRPC target such as dns:///name:port.
+
+    server_name: what its certificate must be made out to; empty: the host of the address.
+    """
     options = channel_options(max_message_mib=max_message_mib, retries=retries)
+    options += _expecting(server_name)
     if credentials is None:
         return grpc.insecure_channel(address, options=options)
     return grpc.secure_channel(address, credentials, options=options)
@@ -78,12 +83,19 @@ def make_async_channel(
     max_message_mib: int = DEFAULT_MAX_MESSAGE_MIB,
     retries: bool = True,
     credentials: grpc.ChannelCredentials | None = None,
+    server_name: str = "",
 ) -> grpc.aio.Channel:
     """The same for asyncio. Make it inside the loop that uses it."""
     options = channel_options(max_message_mib=max_message_mib, retries=retries)
+    options += _expecting(server_name)
     if credentials is None:
         return grpc.aio.insecure_channel(address, options=options)
     return grpc.aio.secure_channel(address, credentials, options=options)
+
+
+def _expecting(server_name: str) -> list[tuple[str, int | str]]:
+    # Behind an address that says nothing, such as a pod's, a service is known by its certificate's name.
+    return [("grpc.ssl_target_name_override", server_name)] if server_name else []
 
 
 def open_sync_channel(

@@ -34,7 +34,8 @@ def check_access(spec: ServiceSpec, *hosts: str) -> None:
 
 def _check_keys(spec: ServiceSpec, path: Path) -> None:
     keys = read_keys(path)
-    check_unreadable(path, "hashes of the keys")
+    if keys.keys:
+        check_unreadable(path, "hashes of the keys")
     if not keys.keys and not keys.certificates:
         raise ConfigError(
             f"{path}: there is no key in it, so nobody could call; "

@@ -19,11 +19,17 @@ class ChannelSpec(Spec):
     )
     private_key_file: Path | None = Field(None, description="Its key, without a password.")
     key_file: Path | None = Field(None, description="File with our API key there; needs TLS.")
+    server_name: str = Field(
+        "", max_length=253, description="Name that its certificate must have; empty: the host of its address."
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> ChannelSpec:
         if (self.certificate_file is None) != (self.private_key_file is None):
             raise ValueError("expected certificate_file and private_key_file together")
-        if self.key_file is not None and not (self.tls or self.ca_file or self.certificate_file):
+        secure = self.tls or self.ca_file or self.certificate_file
+        if self.key_file is not None and not secure:
             raise ValueError("expected ca_file or tls beside key_file: a key must not travel in the clear")
+        if self.server_name and not secure:
+            raise ValueError("expected ca_file or tls beside server_name: without TLS nobody looks at it")
         return self

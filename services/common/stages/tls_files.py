@@ -1,4 +1,4 @@
-"""The files of a TLS connection to the queue server. Knows no connection."""
+"""Whom a TLS connection to the queue server trusts, and who it is. Knows no connection."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from services.common.spec.service import QueueSpec
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Whom a client trusts (none: the system's authorities) and who it says it is (none: nobody), PEM."""
+    """Whom a client trusts (none: the system's authorities) and who it says it is (none: nobody), PEM.
+
+    authorities: instead of `ca`, the text itself.
+    """
 
     ca: Path | None = None
     certificate: Path | None = None
     private_key: Path | None = None
+    authorities: str = ""
 
     @classmethod
     def of(cls, spec: QueueSpec) -> TlsFiles:
@@ -25,6 +29,8 @@ class TlsFiles:
 
     def check(self, url: str) -> None:
         """Raises ConfigError for a file that cannot be read, or beside a URL without TLS."""
+        if self.authorities and not url.startswith("rediss://"):
+            raise ConfigError("queue: authorities are given, so expected a rediss:// URL")
         named = {
             "ca_file": self.ca,
             "certificate_file": self.certificate,
@@ -42,11 +48,11 @@ class TlsFiles:
 
     def context(self) -> ssl.SSLContext:
         """For one connection, from the files as they are now. A named authority is the only one that is trusted."""
-        context = ssl.create_default_context(cafile=self.ca)
+        context = ssl.create_default_context(cafile=self.ca, cadata=self.authorities or None)
         if self.certificate is not None:
             context.load_cert_chain(self.certificate, self.private_key)
         return context
 
     def __bool__(self) -> bool:
         """Whether any is named."""
-        return any((self.ca, self.certificate, self.private_key))
+        return any((self.ca, self.certificate, self.private_key, self.authorities))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
@@ -93,3 +95,67 @@ def test_half_an_authority_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="--name"):
             made(tmp_path, "--name", name)
     assert not (tmp_path / "policy.pem").exists()
+
+
+WHO = ("policy", "reference", "reward", "learner", "redis", "operator", "client")
+
+
+def manifests(path: Path) -> dict[str, dict[str, Any]]:
+    """By name; nobody else may read the file."""
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    return {one["metadata"]["name"]: one for one in yaml.safe_load_all(path.read_text())}
+
+
+async def test_secrets_of_a_run_open_its_services_doors(tmp_path: Path) -> None:
+    """One Secret for each service, named as `spec.tls` looks for them; what is in them is what services speak by."""
+    told = made(tmp_path, "--run", "helpful", "--namespace", "rlhf")
+    assert f"kubectl apply -f {tmp_path / 'helpful-secrets.yaml'}" in told
+    assert "tls: {}" in told
+    secrets = manifests(tmp_path / "helpful-secrets.yaml")
+    assert set(secrets) == {f"helpful-tls-{who}" for who in WHO}
+    assert {one["type"] for one in secrets.values()} == {"kubernetes.io/tls"}
+    assert {one["metadata"]["namespace"] for one in secrets.values()} == {"rlhf"}
+    for name, one in secrets.items():
+        for key, text in one["stringData"].items():
+            path = tmp_path / name / key
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+            path.chmod(0o600)
+    own, caller = tmp_path / "helpful-tls-reward", tmp_path / "helpful-tls-client"
+    tls = TlsSpec(certificate=own / "tls.crt", private_key=own / "tls.key", client_ca=own / "ca.crt")
+    pair = {"certificate_file": caller / "tls.crt", "private_key_file": caller / "tls.key"}
+    async with serving(ServiceSpec(tls=tls), App()) as endpoints:
+        assert await score(endpoints.grpc, ca_file=caller / "ca.crt", **pair) == "helpful-tls-client"
+    assert "ca.key" not in (tmp_path / "helpful-secrets.yaml").read_text()
+
+
+def test_cert_manager_is_asked_for_the_same(tmp_path: Path) -> None:
+    """The same names, no key of ours; the queue server's has the host that its clients look for."""
+    told = made(tmp_path, "--run", "helpful", "-n", "rlhf", "--issuer", "ClusterIssuer/company")
+    assert "asked of ClusterIssuer company" in told
+    found = manifests(tmp_path / "helpful-certificates.yaml")
+    assert set(found) == {f"helpful-tls-{who}" for who in WHO}
+    for name, one in found.items():
+        spec = one["spec"]
+        assert (spec["secretName"], spec["commonName"], spec["dnsNames"][0]) == (name, name, name)
+        assert {"server auth", "client auth"} <= set(spec["usages"])
+        assert spec["issuerRef"] == {"name": "company", "kind": "ClusterIssuer", "group": "cert-manager.io"}
+    assert found["helpful-tls-redis"]["spec"]["dnsNames"][1:] == ["helpful-redis.rlhf.svc"]
+    assert [path.name for path in tmp_path.iterdir()] == ["helpful-certificates.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--run", "Not_A_Name"), "--run"),
+        (("--run", "a" * 39), "--run"),
+        (("--run", "a", "--name", "b"), "--name"),
+        (("--issuer", "company"), "--issuer"),
+        (("--run", "a", "--issuer", "Other/company"), "--issuer"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(tmp_path: Path, flags: tuple[str, ...], told: str) -> None:
+    """One line names the flag; nothing is written."""
+    with pytest.raises(ConfigError, match=told):
+        made(tmp_path / "certs", *flags)
+    assert not (tmp_path / "certs").exists()

@@ -24,7 +24,7 @@ from orchestrator.cluster.operator.models import RewardModelReconciler
 from orchestrator.cluster.operator.reflector import slim
 from orchestrator.cluster.operator.runs import RunReconciler
 from orchestrator.cluster.operator.scaler import Scaler
-from orchestrator.cluster.operator.secrets import QueueSecrets
+from orchestrator.cluster.operator.secrets import RunSecrets
 from orchestrator.cluster.operator.service_scaler import ServiceScaler
 from orchestrator.cluster.operator.shared import make_tools
 from services.common.errors import NotFound
@@ -75,7 +75,7 @@ class Harness:
             now=lambda: datetime.now(UTC) + self.ahead,
             status_seconds=10.0,
         )
-        secrets = QueueSecrets(gated)
+        secrets = RunSecrets(gated)
         checkpoints = Checkpoints(self.probe, AtOnce(), clock=self.clock)
         self.runs = RunReconciler(self.tools, secrets, checkpoints, self._leftovers(secrets))
         self.models = RewardModelReconciler(self.tools, self.probe)
@@ -85,10 +85,10 @@ class Harness:
     def never_writes_checkpoints(self) -> None:
         """The learner is asked for one and does not answer."""
         checkpoints = Checkpoints(self.probe, Never(), clock=self.clock)
-        secrets = QueueSecrets(self.tools.api)
+        secrets = RunSecrets(self.tools.api)
         self.runs = RunReconciler(self.tools, secrets, checkpoints, self._leftovers(secrets))
 
-    def _leftovers(self, secrets: QueueSecrets) -> Leftovers:
+    def _leftovers(self, secrets: RunSecrets) -> Leftovers:
         return Leftovers(self.tools, secrets, self.probe)
 
     # ------------------------------------------------------------ acting

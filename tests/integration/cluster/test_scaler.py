@@ -11,6 +11,7 @@ from orchestrator.cluster.control.insight import LearnerFigures
 from orchestrator.cluster.control.meter import PodFigures
 from orchestrator.cluster.control.resources import Ref
 from orchestrator.cluster.kinds.status import RolloutStatus
+from orchestrator.cluster.operator.probe import Door, Pem
 from tests.fakes.kube import KubeServer
 from tests.integration.cluster.harness import Harness, api_time, running
 from tests.unit.orchestrator.cluster.objects import RUN, changed
@@ -215,3 +216,28 @@ def test_static_and_external_roles_are_measured_and_left_alone(training: Harness
         tick(training, step)
     assert training.wrote[count:] == []
     assert training.replicas("helpful-policy") == 2
+
+
+def test_a_run_with_tls_is_asked_by_certificates(harness: Harness) -> None:
+    """The learner by the operator's own certificate and by the learner's name; the queue by its authority."""
+    data = {"ca.crt": "authority", "tls.crt": "certificate", "tls.key": "key"}
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "helpful-tls-operator", "namespace": harness.namespace},
+        "type": "kubernetes.io/tls",
+        "stringData": data,
+    }
+    harness.api.apply(secret, "tester")
+    harness.submit(changed(RUN, tls={}))
+    harness.settle()
+    harness.add_pod(harness.get("Job", "helpful-learner-1"), "helpful-learner-1-0-x", running("10.0.0.9"))
+    harness.add_pod(harness.get("StatefulSet", "helpful-redis"), "helpful-redis-0", running())
+    harness.probe.doors.clear()
+    tick(harness, 1)
+    pem = Pem(authority="authority", certificate="certificate", private_key="key")
+    queue, learner = harness.probe.doors
+    assert learner == Door("10.0.0.9:50054", pem, "helpful-tls-learner")
+    assert queue.address.startswith("rediss://")
+    assert queue.pem == pem
+    assert "key" not in repr(learner).replace("private_key", "")

@@ -15,7 +15,7 @@ import redis
 from orchestrator.cluster.kinds import TrainingRun
 from orchestrator.cluster.names import RunNames
 from orchestrator.cluster.render import redis_secret, render_run
-from orchestrator.cluster.render.redis import SETTINGS
+from orchestrator.cluster.render.redis import settings_of
 from orchestrator.local.ports import free_ports
 from orchestrator.local.queue_server import find_binary
 from orchestrator.queue_users import QueueUsers
@@ -45,7 +45,8 @@ def port(tmp_path: Path) -> Iterator[int]:
     [number] = free_ports(1, "127.0.0.1")
     users = tmp_path / "users.acl"
     users.write_text(secret_of(run(), USERS)["users.acl"], encoding="utf-8")
-    settings = SETTINGS.replace("bind * -::*", "bind 127.0.0.1").replace("port 6379", f"port {number}")
+    settings = settings_of(run(), RunNames.of(run())).replace("bind * -::*", "bind 127.0.0.1")
+    settings = settings.replace("port 6379", f"port {number}")
     settings = settings.replace("dir /data", f"dir {tmp_path}")
     settings = settings.replace("/etc/valkey/users/users.acl", str(users))
     config = tmp_path / "valkey.conf"

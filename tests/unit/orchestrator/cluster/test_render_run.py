@@ -39,6 +39,11 @@ CASES = {
     "external redis": (run(redis={"urlSecret": {"name": "queue", "key": "url"}}), ATTEMPT),
     "store": (run(storage={"objectStore": {"url": "gs://bucket/a"}}), ATTEMPT),
     "suspended": (run(suspend=True), RunState()),
+    "tls": (full(tls={}), ATTEMPT),
+    "external redis with an authority": (
+        run(redis={"usersSecret": "queue", "caSecret": {"name": "queue-ca", "key": "ca.crt"}}),
+        ATTEMPT,
+    ),
 }
 
 

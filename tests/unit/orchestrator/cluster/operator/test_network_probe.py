@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator.cluster.operator.network_probe import NetworkProbe
+from orchestrator.cluster.operator.probe import Door
 from orchestrator.local.ports import free_ports
 from services.common.stage_metrics import StageMetrics
 from services.common.telemetry import MetricsServer
@@ -35,7 +36,7 @@ def test_pages_of_pods(probe: NetworkProbe) -> None:
 def test_nobody_there_is_an_answer(probe: NetworkProbe) -> None:
     """Never an exception: a lost scrape is one."""
     nowhere = f"127.0.0.1:{free_ports(1)[0]}"
-    assert probe.learner(nowhere) is None
-    assert probe.backlog(f"redis://{nowhere}/0", "run") is None
+    assert probe.learner(Door(nowhere)) is None
+    assert probe.backlog(Door(f"redis://{nowhere}/0"), "run") is None
     assert probe.served_digest(nowhere) == ""
-    assert not probe.checkpoint(nowhere, 1.0)
+    assert not probe.checkpoint(Door(nowhere), 1.0)
