@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.recovery_looks import QueueLooks, first_step_since, loading_seconds
-from benchmarks.soak_account import account
-from benchmarks.soak_files import ledger_of, rows_of, taken
+from benchmarks.soak_files import accounted
 from benchmarks.soak_run import left_on_streams, stop_learner
 from benchmarks.step_topics import texts
 from orchestrator.local.layout import RunLayout
@@ -106,7 +105,7 @@ async def recovered(
         await stop_learner(stack)
         standing, dead = await left_on_streams(stack)
         figures["peak_memory_gib"] = stack.peak_memory_gib
-    return figures | _account(layout, standing, dead)
+    return figures | accounted(layout, standing, dead)
 
 
 def _environment() -> dict[str, str]:
@@ -244,10 +243,3 @@ async def _until_checkpoint(layout: RunLayout) -> None:
 
 
 # ---------------------------------------------------------------- the account
-
-
-def _account(layout: RunLayout, standing: frozenset[str], dead: int) -> dict[str, float]:
-    rows = rows_of(layout.metrics_file)
-    found = account(ledger_of(layout.root), taken(layout.root, len(rows)), standing, rows)
-    lost = found["failed"] + dead + sum(value for name, value in found.items() if name.startswith("wrong_"))
-    return {"steps": float(len(rows)), **found, "dead_letters": float(dead), "rollouts_lost": lost}

@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.soak_account import account
+from orchestrator.local.layout import RunLayout
+
 
 def rows_of(file: Path) -> list[dict[str, float]]:
     """Of metrics.jsonl."""
@@ -34,3 +37,11 @@ def taken(root: Path, steps: int) -> dict[int, list[str]]:
         step: list(dict.fromkeys(row["group"] for row in kept(root, step, ["group"])))
         for step in range(1, steps + 1)
     }
+
+
+def accounted(layout: RunLayout, standing: frozenset[str], dead: int) -> dict[str, float]:
+    """Figures of the account. rollouts_lost: failed, buried, gone, twice or not accounted for."""
+    rows = rows_of(layout.metrics_file)
+    found = account(ledger_of(layout.root), taken(layout.root, len(rows)), standing, rows)
+    lost = found["failed"] + dead + sum(value for name, value in found.items() if name.startswith("wrong_"))
+    return {"steps": float(len(rows)), **found, "dead_letters": float(dead), "rollouts_lost": lost}

@@ -18,9 +18,10 @@ import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
 from services.common import telemetry, tracing
+from services.common.admission import Admission, Full
 from services.common.errors import Forbidden, Overloaded, TooLarge, Unavailable
 from services.common.http_status import HttpAnswer, HttpRefusal, http_answer
-from services.common.interceptors import ROLLOUT_KEY, RUN_KEY, Admission
+from services.common.interceptors import ROLLOUT_KEY, RUN_KEY
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -144,8 +145,7 @@ class HttpGuard:
         try:
             if self._local_names_only:
                 _check_host(scope)
-            with self._admission.place():
-                await self._app(scope, receive, answering.send)
+            await self._admitted(scope, receive, answering)
         except asyncio.CancelledError:
             # Only the server does this, when draining is over.
             await answering.fail(http_answer(Unavailable("the service is going down")))
@@ -153,6 +153,15 @@ class HttpGuard:
             answering.status = 499
         except Exception as error:
             await answering.fail(answer_for(scope, error))
+
+    async def _admitted(self, scope: Scope, receive: Receive, answering: _Answering) -> None:
+        try:
+            with self._admission.place():
+                await self._app(scope, receive, answering.send)
+        except Full:
+            # Its body was not read.
+            await self._admission.linger()
+            raise
 
 
 class _Answering:
@@ -182,7 +191,7 @@ def answer_for(scope: Scope, error: Exception) -> HttpAnswer:
     where = {"method": scope["method"], "path": scope["path"][:200], "status": answer.status}
     if answer.incident:
         _log.error("request failed", **where, incident=answer.incident, exc_info=error)
-    else:
+    elif not isinstance(error, Full):
         _log.info("request refused", **where, reason=str(error)[:500])
     return answer
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -20,7 +19,8 @@ from services.common.access.credentials import key_in_metadata, name_in_auth_con
 from services.common.access.gate import OPEN, Gate, Permit
 from services.common.access.permit import entered
 from services.common.access.scopes import scope_of
-from services.common.errors import Expired, InvalidInput, Overloaded, Unavailable
+from services.common.admission import Admission, Full
+from services.common.errors import Expired, InvalidInput, Unavailable
 from services.common.spec.service import ServerSpec
 from services.common.status import WireStatus, wire_status
 
@@ -33,25 +33,6 @@ _REFLECTION = "/grpc.reflection."
 Handler = grpc.RpcMethodHandler
 Context = grpc.aio.ServicerContext
 _log = structlog.get_logger(__name__)
-
-
-class Admission:
-    """A bound on calls that are in the service at once. Refuses at the door, so that nothing piles up."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self.count = 0
-
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold one place; Overloaded when all are taken."""
-        if self.count >= self._limit:
-            raise Overloaded(f"{self.count} calls are waiting, the limit is {self._limit}", retry_seconds=1.0)
-        self.count += 1
-        try:
-            yield
-        finally:
-            self.count -= 1
 
 
 class CallGuard(grpc.aio.ServerInterceptor):
@@ -141,7 +122,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
         except Exception as error:
             status = wire_status(error)
             code = status.code.name
-            _log_failure(method, status.code.name, status.message, status.incident, error)
+            if not isinstance(error, Full):
+                _log_failure(method, status.code.name, status.message, status.incident, error)
             await _end(context, status)
         finally:
             telemetry.CALLS_IN_FLIGHT.labels(method).dec()
