@@ -1,7 +1,9 @@
 """Measures generation: our default engine, transformers.generate and vLLM for the processor, in alternation.
 
 SmolLM2-135M in bfloat16, prompts of 20 tokens from HH dialogues, sampled at temperature 1; ours and vLLM with the
-log-prob of each token. vLLM stands at the better of its eager and compiled modes, load by load.
+log-prob of each token. vLLM stands at the better of its eager and compiled modes, load by load. Ours has the
+C library's settings of a policy service (large pages), and so has `generate`, which shares its process; vLLM is as it
+comes.
 
     16, 64      so many prompts, 48 new tokens each
     mixed       64 prompts, completions of 8 to 256 tokens; only wanted tokens count
@@ -150,4 +152,5 @@ BARS = {
 }
 
 if __name__ == "__main__":
+    harness.with_large_pages()
     harness.run("generation", measure, BARS)

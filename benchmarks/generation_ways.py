@@ -106,7 +106,8 @@ class Vllm:
     def __init__(self, folder: str, mode: str, log: Path) -> None:
         command = [str(PEERS / "vllm" / "bin" / "python"), "-m", "benchmarks.peers.vllm_generate"]
         # Its own cores and threads: it binds them itself. Its compiler is found beside its Python.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+        ours = ("OMP_", "GLIBC_TUNABLES")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         environment |= {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
         self._log = log
         with log.open("wb") as errors:

@@ -18,6 +18,7 @@ import structlog
 import torch
 from torch.nn.functional import layer_norm, linear, rms_norm, silu
 
+from services.models.one_token import Step, compiled
 from services.models.packed import windowed
 
 # (layer, queries [tokens, heads, width], keys and values [tokens, 2 * key heads, width]) -> [tokens, heads * width].
@@ -48,8 +49,20 @@ class Product:
             return
         self._seen = seen
         self._packed = _reordered(_joined([weight.detach() for weight, _ in self._parameters]))
-        biases = [bias.detach() for _, bias in self._parameters if bias is not None]
-        self._bias = _joined(biases) if biases else None
+        self._bias = None
+        if any(bias is not None for _, bias in self._parameters):
+            # One without stands beside one with.
+            self._bias = _joined(
+                [
+                    weight.new_zeros(len(weight)) if bias is None else bias.detach()
+                    for weight, bias in self._parameters
+                ]
+            )
+
+    @property
+    def reordered(self) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+        """Weight and bias as oneDNN takes them; None where the parameters themselves compute."""
+        return None if self._packed is None else (self._packed, self._bias)
 
     def __call__(self, x: torch.Tensor, activation: str = "none") -> torch.Tensor:
         """The product; `silu` is applied to it where that is asked for."""
@@ -85,6 +98,16 @@ class Norm:
         if self._weight.device.type == "cpu":
             # Always: torch's fused optimisers write without raising a tensor's version.
             self._twice = torch.cat([self._weight, self._weight]).detach()
+
+    @property
+    def twice(self) -> torch.Tensor | None:
+        """The weight beside itself; None where torch's own RMSNorm computes."""
+        return self._twice
+
+    @property
+    def eps(self) -> float:
+        """Added to the mean square."""
+        return self._eps
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x / rms(x) * weight."""
@@ -126,10 +149,32 @@ class _Layer:
         self.q_norm = Norm(attention.q_norm) if hasattr(attention, "q_norm") else None
         self.k_norm = Norm(attention.k_norm) if hasattr(attention, "k_norm") else None
 
+    def products(self) -> list[Product]:
+        return [self.qkv, self.out, self.gate, self.up, self.down]
+
     def parts(self) -> list[Product | Norm]:
         norms = [self.norm, self.mlp_norm, self.q_norm, self.k_norm]
-        products = [self.qkv, self.out, self.gate, self.up, self.down]
-        return [*products, *(norm for norm in norms if norm is not None)]
+        return [*self.products(), *(norm for norm in norms if norm is not None)]
+
+
+Operands = tuple[list[list[torch.Tensor]], list[list[torch.Tensor | None]], list[list[torch.Tensor]]]
+"""By layer: weights and biases of the five products, the two norms."""
+
+
+def _operands(layers: Sequence[_Layer]) -> Operands | None:
+    """What one_token.py computes with; None for layers that do more, or not in oneDNN's order."""
+    found = [[product.reordered for product in layer.products()] for layer in layers]
+    norms = [[layer.norm.twice, layer.mlp_norm.twice] for layer in layers]
+    epsilons = {norm.eps for layer in layers for norm in (layer.norm, layer.mlp_norm)}
+    more = any(layer.q_norm is not None for layer in layers)
+    if more or len(epsilons) > 1 or any(None in row for row in found) or any(None in row for row in norms):
+        return None
+    pairs = [[pair for pair in row if pair is not None] for row in found]
+    return (
+        [[weight for weight, _ in row] for row in pairs],
+        [[bias for _, bias in row] for row in pairs],
+        [[twice for twice in row if twice is not None] for row in norms],
+    )
 
 
 class FusedDecoder:
@@ -147,6 +192,8 @@ class FusedDecoder:
         self._head = Product([model.get_output_embeddings()])
         self._layers = [_Layer(layer) for layer in backbone.layers]
         self._cosine, self._sine = rotations(backbone)
+        self._step: Step | None = None
+        self._operands: Operands | None = None
         self.refresh()
 
     @property
@@ -171,6 +218,9 @@ class FusedDecoder:
                 part.refresh()
         self._norm.refresh()
         self._head.refresh()
+        self._operands = _operands(self._layers)
+        if self._operands is not None and self._step is None:
+            self._step = compiled()
 
     def states(self, ids: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
         """Last hidden states [tokens, width] of token ids [tokens] int64 at positions [tokens] int64."""
@@ -182,6 +232,39 @@ class FusedDecoder:
             y = layer.mlp_norm(x)
             y = layer.up.with_other(y, layer.gate(y, "silu"), "mul")
             x = layer.down.with_other(y, x, "add")
+        return self._norm(x)
+
+    @property
+    def steps(self) -> bool:
+        """Whether `step` can be called."""
+        return self._step is not None and self._operands is not None
+
+    def step(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        buffer: torch.Tensor,
+        at: torch.Tensor,
+        seen: torch.Tensor,
+    ) -> torch.Tensor:
+        """As `states`, for one token [rows] more in every row of a cache, in one call (one_token.py).
+
+        buffer: [layers, rows or more, columns or more, 2 * key heads, width of a head], written to at `at` [rows];
+        seen: what is added to scores, [rows, 1, 1, columns].
+        """
+        assert self._step is not None  # noqa: S101 - see steps
+        assert self._operands is not None  # noqa: S101
+        x = self._step(
+            self._embed(ids),
+            [self._cosine[positions], self._sine[positions]],
+            buffer,
+            at,
+            seen,
+            *self._operands,
+            self.heads,
+            self._norm.eps,
+            self.scaling,
+        )
         return self._norm(x)
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:

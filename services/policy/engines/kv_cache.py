@@ -98,6 +98,10 @@ class KeyValueCache:
         self._buffer[layer].view(-1, 2 * self._heads, self._width).index_copy_(0, self._at, pairs)
         return self.read(layer)
 
+    def whole(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """For whoever writes all layers at once: the buffer, where in rows and columns, and what to add to scores."""
+        return self._buffer, self._at, self._seen
+
     def hold(self) -> None:
         """No token more: `read` gives what there is."""
         self.columns = max(self._lengths)

@@ -148,6 +148,8 @@ class FusedRunner(_Cached):
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         """See Runner."""
         positions = self.cache.extend()
+        if self._decoder.steps:
+            return self._decoder.step(tokens, positions, *self.cache.whole())
 
         def attend(layer: int, queries: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
             keys, values, mask = self.cache.write(layer, pairs)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from services.models.fused import FusedDecoder, _CausalRow, fuse
+from services.policy.engines.runners import FusedRunner, runner_for
 from tests.fakes.tiny_models import make_tiny_causal, make_tiny_gpt2
 from tests.fakes.tiny_runs import loaded_from
 
@@ -59,3 +60,58 @@ def test_other_models_are_left_alone(tmp_path: Path) -> None:
     model = loaded_from(make_tiny_causal(tmp_path / "m", width=32)).model
     model.base_model.layers[0].register_forward_hook(lambda _module, _inputs, output: output * 1.5)
     assert fuse(model) is None
+
+
+@pytest.mark.parametrize("kind", ["plain", "biased"])
+def test_a_step_in_one_call_is_the_same_to_the_last_bit(tmp_path: Path, kind: str) -> None:
+    """Through the cache, as rows join, end and go on, and after weights changed: as with a call for each operation."""
+    model = loaded_from(make_tiny_causal(tmp_path / "m", width=64), "bfloat16").model
+    if kind == "biased":
+        for layer in model.base_model.layers:
+            for product in (layer.self_attn.q_proj, layer.self_attn.o_proj, layer.mlp.gate_proj):
+                bias = torch.linspace(-1, 1, product.out_features, dtype=product.weight.dtype)
+                product.bias = torch.nn.Parameter(bias)
+    runners = [runner_for(model) for _ in range(2)]
+    one, each = runners
+    assert isinstance(one, FusedRunner)
+    assert isinstance(each, FusedRunner)
+    if not one._decoder.steps:
+        pytest.skip("this processor, or this torch, has no products in oneDNN's order")
+    each._decoder._step = None
+    assert not each._decoder.steps
+    with torch.inference_mode():
+        for changed in (False, True):
+            if changed:
+                for parameter in model.parameters():
+                    parameter.mul_(1.25)
+            for runner in runners:
+                runner.refresh()
+                runner.reserve(4, [(6, 9)] * 4)
+                runner.join([([3, 9, 27], []), ([5, 25, 125, 4, 20], [1])], [2, 1])
+            each._decoder._step = None
+            for token in range(4):
+                ids = torch.tensor([7, 11, 13, 17][: one.cache.rows]) + token
+                found, expected = (runner.step(ids) for runner in runners)
+                assert torch.equal(found, expected)
+                if token == 1:
+                    for runner in runners:
+                        runner.drop(0)
+                        runner.join([([2, 4, 8], [])], [2])
+
+
+def test_where_torch_has_no_such_interpreter_each_operation_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A torch that cannot compile the step serves all the same."""
+
+    def script(_function: Any) -> Any:
+        raise RuntimeError("no TorchScript\nhere")
+
+    monkeypatch.setattr(torch.jit, "script", script)
+    runner = runner_for(loaded_from(make_tiny_causal(tmp_path / "m", width=32), "bfloat16").model)
+    assert isinstance(runner, FusedRunner)
+    assert not runner._decoder.steps
+    with torch.inference_mode():
+        runner.reserve(1, [(3, 2)])
+        runner.join([([3, 9, 27], [])], [1])
+        assert torch.isfinite(runner.step(torch.tensor([5]))).all()
