@@ -52,7 +52,9 @@ class Approach:
             access.check_target(address, secure=access.tls.wanted)
             credentials = access.tls.credentials() if access.tls.wanted else None
             return cls(credentials, server_name, access.metadata())
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise ConfigError(f"{error.filename}: {(error.strerror or 'cannot be read').lower()}") from None
+        except ValueError as error:
             raise ConfigError(f"{address}: {error}") from None
 
 

@@ -1,14 +1,10 @@
-"""Deltas and peers over real loopback gRPC: what changed is sent once, by whoever has it; nothing wrong is served."""
+"""Deltas over real loopback gRPC: what changed is sent, and nothing wrong is ever served."""
 
 from __future__ import annotations
 
 import asyncio
-import copy
-import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -16,7 +12,6 @@ import pytest
 import structlog
 import torch
 
-from services.common.drain_mark import Flag
 from services.common.errors import TrimtabError, Unavailable
 from services.common.server import serving
 from services.common.spec.service import ServiceSpec
@@ -24,14 +19,9 @@ from services.learner.weights import PublishedWeights
 from services.models import snapshots, weight_servicer
 from services.models.loading import LoadedModel
 from services.models.manifest import Version
-from services.models.snapshots import DeltaStream, WeightStore
+from services.models.snapshots import DeltaStream
 from services.models.wire import version_message
-from services.policy.config import WeightSourceSpec
-from services.policy.engines.transformers_engine import TransformersEngine
-from services.policy.generation import Policy
-from services.policy.peers import PeerServicer, own_address
 from services.policy.weight_metrics import FALLBACKS
-from services.policy.weights import WeightReader
 from tests.integration.test_weights import (  # noqa: F401 - fixtures
     LAYER,
     NORM,
@@ -45,105 +35,16 @@ from tests.integration.test_weights import (  # noqa: F401 - fixtures
     until,
     weights,
 )
+from tests.integration.weight_replicas import State, encodings, nudge, publish, replica
 from trimtab.clients.learner import AsyncLearnerClient
 from trimtab.weights.v1 import weights_pb2 as wire
 from trimtab.weights.v1 import weights_pb2_grpc
-
-State = dict[str, torch.Tensor]
 
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of which even a delta needs several."""
     monkeypatch.setattr(weight_servicer, "CHUNK_BYTES", 64)
-
-
-@dataclass
-class Replica:
-    """A policy that follows an address and serves its peers."""
-
-    policy: Policy
-    reader: WeightReader
-    address: str
-    rest: Flag
-    store: WeightStore
-    fetched: list[str]
-
-
-class Peers:
-    """A replica's server with the weight service alone."""
-
-    name = "policy"
-
-    def __init__(self, store: WeightStore, fetched: list[str]) -> None:
-        self.servicer = PeerServicer()
-        self.servicer.attach(store)
-        fetch = self.servicer.FetchWeights
-
-        def noted(request: wire.FetchWeightsRequest, context: Any) -> Any:
-            fetched.append(request.have.digest)
-            return fetch(request, context)
-
-        self.servicer.FetchWeights = noted  # type: ignore[method-assign]
-
-    def register(self, server: grpc.aio.Server) -> list[str]:
-        weights_pb2_grpc.add_WeightServiceServicer_to_server(self.servicer, server)
-        return [weight_servicer.SERVICE_NAME]
-
-    async def start(self) -> None:
-        """Nothing to load."""
-
-    async def drain(self) -> None:
-        self.servicer.close()
-
-    async def wait(self) -> int:
-        return 0
-
-
-@asynccontextmanager
-async def replica(loaded: LoadedModel, learner: str, **settings: Any) -> AsyncIterator[Replica]:  # noqa: F811
-    """One that runs until the end of the block; its policy is a model of its own."""
-    own = LoadedModel(
-        model=copy.deepcopy(loaded.model), tokenizer=loaded.tokenizer, facts=loaded.facts, folder=""
-    )
-    made = Policy(TransformersEngine(own), loaded.tokenizer)
-    store, rest, fetched = WeightStore(keep=1), Flag(poll_seconds=0.02), list[str]()
-    peers = Peers(store, fetched)
-    async with serving(ServiceSpec(), peers) as where:
-        spec = WeightSourceSpec(**{"address": learner, "retry_seconds": 0.05, **settings})
-        reader = WeightReader(
-            made,
-            spec,
-            "run",
-            store=store,
-            peer_address=where.grpc,
-            held=peers.servicer.announce,
-            rest=rest,
-        )
-        task = asyncio.create_task(reader.run())
-        try:
-            yield Replica(made, reader, where.grpc, rest, store, fetched)
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-
-
-def nudge(state: State, *, seed: int, count: int = 20) -> None:  # noqa: F811
-    """Change some elements of every tensor a little."""
-    generator = torch.Generator().manual_seed(seed)
-    for tensor in state.values():
-        at = torch.randint(tensor.numel(), (count,), generator=generator)
-        tensor.view(-1)[at] += 2.0 ** -torch.randint(3, 9, (count,), generator=generator).to(tensor.dtype)
-
-
-def publish(learner: WeightsOnly, weights: PublishedWeights, step: int, state: State) -> Version:  # noqa: F811
-    version, _ = weights.publish(1, step, state)
-    learner.servicer.announce()
-    return version
-
-
-def encodings(logs: list[Any]) -> list[str]:
-    return [entry["encoding"] for entry in logs if entry["event"] == "weights arrived" and entry["tensors"]]
 
 
 @pytest.fixture
@@ -362,95 +263,6 @@ async def test_old_and_new_work_together(
     assert {piece.encoding for piece in pieces} == {wire.WEIGHT_ENCODING_FULL}
 
 
-# ------------------------------------------------------------ peers
-
-
-async def test_peers_pass_on_what_the_learner_sends_once(
-    loaded: LoadedModel,  # noqa: F811
-    weights: PublishedWeights,  # noqa: F811
-    state: State,  # noqa: F811
-) -> None:
-    """Five replicas, three versions: one fetch from the learner each; one that comes later gets it from a peer."""
-    learner = WeightsOnly(weights)
-    async with AsyncExitStack() as stack:
-        where = await stack.enter_async_context(serving(ServiceSpec(), learner))
-        several = [await stack.enter_async_context(replica(loaded, where.grpc)) for _ in range(5)]
-        first = publish(learner, weights, 0, state)
-        await asyncio.gather(*(arrival(one.policy, first) for one in several))
-        for step in (1, 2, 3):
-            nudge(state, seed=step)
-            version = publish(learner, weights, step, state)
-            await asyncio.gather(*(arrival(one.policy, version) for one in several))
-            assert len(learner.fetched) == step
-        for one in several:
-            assert_serves(one.policy, state, version)
-        assert sum(len(one.fetched) for one in several) == 12
-        late = await stack.enter_async_context(replica(loaded, where.grpc))
-        await arrival(late.policy, version)
-        assert_serves(late.policy, state, version)
-        assert len(learner.fetched) == 3
-        assert sum(len(one.fetched) for one in several) == 13
-
-
-@contextmanager
-def silent_peer() -> Iterator[str]:
-    """The kernel takes its connections and it answers nothing, as a process that is stopped."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        yield f"127.0.0.1:{listening.getsockname()[1]}"
-
-
-@pytest.mark.parametrize("kind", ["dead", "silent", "slow", "never has it", "damaged"])
-async def test_a_peer_that_does_not_deliver_holds_up_nobody(
-    kind: str,
-    loaded: LoadedModel,  # noqa: F811
-    weights: PublishedWeights,  # noqa: F811
-    state: State,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Gone, stopped, trickling, without the version, with wrong bytes: the learner is asked, and told who failed."""
-    learner, reported = WeightsOnly(weights), list[str]()
-    real = learner.servicer.ReportVersion
-
-    async def noted(request: wire.ReportVersionRequest, context: Any) -> Any:
-        reported.extend(request.failed_sources)
-        return await real(request, context)
-
-    learner.servicer.ReportVersion = noted  # type: ignore[method-assign]
-    empty = WeightStore()
-    peers = Peers(empty, [])
-    if kind == "slow":
-
-        async def trickling(request: wire.FetchWeightsRequest, context: Any) -> AsyncIterator[Any]:
-            for at in range(500):
-                await asyncio.sleep(0.1)
-                yield wire.FetchWeightsResponse(
-                    encoding=wire.WEIGHT_ENCODING_DELTA, total_bytes=100_000, offset=at, data=b"x"
-                )
-
-        peers.servicer.FetchWeights = trickling  # type: ignore[method-assign]
-    if kind == "damaged":
-        monkeypatch.setattr(DeltaStream, "chunk", lambda *_: b"x" * 10)
-    async with (
-        AsyncExitStack() as here,
-        serving(ServiceSpec(), learner) as where,
-        serving(ServiceSpec(), peers) as other,
-        replica(loaded, where.grpc, peer_wait_seconds=0.8, stall_seconds=0.6) as one,
-    ):
-        silent = here.enter_context(silent_peer())
-        bad = {"dead": "127.0.0.1:9", "silent": silent}.get(kind, other.grpc)
-        await arrival(one.policy, publish(learner, weights, 0, state))
-        learner.servicer.sources = lambda *_: [bad]  # type: ignore[method-assign]
-        nudge(state, seed=1)
-        version = publish(learner, weights, 1, state)
-        if kind == "damaged":
-            empty.add(weights.newest(), next(iter(weights._deltas.values())))
-            peers.servicer.announce()
-        await arrival(one.policy, version)
-        assert_serves(one.policy, state, version)
-        if kind != "damaged":
-            await until(lambda: reported == [bad])
-
-
 async def test_too_old_weights_take_no_work_and_say_so(
     loaded: LoadedModel,  # noqa: F811
     weights: PublishedWeights,  # noqa: F811
@@ -528,14 +340,3 @@ async def test_an_engine_that_does_not_take_them_is_found_out(
         assert "as epoch 1, step 1; published were" in str(refused[0])
         with pytest.raises(TrimtabError, match="does not serve"):
             one.policy.generate([], threading.Event())
-
-
-def test_the_address_for_peers() -> None:
-    """As given, none, or the one towards the learner with the server's port, which must then be known."""
-    spec = WeightSourceSpec(address="127.0.0.1:50054")
-    assert own_address(spec, 7) == ""
-    assert own_address(spec.model_copy(update={"peer_address": "a:1"}), 7) == "a:1"
-    auto = spec.model_copy(update={"peer_address": "auto"})
-    assert own_address(auto, 7) == "127.0.0.1:7"
-    with pytest.raises(TrimtabError, match=r"server\.port"):
-        own_address(auto, 0)

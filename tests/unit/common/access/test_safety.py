@@ -133,6 +133,16 @@ def test_open_files_are_refused(files: Files) -> None:
     refused(files.spec("127.0.0.1", keys=True), "keys.toml: others may write it")
 
 
+def test_names_of_certificates_are_nobodys_secret(files: Files) -> None:
+    """A file without keys may be read by everybody, as one of a ConfigMap is; not written to."""
+    files.keys.write_text('[[certificates]]\nname = "run-policy"\nscopes = ["weights"]\n')
+    files.keys.chmod(0o644)
+    check_access(files.spec(keys=True, mtls=True))
+    files.keys.chmod(0o666)
+    with pytest.raises(ConfigError, match="others may write it"):
+        check_access(files.spec(keys=True, mtls=True))
+
+
 def test_keys_that_let_nobody_in_are_refused(files: Files) -> None:
     """An empty, missing or broken file at the start is a mistake; so are certificates' names without mTLS."""
     files.keys.write_text("")
