@@ -3,7 +3,8 @@
 SmolLM2-135M-Instruct in bfloat16 on HH dialogues (700 pairs of at most 160 tokens) and on Open-Assistant's rankings
 (at most 384 tokens). Both trainers get the same model, pairs, split (by prompt), epochs, batch size, rate and schedule,
 train every weight, and run one after the other in alternation, with three seeds. TRL runs in its own environment at its
-fastest settings. Time is from rows to trained weights: tokenising and steps, no loading and no evaluation.
+fastest settings. Time is from rows to trained weights: tokenising and steps, no loading and no evaluation. Both are
+judged in the precision that they were trained in.
 
     speedup_vs_trl              TRL's time over ours, all seeds together
     accuracy, accuracy_trl      share of held-out pairs ranked as judged, mean over the seeds

@@ -62,13 +62,16 @@ def trained(job: dict[str, Any]) -> tuple[Any, float]:
         return trainer, time.perf_counter() - began
 
 
-def margins(trainer: Any, rows: list[dict[str, Any]]) -> list[float]:
-    """Chosen minus rejected, row by row, alone in its batch: no padding has a say."""
+def margins(trainer: Any, rows: list[dict[str, Any]], *, bfloat16: bool) -> list[float]:
+    """Chosen minus rejected, row by row, alone in its batch: no padding has a say.
+
+    In the precision of the training, as the trainer's own evaluation is.
+    """
     import torch
 
     found = []
     model = trainer.model.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
         for row in rows:
             scores = [
                 model(
@@ -89,7 +92,7 @@ def main() -> None:
     out = {
         "seconds": seconds,
         "steps": trainer.state.global_step,
-        "margins": margins(trainer, job["held_out"]),
+        "margins": margins(trainer, job["held_out"], bfloat16=job["bfloat16"]),
     }
     Path(job["out"]).write_text(json.dumps(out))
 
