@@ -120,6 +120,9 @@ class CallGuard(grpc.aio.ServerInterceptor):
             code = "ABORTED_BY_HANDLER"
             raise
         except Exception as error:
+            if _caller_is_gone(error):
+                code = grpc.StatusCode.CANCELLED.name
+                raise asyncio.CancelledError from error
             status = wire_status(error)
             code = status.code.name
             if not isinstance(error, Full):
@@ -159,6 +162,11 @@ class CallGuard(grpc.aio.ServerInterceptor):
             if limit.expired():
                 raise Expired(f"no answer within the default deadline of {seconds:g} s") from None
             raise
+
+
+def _caller_is_gone(error: Exception) -> bool:
+    """Whether gRPC core could not send: the connection broke within a stream. Its error has no public name."""
+    return type(error).__name__ == "ExecuteBatchError"
 
 
 async def _end(context: Context[Any, Any], status: WireStatus) -> None:

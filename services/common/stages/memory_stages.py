@@ -172,6 +172,8 @@ class MemorySteps:
             if now - pending.since >= lease_seconds:
                 stream.consumers[self.consumer] = now
                 return self._deliver(stream, number, pending.deliveries + 1)
+        for pending in stream.pending.values():
+            pending.since = min(pending.since, now)  # the clock may have gone back
         holders = {pending.consumer for pending in stream.pending.values()} | {self.consumer}
         for consumer, seen in list(stream.consumers.items()):
             if consumer not in holders and now - seen > _SILENT_LEASES * lease_seconds:

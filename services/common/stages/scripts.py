@@ -119,7 +119,9 @@ return 1
 """)
 
 # KEYS[4]: stream. ARGV[4]: lease in milliseconds. Answers {id, fields, deliveries} or {}.
-# Where nobody let a lease end, consumers that hold nothing and were silent for ten leases are swept away.
+# Where nobody let a lease end, two things more. What is idle for 0 ms is held as of now: nothing new for what was just
+# taken or renewed, but what was taken before the server's clock went back says so too, and would be its owner's, dead
+# or not, until the clock is there again. And consumers that hold nothing and were silent for ten leases are swept away.
 CLAIM = _script("""
 local cursor = '0-0'
 repeat
@@ -132,6 +134,14 @@ repeat
     return {entry[1], entry[2], pending[1][4]}
   end
 until cursor == '0-0'
+local from, page = '-', nil
+repeat
+  page = redis.call('XPENDING', KEYS[4], GROUP, from, '+', 500)
+  for _, held in ipairs(page) do
+    if held[3] == 0 then redis.call('XCLAIM', KEYS[4], GROUP, held[2], 0, held[1], 'JUSTID') end
+    from = '(' .. held[1]
+  end
+until #page < 500
 for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[4], GROUP)) do
   local name = consumer[position(consumer, 'name')]
   if name ~= ARGV[3] and consumer[position(consumer, 'pending')] == 0

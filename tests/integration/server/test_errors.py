@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+import structlog
 from grpc_health.v1 import health_pb2
 
 from services.common import errors
@@ -52,6 +53,17 @@ async def test_error_becomes_status(error: errors.TrimtabError, code: str) -> No
     details = details_of(caught.value)
     assert details["ErrorInfo"].reason == type(error).__name__
     assert ("RetryInfo" in details) == isinstance(error, errors.Overloaded)
+
+
+async def test_a_connection_that_broke_in_the_middle_is_no_alarm() -> None:
+    """What gRPC core raises where it cannot send any more ends the call, without an incident and its traceback."""
+    from grpc._cython.cygrpc import ExecuteBatchError
+
+    with structlog.testing.capture_logs() as told:
+        async with serving(ServiceSpec(), App(raising(ExecuteBatchError("Failed")))) as endpoints:
+            with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
+                await call(endpoints)
+    assert not [entry for entry in told if "incident" in entry or "exc_info" in entry]
 
 
 async def test_violations_travel_as_bad_request() -> None:
