@@ -62,29 +62,30 @@ class RunSecrets:
         own = secret_of(run, names, WATCHER)
         if not own:
             return Door(address)
-        return Door(address, self._pem(names.namespace, own), secret_of(run, names, LEARNER_STAGE))
+        return Door(address, self._pem(run, names, own), secret_of(run, names, LEARNER_STAGE))
 
     def _queue_pem(self, run: TrainingRun, names: RunNames) -> Pem | None:
         ca = run.spec.redis.ca_secret
         if ca is not None:
-            return self._pem(names.namespace, ca.name, ca.key)
+            return self._pem(run, names, ca.name, ca.key)
         own = secret_of(run, names, WATCHER) if run.spec.redis.owned is not None else ""
-        return self._pem(names.namespace, own) if own else None
+        return self._pem(run, names, own) if own else None
 
-    def _pem(self, namespace: str, name: str, authority: str = "ca.crt") -> Pem | None:
+    def _pem(self, run: TrainingRun, names: RunNames, name: str, authority: str = "ca.crt") -> Pem | None:
         """Of a Secret of type kubernetes.io/tls; what it held before, or None, where it cannot be read."""
-        kept, at = self._pems.get((namespace, name), (None, 0.0))
+        place = run.metadata.uid, name
+        kept, at = self._pems.get(place, (None, 0.0))
         if kept is not None and self._clock() - at < CERTIFICATE_SECONDS:
             return kept
         try:
-            secret = self._api.get(Ref("Secret", namespace, name))
+            secret = self._api.get(Ref("Secret", names.namespace, name))
         except TrimtabError:
             return kept
         texts = [_value(secret, key) for key in (authority, "tls.crt", "tls.key")]
         if not texts[0]:
             return kept
         pem = Pem(authority=texts[0], certificate=texts[1], private_key=texts[2])
-        self._pems[namespace, name] = pem, self._clock()
+        self._pems[place] = pem, self._clock()
         return pem
 
     def _queue_url(self, run: TrainingRun, names: RunNames) -> str:
@@ -114,6 +115,8 @@ class RunSecrets:
         """The run is gone, or its Secret does not fit any more."""
         self._there.discard(uid)
         self._urls.pop(uid, None)
+        for place in [place for place in list(self._pems) if place[0] == uid]:
+            self._pems.pop(place, None)
 
     def _make(self, run: TrainingRun, names: RunNames) -> bool:
         users = QueueUsers.draw(names.run_uid, run.spec.rollout.slip)
