@@ -49,7 +49,8 @@ if TYPE_CHECKING:
 LIVE = "live"
 """Health service that says SERVING for as long as the process answers at all: for liveness probes, so that a replica
 which is not ready (loading, stale) is not killed for it."""
-_MOST_UNSEEN = 16_384
+_UNSEEN = 16
+"""Times as many calls as are taken may have arrived and not been looked at: more are cancelled by gRPC itself."""
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _log = structlog.get_logger(__name__)
@@ -325,8 +326,8 @@ def server_options(spec: ServerSpec) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         # Who is refused is our decision, with a hint when to come again: by itself gRPC cancels calls, without a word,
         # at random beyond a thousand that have arrived and were not looked at yet.
-        ("grpc.server.max_pending_requests", _MOST_UNSEEN),
-        ("grpc.server.max_pending_requests_hard_limit", 4 * _MOST_UNSEEN),
+        ("grpc.server.max_pending_requests", _UNSEEN * spec.max_queued_calls),
+        ("grpc.server.max_pending_requests_hard_limit", 4 * _UNSEEN * spec.max_queued_calls),
         ("grpc.so_reuseport", 0),
     ]
 
