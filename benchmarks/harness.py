@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.common.allocator import keep_freed_memory
+from services.common.allocator import LARGE_PAGES, keep_freed_memory
 
 Figures = Mapping[str, float]
 
@@ -68,8 +68,8 @@ def run(name: str, measure: Callable[[bool], Figures], bars: Mapping[str, Bar] |
 
 def with_large_pages() -> None:
     """Begin this program anew as `trimtab` and the image begin a policy: its C library takes pages of 2 MB."""
-    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        environment = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    if sys.platform == "linux" and not LARGE_PAGES.keys() & os.environ.keys():
+        environment = {**os.environ, **LARGE_PAGES}
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)  # noqa: S606 - ourselves
 
 

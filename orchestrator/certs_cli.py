@@ -26,7 +26,6 @@ kubectl apply -f {file}
 spec:                                  # of TrainingRun {run}
   tls: {{}}
 """
-_RUN = re.compile(r"[a-z]([-a-z0-9]{0,36}[a-z0-9])?")
 _ISSUER = re.compile(r"((Issuer|ClusterIssuer)/)?[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 
@@ -62,8 +61,8 @@ def certs(
     """A development authority, and a certificate for each service; again: new certificates of the same authority."""
     from services.common.errors import ConfigError
 
-    if run and not _RUN.fullmatch(run):
-        raise ConfigError(f"--run {run!r}: expected the name of a TrainingRun: a-z, 0-9 and -, at most 38")
+    if run:
+        _check_run(run)
     if run and name:
         raise ConfigError("--name: a run's certificates have their names from --run")
     if issuer and not (run and _ISSUER.fullmatch(issuer)):
@@ -74,6 +73,16 @@ def certs(
         _of_run(out, run, namespace, host or (), days)
     else:
         _of_services(out, tuple(dict.fromkeys(name or NAMES)), host or (), days)
+
+
+def _check_run(run: str) -> None:
+    from orchestrator.cluster.kinds.reward_model import MOST_NAME, NAME_PATTERN
+    from services.common.errors import ConfigError
+
+    if len(run) > MOST_NAME or not re.fullmatch(NAME_PATTERN, run):
+        raise ConfigError(
+            f"--run {run!r}: expected the name of a TrainingRun: a-z, 0-9 and -, at most {MOST_NAME}"
+        )
 
 
 def _of_services(out: Path, wanted: Sequence[str], host: Sequence[str], days: int) -> None:
@@ -88,10 +97,12 @@ def _of_services(out: Path, wanted: Sequence[str], host: Sequence[str], days: in
 
 
 def _of_run(out: Path, run: str, namespace: str, host: Sequence[str], days: int) -> None:
+    from orchestrator.cluster.names import RunNames
     from orchestrator.run_certificates import hosts_of, names_of, secret
 
-    names = names_of(run)
-    hosts = {name: [*hosts_of(run, namespace, who), *host] for who, name in names.items()}
+    of = RunNames(run, namespace)
+    names = names_of(of)
+    hosts = {name: [*hosts_of(of, who), *host] for who, name in names.items()}
     made = _make(out, hosts, days)
     texts = {
         name: {"tls.crt": f"{name}.pem", "tls.key": f"{name}.key", "ca.crt": "ca.pem"}
@@ -108,32 +119,23 @@ def _of_run(out: Path, run: str, namespace: str, host: Sequence[str], days: int)
 
 
 def _asked_of(issuer: str, out: Path, run: str, namespace: str) -> None:
+    from orchestrator.cluster.names import RunNames
     from orchestrator.run_certificates import IssuerRef, certificate, names_of
 
     kind, _, name = issuer.rpartition("/")
     ref = IssuerRef(name=name, kind=kind or "Issuer")
     out.mkdir(parents=True, exist_ok=True)
-    file = out / f"{run}-certificates.yaml"
-    _write(file, [certificate(run, namespace, who, ref) for who in names_of(run)])
-    typer.echo(f"asked of {ref.kind} {ref.name}: {', '.join(names_of(run).values())}\n")
+    file, names = out / f"{run}-certificates.yaml", RunNames(run, namespace)
+    _write(file, [certificate(names, who, ref) for who in names_of(names)])
+    typer.echo(f"asked of {ref.kind} {ref.name}: {', '.join(names_of(names).values())}\n")
     typer.echo(_FOR_A_RUN.format(file=file, run=run), nl=False)
 
 
 def _make(out: Path, hosts: Mapping[str, Sequence[str]], days: int) -> str:
     """Certificates of these names; "made" or "kept", of the authority."""
-    from services.common.errors import ConfigError
+    from orchestrator.local.run_tls import make_certificates
 
-    try:
-        from orchestrator.certificates import authority, issue
-    except ModuleNotFoundError as error:
-        if not str(error.name).startswith("cryptography"):
-            raise
-        told = "trimtab certs needs cryptography: pip install 'trimtab-platform[certs]'"
-        raise ConfigError(told) from None
-    signer, made = authority(out)
-    for name, more in hosts.items():
-        issue(signer, out, name, more, days=days)
-    return "made" if made else "kept"
+    return "made" if make_certificates(out, hosts, days=days) else "kept"
 
 
 def _write(file: Path, manifests: Sequence[dict[str, Any]]) -> None:

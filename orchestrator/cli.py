@@ -22,7 +22,7 @@ from orchestrator import (
 from orchestrator.local.options import Format, RunOptions
 
 if TYPE_CHECKING:
-    from trimtab.clients.access import AccessOptions
+    from orchestrator.calls import Approach
 
 app = typer.Typer(
     help="RLHF as independent gRPC services: train from human feedback, here or on Kubernetes.",
@@ -270,6 +270,28 @@ def logs(
     show_logs(find_run(out), service, lines=lines, follow=follow)
 
 
+def _approach(
+    address: str,
+    key_file: Path | None,
+    ca_file: Path | None,
+    certificate_file: Path | None,
+    private_key_file: Path | None,
+    server_name: str,
+) -> Approach:
+    from orchestrator.calls import Approach
+
+    return Approach.of(
+        address,
+        {
+            "key_file": key_file,
+            "ca_file": ca_file,
+            "certificate_file": certificate_file,
+            "private_key_file": private_key_file,
+        },
+        server_name,
+    )
+
+
 @app.command()
 def generate(
     address: Address,
@@ -286,15 +308,8 @@ def generate(
     output: Output = Format.TEXT,
 ) -> None:
     """Ask a policy service for completions."""
-    from orchestrator.calls import Approach
     from orchestrator.local.show import show_generated
 
-    files: AccessOptions = {
-        "key_file": key_file,
-        "ca_file": ca_file,
-        "certificate_file": certificate_file,
-        "private_key_file": private_key_file,
-    }
     show_generated(
         address,
         prompt,
@@ -302,7 +317,7 @@ def generate(
         temperature=temperature,
         completions=n,
         seed=seed,
-        by=Approach.of(address, files, server_name),
+        by=_approach(address, key_file, ca_file, certificate_file, private_key_file, server_name),
         output=output,
     )
 
@@ -321,16 +336,9 @@ def score(
     output: Output = Format.TEXT,
 ) -> None:
     """Ask a reward service for scores."""
-    from orchestrator.calls import Approach
     from orchestrator.local.show import show_scores
 
-    files: AccessOptions = {
-        "key_file": key_file,
-        "ca_file": ca_file,
-        "certificate_file": certificate_file,
-        "private_key_file": private_key_file,
-    }
-    by = Approach.of(address, files, server_name)
+    by = _approach(address, key_file, ca_file, certificate_file, private_key_file, server_name)
     show_scores(address, model, prompt, completion, by=by, output=output)
 
 

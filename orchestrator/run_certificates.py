@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.cluster.names import RunNames
 from orchestrator.mutual_tls import CERTIFICATES, QUEUE, common_name
 
 LIFE, RENEWED = "2160h", "720h"
@@ -24,14 +25,14 @@ class IssuerRef:
     kind: str = "Issuer"
 
 
-def names_of(run: str) -> dict[str, str]:
+def names_of(names: RunNames) -> dict[str, str]:
     """Who to the name of its certificate."""
-    return {who: common_name(f"{run}-tls", who) for who in CERTIFICATES}
+    return {who: common_name(names.tls, who) for who in CERTIFICATES}
 
 
-def hosts_of(run: str, namespace: str, who: str) -> list[str]:
+def hosts_of(names: RunNames, who: str) -> list[str]:
     """DNS names beside the common name."""
-    return [f"{run}-redis.{namespace}.svc"] if who == QUEUE else []
+    return [names.host(names.redis)] if who == QUEUE else []
 
 
 def secret(name: str, namespace: str, files: Mapping[str, str]) -> dict[str, Any]:
@@ -45,17 +46,17 @@ def secret(name: str, namespace: str, files: Mapping[str, str]) -> dict[str, Any
     }
 
 
-def certificate(run: str, namespace: str, who: str, issuer: IssuerRef) -> dict[str, Any]:
+def certificate(names: RunNames, who: str, issuer: IssuerRef) -> dict[str, Any]:
     """cert-manager's Certificate, which fills the Secret of the same name and renews it."""
-    name = names_of(run)[who]
+    name = common_name(names.tls, who)
     return {
         "apiVersion": "cert-manager.io/v1",
         "kind": "Certificate",
-        "metadata": {"name": name, "namespace": namespace},
+        "metadata": {"name": name, "namespace": names.namespace},
         "spec": {
             "secretName": name,
             "commonName": name,
-            "dnsNames": [name, *hosts_of(run, namespace, who)],
+            "dnsNames": [name, *hosts_of(names, who)],
             "usages": ["digital signature", "server auth", "client auth"],
             "duration": LIFE,
             "renewBefore": RENEWED,

@@ -54,6 +54,11 @@ class RunNames:
         return f"{self.run}-redis"
 
     @property
+    def tls(self) -> str:
+        """What the names of its certificates and their Secrets begin with, unless its spec says otherwise."""
+        return f"{self.run}-tls"
+
+    @property
     def learner(self) -> str:
         """The learner's ConfigMap and the headless Service of all its pods."""
         return f"{self.run}-learner"

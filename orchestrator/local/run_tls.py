@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +22,32 @@ PREFIX = "run"
 DAYS = 30
 
 
+def make_certificates(folder: Path, hosts: Mapping[str, Sequence[str]], *, days: int) -> bool:
+    """A certificate for each name, for these hosts besides; whether the folder's authority was made now.
+
+    Raises ConfigError where cryptography is not installed, or the folder's authority cannot be read.
+    """
+    try:
+        from orchestrator.certificates import authority, issue
+    except ModuleNotFoundError as error:
+        if not str(error.name).startswith("cryptography"):
+            raise
+        told = "making certificates needs cryptography: pip install 'trimtab-platform[certs]'"
+        raise ConfigError(told) from None
+    signer, made = authority(folder)
+    for name, more in hosts.items():
+        issue(signer, folder, name, more, days=days)
+    return made
+
+
 class RunTls:
     """The files of one run; made when this is."""
 
     def __init__(self, folder: Path) -> None:
         """Raises ConfigError where cryptography is not installed, or the folder's authority cannot be read."""
-        try:
-            from orchestrator.certificates import authority, issue
-        except ModuleNotFoundError as error:
-            if not str(error.name).startswith("cryptography"):
-                raise
-            raise ConfigError("--tls needs cryptography: pip install 'trimtab-platform[certs]'") from None
         self.folder = folder
-        signer, _ = authority(folder)
-        for who in (*CALLERS, WATCHER, CLIENT):
-            issue(signer, folder, common_name(PREFIX, who), (), days=DAYS)
+        names = [common_name(PREFIX, who) for who in (*CALLERS, WATCHER, CLIENT)]
+        make_certificates(folder, dict.fromkeys(names, ()), days=DAYS)
         for role in CALLERS:
             write_private(self._callers(role), to_toml(mutual_tls.callers(role, PREFIX)))
 

@@ -18,6 +18,7 @@ from orchestrator.local.run_tls import RunTls
 from orchestrator.local.toml import to_toml
 from orchestrator.planning.processes import Restart
 from orchestrator.queue_users import QueueUsers
+from services.common.allocator import LARGE_PAGES
 from services.common.errors import ConfigError
 from services.common.spec.rewards import reward_tables
 from services.common.spec.run import RunSpec
@@ -141,7 +142,7 @@ def service_config(
 # Generation reads all weights for each token: with pages of 2 MB instead of 4 KB it is 12 to 18 % faster. Training,
 # which takes new memory all the time, is not, and its first steps take twice as long until such pages are found.
 _ENVIRONMENT: dict[str, dict[str, str]] = (
-    {} if "GLIBC_TUNABLES" in os.environ else {"policy": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}}
+    {} if LARGE_PAGES.keys() & os.environ.keys() else {"policy": LARGE_PAGES}
 )
 
 

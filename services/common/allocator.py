@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import ctypes
 
+LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+"""Environment of a process whose memory is to lie in pages of 2 MB. glibc reads it at the start, and only then."""
+
 # The names and numbers of <malloc.h>.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _LARGEST_MMAP_THRESHOLD = 32 << 20  # what glibc accepts at most

@@ -31,7 +31,7 @@ def prefix_of(run: TrainingRun, names: RunNames) -> str:
     """Of the names of Secrets and certificates; empty: the run speaks plaintext."""
     if run.spec.tls is None:
         return ""
-    return run.spec.tls.secret_prefix or f"{names.run}-tls"
+    return run.spec.tls.secret_prefix or names.tls
 
 
 def secret_of(run: TrainingRun, names: RunNames, who: str) -> str:
