@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from services.common.spec.base import Spec
 from services.common.spec.run import RunSpec
-from services.common.spec.service import ServiceSpec
+from services.common.spec.service import FABRIC_AND_TLS, ServiceSpec
 
 
 class HandoverSpec(Spec):
@@ -18,6 +18,9 @@ class HandoverSpec(Spec):
         "",
         description="Published tensors are files here that policies map, best in memory (/dev/shm); "
         "empty: all fetch them.",
+    )
+    fabric: str = Field(
+        "", max_length=63, description="Name of what policies that say the same share with this: see theirs."
     )
 
 
@@ -45,4 +48,6 @@ class LearnerConfig(ServiceSpec):
     def _several(self) -> LearnerConfig:
         if self.processes > 1 and (problem := self.run.alone_because):
             raise ValueError(f"processes = {self.processes}: {problem}")
+        if self.weights.fabric and self.tls is not None:
+            raise ValueError(FABRIC_AND_TLS)
         return self

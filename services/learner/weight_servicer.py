@@ -12,6 +12,7 @@ from services.learner.relay import Relay
 from services.learner.weights import PublishedWeights
 from services.models import weight_servicer
 from services.models.manifest import Version
+from services.models.pairs import Fabric
 from services.models.snapshots import WeightStore
 from services.models.weight_servicer import SERVICE_NAME
 from services.models.wire import version_of
@@ -23,8 +24,8 @@ __all__ = ["SERVICE_NAME", "WeightServicer"]
 class WeightServicer(weight_servicer.WeightServicer):
     """Answers for one run's published weights. It alone knows all readers."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, fabric: Fabric | None = None) -> None:
+        super().__init__(fabric)
         self._relay = Relay()
         self._published: PublishedWeights | None = None
         self._refuse: Callable[[TrimtabError], None] = _log_refused

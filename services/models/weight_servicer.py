@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 from prometheus_client import Counter
 
 from services.common.errors import InvalidInput, Mismatch, Unavailable
 from services.models.manifest import Version
+from services.models.pair_servicer import Pairs
+from services.models.pairs import LEAST_BYTES, PIECE_BYTES, Fabric, Pair, PairBroken
 from services.models.snapshots import Snapshot, Stream, WeightStore
 from services.models.wire import manifest_message, version_message, version_of
 from trimtab.weights.v1 import weights_pb2 as wire
@@ -33,8 +36,10 @@ class WeightServicer(wire_grpc.WeightServiceServicer):
 
     loading = "the learner is loading"
 
-    def __init__(self) -> None:
+    def __init__(self, fabric: Fabric | None = None) -> None:
+        """fabric: what readers may share with this process."""
         self._store: WeightStore | None = None
+        self._pairs = Pairs(fabric)
         self._changed = asyncio.Event()
         self._closing = False
 
@@ -50,6 +55,7 @@ class WeightServicer(wire_grpc.WeightServiceServicer):
     def close(self) -> None:
         """End every watcher's stream, so that the server need not wait for them."""
         self._closing = True
+        self._pairs.close()
         self.announce()
 
     def sources(self, reader: str, version: Version) -> list[str]:
@@ -97,16 +103,22 @@ class WeightServicer(wire_grpc.WeightServiceServicer):
                 yield wire.FetchWeightsResponse()
                 await self._a_change()
         stream = await self._stream(self._snapshot(want), request)
-        total, kind = stream.total, stream.kind
-        if request.offset > total:
-            raise InvalidInput(f"offset {request.offset} lies past the {total} bytes there are")
-        for offset in range(request.offset, total, CHUNK_BYTES):
-            # Made on the event loop: copying 1 MiB takes less time than handing it to a thread.
-            data = stream.chunk(offset, CHUNK_BYTES)
-            yield wire.FetchWeightsResponse(
-                encoding=_ENCODING[kind], total_bytes=total, offset=offset, data=data
-            )
-            SENT_BYTES.labels(kind).inc(len(data))
+        if request.offset > stream.total:
+            raise InvalidInput(f"offset {request.offset} lies past the {stream.total} bytes there are")
+        pair = await self._pairs.find(request.pair) if stream.total >= LEAST_BYTES else None
+        pieces = (
+            _messages(stream, request.offset) if pair is None else self._paired(stream, request.offset, pair)
+        )
+        async for piece in pieces:
+            yield piece
+            SENT_BYTES.labels(stream.kind).inc(len(piece.data) + piece.pair_bytes)
+
+    async def OpenPair(
+        self, request_iterator: AsyncIterator[wire.OpenPairRequest], context: Any
+    ) -> AsyncIterator[wire.OpenPairResponse]:
+        """A way past this service's messages, for one reader that shares a fabric with it."""
+        async for answer in self._pairs.open(request_iterator, context):
+            yield answer
 
     async def ReportVersion(
         self, request: wire.ReportVersionRequest, context: Any
@@ -118,6 +130,19 @@ class WeightServicer(wire_grpc.WeightServiceServicer):
         have = version_of(request.have) if request.HasField("have") else None
         # On a thread: a delta may still be in the making.
         return await asyncio.to_thread(self._attached().stream, snapshot, list(request.tensors), have)
+
+    async def _paired(
+        self, stream: Stream, begin: int, pair: Pair
+    ) -> AsyncIterator[wire.FetchWeightsResponse]:
+        """Each piece is announced, then sent: the reader waits for it."""
+        for offset in range(begin, stream.total, PIECE_BYTES):
+            size = min(PIECE_BYTES, stream.total - offset)
+            yield _message(stream, offset, pair_bytes=size)
+            try:
+                await pair.send(partial(stream.chunk, offset, size))
+            except PairBroken:
+                self._pairs.broke(pair)
+                raise
 
     async def _a_change(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -144,3 +169,14 @@ class WeightServicer(wire_grpc.WeightServiceServicer):
         if self._store is None:
             raise Unavailable(self.loading)
         return self._store
+
+
+async def _messages(stream: Stream, begin: int) -> AsyncIterator[wire.FetchWeightsResponse]:
+    for offset in range(begin, stream.total, CHUNK_BYTES):
+        # Made on the event loop: copying 1 MiB takes less time than handing it to a thread.
+        yield _message(stream, offset, data=stream.chunk(offset, CHUNK_BYTES))
+
+
+def _message(stream: Stream, offset: int, **what: Any) -> wire.FetchWeightsResponse:
+    encoding, total = _ENCODING[stream.kind], stream.total
+    return wire.FetchWeightsResponse(encoding=encoding, total_bytes=total, offset=offset, **what)

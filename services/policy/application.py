@@ -11,6 +11,8 @@ import grpc
 from services.common.drain_mark import Flag
 from services.common.queue_worker import QueueWorker
 from services.common.telemetry import replica_name
+from services.models.loading import torch_device
+from services.models.pairs import Fabric
 from services.models.snapshots import WeightStore
 from services.policy.config import PolicyConfig, WeightSourceSpec
 from services.policy.engines.choice import open_engine
@@ -37,7 +39,8 @@ class PolicyApplication:
         self._policy: Policy | None = None
         # Raised while the weights are too old.
         self.rest = Flag()
-        self._peers = PeerServicer()
+        self._fabric = _fabric_of(config)
+        self._peers = PeerServicer(self._fabric)
         self._worker: QueueWorker | None = None
         self._reading: asyncio.Task[None] | None = None
 
@@ -90,6 +93,7 @@ class PolicyApplication:
             peer_address=own_address(weights, self._config.server.port),
             held=self._peers.announce,
             rest=self.rest,
+            fabric=self._fabric,
         )
 
     def _load(self) -> Policy:
@@ -115,3 +119,8 @@ class PolicyApplication:
                 self._reading.result()
         await asyncio.Event().wait()
         return 0
+
+
+def _fabric_of(config: PolicyConfig) -> Fabric | None:
+    name = config.weights.fabric if config.weights else ""
+    return Fabric(name, torch_device(config.model.device)) if name else None

@@ -10,7 +10,7 @@ from services.common.spec import engine
 from services.common.spec.channel import ChannelSpec
 from services.common.spec.decoding import DecodingSpec
 from services.common.spec.run import SwapMode
-from services.common.spec.service import ModelSpec, ServiceSpec
+from services.common.spec.service import FABRIC_AND_TLS, ModelSpec, ServiceSpec
 from services.policy.engines.base import Capability
 
 
@@ -23,6 +23,12 @@ class WeightSourceSpec(ChannelSpec):
     deltas: bool = Field(True, description="Take what changed instead of whole tensors where that is less.")
     folder: str = Field(
         "", description="The learner's weights.folder, where both are on one machine; empty: all by gRPC."
+    )
+    fabric: str = Field(
+        "",
+        max_length=63,
+        description="Name of what this replica and the sources that say the same share: large weights go over it, by "
+        "NCCL between GPUs, by gloo between processors, in the clear; empty: all by gRPC.",
     )
     peer_address: str = Field(
         "",
@@ -73,6 +79,12 @@ class PolicyConfig(ServiceSpec):
     max_rows: int = Field(64, ge=1, description="Completions generated at once.")
     max_completions: int = Field(4096, ge=1, description="Completions in one call.")
     max_new_tokens: int = Field(4096, ge=1, description="Most tokens that a call may ask for.")
+
+    @model_validator(mode="after")
+    def _fabric(self) -> Self:
+        if self.weights is not None and self.weights.fabric and self.tls is not None:
+            raise ValueError(FABRIC_AND_TLS)
+        return self
 
     @model_validator(mode="after")
     def _engine_decodes(self) -> Self:

@@ -19,6 +19,7 @@ from services.common.errors import Corrupted, Unavailable
 from services.models.compute import apart
 from services.models.delta import Changes
 from services.models.manifest import Manifest, TensorEntry, verified_in_place
+from services.models.pairs import PIECE_BYTES, Pair
 from services.models.snapshot_delta import brought_up, decoded_delta
 from services.models.snapshots import Snapshot
 from services.models.wire import version_message
@@ -70,24 +71,27 @@ class Fetch:
         self._patience = patience
         self._body: Arriving | DeltaBody | None = None
         self._told: tuple[Any, int] | None = None
+        self.paired = 0
+        """Bytes that came through pairs."""
 
     @property
     def arrived(self) -> int:
         """Bytes that are here."""
         return self._body.arrived if self._body else 0
 
-    async def drain(self, stub: WeightServiceAsyncStub, *, peer: bool) -> Fetched:
-        """All there is, from this source on from where the last one stopped.
+    async def drain(self, stub: WeightServiceAsyncStub, *, peer: bool, pair: Pair | None = None) -> Fetched:
+        """All there is, from this source on from where the last one stopped. pair: a way past gRPC, where there is one.
 
-        Raises grpc's errors, Unavailable where it is silent, Corrupted where bytes are wrong; then nothing is kept.
+        Raises grpc's errors, PairBroken where its way broke, Unavailable where it is silent, Corrupted where bytes are
+        wrong; then nothing is kept.
         """
         try:
             try:
-                await self._read(stub, peer=peer)
+                await self._read(stub, peer=peer, pair=pair)
             except _OtherEncoding:
                 # Another source, or the same after a while, sends it otherwise: what is here is of no use.
                 self.drop()
-                await self._read(stub, peer=peer)
+                await self._read(stub, peer=peer, pair=pair)
             return await self._finished()
         except (Corrupted, _OtherEncoding):
             self.drop()
@@ -99,12 +103,18 @@ class Fetch:
             self._body.drop()
         self._body, self._told = None, None
 
-    async def _read(self, stub: WeightServiceAsyncStub, *, peer: bool) -> None:
-        async for piece in self._pieces(stub, peer=peer):
-            self._take(piece)
+    async def _read(self, stub: WeightServiceAsyncStub, *, peer: bool, pair: Pair | None) -> None:
+        async for piece in self._pieces(stub, peer=peer, pair=pair):
+            if not piece.pair_bytes:
+                self._take(piece, piece.data)
+            elif pair is None or piece.pair_bytes > PIECE_BYTES:
+                raise Corrupted(f"weights: {piece.pair_bytes} bytes through a pair were not asked for")
+            else:
+                self._take(piece, await pair.receive(piece.pair_bytes))
+                self.paired += piece.pair_bytes
 
     async def _pieces(
-        self, stub: WeightServiceAsyncStub, *, peer: bool
+        self, stub: WeightServiceAsyncStub, *, peer: bool, pair: Pair | None
     ) -> AsyncIterator[wire.FetchWeightsResponse]:
         """Messages with data; silence ends them, and so does a peer that has nothing for long."""
         request = wire.FetchWeightsRequest(
@@ -114,6 +124,7 @@ class Fetch:
             tensors=[entry.name for entry in self._lacking],
             offset=self.arrived,
             wait=peer,
+            pair=pair.name if pair else "",
         )
         call = stub.FetchWeights(request, timeout=_FETCH_SECONDS)
         patience, began = self._patience, time.monotonic()
@@ -131,7 +142,7 @@ class Fetch:
                 except TimeoutError:
                     raise Unavailable(f"nothing came for {patience.stall_seconds:g} s") from None
                 now = time.monotonic()
-                if piece.data:
+                if piece.data or piece.pair_bytes:
                     yield piece
                     if peer and now - window > patience.stall_seconds:
                         if (self.arrived - before) * _SLOWEST < piece.total_bytes:
@@ -142,7 +153,7 @@ class Fetch:
         finally:
             call.cancel()
 
-    def _take(self, piece: wire.FetchWeightsResponse) -> None:
+    def _take(self, piece: wire.FetchWeightsResponse, data: bytes | memoryview) -> None:
         told = (piece.encoding, piece.total_bytes)
         if self._body is None:
             is_delta = piece.encoding == wire.WEIGHT_ENCODING_DELTA
@@ -152,7 +163,7 @@ class Fetch:
             self._told = told
         elif told != self._told:
             raise _OtherEncoding("the source sends another encoding than the one before it began")
-        self._body.take(piece.offset, piece.data)
+        self._body.take(piece.offset, data)
 
     async def _finished(self) -> Fetched:
         body = self._body or Arriving(self._lacking)
@@ -194,7 +205,7 @@ class DeltaBody:
         """Bytes that are here."""
         return len(self._data)
 
-    def take(self, offset: int, piece: bytes) -> None:
+    def take(self, offset: int, piece: bytes | memoryview) -> None:
         """Put a piece in its place. Raises Corrupted unless it is the next one."""
         _check_next(offset, piece, self.arrived, self._total)
         self._data += piece
@@ -218,7 +229,7 @@ class Arriving:
         self._whole: list[tuple[TensorEntry, Bytes]] = []
         self._verifying: list[asyncio.Task[dict[str, torch.Tensor]]] = []
 
-    def take(self, offset: int, piece: bytes) -> None:
+    def take(self, offset: int, piece: bytes | memoryview) -> None:
         """Put a piece in its place. Raises Corrupted unless it is the next one."""
         _check_next(offset, piece, self.arrived, self._total)
         self.arrived += len(piece)
@@ -258,7 +269,7 @@ class Arriving:
         self._verifying.append(asyncio.create_task(apart(_verified, whole)))
 
 
-def _check_next(offset: int, piece: bytes, arrived: int, total: int) -> None:
+def _check_next(offset: int, piece: bytes | memoryview, arrived: int, total: int) -> None:
     if offset != arrived or arrived + len(piece) > total:
         raise Corrupted(f"weights: bytes {offset} to {offset + len(piece)} came, {arrived} were expected")
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import socket
-
 from services.common.errors import ConfigError
+from services.common.routes import address_towards, host_and_port
 from services.models import weight_servicer
 from services.models.weight_servicer import SERVICE_NAME as WEIGHT_SERVICE_NAME
 from services.policy.config import WeightSourceSpec
@@ -25,14 +24,8 @@ def own_address(source: WeightSourceSpec, port: int) -> str:
         return source.peer_address
     if not port:
         raise ConfigError("weights.peer_address = auto needs server.port: peers must know where to ask")
-    host, _, learner_port = source.address.removeprefix("dns:///").rpartition(":")
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host.strip("[]"), int(learner_port), type=socket.SOCK_DGRAM
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.connect(address)  # of datagrams: nothing is sent, but the route is chosen
-            own = probe.getsockname()[0]
+        own = address_towards(*host_and_port(source.address))
     except (OSError, ValueError) as error:
         raise ConfigError(f"weights.peer_address = auto: no way to {source.address}: {error}") from None
     return f"[{own}]:{port}" if ":" in own else f"{own}:{port}"

@@ -7,6 +7,8 @@ from prometheus_client import Counter, Gauge
 FETCHED_BYTES = Counter(
     "trimtab_weights_fetched_bytes", "Bytes of weights that arrived.", ["encoding", "source"]
 )
+PAIRED_BYTES = Counter("trimtab_weights_paired_bytes", "Bytes of them that came over a shared fabric.")
+PAIR_FAILURES = Counter("trimtab_weights_pair_failures", "Pairs that broke, after which gRPC went on.")
 FALLBACKS = Counter(
     "trimtab_weights_fallbacks", "Deltas that were wrong, after which whole tensors were fetched."
 )

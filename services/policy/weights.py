@@ -28,13 +28,22 @@ from services.common.drain_mark import Flag
 from services.common.errors import Corrupted, Mismatch, TrimtabError, Unavailable
 from services.models.compute import apart
 from services.models.manifest import Manifest, TensorEntry, Version, whole_digest
+from services.models.pairs import Fabric, PairBroken
 from services.models.snapshots import Snapshot, WeightStore
 from services.models.wire import manifest_of, version_message, version_of
 from services.policy.config import WeightSourceSpec
 from services.policy.fetching import Fetch, Fetched, Patience
 from services.policy.generation import Policy, Update
+from services.policy.pairing import Pairing
 from services.policy.shared_tensors import shared_tensors
-from services.policy.weight_metrics import BEHIND_STEPS, FALLBACKS, FETCHED_BYTES, SOURCE_FAILURES
+from services.policy.weight_metrics import (
+    BEHIND_STEPS,
+    FALLBACKS,
+    FETCHED_BYTES,
+    PAIR_FAILURES,
+    PAIRED_BYTES,
+    SOURCE_FAILURES,
+)
 from trimtab.weights.v1 import weights_pb2 as wire
 from trimtab.weights.v1 import weights_pb2_grpc as wire_grpc
 
@@ -62,11 +71,13 @@ class WeightReader:
         peer_address: str = "",
         held: Callable[[], None] = lambda: None,
         rest: Flag | None = None,
+        fabric: Fabric | None = None,
     ) -> None:
         self._policy, self._source, self._run_uid = policy, source, run_uid
         self._store = store or WeightStore(keep=1)
         self._peer_address, self._held, self.rest = peer_address, held, rest or Flag()
         self._patience = Patience(source.stall_seconds, source.peer_wait_seconds)
+        self._pairing = Pairing(fabric, run_uid, stall_seconds=source.stall_seconds)
         self._newest: tuple[Version, list[str]] | None = None
         self._told = False
 
@@ -76,11 +87,14 @@ class WeightReader:
         Raises Mismatch for weights of another model or tokenizer: they will never fit.
         """
         self._store.add(await apart(self._policy.snapshot))
-        while True:
-            async with make_channel(self._source.address, self._source) as channel:
-                stub = cast("WeightServiceAsyncStub", wire_grpc.WeightServiceStub(channel))
-                self._confess_to(stub)
-                await self._follow_while_sound(stub)
+        try:
+            while True:
+                async with make_channel(self._source.address, self._source) as channel:
+                    stub = cast("WeightServiceAsyncStub", wire_grpc.WeightServiceStub(channel))
+                    self._confess_to(stub)
+                    await self._follow_while_sound(stub)
+        finally:
+            await self._pairing.close()
 
     async def _follow_while_sound(self, stub: WeightServiceAsyncStub) -> None:
         """Return at an answer that no service of ours gives: then a new connection is needed.
@@ -259,7 +273,7 @@ class WeightReader:
         try:
             async with make_channel(address, self._source.to_peers()) as channel:
                 stub = cast("WeightServiceAsyncStub", wire_grpc.WeightServiceStub(channel))
-                return await fetch.drain(stub, peer=True)
+                return await self._drained(fetch, stub, address)
         except grpc.aio.AioRpcError as error:
             why = f"{error.code().name}: {error.details()}"
         except Unavailable as error:
@@ -273,7 +287,7 @@ class WeightReader:
         for _ in range(_RESUMES):
             before = fetch.arrived
             try:
-                return await fetch.drain(learner, peer=False)
+                return await self._drained(fetch, learner, self._source.address)
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.UNAVAILABLE or fetch.arrived <= before:
                     raise
@@ -282,6 +296,21 @@ class WeightReader:
                     raise
             await asyncio.sleep(self._source.retry_seconds)
         raise Unavailable("the learner's stream of weights broke off again and again")
+
+    async def _drained(self, fetch: Fetch, stub: WeightServiceAsyncStub, address: str) -> Fetched:
+        """Over the fabric that this replica and the source share, where they do; what is left over gRPC."""
+        peer = address != self._source.address
+        spec = self._source.to_peers() if peer else self._source
+        pair, before = await self._pairing.pair(address, spec), fetch.paired
+        try:
+            return await fetch.drain(stub, peer=peer, pair=pair)
+        except PairBroken as error:
+            PAIR_FAILURES.inc()
+            _log.warning("gRPC goes on with the weights", address=address, why=str(error))
+            self._pairing.broke(address)
+            return await fetch.drain(stub, peer=peer)
+        finally:
+            PAIRED_BYTES.inc(fetch.paired - before)
 
     def _count(self, fetched: Fetched, source: str) -> Fetched:
         FETCHED_BYTES.labels(fetched.encoding, source).inc(fetched.size)

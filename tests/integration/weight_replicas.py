@@ -19,6 +19,7 @@ from services.learner.weights import PublishedWeights
 from services.models import weight_servicer
 from services.models.loading import LoadedModel
 from services.models.manifest import Version
+from services.models.pairs import Fabric
 from services.models.snapshots import WeightStore
 from services.policy.config import WeightSourceSpec
 from services.policy.engines.transformers_engine import TransformersEngine
@@ -50,8 +51,8 @@ class Peers:
 
     name = "policy"
 
-    def __init__(self, store: WeightStore, fetched: list[str]) -> None:
-        self.servicer = PeerServicer()
+    def __init__(self, store: WeightStore, fetched: list[str], fabric: Fabric | None) -> None:
+        self.servicer = PeerServicer(fabric)
         self.servicer.attach(store)
         fetch = self.servicer.FetchWeights
 
@@ -85,7 +86,8 @@ async def replica(
     )
     made = Policy(TransformersEngine(own), loaded.tokenizer)
     store, rest, fetched = WeightStore(keep=1), Flag(poll_seconds=0.02), list[str]()
-    peers = Peers(store, fetched)
+    fabric = Fabric(settings["fabric"], torch.device("cpu")) if "fabric" in settings else None
+    peers = Peers(store, fetched, fabric)
     async with serving(served, peers) as where:
         spec = WeightSourceSpec(**{"address": learner, "retry_seconds": 0.05, **settings})
         reader = WeightReader(
@@ -96,6 +98,7 @@ async def replica(
             peer_address=where.grpc,
             held=peers.servicer.announce,
             rest=rest,
+            fabric=fabric,
         )
         task = asyncio.create_task(reader.run())
         try:

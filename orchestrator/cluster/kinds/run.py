@@ -217,6 +217,11 @@ class NetworkSpec(Spec):
     """What the NetworkPolicies let out beside the picture."""
 
     policies: bool = Field(True, description="False: none are made.")
+    fabric: bool = Field(
+        False,
+        description="Learner and policy pods share a fabric (NVLink, InfiniBand): weights go over it, by NCCL between "
+        "GPUs, by gloo between processors. In the clear, between any of their ports.",
+    )
     internet: bool | None = Field(
         None,
         description="Port 443 of public addresses; left out: where a model comes from a hub or a store is used.",
@@ -245,7 +250,9 @@ _SAME = {
         "tls cannot be turned on or off once the run exists: services of both kinds would not reach each other"
     ),
 }
+_FABRIC_AND_TLS = "network.fabric sends weights in the clear: expected none in a run with tls"
 _TOGETHER = (
+    ("!has(self.tls) || !has(self.network.fabric) || !self.network.fabric", _FABRIC_AND_TLS),
     (
         "self.rollout.slip.exists(stage, stage == 'reward' || stage.startsWith('reward/'))",
         "rollout.slip needs at least one stage named reward or reward/<name>",
@@ -419,6 +426,8 @@ class TrainingRunSpec(Spec):
                 "engine.url is one server, which takes weights from one replica: roles.policy.replicas is 1 and its "
                 "scaling Static, or give command"
             )
+        if self.network.fabric and self.tls is not None:
+            raise ValueError(_FABRIC_AND_TLS)
         if self.queueing is not None and len(self.reward_stages()) > KUEUE_REWARDS:
             raise ValueError(f"queueing: at most {KUEUE_REWARDS} reward stages")
         return self

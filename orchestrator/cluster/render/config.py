@@ -64,6 +64,8 @@ def learner_toml(run: TrainingRun, names: RunNames) -> str:
     spec = run.spec.run_spec(names.run).model_dump(mode="json", exclude_none=True)
     spec["model"]["path"] = starting_model(run, names)
     tables = _common(run, names, "learner", run.spec.roles.learner.drain_seconds)
+    if fabric := _fabric(run, names):
+        tables["weights"] = fabric
     return to_toml({**tables, "out": names.folder, "linger_seconds": LINGER_SECONDS, "run": spec})
 
 
@@ -111,12 +113,18 @@ def _policy(run: TrainingRun, names: RunNames) -> dict[str, Any]:
         # One more than may be trained on: until a new version is there, everyone is behind.
         "max_behind_steps": spec.rollout.max_staleness + 1,
         "swap": spec.rollout.swap,
+        **_fabric(run, names),
         **weights_fields(run, names),
     }
     tables = spec.generating()
     if run.spec.engine_key_secret is not None:
         tables["engine"] = {**tables.get("engine", {}), "key_file": ENGINE_KEY_FILE}
     return {"model": _model(run, names), "weights": weights, **tables}
+
+
+def _fabric(run: TrainingRun, names: RunNames) -> dict[str, str]:
+    """Of [weights]: all that say the same may be connected past gRPC."""
+    return {"fabric": names.run_uid} if run.spec.network.fabric else {}
 
 
 def _reference(run: TrainingRun, names: RunNames) -> dict[str, Any]:

@@ -10,6 +10,7 @@ where a model comes from a hub, or files from an object store: port 443 of publi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 from orchestrator.cluster.kinds import TrainingRun
@@ -133,9 +134,11 @@ def _stage(run: TrainingRun, names: RunNames, stage: str, options: RenderOptions
     if role == "policy":
         weights = {"podSelector": {"matchLabels": names.selector("learner")}}
         peers = {"podSelector": {"matchLabels": names.selector(service)}}
-        egress.append({"to": [weights], "ports": open_ports(PORTS["learner"].grpc)})
-        egress.append({"to": [peers], "ports": open_ports(PORTS["policy"].grpc)})
-        ingress.append({"from": [peers], "ports": open_ports(PORTS["policy"].grpc)})
+        egress.append({"to": [weights], **_weight_ports(run, "learner")})
+        egress.append({"to": [peers], **_weight_ports(run, "policy")})
+        ingress.append({"from": [peers], **_weight_ports(run, "policy")})
+        if run.spec.network.fabric:
+            ingress.append({"from": [weights]})
         if run.spec.engine.url:
             egress.append({"ports": open_ports(_port_of(run.spec.engine.url))})
     ref = run.spec.reward_of(stage).reward_model_ref if role == "reward" else None
@@ -152,6 +155,11 @@ def _stage(run: TrainingRun, names: RunNames, stage: str, options: RenderOptions
     )
 
 
+def _weight_ports(run: TrainingRun, role: str) -> dict[str, Any]:
+    """Where weights are asked for; what goes past gRPC chooses its ports itself, on both sides."""
+    return {} if run.spec.network.fabric else {"ports": open_ports(PORTS[role].grpc)}
+
+
 def _learner(run: TrainingRun, names: RunNames, options: RenderOptions, owner: Owner) -> Manifest:
     ports = PORTS["learner"]
     peers = {"podSelector": {"matchLabels": names.selector("learner")}}
@@ -159,17 +167,23 @@ def _learner(run: TrainingRun, names: RunNames, options: RenderOptions, owner: O
     # Collectives choose their ports themselves, so learner pods may reach each other on all of them.
     together = [{"from": [peers]}] if run.spec.roles.learner.replicas > 1 else []
     to_each_other = [{"to": [peers]}] if together else []
+    over_fabric = [{"to": [policies]}] if run.spec.network.fabric else []
     return policy(
         names.learner,
         names.selector("learner"),
         owner=owner,
         labels=names.labels("learner"),
         ingress=[
-            {"from": [policies], "ports": open_ports(ports.grpc)},
+            {"from": [policies], **_weight_ports(run, "learner")},
             *together,
             *scraped(options, ports.metrics),
         ],
-        egress=[_to_queue(run, names), *to_each_other, *_outside(run, starting_model(run, names))],
+        egress=[
+            _to_queue(run, names),
+            *to_each_other,
+            *over_fabric,
+            *_outside(run, starting_model(run, names)),
+        ],
     )
 
 

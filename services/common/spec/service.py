@@ -39,6 +39,9 @@ class ServerSpec(Spec):
     allow_unauthenticated: bool = Field(False, description="Listen beyond loopback without access control.")
 
 
+FABRIC_AND_TLS = "weights.fabric sends weights in the clear: expected none beside [tls]"
+
+
 class TlsSpec(Spec):
     """[tls]: certificates of the main port and of HTTP, in PEM; read anew when the files change."""
 

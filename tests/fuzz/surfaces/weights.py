@@ -13,6 +13,7 @@ import torch
 from services.common.spec.service import ServiceSpec
 from services.learner.weight_servicer import SERVICE_NAME, WeightServicer
 from services.learner.weights import PublishedWeights
+from services.models.pairs import Fabric
 from services.models.wire import version_message
 from tests.fuzz import rpc
 from tests.fuzz.surface import Surface
@@ -32,7 +33,7 @@ class _Publisher:
         self._published = published
 
     def register(self, server: grpc.aio.Server) -> Sequence[str]:
-        servicer = WeightServicer()
+        servicer = WeightServicer(Fabric("rack", torch.device("cpu")))
         servicer.attach(self._published, lambda _error: None)
         weights_pb2_grpc.add_WeightServiceServicer_to_server(servicer, server)
         return [SERVICE_NAME]
@@ -85,12 +86,20 @@ def _methods(versions: list[common.WeightsVersion]) -> list[rpc.Method]:
                 wire.FetchWeightsRequest(run_uid="run", want=new),
                 wire.FetchWeightsRequest(want=new, have=old, offset=3),
                 wire.FetchWeightsRequest(want=new, tensors=["b"], components=["policy"], wait=True),
+                wire.FetchWeightsRequest(want=new, pair="one"),
             ],
             wire.FetchWeightsResponse,
             streaming=True,
             # A reader may wait for a version that is to come: it hears that all is well until it goes.
             endless=True,
             check=_check,
+        ),
+        rpc.Method(
+            f"{service}/OpenPair",
+            [wire.OpenPairRequest(run_uid="run", pair="one", fabric="rack", backend="gloo")],
+            wire.OpenPairResponse,
+            streaming=True,
+            endless=True,
         ),
         rpc.Method(
             f"{service}/ReportVersion",

@@ -216,6 +216,7 @@ class FetchWeightsRequest(google.protobuf.message.Message):
     COMPONENTS_FIELD_NUMBER: builtins.int
     TENSORS_FIELD_NUMBER: builtins.int
     WAIT_FIELD_NUMBER: builtins.int
+    PAIR_FIELD_NUMBER: builtins.int
     run_uid: builtins.str
     offset: builtins.int
     """Bytes of the encoded stream that the reader already holds."""
@@ -223,6 +224,8 @@ class FetchWeightsRequest(google.protobuf.message.Message):
     """Where `want` is not there yet: wait for it, as long as the deadline allows. Messages without data say meanwhile
     that it is on its way.
     """
+    pair: builtins.str
+    """A pair that OpenPair made: large streams go through it. Empty or unknown to the server: none."""
     @property
     def want(self) -> trimtab.common.v1.common_pb2.WeightsVersion: ...
     @property
@@ -247,9 +250,10 @@ class FetchWeightsRequest(google.protobuf.message.Message):
         components: collections.abc.Iterable[builtins.str] | None = ...,
         tensors: collections.abc.Iterable[builtins.str] | None = ...,
         wait: builtins.bool = ...,
+        pair: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["have", b"have", "want", b"want"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["components", b"components", "have", b"have", "offset", b"offset", "run_uid", b"run_uid", "tensors", b"tensors", "wait", b"wait", "want", b"want"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["components", b"components", "have", b"have", "offset", b"offset", "pair", b"pair", "run_uid", b"run_uid", "tensors", b"tensors", "wait", b"wait", "want", b"want"]) -> None: ...
 
 global___FetchWeightsRequest = FetchWeightsRequest
 
@@ -261,12 +265,15 @@ class FetchWeightsResponse(google.protobuf.message.Message):
     TOTAL_BYTES_FIELD_NUMBER: builtins.int
     OFFSET_FIELD_NUMBER: builtins.int
     DATA_FIELD_NUMBER: builtins.int
+    PAIR_BYTES_FIELD_NUMBER: builtins.int
     encoding: global___WeightEncoding.ValueType
     total_bytes: builtins.int
     """Length of the whole encoded stream."""
     offset: builtins.int
     """Position of `data` in it."""
     data: builtins.bytes
+    pair_bytes: builtins.int
+    """Instead of `data`: so many bytes come next through the pair."""
     def __init__(
         self,
         *,
@@ -274,8 +281,9 @@ class FetchWeightsResponse(google.protobuf.message.Message):
         total_bytes: builtins.int = ...,
         offset: builtins.int = ...,
         data: builtins.bytes = ...,
+        pair_bytes: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["data", b"data", "encoding", b"encoding", "offset", b"offset", "total_bytes", b"total_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["data", b"data", "encoding", b"encoding", "offset", b"offset", "pair_bytes", b"pair_bytes", "total_bytes", b"total_bytes"]) -> None: ...
 
 global___FetchWeightsResponse = FetchWeightsResponse
 
@@ -320,3 +328,56 @@ class ReportVersionResponse(google.protobuf.message.Message):
     ) -> None: ...
 
 global___ReportVersionResponse = ReportVersionResponse
+
+@typing.final
+class OpenPairRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RUN_UID_FIELD_NUMBER: builtins.int
+    PAIR_FIELD_NUMBER: builtins.int
+    FABRIC_FIELD_NUMBER: builtins.int
+    BACKEND_FIELD_NUMBER: builtins.int
+    KEY_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    run_uid: builtins.str
+    """The first message says whom to connect, later ones have a key and its value."""
+    pair: builtins.str
+    """Unlike every other pair's."""
+    fabric: builtins.str
+    """Name of what reader and source share."""
+    backend: builtins.str
+    """"nccl" or "gloo"."""
+    key: builtins.str
+    value: builtins.bytes
+    def __init__(
+        self,
+        *,
+        run_uid: builtins.str = ...,
+        pair: builtins.str = ...,
+        fabric: builtins.str = ...,
+        backend: builtins.str = ...,
+        key: builtins.str = ...,
+        value: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["backend", b"backend", "fabric", b"fabric", "key", b"key", "pair", b"pair", "run_uid", b"run_uid", "value", b"value"]) -> None: ...
+
+global___OpenPairRequest = OpenPairRequest
+
+@typing.final
+class OpenPairResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    key: builtins.str
+    """Empty in the first message: the server takes part."""
+    value: builtins.bytes
+    def __init__(
+        self,
+        *,
+        key: builtins.str = ...,
+        value: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+global___OpenPairResponse = OpenPairResponse

@@ -34,6 +34,11 @@ class WeightServiceStub(object):
                 request_serializer=trimtab_dot_weights_dot_v1_dot_weights__pb2.ReportVersionRequest.SerializeToString,
                 response_deserializer=trimtab_dot_weights_dot_v1_dot_weights__pb2.ReportVersionResponse.FromString,
                 )
+        self.OpenPair = channel.stream_stream(
+                '/trimtab.weights.v1.WeightService/OpenPair',
+                request_serializer=trimtab_dot_weights_dot_v1_dot_weights__pb2.OpenPairRequest.SerializeToString,
+                response_deserializer=trimtab_dot_weights_dot_v1_dot_weights__pb2.OpenPairResponse.FromString,
+                )
 
 
 class WeightServiceServicer(object):
@@ -69,6 +74,15 @@ class WeightServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def OpenPair(self, request_iterator, context):
+        """Connects reader and source past gRPC, where both share a fabric; FetchWeights may then name the pair. The messages
+        are what each side must know of the other to find it. A pair lasts as long as its call.
+        FAILED_PRECONDITION: the server has no fabric of this name, or another backend.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WeightServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -91,6 +105,11 @@ def add_WeightServiceServicer_to_server(servicer, server):
                     servicer.ReportVersion,
                     request_deserializer=trimtab_dot_weights_dot_v1_dot_weights__pb2.ReportVersionRequest.FromString,
                     response_serializer=trimtab_dot_weights_dot_v1_dot_weights__pb2.ReportVersionResponse.SerializeToString,
+            ),
+            'OpenPair': grpc.stream_stream_rpc_method_handler(
+                    servicer.OpenPair,
+                    request_deserializer=trimtab_dot_weights_dot_v1_dot_weights__pb2.OpenPairRequest.FromString,
+                    response_serializer=trimtab_dot_weights_dot_v1_dot_weights__pb2.OpenPairResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -167,5 +186,22 @@ class WeightService(object):
         return grpc.experimental.unary_unary(request, target, '/trimtab.weights.v1.WeightService/ReportVersion',
             trimtab_dot_weights_dot_v1_dot_weights__pb2.ReportVersionRequest.SerializeToString,
             trimtab_dot_weights_dot_v1_dot_weights__pb2.ReportVersionResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def OpenPair(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(request_iterator, target, '/trimtab.weights.v1.WeightService/OpenPair',
+            trimtab_dot_weights_dot_v1_dot_weights__pb2.OpenPairRequest.SerializeToString,
+            trimtab_dot_weights_dot_v1_dot_weights__pb2.OpenPairResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -47,6 +47,15 @@ class WeightServiceStub:
     never had this digest.
     """
 
+    OpenPair: grpc.StreamStreamMultiCallable[
+        trimtab.weights.v1.weights_pb2.OpenPairRequest,
+        trimtab.weights.v1.weights_pb2.OpenPairResponse,
+    ]
+    """Connects reader and source past gRPC, where both share a fabric; FetchWeights may then name the pair. The messages
+    are what each side must know of the other to find it. A pair lasts as long as its call.
+    FAILED_PRECONDITION: the server has no fabric of this name, or another backend.
+    """
+
 class WeightServiceAsyncStub:
     GetManifest: grpc.aio.UnaryUnaryMultiCallable[
         trimtab.weights.v1.weights_pb2.GetManifestRequest,
@@ -74,6 +83,15 @@ class WeightServiceAsyncStub:
     ]
     """A reader says which version it holds, verified, and which sources failed it. FAILED_PRECONDITION: that version
     never had this digest.
+    """
+
+    OpenPair: grpc.aio.StreamStreamMultiCallable[
+        trimtab.weights.v1.weights_pb2.OpenPairRequest,
+        trimtab.weights.v1.weights_pb2.OpenPairResponse,
+    ]
+    """Connects reader and source past gRPC, where both share a fabric; FetchWeights may then name the pair. The messages
+    are what each side must know of the other to find it. A pair lasts as long as its call.
+    FAILED_PRECONDITION: the server has no fabric of this name, or another backend.
     """
 
 class WeightServiceServicer(metaclass=abc.ABCMeta):
@@ -111,6 +129,17 @@ class WeightServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[trimtab.weights.v1.weights_pb2.ReportVersionResponse, collections.abc.Awaitable[trimtab.weights.v1.weights_pb2.ReportVersionResponse]]:
         """A reader says which version it holds, verified, and which sources failed it. FAILED_PRECONDITION: that version
         never had this digest.
+        """
+
+    @abc.abstractmethod
+    def OpenPair(
+        self,
+        request_iterator: _MaybeAsyncIterator[trimtab.weights.v1.weights_pb2.OpenPairRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[trimtab.weights.v1.weights_pb2.OpenPairResponse], collections.abc.AsyncIterator[trimtab.weights.v1.weights_pb2.OpenPairResponse]]:
+        """Connects reader and source past gRPC, where both share a fabric; FetchWeights may then name the pair. The messages
+        are what each side must know of the other to find it. A pair lasts as long as its call.
+        FAILED_PRECONDITION: the server has no fabric of this name, or another backend.
         """
 
 def add_WeightServiceServicer_to_server(servicer: WeightServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

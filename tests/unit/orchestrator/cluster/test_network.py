@@ -73,6 +73,22 @@ def test_exactly_the_picture() -> None:
     assert found == picture()
 
 
+def test_a_fabric_opens_all_ports_between_learner_and_policies_and_no_others() -> None:
+    """What goes past gRPC chooses its ports itself."""
+    storage = {"pvc": {"claimName": "runs"}}
+    spec = read_object(TrainingRun, changed(FULL_RUN, storage=storage, network={"fabric": True}))
+    rules = policies(spec)
+    found = {
+        (source, target, port)
+        for source, target in itertools.product(OURS, OURS)
+        for port in PORTS
+        if may_reach(rules, PODS[source], PODS[target], port)
+    }
+    pairs = {("policy", "policy"), ("policy", "learner"), ("learner", "policy")}
+    over_fabric = {(*pair, port) for pair in pairs for port in PORTS}
+    assert found == {one for one in picture() if one[0] in OURS and one[1] in OURS} | over_fabric
+
+
 @pytest.mark.parametrize(
     ("fields", "pod", "ip", "port", "open_"),
     [

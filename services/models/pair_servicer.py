@@ -1,0 +1,125 @@
+"""A source's pairs: made by OpenPair, looked up by FetchWeights, gone with the call that made them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import structlog
+
+from services.common.errors import AlreadyExists, InvalidInput, Mismatch, Overloaded, TrimtabError
+from services.common.routes import address_towards, host_of_peer
+from services.models.pairs import OPEN_SECONDS, Fabric, Pair, PairBroken
+from services.models.rendezvous import Rendezvous
+from trimtab.weights.v1 import weights_pb2 as wire
+
+_MOST_PAIRS = 256
+_NAME_LENGTH = 64
+_SEND_SECONDS = 30.0
+_log = structlog.get_logger(__name__)
+
+
+class Pairs:
+    """By name, of one server. Lives on its event loop."""
+
+    def __init__(self, fabric: Fabric | None = None) -> None:
+        self._fabric = fabric
+        self._pairs: dict[str, tuple[Pair, asyncio.Task[None]]] = {}
+        # Attempts to connect may outlast the calls that began them, each with a thread.
+        self._connecting: set[asyncio.Task[None]] = set()
+
+    async def find(self, name: str) -> Pair | None:
+        """The pair, connected; None where there is none of this name, or none any more."""
+        if name not in self._pairs:
+            return None
+        pair, connecting = self._pairs[name]
+        try:
+            await asyncio.shield(connecting)
+        except PairBroken:
+            return None
+        return pair
+
+    def broke(self, pair: Pair) -> None:
+        """It is of no use any more; the reader's call ends, too."""
+        self._pairs.pop(pair.name, None)
+        pair.close()
+
+    async def open(
+        self, requests: AsyncIterator[wire.OpenPairRequest], context: Any
+    ) -> AsyncIterator[wire.OpenPairResponse]:
+        """See WeightService.OpenPair."""
+        first = await _next(requests)
+        if first is None:
+            raise InvalidInput("expected a message that says whom to connect", {"pair": "a name"})
+        fabric = self._admitted(first)
+        outbox: asyncio.Queue[wire.OpenPairResponse | None] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def tell(key: str, value: bytes) -> None:
+            answer = wire.OpenPairResponse(key=key, value=value)
+            loop.call_soon_threadsafe(outbox.put_nowait, answer)
+
+        store = Rendezvous(tell, OPEN_SECONDS)
+        pair = Pair(fabric, first.pair, is_source=True, seconds=_SEND_SECONDS)
+        connecting = asyncio.create_task(pair.connect(store, address_towards(host_of_peer(context.peer()))))
+        self._connecting.add(connecting)
+        connecting.add_done_callback(self._connecting.discard)
+        connecting.add_done_callback(lambda task: _told(task, outbox))
+        hearing = asyncio.create_task(_hear(requests, store, outbox))
+        self._pairs[first.pair] = (pair, connecting)
+        try:
+            yield wire.OpenPairResponse()
+            while (answer := await outbox.get()) is not None:
+                yield answer
+            if hearing.done():
+                hearing.result()
+        finally:
+            hearing.cancel()
+            store.close()
+            self.broke(pair)
+
+    def close(self) -> None:
+        """Break all."""
+        for pair, _ in list(self._pairs.values()):
+            self.broke(pair)
+
+    def _admitted(self, first: wire.OpenPairRequest) -> Fabric:
+        if not 0 < len(first.pair) <= _NAME_LENGTH:
+            raise InvalidInput("a pair needs a name", {"pair": f"1 to {_NAME_LENGTH} characters"})
+        if self._fabric is None or self._fabric.name != first.fabric:
+            raise Mismatch("the fabric named is not this server's")
+        if self._fabric.backend != first.backend:
+            raise Mismatch(f"{first.backend} was asked for, this server's side is of {self._fabric.backend}")
+        if first.pair in self._pairs:
+            raise AlreadyExists("there is a pair of this name")
+        if max(len(self._pairs), len(self._connecting)) >= _MOST_PAIRS:
+            raise Overloaded(f"there are {_MOST_PAIRS} pairs, which is the limit")
+        return self._fabric
+
+
+async def _next(requests: AsyncIterator[wire.OpenPairRequest]) -> wire.OpenPairRequest | None:
+    return await anext(aiter(requests), None)
+
+
+async def _hear(
+    requests: AsyncIterator[wire.OpenPairRequest],
+    store: Rendezvous,
+    outbox: asyncio.Queue[wire.OpenPairResponse | None],
+) -> None:
+    """Until the reader has no more to say, which ends the pair."""
+    try:
+        async for request in requests:
+            store.told(request.key, request.value)
+    finally:
+        outbox.put_nowait(None)
+
+
+def _told(task: asyncio.Task[None], outbox: asyncio.Queue[wire.OpenPairResponse | None]) -> None:
+    if task.cancelled():
+        return
+    if (error := task.exception()) is not None:
+        _log.warning(
+            "a pair could not be made", why=str(error) if isinstance(error, TrimtabError) else repr(error)
+        )
+        outbox.put_nowait(None)

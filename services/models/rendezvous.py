@@ -1,0 +1,90 @@
+"""What two processes tell each other to connect: torch.distributed's store, held on both sides of a call. No wire here.
+
+    group ──set──▶ here ──tell──▶ the call ──told──▶ the other side's here ◀──wait, get── group
+
+torch's own TCPStore listens for whoever comes; this one knows only what came through a call that was let in.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from services.common.errors import InvalidInput
+
+_MOST_KEYS, _MOST_BYTES = 64, 2**16
+
+
+class Rendezvous(dist.Store):  # type: ignore[name-defined, misc]
+    """Keys and values of both sides. `tell` passes one on, from any thread; a wait ends after `seconds`."""
+
+    def __init__(self, tell: Callable[[str, bytes], None], seconds: float) -> None:
+        super().__init__()
+        self._tell, self._seconds = tell, seconds
+        self._values: dict[str, bytes] = {}
+        self._heard = 0
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def told(self, key: str, value: bytes) -> None:
+        """The other side has set this. Raises InvalidInput for more than any group needs."""
+        self._heard += 1
+        if self._heard > _MOST_KEYS or len(key) + len(value) > _MOST_BYTES:
+            raise InvalidInput("more came than two processes need to find each other")
+        self._put(key, value)
+
+    def close(self) -> None:
+        """Nobody is to be found any more: whoever waits hears of it."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def set(self, key: str, value: bytes) -> None:
+        """See torch.distributed.Store, here and below."""
+        self._put(key, bytes(value))
+        self._tell(key, bytes(value))
+
+    def get(self, key: str) -> bytes:
+        """Waits until one of both has set it. Raises RuntimeError where none does in time."""
+        self.wait([key])
+        return self._values[key]
+
+    def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:
+        """Until all are set. Raises RuntimeError where they are not in time."""
+        seconds = self._seconds if timeout is None else timeout.total_seconds()
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self.check(keys), seconds)
+            if self._closed or not self.check(keys):
+                raise RuntimeError("the other side did not say where it is")
+
+    def check(self, keys: list[str]) -> bool:
+        """Whether all are set by now."""
+        return all(key in self._values for key in keys)
+
+    def add(self, key: str, amount: int) -> int:
+        """A count of this side's own: no group of two counts together."""
+        with self._changed:
+            count = int(self._values.get(key, b"0")) + amount
+            self._values[key] = str(count).encode()
+            return count
+
+    def delete_key(self, key: str) -> bool:
+        """On this side alone."""
+        with self._changed:
+            return self._values.pop(key, None) is not None
+
+    def set_timeout(self, timeout: timedelta) -> None:
+        """How long a wait may take from now on."""
+        self._seconds = timeout.total_seconds()
+
+    def has_extended_api(self) -> bool:
+        """Nothing but the above."""
+        return False
+
+    def _put(self, key: str, value: bytes) -> None:
+        with self._changed:
+            self._values[key] = value
+            self._changed.notify_all()
