@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -68,17 +69,19 @@ class CallGuard(grpc.aio.ServerInterceptor):
             handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
         )
         admission = self._streams if handler.response_streaming else self._calls
-        # A single request is decoded behind the gate: strangers cost no parsing.
-        late = None if handler.request_streaming else handler.request_deserializer
+        # Decoded behind the gate: strangers cost no parsing.
+        decoded = partial(
+            _each_decoded if handler.request_streaming else _decoded, handler.request_deserializer
+        )
 
         async def unary(request: Any, context: Context[Any, Any]) -> Any:
             return await self._around(
-                method, admission, context, lambda: behaviour(_decoded(request, late), context)
+                method, admission, context, lambda: behaviour(decoded(request), context)
             )
 
         async def stream(request: Any, context: Context[Any, Any]) -> None:
             await self._around(
-                method, admission, context, lambda: _write_all(behaviour, _decoded(request, late), context)
+                method, admission, context, lambda: _write_all(behaviour, decoded(request), context)
             )
 
         make = {
@@ -89,7 +92,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         }[handler.request_streaming, handler.response_streaming]
         return make(
             stream if handler.response_streaming else unary,
-            request_deserializer=handler.request_deserializer if handler.request_streaming else None,
+            request_deserializer=None,
             response_serializer=handler.response_serializer,
         )
 
@@ -192,7 +195,12 @@ async def _write_all(behaviour: Any, request: Any, context: Context[Any, Any]) -
         await produced
 
 
-def _decoded(request: Any, deserialise: Callable[[bytes], Any] | None) -> Any:
+async def _each_decoded(deserialise: Callable[[bytes], Any] | None, requests: Any) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _decoded(deserialise, request)
+
+
+def _decoded(deserialise: Callable[[bytes], Any] | None, request: Any) -> Any:
     """gRPC itself would answer bytes that cannot be decoded with UNKNOWN; they are the caller's mistake."""
     if deserialise is None:
         return request
