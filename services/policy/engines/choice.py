@@ -70,16 +70,32 @@ def _open(config: PolicyConfig) -> tuple[Engine, Any]:
 
 
 def _vllm(config: PolicyConfig, model: Any) -> Engine:
+    from services.models.loading import load_causal
     from services.policy.engines.vllm_engine import VllmEngine
-    from services.policy.engines.vllm_server import VllmServer
+    from services.policy.engines.weight_folders import WeightFolders
 
     spec = config.engine
-    process = None
-    if spec.command:
-        process = VllmServer(spec.command, model.folder, dtype=model.dtype, flags=spec.flags)
+    folders = WeightFolders(Path(spec.weights_folder), Path(model.folder)) if spec.weights_folder else None
+    loaded = load_causal(config.model) if folders else None
+    process = _started(spec, model, folders, loaded) if spec.command else None
     server = _server(spec, process.url if process else spec.url)
-    rows, folder = config.max_rows, Path(spec.weights_folder) if spec.weights_folder else None
-    return VllmEngine(model, server, max_rows=rows, folder=folder, process=process)
+    return VllmEngine(
+        model, server, max_rows=config.max_rows, folders=folders, loaded=loaded, process=process
+    )
+
+
+def _started(spec: EngineSpec, model: Any, folders: Any, loaded: Any) -> Any:
+    """The server, on the weights as a reload will bring them."""
+    from services.policy.engines.vllm_engine import weights_of
+    from services.policy.engines.vllm_server import VllmServer
+
+    if folders is None:
+        return VllmServer(spec.command, model.folder, dtype=model.dtype, flags=spec.flags)
+    first = folders.write(weights_of(loaded))
+    try:
+        return VllmServer(spec.command, str(first), dtype=model.dtype, flags=spec.flags)
+    finally:
+        folders.drop(first)
 
 
 def _server(spec: EngineSpec, url: str) -> Any:

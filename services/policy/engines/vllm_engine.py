@@ -3,12 +3,12 @@
     load_weights ──▶ folder/<n>/ ──▶ /pause?mode=wait ──▶ reload_weights from it ──▶ /update_weight_version ──▶ /resume
 
 Its own way of taking weights (/start_weight_update, /update_weights, /finish_weight_update) moves them over NCCL or
-CUDA IPC, which a processor has not; the folder works everywhere. The server needs VLLM_SERVER_DEV_MODE=1 for both.
+CUDA IPC, which a processor has not; the folder works everywhere, and under tensor parallelism each process of the
+server reads its own part of every tensor. The server needs VLLM_SERVER_DEV_MODE=1 for both.
 """
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,20 +31,20 @@ from services.policy.engines.remote import (
 if TYPE_CHECKING:
     import torch
 
-    from services.common.spec.service import ModelSpec
     from services.models.loading import LoadedModel
     from services.policy.engines.vllm_server import VllmServer
+    from services.policy.engines.weight_folders import WeightFolders
 
 _PROBE_TOKENS = 8
 # Of the mean over the probe's tokens, in nats: what another order of sums in bfloat16 stays below.
 _PROBE_BOUND = 0.1
-_WEIGHTS_FILE = "model.safetensors"
 
 
 class VllmEngine:
     """Completions of one vLLM server.
 
-    folder: where it can read weights; without one it keeps those it has. process: the server, if it is ours to end.
+    folders: where it can read weights, and loaded: those that it serves now; without them it keeps what it has.
+    process: the server, if it is ours to end.
     """
 
     name = "vllm"
@@ -55,20 +55,20 @@ class VllmEngine:
         server: JsonServer,
         *,
         max_rows: int,
-        folder: Path | None = None,
+        folders: WeightFolders | None = None,
+        loaded: LoadedModel | None = None,
         process: VllmServer | None = None,
     ) -> None:
         self.facts = model.facts
         self._model = model
         self._server = server
         self._max_rows = max_rows
-        self._folder = folder
+        self._folders = folders
         self._process = process
         self._served = self._served_name()
-        self._loaded = _load(model.spec) if folder else None
-        self._weights = _weights_of(self._loaded)
+        self._loaded = loaded
+        self._weights = weights_of(loaded)
         self._in_doubt = False
-        self._number = 0
         able: set[Capability] = {
             "token_ids",
             "raw_logprobs",
@@ -77,7 +77,9 @@ class VllmEngine:
             "resume",
             "seeds",
         }
-        self.capabilities: frozenset[Capability] = frozenset(able | ({"weight_updates"} if folder else set()))
+        self.capabilities: frozenset[Capability] = frozenset(
+            able | ({"weight_updates"} if folders else set())
+        )
 
     def generate(
         self, requests: Sequence[Request], stopping: threading.Event, emit: Emit | None = None
@@ -101,14 +103,14 @@ class VllmEngine:
     def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Have the server load these and what it had of the rest. Raises Mismatch before anything is written."""
         check_fits(self._weights, tensors)
-        if self._folder is None:
+        if self._folders is None:
             raise Mismatch("this vllm engine has no weights_folder to hand weights over in")
         new = {**self._weights, **{name: tensor.cpu() for name, tensor in tensors.items()}}
-        target = self._write(self._folder, new)
+        target = self._folders.write(new)
         try:
             self._reload(target)
         finally:
-            shutil.rmtree(target, ignore_errors=True)
+            self._folders.drop(target)
         with _no_grad():
             for name, tensor in tensors.items():
                 self._weights[name].copy_(tensor)
@@ -188,43 +190,21 @@ class VllmEngine:
                 f"vLLM did not take over the weights: its log-probs are off by {difference:.3f} nats in the mean"
             )
 
-    def _write(self, folder: Path, tensors: Mapping[str, torch.Tensor]) -> Path:
-        from safetensors.torch import save_file
-
-        self._number += 1
-        target = folder / f"weights-{self._number}"
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
-        for file in Path(self._model.folder).glob("*.json"):
-            if not file.name.endswith(".index.json"):
-                shutil.copy(file, target)
-        save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()},
-            target / _WEIGHTS_FILE,
-            metadata={"format": "pt"},
-        )
-        return target
-
     def _reload(self, target: Path) -> None:
         self._server.post("/pause", mode="wait")
         try:
             call: dict[str, Any] = {"method": "reload_weights", "kwargs": {"weights_path": str(target)}}
             self._server.post("/collective_rpc", call)
-            self._server.post("/update_weight_version", {"new_version": str(self._number)})
+            self._server.post("/update_weight_version", {"new_version": target.name})
         finally:
             self._server.post("/resume")
         found = str(self._server.get("/weight_info")["weight_version"])
-        if found != str(self._number):
-            raise Corrupted(f"vLLM says it serves weights {found}, it was given {self._number}")
+        if found != target.name:
+            raise Corrupted(f"vLLM says it serves weights {found}, it was given {target.name}")
 
 
-def _load(spec: ModelSpec) -> LoadedModel:
-    from services.models.loading import load_causal
-
-    return load_causal(spec)
-
-
-def _weights_of(loaded: LoadedModel | None) -> dict[str, torch.Tensor]:
+def weights_of(loaded: LoadedModel | None) -> dict[str, torch.Tensor]:
+    """What a reload hands over: by name, a tied tensor once."""
     from services.models.loading import serving_state
 
     return {} if loaded is None else dict(serving_state(loaded.model))

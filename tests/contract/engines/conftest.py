@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,15 @@ import pytest
 
 from services.common.spec.service import ModelSpec
 from services.models.loading import LoadedModel, load_causal
+from services.policy.config import PolicyConfig
 from services.policy.engines.base import Engine
+from services.policy.engines.choice import open_engine
 from services.policy.engines.openai_engine import OpenaiEngine
 from services.policy.engines.remote import JsonServer, RemoteModel
 from services.policy.engines.tgi_engine import TgiEngine
 from services.policy.engines.transformers_engine import TransformersEngine
 from services.policy.engines.vllm_engine import VllmEngine
-from services.policy.engines.vllm_server import VllmServer
+from services.policy.engines.weight_folders import WeightFolders
 from tests.fakes.engine_servers import CompletionServer, TgiServer
 from tests.fakes.http_server import HttpServer
 from tests.fakes.tiny_models import make_tiny_causal, make_tiny_gpt2
@@ -42,7 +45,6 @@ class Subject:
     direct: LoadedModel
     ends: frozenset[int]
     bound: float
-    takes_no_weights: bool = False
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +71,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "tgi",
         "openai",
         pytest.param("real-vllm", marks=[pytest.mark.vllm, pytest.mark.timeout(600)]),
+        pytest.param("real-vllm-in-two", marks=[pytest.mark.vllm, pytest.mark.timeout(600)]),
         "real-tgi",
     ],
 )
@@ -112,24 +115,36 @@ def _vllm(stack: ExitStack, folder: Path, shared: Path) -> Subject:
     model = _remote(folder)
     server = stack.enter_context(HttpServer(CompletionServer(_direct(folder), model.ends)))
     calls = JsonServer("vllm", server.url)
-    engine = VllmEngine(model, calls, max_rows=4, folder=shared)
+    engine = VllmEngine(
+        model, calls, max_rows=4, folders=WeightFolders(shared, folder), loaded=_direct(folder)
+    )
     return Subject(engine, _direct(folder), frozenset(model.ends), BOUND)
 
 
-def _real_vllm(stack: ExitStack, folder: Path, shared: Path) -> Subject:
+def _real_vllm(stack: ExitStack, folder: Path, shared: Path, *, parts: int = 1) -> Subject:
     if not VLLM.is_file():
         pytest.skip("vLLM is not installed: make peer-vllm")
-    model = _remote(folder)
     # Its compiled mode takes a minute to start, for a model of a few thousand weights.
     flags = ["--enforce-eager", "--max-model-len", str(CONTEXT), "--max-num-seqs", "8"]
-    # One thread: its threads wait for each other by spinning, which a busy machine does not forgive.
-    os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "0"}
-    server = VllmServer(
-        [str(VLLM), "-m", "vllm.entrypoints.openai.api_server"], str(folder), dtype="float32", flags=flags
+    flags += ["--tensor-parallel-size", str(parts)]
+    # One thread each: its threads wait for each other by spinning, which a busy machine does not forgive.
+    bound = "|".join(map(str, range(parts)))
+    os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": bound}
+    config = PolicyConfig.model_validate(
+        {
+            "model": {"path": str(folder), "dtype": "float32", "threads": 1},
+            "engine": {
+                "kind": "vllm",
+                "command": [str(VLLM), "-m", "vllm.entrypoints.openai.api_server"],
+                "flags": flags,
+                "weights_folder": str(shared),
+            },
+            "max_rows": 8,
+        }
     )
-    calls = JsonServer("vllm", server.url)
-    engine = VllmEngine(model, calls, max_rows=8, folder=shared, process=server)
-    return Subject(engine, _direct(folder), frozenset(model.ends), SERVER_BOUND, takes_no_weights=True)
+    engine, _ = open_engine(config)
+    stack.callback(engine.close)
+    return Subject(engine, _direct(folder), frozenset(_remote(folder).ends), SERVER_BOUND)
 
 
 def _tgi(stack: ExitStack, folder: Path, _shared: Path) -> Subject:
@@ -158,6 +173,7 @@ OPEN: dict[str, Callable[[ExitStack, Path, Path], Subject]] = {
     "plain": _in_process,
     "vllm": _vllm,
     "real-vllm": _real_vllm,
+    "real-vllm-in-two": partial(_real_vllm, parts=2),
     "tgi": _tgi,
     "real-tgi": _real_tgi,
     "openai": _openai,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from services.common.errors import ConfigError, Corrupted, InvalidInput, Mismatch
+from services.common.errors import ConfigError, InvalidInput, Mismatch
 from services.models.logprobs import completion_logprobs
 from services.policy.engines.base import Draft, Request, Sampling
 from services.policy.engines.choice import check_capabilities
@@ -191,13 +191,6 @@ def test_new_weights_answer_from_then_on(subject: Subject) -> None:
     for request, draft in zip(requests, run(subject, requests), strict=True):
         assert_naive(subject, request, draft)
     direct = dict(subject.direct.model.named_parameters())
-    if subject.takes_no_weights:
-        # vLLM 0.32 on a processor answers that it has reloaded, and goes on with something else.
-        with pytest.raises(Corrupted, match="did not take over the weights"):
-            subject.engine.load_weights(new)
-        with pytest.raises(Corrupted, match="nothing is generated"):
-            run(subject, requests)
-        return
     try:
         subject.engine.load_weights(new)
         with torch.no_grad():

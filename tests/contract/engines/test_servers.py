@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 
-from services.common.errors import ConfigError, InvalidInput, Overloaded, TrimtabError, Unavailable
+from services.common.errors import ConfigError, Corrupted, InvalidInput, Overloaded, TrimtabError, Unavailable
 from services.common.spec.service import ModelSpec
 from services.models.logprobs import completion_logprobs
 from services.policy.config import EngineSpec, PolicyConfig
@@ -162,6 +163,27 @@ def test_vllm_refuses_what_it_has_no_logprobs_for(
         engine, _ = open_engine(config(folders["llama"], kind="vllm", url=server.url))
         with pytest.raises(InvalidInput, match="temperature 0 or 1"):
             engine.generate(ask(model, sampling=sampling), threading.Event())
+        engine.close()
+
+
+def test_a_server_that_only_says_it_reloaded_serves_nobody(
+    folders: dict[str, Path], model: RemoteModel, tmp_path: Path
+) -> None:
+    """The worst that can happen to a run, so a few tokens are held against a direct pass after every reload."""
+    served = CompletionServer(loaded_from(folders["llama"]), model.ends, deaf=True)
+    with HttpServer(served) as server:
+        asked = config(folders["llama"], kind="vllm", url=server.url, weights_folder=str(tmp_path))
+        engine, _ = open_engine(asked)
+        old = {name: tensor.clone() for name, tensor in engine.weights().items()}
+        new = {name: tensor + 0.5 * torch.randn(tensor.shape) for name, tensor in old.items()}
+        with pytest.raises(Corrupted, match="did not take over the weights"):
+            engine.load_weights(new)
+        with pytest.raises(Corrupted, match="nothing is generated"):
+            engine.generate(ask(model), threading.Event())
+        served.deaf = False
+        engine.load_weights(old)
+        assert engine.generate(ask(model), threading.Event())
+        assert not list(tmp_path.iterdir())
         engine.close()
 
 
