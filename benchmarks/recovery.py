@@ -1,7 +1,8 @@
 """Measures how long a run of SmolLM2-135M stands still where a part of it is killed: two replicas a role, under load.
 
-    policy_seconds, reference_seconds,    from kill -9 of one replica until all that it held has left the stage, done
-    reward_seconds                        by the other (`…_taken_seconds`: until the other had taken it over)
+    policy_seconds, reference_seconds,    from kill -9 of one replica until all that it held goes on elsewhere: the
+    reward_seconds                        other has taken over the last of it (`…_done_seconds`: until it has left the
+                                          stage, while the killed one loads its model again on the same two cores)
     learner_seconds                       from kill -9 until the next step is trained, less learner_load_seconds, in
                                           which it loads its model
     queue_seconds                         from kill -9 of the queue server until the next entry advances; the longer of

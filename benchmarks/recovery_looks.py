@@ -21,21 +21,20 @@ class QueueLooks:
     """The streams of one run. RedisError while the server is away."""
 
     def __init__(self, url: str, run_uid: str) -> None:
-        self._client = redis.asyncio.Redis.from_url(
-            url, decode_responses=True, protocol=2, retry=Retry(NoBackoff(), 0)
-        )
+        # Fields of entries are no text.
+        self._client = redis.asyncio.Redis.from_url(url, protocol=2, retry=Retry(NoBackoff(), 0))
         self._client.response_callbacks.clear()  # answers are wanted as they come
         self._keys = RunKeys(run_uid)
 
     async def held(self, stage: str, consumer: str) -> list[str]:
         """Ids of the entries that a consumer holds."""
         found = await self._ask("XPENDING", self._keys.stage(stage), GROUP, "-", "+", _MOST, consumer)
-        return [entry_id for entry_id, *_ in found]
+        return [entry_id.decode() for entry_id, *_ in found]
 
     async def owners(self, stage: str, ids: Sequence[str]) -> dict[str, str]:
         """Of those that still stand on the stage: who holds them."""
         found = await self._ask("XPENDING", self._keys.stage(stage), GROUP, "-", "+", _MOST)
-        owners = {entry_id: consumer for entry_id, consumer, *_ in found}
+        owners = {entry_id.decode(): consumer.decode() for entry_id, consumer, *_ in found}
         return {one: owners[one] for one in ids if one in owners}
 
     async def first_since(self, stages: Sequence[str], moment: float) -> float | None:
@@ -46,7 +45,7 @@ class QueueLooks:
         begin = f"{int(moment * 1000) + 1}-0"
         try:
             found = [
-                milliseconds(entry[0])
+                milliseconds(entry[0].decode())
                 for stage in stages
                 for entry in await self._ask("XRANGE", self._keys.stage(stage), begin, "+", "COUNT", 1)
             ]

@@ -146,22 +146,22 @@ async def _kill_replica(stack: Stack, looks: QueueLooks, role: str) -> Killed:
 
 
 async def _wait_for(looks: QueueLooks, role: str, held: list[str], began: float) -> Killed:
-    taken: float | None = None
+    taken = 0.0
     while owners := await looks.owners(role, held):
-        if taken is None and role not in owners.values():
+        if role in owners.values():
             taken = time.monotonic() - began
         if time.monotonic() - began > _PATIENCE_SECONDS:
             raise RuntimeError(f"what {role} held is not done after {_PATIENCE_SECONDS:.0f} s")
         await asyncio.sleep(_LOOK_SECONDS)
     done = time.monotonic() - began
-    return Killed(len(held), done if taken is None else taken, done)
+    return Killed(len(held), taken, done)
 
 
 def _told(role: str, killed: Killed, say: Say) -> dict[str, float]:
     say(f"{role}: {killed.held} groups taken over after {killed.taken:.1f} s, done after {killed.done:.1f} s")
     return {
-        f"{role}_seconds": killed.done,
-        f"{role}_taken_seconds": killed.taken,
+        f"{role}_seconds": killed.taken,
+        f"{role}_done_seconds": killed.done,
         f"{role}_held": float(killed.held),
     }
 

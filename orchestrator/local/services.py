@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -146,11 +146,10 @@ _ENVIRONMENT: dict[str, dict[str, str]] = (
 )
 
 
-def queue_users(names: Sequence[str], spec: RunSpec, run_uid: str) -> QueueUsers:
-    """A user for the stage of each of these services, and for whoever looks on."""
+def queue_users(stages: Iterable[str], spec: RunSpec, run_uid: str) -> QueueUsers:
+    """A user for each of these stages, and for whoever looks on."""
     slip = spec.rollout.slip
-    stages = [stage_of(name, spec) for name in names if role_of(name).reads_queue]
-    return QueueUsers.draw(run_uid, slip, [stage for stage in stages if stage not in slip])
+    return QueueUsers.draw(run_uid, slip, [stage for stage in dict.fromkeys(stages) if stage not in slip])
 
 
 def service_process(
@@ -168,9 +167,10 @@ def service_process(
     )
 
 
-def stage_of(name: str, spec: RunSpec) -> str:
-    """The stage that a service works on."""
-    return next((stage for stage in spec.rollout.slip if service_name(stage) == name), name)
+def stage_of(name: str, spec: RunSpec, settings: Mapping[str, Any] | None = None) -> str:
+    """The stage that a service works on; `settings` may name another's, whose replica it then is."""
+    told = (settings or {}).get("queue", {}).get("stage")
+    return told or next((stage for stage in spec.rollout.slip if service_name(stage) == name), name)
 
 
 def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,17 +89,18 @@ class Stack:
         self._env = dict(env or {})
         self._leaving = contextlib.AsyncExitStack()
         names = tuple(dict.fromkeys((*ROLES, *services_of(spec), *self._first)))
-        users = queue_users(names, spec, layout.run_uid())
+        stages = {
+            name: stage_of(name, spec, self._settings.get(name))
+            for name in names
+            if role_of(name).reads_queue
+        }
+        users = queue_users(stages.values(), spec, layout.run_uid())
         self._queue = QueueChild(QUEUE, layout.queue, port=free_ports(1)[0], users=users.lines())
         self._operator_url = users.url(OPERATOR, self._queue.address)
         self._around = Surroundings(
             layout=layout,
             queue_url=self._queue.url,
-            queue_urls={
-                name: users.url(stage_of(name, spec), self._queue.address)
-                for name in names
-                if role_of(name).reads_queue
-            },
+            queue_urls={name: users.url(stage, self._queue.address) for name, stage in stages.items()},
             run_uid=layout.run_uid(),
             ports=choose_ports(names),
             weights_folder=weights_folder(layout.run_uid()),

@@ -22,6 +22,7 @@ from services.learner.offline.batches import NoQueue
 from services.learner.offline.loading import offline_learner
 from services.learner.pretraining import load_texts
 from services.learner.prompts import Prompt, load_prompts
+from services.learner.publishing import Alone, Together
 from services.learner.run import Learner, Run, RunQueue, Source
 from services.learner.servicer import SERVICE_NAME, LearnerServicer
 from services.learner.training import Trainer
@@ -55,6 +56,7 @@ class LearnerApplication:
             raise ConfigError("learner: [queue] is missing: a learner lives on the rollouts that it admits")
         self._config, self._place = config, place
         self._leader: Leader | None = None
+        self._together: Together = Alone()
         self._run_uid = config.queue.run_uid if config.queue else config.run.name
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="learner-model")
         self._servicer = LearnerServicer(self._run_uid, config.run.steps)
@@ -108,12 +110,13 @@ class LearnerApplication:
         return self._run(loaded, trainer, batches, NoQueue())
 
     def _run(self, loaded: LoadedModel, trainer: Learner, intake: Source, queue: RunQueue) -> Run:
-        # Several processes gather the weights one by one: their size is not known before they are gone through.
+        # Several processes keep a part each.
         shared = self._config.weights.folder if self._leader is None else ""
         weights = PublishedWeights(
             tokenizer_fingerprint=loaded.facts.tokenizer_fingerprint,
             deltas=self._config.deltas,
             folder=TensorFolder(Path(shared)) if shared else None,
+            together=self._together,
         )
         self._weights = weights
         run = Run(
@@ -148,11 +151,13 @@ class LearnerApplication:
             return loaded, Trainer(loaded, spec, load_texts(spec.data, loaded.tokenizer))
         from services.learner.distributed.commands import Leader  # torch.distributed: 1 s
         from services.learner.distributed.joining import join, load_part
+        from services.learner.distributed.publishing import InParts
 
         group = join(self._config, self._place)
         with group.unbroken():
             part = load_part(spec, group)
         self._leader = Leader(part.trainer, group, part.serving)
+        self._together = InParts(group, self._leader.gathered().sizes(), address="")
         return part.loaded, self._leader
 
     async def drain(self) -> None:

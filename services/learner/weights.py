@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import torch
 
 from services.common.errors import Corrupted
+from services.learner.publishing import Alone, At, Together
 from services.models.delta import Changes
 from services.models.manifest import Manifest, TensorEntry, Version, entry_of, whole_digest
 from services.models.snapshot_delta import encoded_delta, tensor_changes
@@ -24,7 +26,8 @@ __all__ = ["Layout", "PublishedWeights", "Snapshot", "selected"]
 class PublishedWeights(WeightStore):
     """The newest snapshots. Written by the training thread, read by any.
 
-    `deltas`: whether readers are over a wire. `folder`: where those on this machine map what others fetch.
+    `deltas`: whether readers are over a wire. `folder`: where those on this machine map what others fetch. `together`:
+    the other processes that publish the same version; each keeps its own tensors, and knows of all.
     """
 
     def __init__(
@@ -34,8 +37,10 @@ class PublishedWeights(WeightStore):
         keep: int = 2,
         deltas: bool = True,
         folder: TensorFolder | None = None,
+        together: Together | None = None,
     ) -> None:
         super().__init__(keep=keep)
+        self._together = together or Alone()
         self._folder = folder
         self._fingerprint = tokenizer_fingerprint
         self._encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="delta") if deltas else None
@@ -60,7 +65,7 @@ class PublishedWeights(WeightStore):
         if self._folder is not None:
             self._folder.begin(sum(tensor.numel() * tensor.element_size() for tensor in state.values()))
         before = self._last
-        known = before.manifest.by_name() if before else {}
+        known = before.held.by_name() if before else {}
         entries: list[TensorEntry] = []
         tensors: dict[str, torch.Tensor] = {}
         changes: dict[str, Future[Changes]] = {}
@@ -73,14 +78,13 @@ class PublishedWeights(WeightStore):
             tensors[name] = self._copied(entry, tensor)
             if self._encoder is not None and before is not None and _alike(known.get(name), entry):
                 changes[name] = self._encoder.submit(tensor_changes, before.tensors[name], tensors[name])
-        digest = whole_digest(tuple(entries))
+        snapshot = self._snapshot(tuple(entries), (epoch, step), tensors)
+        version = snapshot.manifest.version
         if before is not None:
             old = before.manifest.version
-            if old.digest == digest and old.epoch == epoch:
+            if (old.digest, old.epoch) == (version.digest, version.epoch):
                 return old, False
-        version = Version(epoch, step, digest)
-        snapshot = Snapshot(Manifest(version, tuple(entries), self._fingerprint), tensors)
-        self._digests[epoch, step] = digest
+        self._digests[version.epoch, version.step] = version.digest
         while len(self._digests) > 4 * KEPT_DELTAS:
             self._digests.pop(next(iter(self._digests)))
         self.add(snapshot, self._delta_from(before, snapshot, changes))
@@ -89,6 +93,14 @@ class PublishedWeights(WeightStore):
             needed = {entry.digest for kept in self.kept() for entry in kept.manifest.tensors}
             self._aside.submit(self._folder.keep, needed)
         return version, True
+
+    def _snapshot(
+        self, own: tuple[TensorEntry, ...], at: At, tensors: Mapping[str, torch.Tensor]
+    ) -> Snapshot:
+        whole = self._together.assembled(own, at)
+        version = Version(*whole.at, whole_digest(whole.entries))
+        manifest = Manifest(version, whole.entries, self._fingerprint, whole.parts)
+        return Snapshot(manifest, tensors, replace(manifest, tensors=own, parts=()) if whole.parts else None)
 
     def settled(self) -> None:
         """Wait until files that nobody needs are gone."""
@@ -104,13 +116,15 @@ class PublishedWeights(WeightStore):
     def _entries(
         self, state: Mapping[str, torch.Tensor], unchanged: Mapping[str, TensorEntry]
     ) -> Iterator[tuple[str, torch.Tensor, TensorEntry]]:
-        """Every tensor with its entry, hashed some ahead where there is a thread for it."""
+        """Every tensor that is kept here with its entry, hashed some ahead where there is a thread for it."""
 
         def entry(item: tuple[str, torch.Tensor]) -> TensorEntry:
             return unchanged.get(item[0]) or entry_of(*item)
 
         if self._aside is None:
-            yield from ((name, tensor, entry((name, tensor))) for name, tensor in state.items())
+            # All are gone through, also those of others: several processes bring them together one by one.
+            mine = (item for item in state.items() if self._together.keeps(item[0]))
+            yield from ((name, tensor, entry((name, tensor))) for name, tensor in mine)
             return
         items = list(state.items())
         for (name, tensor), hashed in zip(items, self._aside.map(entry, items), strict=True):
@@ -136,13 +150,13 @@ class PublishedWeights(WeightStore):
         """What leads here from the version before: None where that is another model, or has the same bytes."""
         if before is None or self._encoder is None or not changes:
             return None
-        known = before.manifest.by_name()
-        if len(known) != len(snapshot.manifest.tensors) or not all(
-            _alike(known.get(entry.name), entry) for entry in snapshot.manifest.tensors
+        known, held = before.held.by_name(), snapshot.held
+        if len(known) != len(held.tensors) or not all(
+            _alike(known.get(entry.name), entry) for entry in held.tensors
         ):
             return None
         # The one thread has done with the tensors when it comes to this.
-        future = self._encoder.submit(_encoded, changes, snapshot.manifest)
+        future = self._encoder.submit(_encoded, changes, held)
         return before.manifest.version.digest, future
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -49,12 +49,30 @@ class TensorEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Neighbouring tensors that one process of a learner has. `address`: empty where it is the one that is asked."""
+
+    address: str
+    tensors: int
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
-    """Every tensor of a version, in order."""
+    """Every tensor of a version, in order. `parts`: who has which, where no process has all."""
 
     version: Version
     tensors: tuple[TensorEntry, ...]
     tokenizer_fingerprint: str = ""
+    parts: tuple[Part, ...] = ()
+
+    def of_parts(self) -> list[tuple[str, Manifest]]:
+        """Each part's address, and what it has: the same version, fewer tensors."""
+        found, begin = list[tuple[str, Manifest]](), 0
+        for part in self.parts or (Part("", len(self.tensors)),):
+            tensors = self.tensors[begin : begin + part.tensors]
+            found.append((part.address, replace(self, tensors=tensors, parts=())))
+            begin += part.tensors
+        return found
 
     def by_name(self) -> dict[str, TensorEntry]:
         """Entries by tensor name."""
@@ -118,6 +136,7 @@ __all__ = [
     "DTYPES",
     "POLICY_COMPONENT",
     "Manifest",
+    "Part",
     "TensorEntry",
     "Version",
     "component_of",

@@ -30,10 +30,16 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A version's manifest and its tensors, which never change."""
+    """A version's manifest and its tensors, which never change. `own`: those that are here, where they are not all."""
 
     manifest: Manifest
     tensors: Mapping[str, torch.Tensor]
+    own: Manifest | None = None
+
+    @property
+    def held(self) -> Manifest:
+        """The manifest of what is here."""
+        return self.own or self.manifest
 
 
 class Stream(Protocol):
@@ -166,7 +172,7 @@ class WeightStore:
                 return None
             # Steps overlap little: where their sum is no gain, neither is what they come to.
             if len(steps) > 1 and sum(map(len, steps)) < 2 * most:
-                made = composed_delta(steps, snapshot.manifest)
+                made = composed_delta(steps, snapshot.held)
                 with self._lock:
                     self._composed[have, want] = made
                     _shorten(self._composed, KEPT_COMPOSED)
@@ -187,14 +193,14 @@ class WeightStore:
 
 
 def selected(snapshot: Snapshot, names: Sequence[str]) -> list[TensorEntry]:
-    """The named entries in manifest order; all for an empty list. Raises NotFound for an unknown name."""
+    """The named entries in manifest order; all that are here for an empty list. NotFound for an unknown name."""
     if not names:
-        return list(snapshot.manifest.tensors)
+        return list(snapshot.held.tensors)
     unknown = set(names) - set(snapshot.tensors)
     if unknown:
-        raise NotFound(f"the manifest has no tensor {min(unknown)}")
+        raise NotFound(f"there is no tensor {min(unknown)} here")
     wanted = set(names)
-    return [entry for entry in snapshot.manifest.tensors if entry.name in wanted]
+    return [entry for entry in snapshot.held.tensors if entry.name in wanted]
 
 
 def _shorten(kept: dict[object, object] | dict, most: int) -> None:  # type: ignore[type-arg]

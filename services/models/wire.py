@@ -6,7 +6,7 @@ from itertools import groupby
 
 from services.common.errors import InvalidInput
 from services.models.facts import ModelFacts
-from services.models.manifest import Manifest, TensorEntry, Version, component_of
+from services.models.manifest import Manifest, Part, TensorEntry, Version, component_of
 from trimtab.common.v1 import common_pb2 as common
 from trimtab.weights.v1 import weights_pb2 as weights
 
@@ -61,6 +61,7 @@ def manifest_message(manifest: Manifest) -> weights.WeightManifest:
         components=components,
         total_bytes=sum(entry.size_bytes for entry in manifest.tensors),
         tokenizer_fingerprint=manifest.tokenizer_fingerprint,
+        parts=[weights.WeightPart(address=part.address, tensors=part.tensors) for part in manifest.parts],
     )
 
 
@@ -75,7 +76,10 @@ def manifest_of(message: weights.WeightManifest) -> Manifest:
     entries = [_entry_of(entry) for component in message.components for entry in component.tensors]
     if len({entry.name for entry in entries}) != len(entries):
         raise InvalidInput("the manifest names a tensor twice")
-    return Manifest(version_of(message.version), tuple(entries), message.tokenizer_fingerprint)
+    parts = tuple(Part(part.address, part.tensors) for part in message.parts)
+    if parts and sum(part.tensors for part in parts) != len(entries):
+        raise InvalidInput("the manifest's parts are not its tensors")
+    return Manifest(version_of(message.version), tuple(entries), message.tokenizer_fingerprint, parts)
 
 
 def _entry_of(message: weights.TensorEntry) -> TensorEntry:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -45,12 +45,13 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What came: the tensors that differed, by name, and the delta that made them, where it was one."""
+    """What came: the tensors that differed, by name; where it was a delta, its bytes and what they say."""
 
     tensors: dict[str, torch.Tensor]
     delta: bytes | None
     size: int
     encoding: Literal["full", "delta", "shared"] = "full"
+    changes: Mapping[str, Changes] = field(default_factory=dict)
 
 
 class Fetch:
@@ -65,10 +66,12 @@ class Fetch:
         *,
         deltas: bool,
         patience: Patience,
+        wait: bool = False,
     ) -> None:
+        """wait: for a source that hears of the version a moment later than this replica."""
         self._run_uid, self._manifest, self._lacking, self._base = run_uid, manifest, list(lacking), base
         self._have = base.manifest.version if deltas else None
-        self._patience = patience
+        self._patience, self._wait = patience, wait
         self._body: Arriving | DeltaBody | None = None
         self._told: tuple[Any, int] | None = None
         self.paired = 0
@@ -123,7 +126,7 @@ class Fetch:
             have=version_message(self._have) if self._have else None,
             tensors=[entry.name for entry in self._lacking],
             offset=self.arrived,
-            wait=peer,
+            wait=peer or self._wait,
             pair=pair.name if pair else "",
         )
         call = stub.FetchWeights(request, timeout=_FETCH_SECONDS)
@@ -170,9 +173,10 @@ class Fetch:
         if isinstance(body, Arriving):
             return Fetched(await body.whole(), None, body.arrived)
         data = body.whole()
-        return Fetched(await self._brought_up(data), data, len(data), "delta")
+        tensors, changes = await self._brought_up(data)
+        return Fetched(tensors, data, len(data), "delta", changes)
 
-    async def _brought_up(self, data: bytes) -> dict[str, torch.Tensor]:
+    async def _brought_up(self, data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, Changes]]:
         changed = await asyncio.to_thread(decoded_delta, data, self._manifest)
         by_name = {entry.name: part for entry, part in changed}
         lacking = {entry.name: entry for entry in self._lacking}
@@ -180,7 +184,8 @@ class Fetch:
             odd = min(by_name.keys() ^ lacking.keys())
             raise Corrupted(f"{odd}: a delta and the manifest do not agree on whether it changed")
         work = [apart(self._bring, part, by_name) for part in shares(self._lacking)]
-        return {name: tensor for part in await asyncio.gather(*work) for name, tensor in part.items()}
+        tensors = {name: tensor for part in await asyncio.gather(*work) for name, tensor in part.items()}
+        return tensors, by_name
 
     def _bring(self, entries: list[TensorEntry], changes: dict[str, Changes]) -> dict[str, torch.Tensor]:
         old = self._base.tensors

@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import grpc
@@ -25,25 +23,17 @@ import structlog
 
 from services.common.channels import make_channel
 from services.common.drain_mark import Flag
-from services.common.errors import Corrupted, Mismatch, TrimtabError, Unavailable
+from services.common.errors import Corrupted, Mismatch, TrimtabError
 from services.models.compute import apart
-from services.models.manifest import Manifest, TensorEntry, Version, whole_digest
-from services.models.pairs import Fabric, PairBroken
+from services.models.manifest import Manifest, Version, whole_digest
+from services.models.pairs import Fabric
 from services.models.snapshots import Snapshot, WeightStore
 from services.models.wire import manifest_of, version_message, version_of
 from services.policy.config import WeightSourceSpec
-from services.policy.fetching import Fetch, Fetched, Patience
+from services.policy.fetching import Fetched
 from services.policy.generation import Policy, Update
-from services.policy.pairing import Pairing
-from services.policy.shared_tensors import shared_tensors
-from services.policy.weight_metrics import (
-    BEHIND_STEPS,
-    FALLBACKS,
-    FETCHED_BYTES,
-    PAIR_FAILURES,
-    PAIRED_BYTES,
-    SOURCE_FAILURES,
-)
+from services.policy.sources import Sources
+from services.policy.weight_metrics import BEHIND_STEPS
 from trimtab.weights.v1 import weights_pb2 as wire
 from trimtab.weights.v1 import weights_pb2_grpc as wire_grpc
 
@@ -52,8 +42,6 @@ if TYPE_CHECKING:
 
 _MANIFEST_SECONDS = 30.0
 _REPORT_SECONDS = 10.0
-_RESUMES = 8
-"""Times that the learner's stream may break off before the reader begins anew."""
 _UNSOUND = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL)
 _log = structlog.get_logger(__name__)
 
@@ -76,8 +64,7 @@ class WeightReader:
         self._policy, self._source, self._run_uid = policy, source, run_uid
         self._store = store or WeightStore(keep=1)
         self._peer_address, self._held, self.rest = peer_address, held, rest or Flag()
-        self._patience = Patience(source.stall_seconds, source.peer_wait_seconds)
-        self._pairing = Pairing(fabric, run_uid, stall_seconds=source.stall_seconds)
+        self._sources = Sources(source, run_uid, fabric=fabric, passes_on=bool(peer_address))
         self._newest: tuple[Version, list[str]] | None = None
         self._told = False
 
@@ -94,7 +81,7 @@ class WeightReader:
                     self._confess_to(stub)
                     await self._follow_while_sound(stub)
         finally:
-            await self._pairing.close()
+            await self._sources.close()
 
     async def _follow_while_sound(self, stub: WeightServiceAsyncStub) -> None:
         """Return at an answer that no service of ours gives: then a new connection is needed.
@@ -172,7 +159,7 @@ class WeightReader:
         lacking = [entry for entry in manifest.tensors if own.get(entry.name) != entry]
         fetched, failed = Fetched({}, None, 0), list[str]()
         if lacking:
-            fetched, failed = await self._take(stub, manifest, lacking, base, sources)
+            fetched, failed = await self._sources.take(stub, manifest, lacking, base, sources)
         snapshot = Snapshot(manifest, {**base.tensors, **fetched.tensors})
         self._hold(snapshot, base.manifest.version, fetched.delta)
         _log.info(
@@ -208,113 +195,6 @@ class WeightReader:
             )
         # After the tokenizer: where that is another, so are the shapes, and it is what a person can mend.
         self._policy.check_manifest(manifest)
-
-    # ------------------------------------------------------------ bytes
-
-    async def _take(
-        self,
-        learner: WeightServiceAsyncStub,
-        manifest: Manifest,
-        lacking: Sequence[TensorEntry],
-        base: Snapshot,
-        sources: Sequence[str],
-    ) -> tuple[Fetched, list[str]]:
-        """What the shared folder has, the rest fetched; and the peers that failed."""
-        shared = await self._from_folder(lacking)
-        rest = [entry for entry in lacking if entry.name not in shared.tensors]
-        if not rest:
-            return shared, []
-        # A delta is of all that changed, not of a rest.
-        deltas = self._source.deltas and not shared.tensors
-        fetched, failed = await self._fetch(learner, manifest, rest, base, sources, deltas=deltas)
-        tensors, size = {**shared.tensors, **fetched.tensors}, shared.size + fetched.size
-        return replace(fetched, tensors=tensors, size=size), failed
-
-    async def _from_folder(self, lacking: Sequence[TensorEntry]) -> Fetched:
-        if not self._source.folder:
-            return Fetched({}, None, 0)
-        found = await shared_tensors(Path(self._source.folder), lacking)
-        SOURCE_FAILURES.inc(len(found.wrong))
-        return self._count(Fetched(found.tensors, None, found.size, "shared"), "folder")
-
-    async def _fetch(
-        self,
-        learner: WeightServiceAsyncStub,
-        manifest: Manifest,
-        lacking: Sequence[TensorEntry],
-        base: Snapshot,
-        sources: Sequence[str],
-        *,
-        deltas: bool,
-    ) -> tuple[Fetched, list[str]]:
-        """The bytes, and the peers that failed. Wrong ones are never kept: then whole tensors come from the learner."""
-        failed = list[str]()
-        fetch = Fetch(self._run_uid, manifest, lacking, base, deltas=deltas, patience=self._patience)
-        try:
-            for source in sources:
-                fetched = await self._from_peer(fetch, source)
-                if fetched is not None:
-                    return self._count(fetched, "peer"), failed
-                failed.append(source)
-            return self._count(await self._from_learner(fetch, learner), "learner"), failed
-        except Corrupted as error:
-            _log.error("weights were refused", error=str(error))
-            FALLBACKS.inc()
-        finally:
-            fetch.drop()
-        whole = Fetch(self._run_uid, manifest, lacking, base, deltas=False, patience=self._patience)
-        try:
-            return self._count(await self._from_learner(whole, learner), "learner"), failed
-        finally:
-            whole.drop()
-
-    async def _from_peer(self, fetch: Fetch, address: str) -> Fetched | None:
-        """None where it does not deliver; what it did deliver stays in the fetch."""
-        try:
-            async with make_channel(address, self._source.to_peers()) as channel:
-                stub = cast("WeightServiceAsyncStub", wire_grpc.WeightServiceStub(channel))
-                return await self._drained(fetch, stub, address)
-        except grpc.aio.AioRpcError as error:
-            why = f"{error.code().name}: {error.details()}"
-        except Unavailable as error:
-            why = str(error)
-        SOURCE_FAILURES.inc()
-        _log.warning("a peer did not deliver weights", address=address, why=why)
-        return None
-
-    async def _from_learner(self, fetch: Fetch, learner: WeightServiceAsyncStub) -> Fetched:
-        """As long as each try brings more than the one before, a stream that breaks off is taken up again."""
-        for _ in range(_RESUMES):
-            before = fetch.arrived
-            try:
-                return await self._drained(fetch, learner, self._source.address)
-            except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE or fetch.arrived <= before:
-                    raise
-            except Unavailable:
-                if fetch.arrived <= before:
-                    raise
-            await asyncio.sleep(self._source.retry_seconds)
-        raise Unavailable("the learner's stream of weights broke off again and again")
-
-    async def _drained(self, fetch: Fetch, stub: WeightServiceAsyncStub, address: str) -> Fetched:
-        """Over the fabric that this replica and the source share, where they do; what is left over gRPC."""
-        peer = address != self._source.address
-        spec = self._source.to_peers() if peer else self._source
-        pair, before = await self._pairing.pair(address, spec), fetch.paired
-        try:
-            return await fetch.drain(stub, peer=peer, pair=pair)
-        except PairBroken as error:
-            PAIR_FAILURES.inc()
-            _log.warning("gRPC goes on with the weights", address=address, why=str(error))
-            self._pairing.broke(address)
-            return await fetch.drain(stub, peer=peer)
-        finally:
-            PAIRED_BYTES.inc(fetch.paired - before)
-
-    def _count(self, fetched: Fetched, source: str) -> Fetched:
-        FETCHED_BYTES.labels(fetched.encoding, source).inc(fetched.size)
-        return fetched
 
     async def _report(
         self, stub: WeightServiceAsyncStub, version: Version, failed: list[str], *, always: bool = False

@@ -68,7 +68,8 @@ def _member(
     for name, spec in specs.items():
         part = load_part(spec, group)
         if place.rank:
-            Follower(part.trainer, group, part.serving).follow()
+            # What is published, the first process gives back: nothing is kept here.
+            Follower(part.trainer, group, part.serving, lambda state: [*state.values()].clear()).follow()
             continue
         leader = Leader(part.trainer, group, part.serving)
         found[name] = work(leader, part, *arguments)

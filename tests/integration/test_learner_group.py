@@ -7,14 +7,20 @@ import os
 import signal
 from pathlib import Path
 
+import grpc
 import pytest
 
 from orchestrator.local.in_process import run_in_process
 from orchestrator.local.layout import RunLayout
 from orchestrator.local.stack import Stack
 from orchestrator.planning.processes import Limits
+from services.common.channels import make_channel
+from services.models.wire import manifest_of, version_message
+from services.policy.fetching import Arriving
 from tests.fakes.small_runs import make_files, program, rows_of, small_spec, without_times
 from tests.integration.test_supervisor import until
+from trimtab.weights.v1 import weights_pb2 as wire
+from trimtab.weights.v1.weights_pb2_grpc import WeightServiceStub
 
 QUICK = Limits(backoff_first_seconds=0.1, backoff_most_seconds=0.4)
 STEPS = 4
@@ -33,6 +39,29 @@ def follower_of(launcher: int) -> int:
     raise LookupError(f"no second process below {launcher}")
 
 
+async def until_both_publish(learner: str) -> None:
+    """The first process names the other for its part; asked there, the tensors come with the digests they must have."""
+    async with make_channel(learner) as channel:
+        answer = await WeightServiceStub(channel).GetManifest(wire.GetManifestRequest(), timeout=10)
+    manifest = manifest_of(answer.manifest)
+    [(own, _), (other, theirs)] = manifest.of_parts()
+    assert own == ""
+    assert theirs.tensors
+    names, body = [entry.name for entry in theirs.tensors], Arriving(list(theirs.tensors))
+    request = wire.FetchWeightsRequest(want=version_message(manifest.version), tensors=names, wait=True)
+    try:
+        async with make_channel(other) as channel:
+            async for piece in WeightServiceStub(channel).FetchWeights(request, timeout=10):
+                if piece.data:
+                    body.take(piece.offset, piece.data)
+    except grpc.aio.AioRpcError as error:
+        # It trains on meanwhile: that version is no more.
+        assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+        await until_both_publish(learner)
+        return
+    assert list(await body.whole()) == names
+
+
 @pytest.mark.timeout(240)
 async def test_a_run_survives_a_process_that_dies_and_ends_when_told(tmp_path: Path) -> None:
     """The steps are those of one process that nobody disturbed; the death is told in one line; SIGTERM ends with 0."""
@@ -47,6 +76,7 @@ async def test_a_run_survives_a_process_that_dies_and_ends_when_told(tmp_path: P
             return next(one.pid for one in stack.status() if one.name == "learner" and one.pid) or 0
 
         await until(lambda: steps_of(out) >= 2, 100)
+        await until_both_publish(stack.endpoint("learner"))
         first = launcher()
         os.kill(follower_of(first), signal.SIGKILL)
         await until(lambda: any("started again" in line for line in said), 60)

@@ -51,7 +51,7 @@ class Peers:
 
     name = "policy"
 
-    def __init__(self, store: WeightStore, fetched: list[str], fabric: Fabric | None) -> None:
+    def __init__(self, store: WeightStore, fetched: list[str], fabric: Fabric | None = None) -> None:
         self.servicer = PeerServicer(fabric)
         self.servicer.attach(store)
         fetch = self.servicer.FetchWeights

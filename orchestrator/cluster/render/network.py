@@ -10,7 +10,7 @@ where a model comes from a hub, or files from an object store: port 443 of publi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Literal
 from urllib.parse import urlsplit
 
 from orchestrator.cluster.kinds import TrainingRun
@@ -70,6 +70,12 @@ def policy(
 def open_ports(*numbers: int) -> list[Manifest]:
     """TCP ports of a rule."""
     return [{"port": number, "protocol": "TCP"} for number in numbers]
+
+
+def open_range(first: int, count: int) -> list[Manifest]:
+    """So many TCP ports in a row."""
+    last = {"endPort": first + count - 1} if count > 1 else {}
+    return [{"port": first, "protocol": "TCP", **last}]
 
 
 def operator_peer(options: RenderOptions) -> Manifest:
@@ -155,9 +161,13 @@ def _stage(run: TrainingRun, names: RunNames, stage: str, options: RenderOptions
     )
 
 
-def _weight_ports(run: TrainingRun, role: str) -> dict[str, Any]:
+def _weight_ports(run: TrainingRun, role: Literal["learner", "policy"]) -> Manifest:
     """Where weights are asked for; what goes past gRPC chooses its ports itself, on both sides."""
-    return {} if run.spec.network.fabric else {"ports": open_ports(PORTS[role].grpc)}
+    if run.spec.network.fabric:
+        return {}
+    # Each process of a learner's pod serves its part, at a port of its own.
+    processes = run.spec.roles.learner.nproc_per_node if role == "learner" else 1
+    return {"ports": open_range(PORTS[role].grpc, processes)}
 
 
 def _learner(run: TrainingRun, names: RunNames, options: RenderOptions, owner: Owner) -> Manifest:

@@ -66,8 +66,8 @@ class QueueSpec(Spec):
     run_uid: str = Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9_.-]+$")
     stage: str = Field("", max_length=128, description="The stage to work on; empty: the service's own name.")
     batch_groups: int = Field(32, ge=1, le=1024, description="Groups taken at once.")
-    lease_seconds: float = Field(6, gt=0, description="A silent owner loses its entries after this long.")
-    renew_seconds: float = Field(1.5, gt=0, description="How often a lease is renewed.")
+    lease_seconds: float = Field(5, gt=0, description="A silent owner loses its entries after this long.")
+    renew_seconds: float = Field(1.25, gt=0, description="How often a lease is renewed.")
     attempt_limit: int = Field(3, ge=1, le=100, description="Attempts before a group is marked failed.")
     ca_file: Path | None = Field(
         None, description="Authorities of a rediss:// server, PEM; absent: the system's."

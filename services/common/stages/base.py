@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-LEASE_SECONDS = 6.0
-RENEW_SECONDS = 1.5
-"""Others look for what is left every third of a lease: work of one that died goes on elsewhere within 8 s."""
+LEASE_SECONDS = 5.0
+RENEW_SECONDS = 1.25
+"""Others look for what is left every third of a lease: work of one that died goes on elsewhere within 7 s."""
 ATTEMPT_LIMIT = 3
 LEARNER_STAGE = "learner"
 

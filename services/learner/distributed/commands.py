@@ -2,7 +2,8 @@
 
     first process (the service)                    every other
     Leader.step(batch)    ──"step", batch──▶       trainer.step(batch)        all pass, reduce, update together
-    Leader.serving_weights()   ──"gather"──▶       each tensor, in order
+    Leader.serving_weights()   ──"publish"─▶       each tensor, in order; what is its own it publishes
+    write_model           ──"gather"───────▶       each tensor, in order
     write_trainer, read_trainer ──"write", "read"▶ its shards
     leave()              ──"leave"──▶              ends
 
@@ -32,7 +33,8 @@ class _Member:
     def __init__(self, trainer: Trainer, group: TorchGroup, serving: torch.dtype) -> None:
         self.trainer, self._group, self._serving = trainer, group, serving
 
-    def _gathered(self) -> Streamed:
+    def gathered(self) -> Streamed:
+        """The weights that are served, for all processes to go through at once."""
         return Streamed(self.trainer.model, self._serving, self._group.unbroken)
 
     def _write(self, folder: Path, state: dict[str, Any]) -> None:
@@ -71,10 +73,10 @@ class Leader(_Member):
             return self.trainer.step(samples)
 
     def serving_weights(self) -> Mapping[str, torch.Tensor]:
-        """See Learner. To be gone through to its end, before anything else is asked for."""
+        """See Learner. To be published, and gone through to its end before anything else is asked for."""
         with self._group.unbroken():
-            self._group.told(("gather", None))
-        return self._gathered()
+            self._group.told(("publish", None))
+        return self.gathered()
 
     def components(self) -> dict[str, dict[str, torch.Tensor]]:
         """See Learner."""
@@ -91,7 +93,9 @@ class Leader(_Member):
     def write_model(self, loaded: LoadedModel, folder: Path) -> None:
         """See Files. The whole model stands in this process' main memory for it, in the serving dtype."""
         folder.mkdir(parents=True, exist_ok=True)
-        state = {name: tensor.cpu() for name, tensor in self.serving_weights().items()}
+        with self._group.unbroken():
+            self._group.told(("gather", None))
+        state = {name: tensor.cpu() for name, tensor in self.gathered().items()}
         kept = dict(loaded.model.named_buffers()).keys() & loaded.model.state_dict().keys()
         state |= {name: loaded.model.get_buffer(name).cpu() for name in kept}
         loaded.model.save_pretrained(folder, state_dict=state)
@@ -116,13 +120,24 @@ class Leader(_Member):
 
 
 class Follower(_Member):
-    """Does what it is told until it may go."""
+    """Does what it is told until it may go. `publish` takes what all go through, and keeps what is its own."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        group: TorchGroup,
+        serving: torch.dtype,
+        publish: Callable[[Mapping[str, torch.Tensor]], None],
+    ) -> None:
+        super().__init__(trainer, group, serving)
+        self._publish = publish
 
     def follow(self) -> None:
         """Returns when the first process has let it go; raises Unavailable when that is gone."""
         does: dict[str, Callable[[Any], Any]] = {
             "step": self.trainer.step,
-            "gather": lambda _: [None for _ in self._gathered().values()],
+            "publish": lambda _: self._publish(self.gathered()),
+            "gather": lambda _: [None for _ in self.gathered().values()],
             "write": lambda folder: self._write(folder, self.trainer.state_dict()),
             "read": lambda folder: self.trainer.load_state_dict(self._read(folder)),
         }

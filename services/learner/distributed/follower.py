@@ -1,6 +1,7 @@
-"""Every process of a learner but the first: no port, no queue, no file but its shards. It follows until it may go.
+"""Every process of a learner but the first: no queue, no file but its shards, no port but for its part of the weights.
 
-SIGTERM is for the first one, which drains and lets the others go; that it is gone without a word is then no failure.
+It follows until it may go. SIGTERM is for the first one, which drains and lets the others go; that it is gone without a
+word is then no failure.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import structlog
 from services.common.errors import ServiceError, Unavailable
 from services.learner.config import LearnerConfig
 from services.learner.distributed.commands import Follower
-from services.learner.distributed.group import Place
-from services.learner.distributed.joining import join, load_part
+from services.learner.distributed.group import Place, TorchGroup
+from services.learner.distributed.joining import Part, join, load_part
+from services.learner.distributed.part_server import PartServer
+from services.learner.distributed.publishing import InParts
 
 _log = structlog.get_logger(__name__)
 
@@ -35,13 +38,23 @@ class FollowerProgram:
             with group.unbroken():
                 part = load_part(self._config.run, group)
             _log.info("joined", rank=self._place.rank, processes=self._place.size, device=str(group.device))
-            Follower(part.trainer, group, part.serving).follow()
+            self._follow(part, group)
         except ServiceError as error:
             # What all processes meet alike the first one tells; what only this one met breaks the group.
             _log.info("left", rank=self._place.rank, reason=str(error))
             return 0 if self._stopping and isinstance(error, Unavailable) else 1
         group.leave()
         return 0
+
+    def _follow(self, part: Part, group: TorchGroup) -> None:
+        server = PartServer(self._config, group.device, self._place.local_rank)
+        follower = Follower(part.trainer, group, part.serving, server.publish)
+        together = InParts(group, follower.gathered().sizes(), server.start())
+        server.attach(part.loaded, together)
+        try:
+            follower.follow()
+        finally:
+            server.stop()
 
     def _stop(self, *_: Any) -> None:
         self._stopping = True

@@ -89,6 +89,13 @@ class Streamed(Mapping[str, torch.Tensor]):
         self._serving, self._around = serving, around
         self._parameters = dict(_served(model))
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every tensor as it is served, in order."""
+        return {
+            name: one.numel() * (self._serving if isinstance(one, DTensor) else one.dtype).itemsize
+            for name, one in self._parameters.items()
+        }
+
     def __getitem__(self, name: str) -> torch.Tensor:
         parameter = self._parameters[name]
         if not isinstance(parameter, DTensor):

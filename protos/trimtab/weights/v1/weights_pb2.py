@@ -15,41 +15,43 @@ _sym_db = _symbol_database.Default()
 from trimtab.common.v1 import common_pb2 as trimtab_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n trimtab/weights/v1/weights.proto\x12\x12trimtab.weights.v1\x1a\x1etrimtab/common/v1/common.proto\"c\n\x0bTensorEntry\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x05\x64type\x18\x02 \x01(\x0e\x32\x18.trimtab.common.v1.Dtype\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\"Q\n\x0fWeightComponent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x07tensors\x18\x02 \x03(\x0b\x32\x1f.trimtab.weights.v1.TensorEntry\"\xb1\x01\n\x0eWeightManifest\x12\x32\n\x07version\x18\x01 \x01(\x0b\x32!.trimtab.common.v1.WeightsVersion\x12\x37\n\ncomponents\x18\x02 \x03(\x0b\x32#.trimtab.weights.v1.WeightComponent\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\x12\x1d\n\x15tokenizer_fingerprint\x18\x04 \x01(\t\"Y\n\x12GetManifestRequest\x12\x0f\n\x07run_uid\x18\x01 \x01(\t\x12\x32\n\x07version\x18\x02 \x01(\x0b\x32!.trimtab.common.v1.WeightsVersion\"K\n\x13GetManifestResponse\x12\x34\n\x08manifest\x18\x01 \x01(\x0b\x32\".trimtab.weights.v1.WeightManifest\"=\n\x14WatchVersionsRequest\x12\x0f\n\x07run_uid\x18\x01 \x01(\t\x12\x14\n\x0cpeer_address\x18\x02 \x01(\t\"\\\n\x15WatchVersionsResponse\x12\x32\n\x07version\x18\x01 \x01(\x0b\x32!.trimtab.common.v1.WeightsVersion\x12\x0f\n\x07sources\x18\x02 \x03(\t\"\xd9\x01\n\x13\x46\x65tchWeightsRequest\x12\x0f\n\x07run_uid\x18\x01 \x01(\t\x12/\n\x04want\x18\x02 \x01(\x0b\x32!.trimtab.common.v1.WeightsVersion\x12/\n\x04have\x18\x03 \x01(\x0b\x32!.trimtab.common.v1.WeightsVersion\x12\x0e\n\x06offset\x18\x04 \x01(\x04\x12\x12\n\ncomponents\x18\x05 \x03(\t\x12\x0f\n\x07tensors\x18\x06 \x03(\t\x12\x0c\n\x04wait\x18\x07 \x01(\x08\x12\x0c\n\x04pair\x18\x08 \x01(\t\"\x93\x01\n\x14\x46\x65tchWeightsResponse\x12\x34\n\x08\x65ncoding\x18\x01 \x01(\x0e\x32\".trimtab.weights.v1.WeightEncoding\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x12\n\npair_bytes\x18\x05 \x01(\r\"\x89\x01\n\x14ReportVersionRequest\x12\x0f\n\x07run_uid\x18\x01 \x01(\t\x12\x14\n\x0cpeer_address\x18\x02 \x01(\t\x12\x32\n\x07version\x18\x03 \x01(\x0b\x32!.trimtab.common.v1.WeightsVersion\x12\x16\n\x0e\x66\x61iled_sources\x18\x04 \x03(\t\"\x17\n\x15ReportVersionResponse\"m\n\x0fOpenPairRequest\x12\x0f\n\x07run_uid\x18\x01 \x01(\t\x12\x0c\n\x04pair\x18\x02 \x01(\t\x12\x0e\n\x06\x66\x61\x62ric\x18\x03 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x04 \x01(\t\x12\x0b\n\x03key\x18\x05 \x01(\t\x12\r\n\x05value\x18\x06 \x01(\x0c\".\n\x10OpenPairResponse\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c*f\n\x0eWeightEncoding\x12\x1f\n\x1bWEIGHT_ENCODING_UNSPECIFIED\x10\x00\x12\x18\n\x14WEIGHT_ENCODING_FULL\x10\x01\x12\x19\n\x15WEIGHT_ENCODING_DELTA\x10\x02\x32\xfd\x03\n\rWeightService\x12^\n\x0bGetManifest\x12&.trimtab.weights.v1.GetManifestRequest\x1a\'.trimtab.weights.v1.GetManifestResponse\x12\x66\n\rWatchVersions\x12(.trimtab.weights.v1.WatchVersionsRequest\x1a).trimtab.weights.v1.WatchVersionsResponse0\x01\x12\x63\n\x0c\x46\x65tchWeights\x12\'.trimtab.weights.v1.FetchWeightsRequest\x1a(.trimtab.weights.v1.FetchWeightsResponse0\x01\x12\x64\n\rReportVersion\x12(.trimtab.weights.v1.ReportVersionRequest\x1a).trimtab.weights.v1.ReportVersionResponse\x12Y\n\x08OpenPair\x12#.trimtab.weights.v1.OpenPairRequest\x1a$.trimtab.weights.v1.OpenPairResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n trimtab/weights/v1/weights.proto\x12\x12trimtab.weights.v1\x1a\x1etrimtab/common/v1/common.proto\"c\n\x0bTensorEntry\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x05\x64type\x18\x02 \x01(\x0e\x32\x18.trimtab.common.v1.Dtype\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\"Q\n\x0fWeightComponent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x07tensors\x18\x02 \x03(\x0b\x32\x1f.trimtab.weights.v1.TensorEntry\"\xe0\x01\n\x0eWeightManifest\x12\x32\n\x07version\x18\x01 \x01(\x0b\x32!.trimtab.common.v1.WeightsVersion\x12\x37\n\ncomponents\x18\x02 \x03(\x0b\x32#.trimtab.weights.v1.WeightComponent\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\x12\x1d\n\x15tokenizer_fingerprint\x18\x04 \x01(\t\x12-\n\x05parts\x18\x05 \x03(\x0b\x32\x1e.trimtab.weights.v1.WeightPart\".\n\nWeightPart\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0f\n\x07tensors\x18\x02 \x01(\r\"Y\n\x12GetManifestRequest\x12\x0f\n\x07run_uid\x18\x01 \x01(\t\x12\x32\n\x07version\x18\x02 \x01(\x0b\x32!.trimtab.common.v1.WeightsVersion\"K\n\x13GetManifestResponse\x12\x34\n\x08manifest\x18\x01 \x01(\x0b\x32\".trimtab.weights.v1.WeightManifest\"=\n\x14WatchVersionsRequest\x12\x0f\n\x07run_uid\x18\x01 \x01(\t\x12\x14\n\x0cpeer_address\x18\x02 \x01(\t\"\\\n\x15WatchVersionsResponse\x12\x32\n\x07version\x18\x01 \x01(\x0b\x32!.trimtab.common.v1.WeightsVersion\x12\x0f\n\x07sources\x18\x02 \x03(\t\"\xd9\x01\n\x13\x46\x65tchWeightsRequest\x12\x0f\n\x07run_uid\x18\x01 \x01(\t\x12/\n\x04want\x18\x02 \x01(\x0b\x32!.trimtab.common.v1.WeightsVersion\x12/\n\x04have\x18\x03 \x01(\x0b\x32!.trimtab.common.v1.WeightsVersion\x12\x0e\n\x06offset\x18\x04 \x01(\x04\x12\x12\n\ncomponents\x18\x05 \x03(\t\x12\x0f\n\x07tensors\x18\x06 \x03(\t\x12\x0c\n\x04wait\x18\x07 \x01(\x08\x12\x0c\n\x04pair\x18\x08 \x01(\t\"\x93\x01\n\x14\x46\x65tchWeightsResponse\x12\x34\n\x08\x65ncoding\x18\x01 \x01(\x0e\x32\".trimtab.weights.v1.WeightEncoding\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x12\n\npair_bytes\x18\x05 \x01(\r\"\x89\x01\n\x14ReportVersionRequest\x12\x0f\n\x07run_uid\x18\x01 \x01(\t\x12\x14\n\x0cpeer_address\x18\x02 \x01(\t\x12\x32\n\x07version\x18\x03 \x01(\x0b\x32!.trimtab.common.v1.WeightsVersion\x12\x16\n\x0e\x66\x61iled_sources\x18\x04 \x03(\t\"\x17\n\x15ReportVersionResponse\"m\n\x0fOpenPairRequest\x12\x0f\n\x07run_uid\x18\x01 \x01(\t\x12\x0c\n\x04pair\x18\x02 \x01(\t\x12\x0e\n\x06\x66\x61\x62ric\x18\x03 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x04 \x01(\t\x12\x0b\n\x03key\x18\x05 \x01(\t\x12\r\n\x05value\x18\x06 \x01(\x0c\".\n\x10OpenPairResponse\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c*f\n\x0eWeightEncoding\x12\x1f\n\x1bWEIGHT_ENCODING_UNSPECIFIED\x10\x00\x12\x18\n\x14WEIGHT_ENCODING_FULL\x10\x01\x12\x19\n\x15WEIGHT_ENCODING_DELTA\x10\x02\x32\xfd\x03\n\rWeightService\x12^\n\x0bGetManifest\x12&.trimtab.weights.v1.GetManifestRequest\x1a\'.trimtab.weights.v1.GetManifestResponse\x12\x66\n\rWatchVersions\x12(.trimtab.weights.v1.WatchVersionsRequest\x1a).trimtab.weights.v1.WatchVersionsResponse0\x01\x12\x63\n\x0c\x46\x65tchWeights\x12\'.trimtab.weights.v1.FetchWeightsRequest\x1a(.trimtab.weights.v1.FetchWeightsResponse0\x01\x12\x64\n\rReportVersion\x12(.trimtab.weights.v1.ReportVersionRequest\x1a).trimtab.weights.v1.ReportVersionResponse\x12Y\n\x08OpenPair\x12#.trimtab.weights.v1.OpenPairRequest\x1a$.trimtab.weights.v1.OpenPairResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'trimtab.weights.v1.weights_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_WEIGHTENCODING']._serialized_start=1471
-  _globals['_WEIGHTENCODING']._serialized_end=1573
+  _globals['_WEIGHTENCODING']._serialized_start=1566
+  _globals['_WEIGHTENCODING']._serialized_end=1668
   _globals['_TENSORENTRY']._serialized_start=88
   _globals['_TENSORENTRY']._serialized_end=187
   _globals['_WEIGHTCOMPONENT']._serialized_start=189
   _globals['_WEIGHTCOMPONENT']._serialized_end=270
   _globals['_WEIGHTMANIFEST']._serialized_start=273
-  _globals['_WEIGHTMANIFEST']._serialized_end=450
-  _globals['_GETMANIFESTREQUEST']._serialized_start=452
-  _globals['_GETMANIFESTREQUEST']._serialized_end=541
-  _globals['_GETMANIFESTRESPONSE']._serialized_start=543
-  _globals['_GETMANIFESTRESPONSE']._serialized_end=618
-  _globals['_WATCHVERSIONSREQUEST']._serialized_start=620
-  _globals['_WATCHVERSIONSREQUEST']._serialized_end=681
-  _globals['_WATCHVERSIONSRESPONSE']._serialized_start=683
-  _globals['_WATCHVERSIONSRESPONSE']._serialized_end=775
-  _globals['_FETCHWEIGHTSREQUEST']._serialized_start=778
-  _globals['_FETCHWEIGHTSREQUEST']._serialized_end=995
-  _globals['_FETCHWEIGHTSRESPONSE']._serialized_start=998
-  _globals['_FETCHWEIGHTSRESPONSE']._serialized_end=1145
-  _globals['_REPORTVERSIONREQUEST']._serialized_start=1148
-  _globals['_REPORTVERSIONREQUEST']._serialized_end=1285
-  _globals['_REPORTVERSIONRESPONSE']._serialized_start=1287
-  _globals['_REPORTVERSIONRESPONSE']._serialized_end=1310
-  _globals['_OPENPAIRREQUEST']._serialized_start=1312
-  _globals['_OPENPAIRREQUEST']._serialized_end=1421
-  _globals['_OPENPAIRRESPONSE']._serialized_start=1423
-  _globals['_OPENPAIRRESPONSE']._serialized_end=1469
-  _globals['_WEIGHTSERVICE']._serialized_start=1576
-  _globals['_WEIGHTSERVICE']._serialized_end=2085
+  _globals['_WEIGHTMANIFEST']._serialized_end=497
+  _globals['_WEIGHTPART']._serialized_start=499
+  _globals['_WEIGHTPART']._serialized_end=545
+  _globals['_GETMANIFESTREQUEST']._serialized_start=547
+  _globals['_GETMANIFESTREQUEST']._serialized_end=636
+  _globals['_GETMANIFESTRESPONSE']._serialized_start=638
+  _globals['_GETMANIFESTRESPONSE']._serialized_end=713
+  _globals['_WATCHVERSIONSREQUEST']._serialized_start=715
+  _globals['_WATCHVERSIONSREQUEST']._serialized_end=776
+  _globals['_WATCHVERSIONSRESPONSE']._serialized_start=778
+  _globals['_WATCHVERSIONSRESPONSE']._serialized_end=870
+  _globals['_FETCHWEIGHTSREQUEST']._serialized_start=873
+  _globals['_FETCHWEIGHTSREQUEST']._serialized_end=1090
+  _globals['_FETCHWEIGHTSRESPONSE']._serialized_start=1093
+  _globals['_FETCHWEIGHTSRESPONSE']._serialized_end=1240
+  _globals['_REPORTVERSIONREQUEST']._serialized_start=1243
+  _globals['_REPORTVERSIONREQUEST']._serialized_end=1380
+  _globals['_REPORTVERSIONRESPONSE']._serialized_start=1382
+  _globals['_REPORTVERSIONRESPONSE']._serialized_end=1405
+  _globals['_OPENPAIRREQUEST']._serialized_start=1407
+  _globals['_OPENPAIRREQUEST']._serialized_end=1516
+  _globals['_OPENPAIRRESPONSE']._serialized_start=1518
+  _globals['_OPENPAIRRESPONSE']._serialized_end=1564
+  _globals['_WEIGHTSERVICE']._serialized_start=1671
+  _globals['_WEIGHTSERVICE']._serialized_end=2180
 # @@protoc_insertion_point(module_scope)

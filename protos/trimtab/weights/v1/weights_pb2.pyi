@@ -101,6 +101,7 @@ class WeightManifest(google.protobuf.message.Message):
     COMPONENTS_FIELD_NUMBER: builtins.int
     TOTAL_BYTES_FIELD_NUMBER: builtins.int
     TOKENIZER_FINGERPRINT_FIELD_NUMBER: builtins.int
+    PARTS_FIELD_NUMBER: builtins.int
     total_bytes: builtins.int
     """Bytes of all tensors, in manifest order."""
     tokenizer_fingerprint: builtins.str
@@ -111,6 +112,10 @@ class WeightManifest(google.protobuf.message.Message):
 
     @property
     def components(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___WeightComponent]: ...
+    @property
+    def parts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___WeightPart]:
+        """Where the learner is several processes: who has which tensors, in manifest order. Empty: whoever is asked has all."""
+
     def __init__(
         self,
         *,
@@ -118,11 +123,33 @@ class WeightManifest(google.protobuf.message.Message):
         components: collections.abc.Iterable[global___WeightComponent] | None = ...,
         total_bytes: builtins.int = ...,
         tokenizer_fingerprint: builtins.str = ...,
+        parts: collections.abc.Iterable[global___WeightPart] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["version", b"version"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["components", b"components", "tokenizer_fingerprint", b"tokenizer_fingerprint", "total_bytes", b"total_bytes", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["components", b"components", "parts", b"parts", "tokenizer_fingerprint", b"tokenizer_fingerprint", "total_bytes", b"total_bytes", "version", b"version"]) -> None: ...
 
 global___WeightManifest = WeightManifest
+
+@typing.final
+class WeightPart(google.protobuf.message.Message):
+    """Neighbouring tensors that one process of a learner has. Deltas that it sends are of these alone."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: builtins.int
+    TENSORS_FIELD_NUMBER: builtins.int
+    address: builtins.str
+    """host:port of its WeightService; empty: the process that was asked for the manifest."""
+    tensors: builtins.int
+    def __init__(
+        self,
+        *,
+        address: builtins.str = ...,
+        tensors: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "tensors", b"tensors"]) -> None: ...
+
+global___WeightPart = WeightPart
 
 @typing.final
 class GetManifestRequest(google.protobuf.message.Message):

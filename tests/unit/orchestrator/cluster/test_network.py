@@ -27,7 +27,16 @@ PODS = {
     "operator": Pod("trimtab-system", {"app.kubernetes.io/name": "trimtab-operator"}),
     "prometheus": Pod("monitoring", {"app": "prometheus"}),
 }
-PORTS = (6379, 29500, *(base + more for base in range(50051, 50055) for more in (0, 100, 200)))
+PARTS = range(50054, 50062)
+"""Of a learner's pod: eight processes, each with its part of the weights."""
+PORTS = (
+    6379,
+    29500,
+    50055,
+    50061,
+    50062,
+    *(base + more for base in range(50051, 50055) for more in (0, 100, 200)),
+)
 OURS = ("policy", "reference", "reward-hh", "reward-rules", "learner")
 
 
@@ -39,7 +48,8 @@ def policies(spec: TrainingRun) -> list[dict[str, Any]]:
 def picture() -> set[tuple[str, str, int]]:
     """What the picture in DESIGN shows, and no more."""
     allowed = {(pod, "redis", 6379) for pod in OURS}
-    allowed |= {("policy", "learner", 50054), ("policy", "policy", 50051), ("reward-hh", "hh", 50053)}
+    allowed |= {("policy", "policy", 50051), ("reward-hh", "hh", 50053)}
+    allowed |= {("policy", "learner", port) for port in PORTS if port in PARTS}
     allowed |= {("learner", "learner", port) for port in PORTS}
     allowed |= {("operator", pod, port) for pod in (*OURS, "redis", "hh") for port in PORTS}
     metrics = {

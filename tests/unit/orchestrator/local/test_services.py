@@ -22,6 +22,7 @@ from orchestrator.local.services import (
     services_of,
     stage_of,
 )
+from orchestrator.local.stack import Stack
 from services.common.errors import ConfigError
 from services.common.spec.load import load_toml
 from services.common.spec.run import RunSpec
@@ -60,7 +61,8 @@ def test_every_service_gets_fixed_ports_and_its_stage(around: Surroundings) -> N
 def test_every_service_has_a_queue_user_of_its_own(around: Surroundings) -> None:
     """Each reads its own URL; a stage that no slip names leads to the learner; other roles' names stay unknown."""
     spec = spec_of(rollout={"slip": ["policy", "reward/hh"]})
-    users = queue_users(NAMES, spec, "u-1")
+    stages = [stage_of(name, spec) for name in NAMES if name != "preference"]
+    users = queue_users(stages, spec, "u-1")
     assert sorted(users.passwords) == [
         "learner",
         "operator",
@@ -80,6 +82,15 @@ def test_every_service_has_a_queue_user_of_its_own(around: Surroundings) -> None
     )
     assert "%W~trimtab:{u-1}:stage:reward/hh " in policy
     assert "stage:reward" not in reference
+
+
+def test_a_replica_of_a_stage_has_that_stages_user(tmp_path: Path) -> None:
+    """A service whose settings name another's stage works on it, with the rights of its steps."""
+    spec, layout = spec_of(), RunLayout.prepare(tmp_path / "run")
+    settings = {"policy-2": {"queue": {"stage": "policy"}}}
+    stack = Stack(layout, spec, ("policy", "policy-2", "reference", "reward", "learner"), settings=settings)
+    assert stack.queue_url_of("policy-2") == stack.queue_url_of("policy")
+    assert stack.queue_url_of("reference") != stack.queue_url_of("policy")
 
 
 def test_the_policy_knows_where_weights_come_from(around: Surroundings) -> None:
