@@ -91,8 +91,8 @@ async def test_renewing_keeps_the_lease_and_counts_nothing(harness: Harness) -> 
     assert again.deliveries == 2
 
 
-async def test_claims_are_asked_for_every_third_of_a_lease(harness: Harness) -> None:
-    """A consumer that found nothing to claim asks again only after a third of a lease."""
+async def test_claims_are_asked_for_every_fifth_of_a_lease(harness: Harness) -> None:
+    """A consumer that found nothing to claim asks again only after a fifth of a lease."""
     await learner_with(harness, 1)
     owner, other = harness.connect("owner"), harness.connect("other")
     harness.clock.advance(LEASE_SECONDS)
@@ -103,9 +103,9 @@ async def test_claims_are_asked_for_every_third_of_a_lease(harness: Harness) -> 
     )
     now = harness.clock.now
     harness.silence([pending])
-    harness.clock.now = now + LEASE_SECONDS / 3 - 0.01
+    harness.clock.now = now + LEASE_SECONDS / 5 - 0.01
     assert await take(other) == []
-    harness.clock.now = now + LEASE_SECONDS / 3
+    harness.clock.now = now + LEASE_SECONDS / 5
     harness.silence([pending])
     assert ids(await take(other)) == ["g0"]
 

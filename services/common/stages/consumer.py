@@ -4,7 +4,7 @@ Knows no server (steps.py) and nothing of what a group contains. The two queues 
 implementations of the steps.
 
     take ─┬─ waiting here?     attempted entries that came in one read with others, each returned alone
-          ├─ a lease ended?    asked every lease / 3, never within a lease of having connected
+          ├─ a lease ended?    asked every lease / 5, never within a lease of having connected
           │  (the learner's stage has one fenced reader: it adopts instead, and counts no attempt)
           └─ read what is new  waits here
 """
@@ -110,7 +110,7 @@ class Consumer:
             return None
         raw = await self._steps.claim(stage, self._lease)
         if raw is None:
-            self._claim_due[stage] = now + self._lease / 3
+            self._claim_due[stage] = now + self._lease / 5
             return None
         return next(iter(await self._decode(stage, [raw])), None)
 
