@@ -15,7 +15,7 @@ from orchestrator import (
     cluster_cli,
     jobs_cli,
     planning_cli,
-    queue_users_cli,
+    queue_cli,
     tasks_cli,
     trl_cli,
 )
@@ -30,15 +30,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-queue_app = typer.Typer(help="Look into a run's stages and dead letters.", no_args_is_help=True)
-app.add_typer(queue_app, name="queue")
 planning_cli.register(app)
 jobs_cli.register(app)
 tasks_cli.register(app)
 trl_cli.register(app)
 cluster_cli.register(app)
 certs_cli.register(app)
-queue_users_cli.register(queue_app)
+queue_cli.register(app)
 
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.TOML", help="The run's spec.", show_default=False)]
 Out = Annotated[Path | None, typer.Option(help="The run's folder.", show_default="runs/<name>")]
@@ -79,8 +77,6 @@ PrivateKeyFile = Annotated[Path | None, typer.Option(help="Its key.", show_defau
 ServerName = Annotated[
     str, typer.Option(help="Name that its certificate must have.", show_default="the host of --address")
 ]
-Url = Annotated[str, typer.Option(help="The queue server, if not that of a run here.", show_default=False)]
-RunUid = Annotated[str, typer.Option("--run-uid", help="The run there.", show_default=False)]
 
 
 @app.command()
@@ -361,42 +357,3 @@ def export(
     from orchestrator.local.layout import RunLayout
 
     typer.echo(write(RunLayout.existing(run_folder), out))
-
-
-@queue_app.command("list")
-def queue_list(
-    out: RunFolder = None, url: Url = "", run_uid: RunUid = "", output: Output = Format.TEXT
-) -> None:
-    """Each stage: groups that wait, groups that are worked on, workers."""
-    from orchestrator.local.letters import show_stages
-
-    show_stages(out, url, run_uid, output)
-
-
-@queue_app.command("dead")
-def queue_dead(
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, oldest first.")] = 20,
-    out: RunFolder = None,
-    url: Url = "",
-    run_uid: RunUid = "",
-    output: Output = Format.TEXT,
-) -> None:
-    """Dead letters: groups that nobody could digest, and why."""
-    from orchestrator.local.letters import show_dead
-
-    show_dead(out, url, run_uid, limit, output)
-
-
-@queue_app.command("requeue")
-def queue_requeue(
-    letter: Annotated[
-        list[str], typer.Argument(help="Ids as `trimtab queue dead` shows.", show_default=False)
-    ],
-    out: RunFolder = None,
-    url: Url = "",
-    run_uid: RunUid = "",
-) -> None:
-    """Put dead letters back on the stage they came from, attempts at 0."""
-    from orchestrator.local.letters import requeue
-
-    requeue(out, url, run_uid, letter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import json
 import shutil
 import subprocess
 import threading
@@ -24,10 +25,11 @@ from services.common.queue_worker import QueueWorker
 from services.common.spec.service import QueueSpec
 from services.common.stages.base import LEARNER_STAGE, NewEntry
 from services.common.stages.redis_stages import RedisStages
-from services.common.stages.rights import OPERATOR
+from services.common.stages.rights import OPERATOR, VIEWER
 from services.common.stages.tls_files import TlsFiles
 from services.common.worker import Outcome
-from tests.contract.queue_users import SLIP, Users, whole_run
+from tests.contract.queue_users import PASSWORD, SLIP, Users, whole_run
+from tests.fakes.small_runs import program
 from trimtab.rollout.v1.rollout_pb2 import RolloutGroup
 
 SETTINGS = """\
@@ -138,6 +140,25 @@ async def test_a_service_works_over_tls_by_its_queue_table(admin: Any, port: int
         assert entry.group_id == "g"
         await worker.drain()
         await learner.close()
+
+
+def test_a_person_looks_over_tls_by_flags(admin: Any, port: int, certs: Path) -> None:
+    """`trimtab queue list` with --ca-file and a certificate; without them one line says what is wrong."""
+    users = Users(admin, port, tls=_files(certs))
+    where = ["queue", "list", "-o", "json", "--url", users.url(VIEWER), "--run-uid", users.uid]
+    files = _files(certs)
+    flags = [
+        *("--ca-file", str(files.ca)),
+        *("--certificate-file", str(files.certificate)),
+        *("--private-key-file", str(files.private_key)),
+    ]
+    looked = program("orchestrator", *where, *flags)
+    assert looked.returncode == 0, looked.stderr
+    assert json.loads(looked.stdout) == {"sentinel": False, "stages": []}
+    untrusted = program("orchestrator", *where)
+    assert untrusted.returncode == 1
+    assert "is away" in untrusted.stderr
+    assert PASSWORD not in untrusted.stderr
 
 
 @pytest.mark.parametrize("wrong", ["authority", "no certificate", "strangers' certificate", "no TLS"])
