@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
-from services.common.errors import AlreadyExists, InvalidInput, Mismatch, Overloaded, TrimtabError
+from services.common.errors import (
+    AlreadyExists,
+    InvalidInput,
+    Mismatch,
+    Overloaded,
+    TrimtabError,
+    Unavailable,
+)
 from services.common.routes import address_towards, host_of_peer
 from services.models.pairs import OPEN_SECONDS, Fabric, Pair, PairBroken
 from services.models.rendezvous import Rendezvous
@@ -20,29 +28,44 @@ _SEND_SECONDS = 30.0
 _log = structlog.get_logger(__name__)
 
 
+Outbox = asyncio.Queue[wire.OpenPairResponse | None]
+"""What the reader is told; None: nothing more."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A pair, and the call that it lives by."""
+
+    pair: Pair
+    connecting: asyncio.Task[None]
+    outbox: Outbox
+
+
 class Pairs:
     """By name, of one server. Lives on its event loop."""
 
     def __init__(self, fabric: Fabric | None = None) -> None:
         self._fabric = fabric
-        self._pairs: dict[str, tuple[Pair, asyncio.Task[None]]] = {}
+        self._pairs: dict[str, _Open] = {}
         # Attempts to connect may outlast the calls that began them, each with a thread.
         self._connecting: set[asyncio.Task[None]] = set()
 
     async def find(self, name: str) -> Pair | None:
         """The pair, connected; None where there is none of this name, or none any more."""
-        if name not in self._pairs:
+        found = self._pairs.get(name)
+        if found is None:
             return None
-        pair, connecting = self._pairs[name]
         try:
-            await asyncio.shield(connecting)
+            await asyncio.shield(found.connecting)
         except PairBroken:
             return None
-        return pair
+        return found.pair
 
     def broke(self, pair: Pair) -> None:
-        """It is of no use any more; the reader's call ends, too."""
-        self._pairs.pop(pair.name, None)
+        """It is of no use any more; the call that made it ends, too."""
+        found = self._pairs.pop(pair.name, None)
+        if found is not None:
+            found.outbox.put_nowait(None)
         pair.close()
 
     async def open(
@@ -52,8 +75,9 @@ class Pairs:
         first = await _next(requests)
         if first is None:
             raise InvalidInput("expected a message that says whom to connect", {"pair": "a name"})
+        host = await asyncio.to_thread(_address_towards, context.peer())
         fabric = self._admitted(first)
-        outbox: asyncio.Queue[wire.OpenPairResponse | None] = asyncio.Queue()
+        outbox: Outbox = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
         def tell(key: str, value: bytes) -> None:
@@ -62,12 +86,12 @@ class Pairs:
 
         store = Rendezvous(tell, OPEN_SECONDS)
         pair = Pair(fabric, first.pair, is_source=True, seconds=_SEND_SECONDS)
-        connecting = asyncio.create_task(pair.connect(store, address_towards(host_of_peer(context.peer()))))
+        connecting = asyncio.create_task(pair.connect(store, host))
         self._connecting.add(connecting)
         connecting.add_done_callback(self._connecting.discard)
         connecting.add_done_callback(lambda task: _told(task, outbox))
         hearing = asyncio.create_task(_hear(requests, store, outbox))
-        self._pairs[first.pair] = (pair, connecting)
+        self._pairs[first.pair] = _Open(pair, connecting, outbox)
         try:
             yield wire.OpenPairResponse()
             while (answer := await outbox.get()) is not None:
@@ -81,8 +105,8 @@ class Pairs:
 
     def close(self) -> None:
         """Break all."""
-        for pair, _ in list(self._pairs.values()):
-            self.broke(pair)
+        for found in list(self._pairs.values()):
+            self.broke(found.pair)
 
     def _admitted(self, first: wire.OpenPairRequest) -> Fabric:
         if not 0 < len(first.pair) <= _NAME_LENGTH:
@@ -98,15 +122,18 @@ class Pairs:
         return self._fabric
 
 
+def _address_towards(peer: str) -> str:
+    try:
+        return address_towards(host_of_peer(peer))
+    except OSError as error:
+        raise Unavailable(f"no way to {peer}: {error}") from None
+
+
 async def _next(requests: AsyncIterator[wire.OpenPairRequest]) -> wire.OpenPairRequest | None:
     return await anext(aiter(requests), None)
 
 
-async def _hear(
-    requests: AsyncIterator[wire.OpenPairRequest],
-    store: Rendezvous,
-    outbox: asyncio.Queue[wire.OpenPairResponse | None],
-) -> None:
+async def _hear(requests: AsyncIterator[wire.OpenPairRequest], store: Rendezvous, outbox: Outbox) -> None:
     """Until the reader has no more to say, which ends the pair."""
     try:
         async for request in requests:
@@ -115,7 +142,7 @@ async def _hear(
         outbox.put_nowait(None)
 
 
-def _told(task: asyncio.Task[None], outbox: asyncio.Queue[wire.OpenPairResponse | None]) -> None:
+def _told(task: asyncio.Task[None], outbox: Outbox) -> None:
     if task.cancelled():
         return
     if (error := task.exception()) is not None:

@@ -75,7 +75,7 @@ class Pairing:
                 await self._live(channel, address, fabric, pair, ready)
         except grpc.aio.AioRpcError as error:
             why = f"{error.code().name}: {error.details()}"
-        except (TrimtabError, OSError, TimeoutError) as error:
+        except (TrimtabError, OSError, TimeoutError, ValueError) as error:
             why = str(error)
         finally:
             pair.close()
@@ -114,7 +114,9 @@ class Pairing:
             await anext(answers, None)  # it takes part
         hearing = asyncio.create_task(_hear(answers, store))
         try:
-            await pair.connect(store, address_towards(*host_and_port(address)))
+            # A name is looked up, which may take its time.
+            host = await asyncio.to_thread(address_towards, *host_and_port(address))
+            await pair.connect(store, host)
             _log.info("a pair with a source of weights", address=address, backend=fabric.backend)
             ready.set_result(pair)
             await hearing

@@ -269,6 +269,20 @@ async def test_a_learner_that_comes_back_is_paired_with_anew(
         assert counted(PAIRED_BYTES) > before
 
 
+async def test_a_source_that_ends_ends_its_pairs(loaded: LoadedModel) -> None:
+    """It waits for nobody who holds one."""
+    learner = OnFabric(published(loaded), RACK)
+    async with serving(PLAIN, learner) as where, make_channel(where.grpc) as channel:
+        call = weights_pb2_grpc.WeightServiceStub(channel).OpenPair()
+        await call.write(wire.OpenPairRequest(run_uid="run", pair="one", fabric="rack-1", backend="gloo"))
+        assert await call.read() == wire.OpenPairResponse()
+        learner.servicer.close()
+        async with asyncio.timeout(5):
+            while await call.read() is not grpc.aio.EOF:
+                pass
+        assert await call.code() is grpc.StatusCode.OK
+
+
 @pytest.mark.parametrize(
     ("changed", "code", "words"),
     [
