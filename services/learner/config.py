@@ -50,4 +50,9 @@ class LearnerConfig(ServiceSpec):
             raise ValueError(f"processes = {self.processes}: {problem}")
         if self.weights.fabric and self.tls is not None:
             raise ValueError(FABRIC_AND_TLS)
+        parts = range(self.server.port + 1, self.server.port + self.processes)
+        for name in ("health_port", "metrics_port"):
+            if self.server.port and getattr(self.server, name) in parts:
+                taken = f"{parts.start} to {parts.stop - 1}"
+                raise ValueError(f"server.{name}: at ports {taken} the other processes serve weights")
         return self

@@ -148,7 +148,9 @@ class PublishedWeights(WeightStore):
         self, before: Snapshot | None, snapshot: Snapshot, changes: Mapping[str, Future[Changes]]
     ) -> tuple[str, Future[bytes]] | None:
         """What leads here from the version before: None where that is another model, or has the same bytes."""
-        if before is None or self._encoder is None or not changes:
+        # A part that did not change has a delta of nothing, so that those before and after it hang together.
+        same = before is None or before.manifest.version.digest == snapshot.manifest.version.digest
+        if before is None or self._encoder is None or same or not (changes or snapshot.own):
             return None
         known, held = before.held.by_name(), snapshot.held
         if len(known) != len(held.tensors) or not all(

@@ -50,7 +50,10 @@ class TensorEntry:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Neighbouring tensors that one process of a learner has. `address`: empty where it is the one that is asked."""
+    """Neighbouring tensors that one process of a learner has.
+
+    `address`: host:port; :port at the host that was asked for the manifest; empty: the very process that was asked.
+    """
 
     address: str
     tensors: int

@@ -22,7 +22,8 @@ from services.models.pairs import OPEN_SECONDS, Fabric, Pair, PairBroken
 from services.models.rendezvous import Rendezvous
 from trimtab.weights.v1 import weights_pb2 as wire
 
-_MOST_PAIRS = 256
+_MOST_PAIRS = 64
+"""Each is a thread, a listening socket and a place among the server's streams."""
 _NAME_LENGTH = 64
 _SEND_SECONDS = 30.0
 _log = structlog.get_logger(__name__)
@@ -49,6 +50,7 @@ class Pairs:
         self._pairs: dict[str, _Open] = {}
         # Attempts to connect may outlast the calls that began them, each with a thread.
         self._connecting: set[asyncio.Task[None]] = set()
+        self._closing = False
 
     async def find(self, name: str) -> Pair | None:
         """The pair, connected; None where there is none of this name, or none any more."""
@@ -75,7 +77,8 @@ class Pairs:
         first = await _next(requests)
         if first is None:
             raise InvalidInput("expected a message that says whom to connect", {"pair": "a name"})
-        host = await asyncio.to_thread(_address_towards, context.peer())
+        theirs = host_of_peer(context.peer())
+        host = await asyncio.to_thread(_address_towards, theirs)
         fabric = self._admitted(first)
         outbox: Outbox = asyncio.Queue()
         loop = asyncio.get_running_loop()
@@ -84,7 +87,7 @@ class Pairs:
             answer = wire.OpenPairResponse(key=key, value=value)
             loop.call_soon_threadsafe(outbox.put_nowait, answer)
 
-        store = Rendezvous(tell, OPEN_SECONDS)
+        store = Rendezvous(tell, OPEN_SECONDS, theirs)
         pair = Pair(fabric, first.pair, is_source=True, seconds=_SEND_SECONDS)
         connecting = asyncio.create_task(pair.connect(store, host))
         self._connecting.add(connecting)
@@ -104,11 +107,14 @@ class Pairs:
             self.broke(pair)
 
     def close(self) -> None:
-        """Break all."""
+        """Break all, and make no more."""
+        self._closing = True
         for found in list(self._pairs.values()):
             self.broke(found.pair)
 
     def _admitted(self, first: wire.OpenPairRequest) -> Fabric:
+        if self._closing:
+            raise Unavailable("this server is ending")
         if not 0 < len(first.pair) <= _NAME_LENGTH:
             raise InvalidInput("a pair needs a name", {"pair": f"1 to {_NAME_LENGTH} characters"})
         if self._fabric is None or self._fabric.name != first.fabric:
@@ -122,11 +128,11 @@ class Pairs:
         return self._fabric
 
 
-def _address_towards(peer: str) -> str:
+def _address_towards(host: str) -> str:
     try:
-        return address_towards(host_of_peer(peer))
+        return address_towards(host)
     except OSError as error:
-        raise Unavailable(f"no way to {peer}: {error}") from None
+        raise Unavailable(f"no way to {host}: {error}") from None
 
 
 async def _next(requests: AsyncIterator[wire.OpenPairRequest]) -> wire.OpenPairRequest | None:

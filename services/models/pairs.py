@@ -3,8 +3,9 @@
     source ──OpenPair: what each must know of the other──▶ reader      a process group of two, for this reader alone
     source ══ pieces, as FetchWeights announces them ═════▶ reader      one that is slow or dead holds up nobody else
 
-What arrives is verified against the manifest like any bytes. A pair that fails once is closed, and gRPC goes on from
-there; a group of all readers, as others have it, would wait for its slowest.
+What arrives is verified against the manifest like any bytes. Pieces have no names: the next one sent is the next one
+received, so a pair is closed by whatever goes wrong, also beside it, and gRPC goes on from there. A group of all
+readers, as others have it, would wait for its slowest.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch
 import torch.distributed as dist
 
 from services.common.errors import Unavailable
+from services.models.gloo_address import check_address
 from services.models.rendezvous import Rendezvous
 
 PIECE_BYTES = 16 * 2**20
@@ -100,15 +102,22 @@ class Pair:
         if self._fabric.backend == "nccl":
             self._group = _nccl(store, self._own, seconds)
         else:
+            store.check_theirs = _check_gloo
             self._group = _gloo(store, self._own, seconds, host)
         if self._closed:
             self._abort()
+            return
+        # NCCL connects at the first use: a pair is one through which something went.
+        if self._own == _SOURCE:
+            self._send(b"\0")
+        else:
+            self._receive(1)
 
     def _abort(self) -> None:
         group, self._group = self._group, None
         if group is not None:
-            with contextlib.suppress(RuntimeError):
-                group.abort()
+            # On a thread of its own: NCCL takes its time over it.
+            threading.Thread(target=_aborted, args=(group,), name="weights-pair-abort", daemon=True).start()
 
     def _send(self, data: bytes) -> None:
         # A read-only buffer is what bytes are; nothing writes to it.
@@ -136,6 +145,17 @@ class Pair:
                 raise RuntimeError(f"nothing came for {self._seconds:g} s")
             time.sleep(_POLL_SECONDS)
         work.wait()
+
+
+def _aborted(group: Any) -> None:
+    with contextlib.suppress(
+        RuntimeError, AttributeError
+    ):  # older gloo groups know no end but being forgotten
+        group.abort()
+
+
+def _check_gloo(value: bytes, store: Rendezvous) -> None:
+    check_address(value, like=store.own, host=store.host)
 
 
 def _gloo(store: Rendezvous, rank: int, seconds: timedelta, host: str) -> Any:

@@ -19,22 +19,33 @@ _MOST_KEYS, _MOST_BYTES = 64, 2**16
 
 
 class Rendezvous(dist.Store):  # type: ignore[name-defined, misc]
-    """Keys and values of both sides. `tell` passes one on, from any thread; a wait ends after `seconds`."""
+    """Keys and values of both sides. `tell` passes one on, from any thread; a wait ends after `seconds`.
 
-    def __init__(self, tell: Callable[[str, bytes], None], seconds: float) -> None:
+    host: the other side's, where it is known to this one.
+    """
+
+    def __init__(self, tell: Callable[[str, bytes], None], seconds: float, host: str = "") -> None:
         super().__init__()
-        self._tell, self._seconds = tell, seconds
+        self._tell, self._seconds, self.host = tell, seconds, host
         self._values: dict[str, bytes] = {}
-        self._heard = 0
+        self._theirs: set[str] = set()
+        self.own = b""
+        """What this side has set last."""
+        self.check_theirs: Callable[[bytes, Rendezvous], None] = lambda _value, _store: None
+        """Raises InvalidInput for a value of the other side's that may not be used."""
         self._closed = False
         self._changed = threading.Condition()
 
     def told(self, key: str, value: bytes) -> None:
-        """The other side has set this. Raises InvalidInput for more than any group needs."""
-        self._heard += 1
-        if self._heard > _MOST_KEYS or len(key) + len(value) > _MOST_BYTES:
+        """The other side has set this. Raises InvalidInput for more than any group needs, and for what is set."""
+        if len(self._theirs) >= _MOST_KEYS or len(key) + len(value) > _MOST_BYTES:
             raise InvalidInput("more came than two processes need to find each other")
-        self._put(key, value)
+        with self._changed:
+            if key in self._values:
+                raise InvalidInput("the other side would change what is said already")
+            self._theirs.add(key)
+            self._values[key] = value
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Nobody is to be found any more: whoever waits hears of it."""
@@ -44,13 +55,22 @@ class Rendezvous(dist.Store):  # type: ignore[name-defined, misc]
 
     def set(self, key: str, value: bytes) -> None:
         """See torch.distributed.Store, here and below."""
-        self._put(key, bytes(value))
+        with self._changed:
+            self._values[key] = self.own = bytes(value)
+            self._theirs.discard(key)
+            self._changed.notify_all()
         self._tell(key, bytes(value))
 
     def get(self, key: str) -> bytes:
-        """Waits until one of both has set it. Raises RuntimeError where none does in time."""
+        """Waits until one of both has set it. Raises RuntimeError where none does in time, or it may not be used."""
         self.wait([key])
-        return self._values[key]
+        value = self._values[key]
+        if key in self._theirs:
+            try:
+                self.check_theirs(value, self)
+            except InvalidInput as error:
+                raise RuntimeError(str(error)) from error
+        return value
 
     def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:
         """Until all are set. Raises RuntimeError where they are not in time."""
@@ -83,8 +103,3 @@ class Rendezvous(dist.Store):  # type: ignore[name-defined, misc]
     def has_extended_api(self) -> bool:
         """Nothing but the above."""
         return False
-
-    def _put(self, key: str, value: bytes) -> None:
-        with self._changed:
-            self._values[key] = value
-            self._changed.notify_all()

@@ -193,12 +193,18 @@ class WeightStore:
 
 
 def selected(snapshot: Snapshot, names: Sequence[str]) -> list[TensorEntry]:
-    """The named entries in manifest order; all that are here for an empty list. NotFound for an unknown name."""
+    """The named entries in manifest order; all that are here for an empty list. NotFound for an unknown name,
+    Mismatch for one that another process has."""
     if not names:
         return list(snapshot.held.tensors)
     unknown = set(names) - set(snapshot.tensors)
+    if unknown & snapshot.manifest.by_name().keys():
+        raise Mismatch(
+            f"{min(unknown)} is another process' part: ask whom the manifest's parts name, which readers of before "
+            "there were any do not know"
+        )
     if unknown:
-        raise NotFound(f"there is no tensor {min(unknown)} here")
+        raise NotFound(f"the manifest has no tensor {min(unknown)}")
     wanted = set(names)
     return [entry for entry in snapshot.held.tensors if entry.name in wanted]
 

@@ -16,7 +16,7 @@ from prometheus_client import Counter
 from services.common.errors import InvalidInput, Mismatch, Unavailable
 from services.models.manifest import Version
 from services.models.pair_servicer import Pairs
-from services.models.pairs import LEAST_BYTES, PIECE_BYTES, Fabric, Pair, PairBroken
+from services.models.pairs import LEAST_BYTES, PIECE_BYTES, Fabric, Pair
 from services.models.snapshots import Snapshot, Stream, WeightStore
 from services.models.wire import manifest_message, version_message, version_of
 from trimtab.weights.v1 import weights_pb2 as wire
@@ -135,14 +135,17 @@ class WeightServicer(wire_grpc.WeightServiceServicer):
         self, stream: Stream, begin: int, pair: Pair
     ) -> AsyncIterator[wire.FetchWeightsResponse]:
         """Each piece is announced, then sent: the reader waits for it."""
-        for offset in range(begin, stream.total, PIECE_BYTES):
-            size = min(PIECE_BYTES, stream.total - offset)
-            yield _message(stream, offset, pair_bytes=size)
-            try:
+        whole = False
+        try:
+            for offset in range(begin, stream.total, PIECE_BYTES):
+                size = min(PIECE_BYTES, stream.total - offset)
+                yield _message(stream, offset, pair_bytes=size)
                 await pair.send(partial(stream.chunk, offset, size))
-            except PairBroken:
+            whole = True
+        finally:
+            # Also where the reader went away: what it did not take would be the next one's first piece.
+            if not whole:
                 self._pairs.broke(pair)
-                raise
 
     async def _a_change(self) -> None:
         with contextlib.suppress(TimeoutError):

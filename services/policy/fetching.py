@@ -19,7 +19,7 @@ from services.common.errors import Corrupted, Unavailable
 from services.models.compute import apart
 from services.models.delta import Changes
 from services.models.manifest import Manifest, TensorEntry, verified_in_place
-from services.models.pairs import PIECE_BYTES, Pair
+from services.models.pairs import PIECE_BYTES, Pair, PairBroken
 from services.models.snapshot_delta import brought_up, decoded_delta
 from services.models.snapshots import Snapshot
 from services.models.wire import version_message
@@ -94,7 +94,9 @@ class Fetch:
             except _OtherEncoding:
                 # Another source, or the same after a while, sends it otherwise: what is here is of no use.
                 self.drop()
-                await self._read(stub, peer=peer, pair=pair)
+                if pair is not None:
+                    raise PairBroken("a piece of another stream stands in it") from None
+                await self._read(stub, peer=peer, pair=None)
             return await self._finished()
         except (Corrupted, _OtherEncoding):
             self.drop()

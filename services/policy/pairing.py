@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from trimtab.weights.v1.weights_pb2_grpc import WeightServiceAsyncStub
 
 _AGAIN_SECONDS = 60.0
-"""After a source had none."""
+"""After a source had none, or one broke."""
 _PATIENCE_SECONDS = 2.0
 """While a pair is made. Then gRPC does it, this once."""
 _LONGEST_SECONDS = 30 * 86400.0
@@ -51,10 +52,11 @@ class Pairing:
         return ready.result() if ready.done() else None
 
     def broke(self, address: str) -> None:
-        """What came through it did not do. The next version is tried with a new one."""
+        """Something went wrong while it was used. After a while a new one is tried."""
         held = self._held.pop(address, None)
         if held is not None:
             held[0].cancel()
+            self._not_before[address] = time.monotonic() + _AGAIN_SECONDS
 
     async def close(self) -> None:
         """Break all."""
@@ -78,13 +80,13 @@ class Pairing:
         except (TrimtabError, OSError, TimeoutError, ValueError) as error:
             why = str(error)
         finally:
-            pair.close()
             if not ready.done():
                 _log.warning("no pair with a source of weights: gRPC does it", address=address, why=why)
                 self._not_before[address] = time.monotonic() + _AGAIN_SECONDS
                 ready.set_result(None)
             if self._held.get(address, (None, None))[1] is ready:
                 del self._held[address]
+            pair.close()
 
     async def _live(
         self,
@@ -94,14 +96,16 @@ class Pairing:
         pair: Pair,
         ready: asyncio.Future[Pair | None],
     ) -> None:
-        outbox: asyncio.Queue[wire.OpenPairRequest] = asyncio.Queue()
+        outbox: asyncio.Queue[wire.OpenPairRequest | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
         def tell(key: str, value: bytes) -> None:
             request = wire.OpenPairRequest(key=key, value=value)
             loop.call_soon_threadsafe(outbox.put_nowait, request)
 
-        store = Rendezvous(tell, OPEN_SECONDS)
+        host, port = host_and_port(address)
+        # A name may be that of a whole Service; where replicas name each other, they do so by number.
+        store = Rendezvous(tell, OPEN_SECONDS, host.strip("[]") if _is_number(host) else "")
         outbox.put_nowait(
             wire.OpenPairRequest(
                 run_uid=self._run_uid, pair=pair.name, fabric=fabric.name, backend=fabric.backend
@@ -109,26 +113,39 @@ class Pairing:
         )
         stub = cast("WeightServiceAsyncStub", wire_grpc.WeightServiceStub(channel))
         call = stub.OpenPair(_all_of(outbox), timeout=_LONGEST_SECONDS)
-        answers = aiter(call)
-        async with asyncio.timeout(OPEN_SECONDS):
-            await anext(answers, None)  # it takes part
-        hearing = asyncio.create_task(_hear(answers, store))
+        hearing: asyncio.Task[None] | None = None
         try:
+            answers = aiter(call)
+            async with asyncio.timeout(OPEN_SECONDS):
+                await anext(answers, None)  # it takes part
+            hearing = asyncio.create_task(_hear(answers, store))
             # A name is looked up, which may take its time.
-            host = await asyncio.to_thread(address_towards, *host_and_port(address))
-            await pair.connect(store, host)
+            own = await asyncio.to_thread(address_towards, host, port)
+            await pair.connect(store, own)
             _log.info("a pair with a source of weights", address=address, backend=fabric.backend)
             ready.set_result(pair)
             await hearing
         finally:
             store.close()
-            hearing.cancel()
+            if hearing is not None:
+                hearing.cancel()
+            outbox.put_nowait(None)
             call.cancel()
 
 
-async def _all_of(outbox: asyncio.Queue[wire.OpenPairRequest]) -> AsyncIterator[wire.OpenPairRequest]:
-    while True:
-        yield await outbox.get()
+def _is_number(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+async def _all_of(
+    outbox: asyncio.Queue[wire.OpenPairRequest | None],
+) -> AsyncIterator[wire.OpenPairRequest]:
+    while (request := await outbox.get()) is not None:
+        yield request
 
 
 async def _hear(answers: AsyncIterator[wire.OpenPairResponse], store: Rendezvous) -> None:

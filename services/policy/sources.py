@@ -149,11 +149,15 @@ class Sources:
                 return Fetched({}, None, 0, "delta")
             if not address:
                 return await self._from_process(learner, "", theirs, wanted, base, deltas=deltas)
-            async with _asked(address, self._source) as stub:
-                return await self._from_process(stub, address, theirs, wanted, base, deltas=deltas)
+            where = self._at_learner(address) if address.startswith(":") else address
+            async with _asked(where, self._source) as stub:
+                return await self._from_process(stub, where, theirs, wanted, base, deltas=deltas)
 
         found = await _side_by_side([part(*one) for one in manifest.of_parts()])
         return await apart(self._joined, found, manifest)
+
+    def _at_learner(self, port: str) -> str:
+        return self._source.address.rpartition(":")[0] + port
 
     async def _from_process(
         self,
@@ -216,15 +220,20 @@ class Sources:
         """Over the fabric that this replica and the source share, where they do; what is left over gRPC."""
         spec = self._source.to_peers() if peer else self._source
         pair, before = await self._pairing.pair(address, spec), fetch.paired
+        whole = False
         try:
-            return await fetch.drain(stub, peer=peer, pair=pair)
+            fetched = await fetch.drain(stub, peer=peer, pair=pair)
+            whole = True
+            return fetched
         except PairBroken as error:
             PAIR_FAILURES.inc()
             _log.warning("gRPC goes on with the weights", address=address, why=str(error))
-            self._pairing.broke(address)
-            return await fetch.drain(stub, peer=peer)
         finally:
             PAIRED_BYTES.inc(fetch.paired - before)
+            # Whatever went wrong, a piece may stand in the pair that nobody asks for any more.
+            if pair is not None and not whole:
+                self._pairing.broke(address)
+        return await fetch.drain(stub, peer=peer)
 
 
 @asynccontextmanager

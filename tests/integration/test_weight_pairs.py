@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from services.common.channels import make_channel
+from services.common.errors import Corrupted
 from services.common.server import serving
 from services.common.spec.service import ServiceSpec
 from services.learner.weight_servicer import WeightServicer
@@ -20,8 +21,10 @@ from services.learner.weights import PublishedWeights
 from services.models import pair_servicer, weight_servicer
 from services.models.loading import LoadedModel
 from services.models.pairs import Fabric, Pair
+from services.models.snapshots import Layout
 from services.policy import pairing
 from services.policy.engines.transformers_engine import TransformersEngine
+from services.policy.fetching import Arriving
 from services.policy.generation import Policy
 from services.policy.weight_metrics import FETCHED_BYTES, PAIR_FAILURES, PAIRED_BYTES
 from tests.fakes.tiny_models import make_tiny_causal
@@ -165,6 +168,7 @@ async def test_a_pair_that_breaks_within_a_version_is_followed_by_grpc_from_that
     loaded: LoadedModel, state: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch, whose: str
 ) -> None:
     """What had come is kept; the version after it goes through a new pair."""
+    monkeypatch.setattr(pairing, "_AGAIN_SECONDS", 0.0)
     method, pieces = {"source": ("send", 0), "reader": ("receive", 0)}[whose]
     real = getattr(Pair, method)
 
@@ -201,7 +205,7 @@ async def test_a_pair_that_breaks_within_a_version_is_followed_by_grpc_from_that
 async def test_a_silent_pair_holds_up_nobody(
     loaded: LoadedModel, state: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The source's bytes never leave: the reader waits stall_seconds, and another reader not at all."""
+    """The source's bytes never leave: the reader waits stall_seconds, gRPC does the rest, and the next version too."""
     held = asyncio.Event()
     real = Pair.send
     silent = True
@@ -223,6 +227,44 @@ async def test_a_silent_pair_holds_up_nobody(
         nudge(state, seed=1)
         await deliver(learner, weights, state, 1, one)
         held.set()
+        nudge(state, seed=2)
+        await deliver(learner, weights, state, 2, one)
+
+
+@pytest.mark.parametrize("whose", ["source", "reader"])
+async def test_a_fetch_that_was_given_up_leaves_no_piece_behind(
+    loaded: LoadedModel, state: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
+    """Something else goes wrong while pieces are on their way; the pair that comes after is in step."""
+    monkeypatch.setattr(pairing, "_AGAIN_SECONDS", 0.0)
+    weights = published(loaded)
+    learner = OnFabric(weights, RACK)
+    if whose == "source":
+        monkeypatch.setattr(Layout, "chunk", _failing_once(Layout.chunk, at=3))
+    else:
+        monkeypatch.setattr(Arriving, "take", _failing_once(Arriving.take, at=3))
+    async with serving(PLAIN, learner) as where, replica(loaded, where.grpc, fabric=RACK.name) as one:
+        for step in (1, 2, 3):
+            nudge(state, seed=step)
+            await deliver(learner, weights, state, step, one)
+        before = counted(PAIRED_BYTES)
+        nudge(state, seed=4)
+        await deliver(learner, weights, state, 4, one)
+        assert counted(PAIRED_BYTES) > before
+
+
+def _failing_once(real: Any, *, at: int) -> Any:
+    """The method, that fails at one of its calls as nothing of ours would."""
+    calls = 0
+
+    def failing(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            raise Corrupted("a test's own")
+        return real(*arguments)
+
+    return failing
 
 
 async def test_flipped_bytes_of_a_pair_are_never_served(

@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import torch
 
+from services.common.channels import make_channel
 from services.common.server import serving
+from services.learner.distributed.part_server import told_address
+from services.learner.weight_servicer import WeightServicer
 from services.models.loading import LoadedModel
-from services.models.manifest import Version, entries_of, whole_digest
+from services.models.manifest import Part, Version, entries_of, whole_digest
 from services.policy.engines.transformers_engine import TransformersEngine
 from services.policy.generation import Policy
 from services.policy.weight_metrics import FALLBACKS, FETCHED_BYTES
@@ -23,6 +27,8 @@ from tests.fakes.tiny_models import make_tiny_causal
 from tests.fakes.tiny_runs import loaded_from
 from tests.integration.test_weights import WeightsOnly, arrival, assert_serves
 from tests.integration.weight_replicas import PLAIN, nudge, replica
+from trimtab.weights.v1 import weights_pb2 as wire
+from trimtab.weights.v1.weights_pb2_grpc import WeightServiceStub
 
 PROCESSES = 3
 
@@ -130,6 +136,27 @@ async def test_every_process_sends_what_changed_of_its_part(loaded: LoadedModel,
         assert [len(server.fetched) for server in from_.servers] == [*before[:-1], before[-1] + 1]
 
 
+async def test_who_is_two_versions_behind_gets_deltas_of_parts_that_changed_once(
+    loaded: LoadedModel, state: State
+) -> None:
+    """A part that one of the versions left alone hangs together all the same."""
+    async with learner(loaded, state) as from_, replica(loaded, from_.address) as one:
+        await arrival(one.policy, from_.publish(1, state))
+        whole = counted("full")
+        held = [store.newest().tensors for store in from_.processes.stores]
+        first, last = (max(names, key=lambda name: state[name].nbytes) for names in (held[0], held[-1]))
+        for server in from_.servers[:1]:
+            server.servicer.announce = lambda: None  # type: ignore[method-assign]
+        for step, name in ((2, last), (3, first)):
+            state[name].view(-1)[0] += 1
+            version = from_.publish(step, state)
+        for server in from_.servers[:1]:
+            WeightServicer.announce(server.servicer)
+        await arrival(one.policy, version)
+        assert_serves(one.policy, state, version)
+        assert counted("full") == whole
+
+
 async def test_peers_get_one_delta_of_all_parts(loaded: LoadedModel, state: State) -> None:
     """What came in parts is passed on as one: the second replica asks nobody but the first."""
     async with (
@@ -190,6 +217,50 @@ async def test_a_version_that_changes_nothing_is_none(loaded: LoadedModel, state
     async with learner(loaded, state) as from_:
         assert from_.publish(1, state) == from_.publish(2, state)
         assert [store.newest().manifest.version.step for store in from_.processes.stores] == [1] * PROCESSES
+
+
+async def test_a_reader_that_knows_no_parts_is_told(loaded: LoadedModel, state: State) -> None:
+    """It asks the first process for all."""
+    async with learner(loaded, state) as from_, make_channel(from_.address) as channel:
+        from_.publish(1, state)
+        call = WeightServiceStub(channel).FetchWeights(wire.FetchWeightsRequest(tensors=list(state)))
+        with pytest.raises(grpc.aio.AioRpcError, match="is another process' part") as raised:
+            await call.read()
+    assert raised.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+@pytest.mark.parametrize(
+    ("listens", "first", "told"),
+    [
+        ("127.0.0.1", "no.such.name", "127.0.0.1:7"),
+        ("10.1.2.3", "no.such.name", "10.1.2.3:7"),
+        ("fe80::1", "no.such.name", "[fe80::1]:7"),
+        ("0.0.0.0", "127.0.1.1", ":7"),  # noqa: S104
+        ("::", "127.0.0.1", ":7"),
+    ],
+)
+def test_readers_are_told_where_a_process_listens(listens: str, first: str, told: str) -> None:
+    """Not where a name leads; and never loopback for a server that listens everywhere."""
+    assert told_address(listens, 7, first) == told
+
+
+async def test_a_port_is_one_of_the_learners_host(loaded: LoadedModel, state: State) -> None:
+    """Where a process knows no address of its own but loopback, the reader has the learner's."""
+    async with learner(loaded, state) as from_, replica(loaded, from_.address) as one:
+        for store in from_.processes.stores:
+            together = store._together
+            together._parts = tuple(  # type: ignore[attr-defined]
+                Part(part.address.removeprefix("127.0.0.1"), part.tensors)
+                for part in together._parts  # type: ignore[attr-defined]
+            )
+        version = from_.publish(1, state)
+        assert [part.address[:1] for part in from_.processes.stores[0].newest().manifest.parts] == [
+            "",
+            ":",
+            ":",
+        ]
+        await arrival(one.policy, version)
+        assert_serves(one.policy, state, version)
 
 
 async def test_more_processes_than_tensors(loaded: LoadedModel, state: State) -> None:

@@ -322,7 +322,7 @@ async def test_manifests_and_bytes_on_the_wire(
             await client.manifest("run", version=gone)
         for bad, error, message in (
             (wire.FetchWeightsRequest(want=gone), FailedPreconditionError, "are not here"),
-            (wire.FetchWeightsRequest(tensors=["nope"]), NotFoundError, "there is no tensor nope here"),
+            (wire.FetchWeightsRequest(tensors=["nope"]), NotFoundError, "the manifest has no tensor nope"),
             (wire.FetchWeightsRequest(offset=len(whole) + 1), InvalidArgumentError, "lies past the"),
         ):
             with pytest.raises(error, match=message):

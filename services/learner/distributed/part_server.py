@@ -22,6 +22,19 @@ from services.models.weight_servicer import SERVICE_NAME, WeightServicer
 from trimtab.weights.v1 import weights_pb2_grpc
 
 _LEAVE_SECONDS = 5.0
+_ANY = ("0.0.0.0", "::")  # noqa: S104 - nothing is bound here
+
+
+def told_address(listens: str, port: int, first: str) -> str:
+    """What readers are told of a process that listens there. `first`: the first process' host.
+
+    Raises OSError where there is no way to that.
+    """
+    if listens.strip("[]") not in _ANY:
+        return join_address(listens, port)
+    own = address_towards(first)
+    # A name of this machine may stand for loopback, which means another machine to a reader.
+    return f":{port}" if is_loopback(own) else join_address(own, port)
 
 
 class _Serving:
@@ -76,13 +89,13 @@ class PartServer:
         self._thread = threading.Thread(target=self._run, name="weights-part", daemon=True)
 
     def start(self) -> str:
-        """Listen; host:port as the other processes see it. Raises what keeps it from listening."""
+        """Listen; where readers ask: see Part. Raises what keeps it from listening."""
         self._thread.start()
         self._listening.wait()
         if self._failed is not None:
             raise self._failed
-        _, port = host_and_port(self._address)
-        return join_address(address_towards(os.environ["MASTER_ADDR"]), port)
+        host, port = host_and_port(self._address)
+        return told_address(host, port, os.environ["MASTER_ADDR"])
 
     def attach(self, loaded: LoadedModel, together: Together) -> None:
         """Of this model, together with the other processes."""

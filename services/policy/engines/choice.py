@@ -75,8 +75,8 @@ def _vllm(config: PolicyConfig, model: Any) -> Engine:
     from services.policy.engines.weight_folders import WeightFolders
 
     spec = config.engine
-    folders = WeightFolders(Path(spec.weights_folder), Path(model.folder)) if spec.weights_folder else None
-    loaded = load_causal(config.model) if folders else None
+    loaded = load_causal(config.model) if spec.weights_folder else None
+    folders = WeightFolders(Path(spec.weights_folder), loaded) if loaded else None
     process = _started(spec, model, folders, loaded) if spec.command else None
     server = _server(spec, process.url if process else spec.url)
     return VllmEngine(

@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-_WEIGHTS_FILE = "model.safetensors"
+    from services.models.loading import LoadedModel
+
+_WEIGHTS_FILE, _CONFIG_FILE = "model.safetensors", "config.json"
 _EMBEDDINGS, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 class WeightFolders:
-    """Folders weights-0, weights-1, … in `root`, with the configuration and tokenizer of `model`."""
+    """Folders weights-0, weights-1, … in `root`, with the configuration and tokenizer of `loaded`."""
 
-    def __init__(self, root: Path, model: Path) -> None:
-        self.root, self._model = root, model
+    def __init__(self, root: Path, loaded: LoadedModel) -> None:
+        self.root, self._loaded = root, loaded
         self.written = 0
 
     def write(self, tensors: Mapping[str, torch.Tensor]) -> Path:
@@ -33,12 +35,15 @@ class WeightFolders:
         target = self.root / f"weights-{self.written}"
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
-        for file in self._model.glob("*.json"):
-            if not file.name.endswith(".index.json"):
-                shutil.copy(file, target)
+        model = self._loaded.model
+        # From memory, not from where the model came from: that may be a hub, or a single file.
+        model.config.save_pretrained(target)
+        self._loaded.tokenizer.save_pretrained(target)
+        if model.can_generate():
+            model.generation_config.save_pretrained(target)
         weights = {name: tensor.contiguous() for name, tensor in tensors.items()}
         if _HEAD not in weights and _EMBEDDINGS in weights:
-            _untie(target / "config.json")
+            _untie(target / _CONFIG_FILE)
             weights[_HEAD] = weights[_EMBEDDINGS].clone()
         save_file(weights, target / _WEIGHTS_FILE, metadata={"format": "pt"})
         self.written += 1
@@ -52,5 +57,4 @@ class WeightFolders:
 def _untie(config: Path) -> None:
     words = json.loads(config.read_text(encoding="utf-8"))
     words["tie_word_embeddings"] = False
-    config.unlink()  # a copy is as read-only as what it was copied from
     config.write_text(json.dumps(words, indent=2), encoding="utf-8")

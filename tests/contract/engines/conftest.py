@@ -115,9 +115,8 @@ def _vllm(stack: ExitStack, folder: Path, shared: Path) -> Subject:
     model = _remote(folder)
     server = stack.enter_context(HttpServer(CompletionServer(_direct(folder), model.ends)))
     calls = JsonServer("vllm", server.url)
-    engine = VllmEngine(
-        model, calls, max_rows=4, folders=WeightFolders(shared, folder), loaded=_direct(folder)
-    )
+    own = _direct(folder)
+    engine = VllmEngine(model, calls, max_rows=4, folders=WeightFolders(shared, own), loaded=own)
     return Subject(engine, _direct(folder), frozenset(model.ends), BOUND)
 
 

@@ -130,7 +130,7 @@ def test_names_are_selected_in_manifest_order(published: PublishedWeights) -> No
     snapshot = published.newest()
     assert [entry.name for entry in selected(snapshot, ["c", "a"])] == ["a", "c"]
     assert [entry.name for entry in selected(snapshot, [])] == ["a", "b", "c"]
-    with pytest.raises(NotFound, match="there is no tensor nope here"):
+    with pytest.raises(NotFound, match="the manifest has no tensor nope"):
         selected(snapshot, ["a", "nope"])
 
 

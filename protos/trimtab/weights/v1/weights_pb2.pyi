@@ -139,7 +139,7 @@ class WeightPart(google.protobuf.message.Message):
     ADDRESS_FIELD_NUMBER: builtins.int
     TENSORS_FIELD_NUMBER: builtins.int
     address: builtins.str
-    """host:port of its WeightService; empty: the process that was asked for the manifest."""
+    """host:port of its WeightService; ":port" at the host that was asked for the manifest; empty: that very process."""
     tensors: builtins.int
     def __init__(
         self,

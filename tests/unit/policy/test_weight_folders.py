@@ -1,0 +1,35 @@
+"""A folder for a server that loads weights: the same model, a tied head written out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from services.models.loading import serving_state
+from services.policy.engines.weight_folders import WeightFolders
+from tests.fakes.tiny_models import make_tiny_causal
+from tests.fakes.tiny_runs import loaded_from
+
+
+def test_what_is_written_is_the_model_with_these_weights(tmp_path: Path) -> None:
+    """Loaded again it gives the same logits, without the folder or hub that it came from; its head is its own."""
+    folder = make_tiny_causal(tmp_path / "tiny")
+    loaded = loaded_from(folder)
+    shutil.rmtree(folder)
+    state = dict(serving_state(loaded.model))
+    assert "lm_head.weight" not in state
+    folders = WeightFolders(tmp_path / "out", loaded)
+    target = folders.write(state)
+    assert json.loads((target / "config.json").read_text())["tie_word_embeddings"] is False
+    again = loaded_from(target)
+    ids = torch.arange(5, 15)[None]
+    with torch.no_grad():
+        assert torch.equal(again.model(ids).logits, loaded.model(ids).logits)
+    assert again.facts.tokenizer_fingerprint == loaded.facts.tokenizer_fingerprint
+    assert "lm_head.weight" in serving_state(again.model)
+    folders.drop(target)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == []
+    assert folders.write(state).name != target.name
