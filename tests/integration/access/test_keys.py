@@ -195,6 +195,7 @@ async def test_every_method_of_the_contract_has_its_scope() -> None:
         "WeightService/WatchVersions",
         "WeightService/FetchWeights",
         "WeightService/ReportVersion",
+        "WeightService/OpenPair",
     }
     assert {scope: {name.partition("/")[0] for name in names} for scope, names in found.items()} == {
         "generate": {"PolicyService"},
