@@ -29,7 +29,7 @@ from services.learner.training import Trainer
 from services.learner.weight_servicer import SERVICE_NAME as WEIGHT_SERVICE_NAME
 from services.learner.weight_servicer import WeightServicer
 from services.learner.weights import PublishedWeights
-from services.models.loading import LoadedModel, load_language_model, torch_device
+from services.models.loading import LoadedModel, load_language_model
 from services.models.pairs import Fabric
 from services.models.tensor_folder import TensorFolder
 from trimtab.learner.v1 import learner_pb2_grpc
@@ -60,7 +60,8 @@ class LearnerApplication:
         self._run_uid = config.queue.run_uid if config.queue else config.run.name
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="learner-model")
         self._servicer = LearnerServicer(self._run_uid, config.run.steps)
-        self._weight_servicer = WeightServicer(_fabric_of(config))
+        fabric = Fabric.named(config.weights.fabric, config.run.model.device)
+        self._weight_servicer = WeightServicer(fabric)
         self._weights: PublishedWeights | None = None
         self._queue: RedisStages | None = None
         self._training: asyncio.Task[None] | None = None
@@ -187,8 +188,3 @@ class LearnerApplication:
         await self._training
         await asyncio.sleep(self._config.linger_seconds)
         return 0
-
-
-def _fabric_of(config: LearnerConfig) -> Fabric | None:
-    name = config.weights.fabric
-    return Fabric(name, torch_device(config.run.model.device)) if name else None

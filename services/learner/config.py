@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
+from services.common.access.safety import is_loopback
 from services.common.spec.base import Spec
 from services.common.spec.run import RunSpec
 from services.common.spec.service import FABRIC_AND_TLS, ServiceSpec
@@ -48,11 +49,22 @@ class LearnerConfig(ServiceSpec):
     def _several(self) -> LearnerConfig:
         if self.processes > 1 and (problem := self.run.alone_because):
             raise ValueError(f"processes = {self.processes}: {problem}")
+        parts = {self.part_port(place) for place in range(1, self.processes)} - {0}
+        for name in ("health_port", "metrics_port"):
+            if (port := getattr(self.server, name)) in parts:
+                raise ValueError(f"server.{name}: at {port} another process serves its part of the weights")
+        return self
+
+    def part_port(self, place: int) -> int:
+        """Where a process serves its part of the weights, by its place on its machine; 0: at any port that is free.
+
+        Beside the first one's, which a firewall can be told; not on loopback, where a run's ports are drawn.
+        """
+        fixed = self.server.port and not is_loopback(self.server.host)
+        return self.server.port + place if fixed else 0
+
+    @model_validator(mode="after")
+    def _fabric(self) -> LearnerConfig:
         if self.weights.fabric and self.tls is not None:
             raise ValueError(FABRIC_AND_TLS)
-        parts = range(self.server.port + 1, self.server.port + self.processes)
-        for name in ("health_port", "metrics_port"):
-            if self.server.port and getattr(self.server, name) in parts:
-                taken = f"{parts.start} to {parts.stop - 1}"
-                raise ValueError(f"server.{name}: at ports {taken} the other processes serve weights")
         return self

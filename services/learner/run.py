@@ -49,7 +49,7 @@ from services.learner.metrics import append_metrics, keep_metrics, metrics_rows,
 from services.learner.offline.batches import OfflineBatches
 from services.learner.watch.watch import Watch
 from services.learner.weights import PublishedWeights
-from services.models.loading import LoadedModel
+from services.models.loading import LoadedModel, frozen_names
 from services.models.manifest import Version, entries_of, policy_digest, whole_digest
 from services.models.master_weights import MasterWeights
 
@@ -163,11 +163,7 @@ class Run:
         self._refused: TrimtabError | None = None
         self._asked: list[asyncio.Future[str]] = []
         self._nudged = asyncio.Event()
-        self._frozen = (
-            trainer.adapter.fixed()
-            if trainer.adapter
-            else frozenset(name for name, one in loaded.model.named_parameters() if not one.requires_grad)
-        )
+        self._frozen = trainer.adapter.fixed() if trainer.adapter else frozen_names(loaded.model)
 
     @property
     def step(self) -> int:

@@ -190,6 +190,11 @@ def serving_state(model: Any) -> dict[str, torch.Tensor]:
     return state
 
 
+def frozen_names(model: torch.nn.Module) -> frozenset[str]:
+    """Names of the weights that no training changes."""
+    return frozenset(name for name, weight in model.named_parameters() if not weight.requires_grad)
+
+
 def switch_off_dropout(model: torch.nn.Module) -> None:
     """Dropout stays off in training too: log-probs of the same weights must agree (NUMERICS: dropout off)."""
     module: Any

@@ -18,7 +18,7 @@ from services.common.errors import (
     Unavailable,
 )
 from services.common.routes import address_towards, host_of_peer
-from services.models.pairs import OPEN_SECONDS, Fabric, Pair, PairBroken
+from services.models.pairs import Fabric, Pair, PairBroken, meeting
 from services.models.rendezvous import Rendezvous
 from trimtab.weights.v1 import weights_pb2 as wire
 
@@ -87,7 +87,7 @@ class Pairs:
             answer = wire.OpenPairResponse(key=key, value=value)
             loop.call_soon_threadsafe(outbox.put_nowait, answer)
 
-        store = Rendezvous(tell, OPEN_SECONDS, theirs)
+        store = meeting(fabric, tell, theirs)
         pair = Pair(fabric, first.pair, is_source=True, seconds=_SEND_SECONDS)
         connecting = asyncio.create_task(pair.connect(store, host))
         self._connecting.add(connecting)

@@ -27,6 +27,7 @@ import torch.distributed as dist
 
 from services.common.errors import Unavailable
 from services.models.gloo_address import check_address
+from services.models.loading import torch_device
 from services.models.rendezvous import Rendezvous
 
 PIECE_BYTES = 16 * 2**20
@@ -51,6 +52,11 @@ class Fabric:
 
     name: str
     device: torch.device
+
+    @classmethod
+    def named(cls, name: str, device: str) -> Fabric | None:
+        """None for an empty name: nothing is shared. device: as a ModelSpec says it."""
+        return cls(name, torch_device(device)) if name else None
 
     @property
     def backend(self) -> str:
@@ -83,26 +89,29 @@ class Pair:
         return await self._do(lambda: self._receive(count))
 
     def close(self) -> None:
-        """Break it: what waits in its thread ends with an error."""
+        """Nothing goes through any more. What waits in its thread ends by its own patience."""
         self._closed = True
         self._abort()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _do(self, work: Callable[[], Value]) -> Value:
+        """In its thread, which may wait in NCCL's own code for longer than anybody wants to."""
+        most = self._seconds + OPEN_SECONDS
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except (
-            RuntimeError,
-            ValueError,
-        ) as error:  # torch's own words, and those of a thread that is shut down
-            raise PairBroken(f"the pair over {self._fabric.backend} broke: {_first_line(error)}") from error
+            async with asyncio.timeout(most):
+                return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except TimeoutError:
+            why = f"nothing came for {most:g} s"
+        except (RuntimeError, ValueError) as error:
+            # torch's own words, and those of a thread that is shut down.
+            why = _first_line(error)
+        raise PairBroken(f"the pair over {self._fabric.backend} broke: {why}")
 
     def _connect(self, store: Rendezvous, host: str) -> None:
         seconds = timedelta(seconds=OPEN_SECONDS)
         if self._fabric.backend == "nccl":
             self._group = _nccl(store, self._own, seconds)
         else:
-            store.check_theirs = _check_gloo
             self._group = _gloo(store, self._own, seconds, host)
         if self._closed:
             self._abort()
@@ -120,7 +129,7 @@ class Pair:
             threading.Thread(target=_aborted, args=(group,), name="weights-pair-abort", daemon=True).start()
 
     def _send(self, data: bytes) -> None:
-        # A read-only buffer is what bytes are; nothing writes to it.
+        # torch takes no buffer that is read-only, as bytes are.
         piece = torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy()).to(self._fabric.device)
         self._await(self._open().send([piece], self._other, 0))
 
@@ -147,15 +156,20 @@ class Pair:
         work.wait()
 
 
+def meeting(fabric: Fabric, tell: Callable[[str, bytes], None], host: str) -> Rendezvous:
+    """Where both sides of a pair find each other. host: the other one's address; empty where it is not known."""
+
+    def check(theirs: bytes, ours: bytes) -> None:
+        if fabric.backend == "gloo":
+            check_address(theirs, like=ours, host=host)
+
+    return Rendezvous(tell, OPEN_SECONDS, check)
+
+
 def _aborted(group: Any) -> None:
-    with contextlib.suppress(
-        RuntimeError, AttributeError
-    ):  # older gloo groups know no end but being forgotten
+    # Older gloo groups know no end but being forgotten.
+    with contextlib.suppress(RuntimeError, AttributeError):
         group.abort()
-
-
-def _check_gloo(value: bytes, store: Rendezvous) -> None:
-    check_address(value, like=store.own, host=store.host)
 
 
 def _gloo(store: Rendezvous, rank: int, seconds: timedelta, host: str) -> Any:

@@ -21,18 +21,17 @@ _MOST_KEYS, _MOST_BYTES = 64, 2**16
 class Rendezvous(dist.Store):  # type: ignore[name-defined, misc]
     """Keys and values of both sides. `tell` passes one on, from any thread; a wait ends after `seconds`.
 
-    host: the other side's, where it is known to this one.
+    check: of a value of the other side's and this side's own; raises InvalidInput for one that may not be used.
     """
 
-    def __init__(self, tell: Callable[[str, bytes], None], seconds: float, host: str = "") -> None:
+    def __init__(
+        self, tell: Callable[[str, bytes], None], seconds: float, check: Callable[[bytes, bytes], None]
+    ) -> None:
         super().__init__()
-        self._tell, self._seconds, self.host = tell, seconds, host
+        self._tell, self._seconds, self._check = tell, seconds, check
         self._values: dict[str, bytes] = {}
         self._theirs: set[str] = set()
-        self.own = b""
-        """What this side has set last."""
-        self.check_theirs: Callable[[bytes, Rendezvous], None] = lambda _value, _store: None
-        """Raises InvalidInput for a value of the other side's that may not be used."""
+        self._own = b""
         self._closed = False
         self._changed = threading.Condition()
 
@@ -56,7 +55,7 @@ class Rendezvous(dist.Store):  # type: ignore[name-defined, misc]
     def set(self, key: str, value: bytes) -> None:
         """See torch.distributed.Store, here and below."""
         with self._changed:
-            self._values[key] = self.own = bytes(value)
+            self._values[key] = self._own = bytes(value)
             self._theirs.discard(key)
             self._changed.notify_all()
         self._tell(key, bytes(value))
@@ -67,7 +66,7 @@ class Rendezvous(dist.Store):  # type: ignore[name-defined, misc]
         value = self._values[key]
         if key in self._theirs:
             try:
-                self.check_theirs(value, self)
+                self._check(value, self._own)
             except InvalidInput as error:
                 raise RuntimeError(str(error)) from error
         return value

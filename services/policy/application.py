@@ -11,7 +11,6 @@ import grpc
 from services.common.drain_mark import Flag
 from services.common.queue_worker import QueueWorker
 from services.common.telemetry import replica_name
-from services.models.loading import torch_device
 from services.models.pairs import Fabric
 from services.models.snapshots import WeightStore
 from services.policy.config import PolicyConfig, WeightSourceSpec
@@ -39,7 +38,8 @@ class PolicyApplication:
         self._policy: Policy | None = None
         # Raised while the weights are too old.
         self.rest = Flag()
-        self._fabric = _fabric_of(config)
+        fabric = config.weights.fabric if config.weights else ""
+        self._fabric = Fabric.named(fabric, config.model.device)
         self._peers = PeerServicer(self._fabric)
         self._worker: QueueWorker | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -119,8 +119,3 @@ class PolicyApplication:
                 self._reading.result()
         await asyncio.Event().wait()
         return 0
-
-
-def _fabric_of(config: PolicyConfig) -> Fabric | None:
-    name = config.weights.fabric if config.weights else ""
-    return Fabric(name, torch_device(config.model.device)) if name else None

@@ -16,7 +16,7 @@ from services.common.channels import make_channel
 from services.common.errors import TrimtabError
 from services.common.routes import address_towards, host_and_port
 from services.common.spec.channel import ChannelSpec
-from services.models.pairs import OPEN_SECONDS, Fabric, Pair
+from services.models.pairs import OPEN_SECONDS, Fabric, Pair, meeting
 from services.models.rendezvous import Rendezvous
 from trimtab.weights.v1 import weights_pb2 as wire
 from trimtab.weights.v1 import weights_pb2_grpc as wire_grpc
@@ -105,7 +105,7 @@ class Pairing:
 
         host, port = host_and_port(address)
         # A name may be that of a whole Service; where replicas name each other, they do so by number.
-        store = Rendezvous(tell, OPEN_SECONDS, host.strip("[]") if _is_number(host) else "")
+        store = meeting(fabric, tell, host.strip("[]") if _is_number(host) else "")
         outbox.put_nowait(
             wire.OpenPairRequest(
                 run_uid=self._run_uid, pair=pair.name, fabric=fabric.name, backend=fabric.backend

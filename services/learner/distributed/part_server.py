@@ -16,7 +16,7 @@ from services.common.server import join_address, serving
 from services.learner.config import LearnerConfig
 from services.learner.publishing import Together
 from services.learner.weights import PublishedWeights
-from services.models.loading import LoadedModel
+from services.models.loading import LoadedModel, frozen_names
 from services.models.pairs import Fabric
 from services.models.weight_servicer import SERVICE_NAME, WeightServicer
 from trimtab.weights.v1 import weights_pb2_grpc
@@ -64,23 +64,16 @@ class _Serving:
 
 
 class PartServer:
-    """Listens as the first process does (host, tls, access), and beside it.
-
-    Its port is the first one's and this process' place on its machine, which a firewall can be told; on loopback, where
-    a run's ports are drawn, any that is free.
-    """
+    """Listens as the first process does (host, tls, access), and beside it (LearnerConfig.part_port)."""
 
     def __init__(self, config: LearnerConfig, device: torch.device, local_rank: int) -> None:
         self._deltas = config.deltas
         self._weights: PublishedWeights | None = None
         self._frozen: frozenset[str] = frozenset()
-        fixed = config.server.port and not is_loopback(config.server.host)
-        port = config.server.port + local_rank if fixed else 0
-        ports = {"port": port, "health_port": 0, "metrics_port": 0}
+        ports = {"port": config.part_port(local_rank), "health_port": 0, "metrics_port": 0}
         server = config.server.model_copy(update=ports)
         self._spec = config.model_copy(update={"server": server, "endpoints_file": None})
-        name = config.weights.fabric
-        self._servicer = WeightServicer(Fabric(name, device) if name else None)
+        self._servicer = WeightServicer(Fabric.named(config.weights.fabric, str(device)))
         self._loop = asyncio.new_event_loop()
         self._ended = asyncio.Event()
         self._listening = threading.Event()
@@ -103,8 +96,7 @@ class PartServer:
         self._weights = PublishedWeights(
             tokenizer_fingerprint=fingerprint, deltas=self._deltas, together=together
         )
-        named = loaded.model.named_parameters()
-        self._frozen = frozenset(name for name, parameter in named if not parameter.requires_grad)
+        self._frozen = frozen_names(loaded.model)
         self._servicer.attach(self._weights)
 
     def publish(self, state: Mapping[str, torch.Tensor]) -> None:
