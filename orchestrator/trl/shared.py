@@ -72,7 +72,7 @@ def put_model(draft: Draft, around: Around, *, field: str = "model_name_or_path"
 
 
 def dtype_of(draft: Draft) -> str:
-    """bf16 says it, as TRL casts passes to it; unset: where the processor has it; off: as the weights are loaded."""
+    """bf16 says it, as TRL casts passes to it; unset: where that is quicker; off: as the weights are loaded."""
     bf16, weights = draft.value("bf16"), draft.value("dtype")
     if weights not in ("float32", "bfloat16", "auto", None):
         draft.refuse("dtype", "expected float32 or bfloat16")

@@ -33,9 +33,9 @@ from services.models.loading import (
     set_threads,
     switch_off_dropout,
     torch_device,
-    torch_dtype,
 )
 from services.models.packed import enable_packing, packed_states
+from services.models.precision import torch_dtype
 from services.models.scorer import Encoded, Reading, ScorerAbout, ScoreText, cut_left
 
 Reduction = Literal["last", "min", "mean", "product"]

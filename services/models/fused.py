@@ -4,9 +4,9 @@
                 norm ▸ silu(gate) ▸ · up ▸ down + residual ] a layer ──▶ norm ──▶ head
 
 Rows are tokens without padding: [tokens, width]. Where keys and values lie, and who sees whom, is the caller's.
-Shares the model's parameters; on processors that multiply bfloat16 it keeps a second copy in the order that oneDNN
-computes in, made anew for tensors that were written to since. `fuse` tries it against the model's own pass: a model
-that does more than meets the eye is left alone.
+Shares the model's parameters; on processors it keeps a second copy in the order that oneDNN computes in, made anew for
+tensors that were written to since (in float32 a product of 16 rows takes 0.4 to 0.9 of the time). `fuse` tries it against
+the model's own pass: a model that does more than meets the eye is left alone.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _reordered(weight: torch.Tensor) -> torch.Tensor | None:
     """The weight in oneDNN's order; None where that is not faster or not there."""
     if (
         weight.device.type != "cpu"
-        or weight.dtype != torch.bfloat16
+        or weight.dtype not in (torch.bfloat16, torch.float32)
         or not torch.backends.mkldnn.is_available()
     ):
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from services.common.spec.service import ModelSpec
 from services.models import cut, gguf
 from services.models.encoder_decoder import is_encoder_decoder, trial
 from services.models.facts import ModelFacts, chat_template_digest, model_digest, tokenizer_fingerprint
+from services.models.precision import torch_dtype
 from services.models.untrusted import check_folder, check_tokenizer
 
 _HUB_SECONDS = 5.0
@@ -68,21 +68,6 @@ def _packaged(package: str) -> str:
     except NotFound:
         return str(gguf.converted(gguf.package_file(package, "*.gguf")))
     return str(weights.parent)
-
-
-@functools.cache
-def has_fast_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 natively; elsewhere it is emulated and slower than float32."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """The dtype that a spec's `auto`, `float32` or `bfloat16` means here."""
-    if name == "auto":
-        return torch.bfloat16 if has_fast_bfloat16() else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
 def torch_device(name: str) -> torch.device:

@@ -30,10 +30,10 @@ from services.models.loading import (
     set_threads,
     switch_off_dropout,
     torch_device,
-    torch_dtype,
 )
 from services.models.packed import enable_packing, packed_states
 from services.models.packing import micro_batches
+from services.models.precision import torch_dtype
 from services.models.scorer import Encoded, Reading, ScorerAbout, ScoreText, cut_left
 from services.models.unrolled import Unrolled, unroll
 

@@ -169,7 +169,7 @@ class RewardConfig(ServiceSpec):
 
     models: tuple[RewardEntry, ...] = ()
     queue_model: str = Field("", description="Model of the queue's stage; empty: the name in reward/<name>.")
-    dtype: Dtype = Field("auto", description="auto: bfloat16 where the processor has it, else float32.")
+    dtype: Dtype = Field("auto", description="auto: bfloat16 where it is quicker than float32, else that.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:0, …")
     threads: int = Field(0, ge=0, description="CPU threads; 0: all cores.")
     token_budget: int = Field(4096, ge=16, description="Tokens in one forward pass.")

@@ -121,7 +121,7 @@ class RewardModelSpec(ServiceRole):
         None, description="For an identity at the object store; never its token."
     )
     model_cache: ModelCacheSpec = Field(ModelCacheSpec(), description="Where models of a hub are kept.")
-    dtype: Dtype = Field("auto", description="auto: bfloat16 where the processor has it, else float32.")
+    dtype: Dtype = Field("auto", description="auto: bfloat16 where it is quicker than float32, else that.")
     http: bool = Field(True, description="Answer HTTP beside gRPC.")
     token_budget: int = Field(4096, ge=16, description="Tokens in one forward pass.")
     allowed_namespaces: tuple[Name, ...] = Field(

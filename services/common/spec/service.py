@@ -88,7 +88,7 @@ class ModelSpec(Spec):
     """A model to load: a local folder in Hugging Face form, a .gguf file, or a hub id."""
 
     path: str = Field(min_length=1, description="Local folder, .gguf file, package:<name>, or hub id.")
-    dtype: Dtype = Field("auto", description="auto: bfloat16 where the processor has it, else float32.")
+    dtype: Dtype = Field("auto", description="auto: bfloat16 where it is quicker than float32, else that.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:0, …")
     threads: int = Field(0, ge=0, description="CPU threads; 0: all cores.")
     revision: str | None = Field(None, description="Hub revision.")

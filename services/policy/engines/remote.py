@@ -16,7 +16,8 @@ import numpy as np
 from services.common.errors import InvalidInput, Overloaded, TrimtabError, Unavailable
 from services.common.spec.service import ModelSpec
 from services.models.facts import ModelFacts, chat_template_digest, tokenizer_fingerprint
-from services.models.loading import load_tokenizer, resolve, run_loader, torch_dtype
+from services.models.loading import load_tokenizer, resolve, run_loader
+from services.models.precision import torch_dtype
 from services.policy.engines.base import Draft, Emit, Ids, Request, Sampling, check_request
 
 _STOP_SECONDS = 0.1

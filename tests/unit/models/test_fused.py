@@ -62,10 +62,11 @@ def test_other_models_are_left_alone(tmp_path: Path) -> None:
     assert fuse(model) is None
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", ["plain", "biased"])
-def test_a_step_in_one_call_is_the_same_to_the_last_bit(tmp_path: Path, kind: str) -> None:
+def test_a_step_in_one_call_is_the_same_to_the_last_bit(tmp_path: Path, kind: str, dtype: str) -> None:
     """Through the cache, as rows join, end and go on, and after weights changed: as with a call for each operation."""
-    model = loaded_from(make_tiny_causal(tmp_path / "m", width=64), "bfloat16").model
+    model = loaded_from(make_tiny_causal(tmp_path / "m", width=64), dtype).model
     if kind == "biased":
         for layer in model.base_model.layers:
             for product in (layer.self_attn.q_proj, layer.self_attn.o_proj, layer.mlp.gate_proj):
