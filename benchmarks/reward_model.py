@@ -13,16 +13,22 @@ judged in the precision that they were trained in.
     p_worse                     sign-flip test over prompts: how likely a difference this bad for us is by chance
 
 hh_ and oasst_ before a figure: of that data set alone; without: of both together.
+
+`--keep FILE`: each seed's two trainings are written there as they end, and taken from there by the next call, which may
+be another day's: both of a seed ran side by side, so their ratio is of one hour and one machine.
 """
 
 from __future__ import annotations
 
+import argparse
+import functools
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -219,8 +225,38 @@ class Outcome:
         return {prefix + name: value for name, value in found.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Trainings of calls before this one, by data set and seed; of other settings there is nothing."""
+
+    file: Path | None
+
+    def find(self, data: DataSet, seed: int) -> dict[str, Trained]:
+        """Both trainings of a seed, by whose they are; empty where they are yet to be done."""
+        if self.file is None or not self.file.is_file():
+            return {}
+        for line in self.file.read_text().splitlines():
+            row = json.loads(line)
+            if row["key"] == self._key(data, seed):
+                return {way: Trained(**found) for way, found in row["trained"].items()}
+        return {}
+
+    def add(self, data: DataSet, seed: int, found: dict[str, Trained]) -> None:
+        """Note both trainings of a seed."""
+        if self.file is None:
+            return
+        trained = {way: asdict(one) for way, one in found.items()}
+        row = {"key": self._key(data, seed), "machine": harness.machine_info(), "trained": trained}
+        with self.file.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    @staticmethod
+    def _key(data: DataSet, seed: int) -> dict[str, Any]:
+        return {"data": asdict(data), "seed": seed, "settings": SETTINGS, "split_seed": SPLIT_SEED}
+
+
 def outcome(
-    data: DataSet, folder: str, prompts: Sequence[Compared], seeds: Sequence[int], quick: bool
+    data: DataSet, folder: str, prompts: Sequence[Compared], seeds: Sequence[int], quick: bool, kept: Kept
 ) -> Outcome:
     """Both trainers with each seed on one data set; who goes first alternates."""
     fit, held = split(prompts, data.train_pairs)
@@ -231,9 +267,11 @@ def outcome(
     ours, theirs = [], []
     for number, seed in enumerate(seeds):
         ways = {"ours": by_trimtab, "TRL": by_trl}
-        found = {}
-        for way in sorted(ways, reverse=bool(number % 2)):
+        found = kept.find(data, seed)
+        for way in [] if found else sorted(ways, reverse=bool(number % 2)):
             found[way] = ways[way](folder, fit, held, seed, data.quick_steps if quick else 0, threads)
+            if len(found) == len(ways):
+                kept.add(data, seed, found)
         ours.append(found["ours"])
         theirs.append(found["TRL"])
         harness.say(
@@ -256,7 +294,7 @@ def outcome(
     )
 
 
-def measure(quick: bool) -> dict[str, float]:
+def measure(quick: bool, keep: Path | None) -> dict[str, float]:
     """All figures."""
     from services.models.loading import load_tokenizer, resolve
 
@@ -267,7 +305,8 @@ def measure(quick: bool) -> dict[str, float]:
     for one in SETS:
         reading = read(data / one.file, skip_bad_rows=True)
         prompts = [p for p in by_prompt(reading) if short(p, tokenizer, one.most_tokens)]
-        outcomes[one.name] = outcome(one, folder, prompts, SEEDS[:1] if quick else SEEDS, quick)
+        kept = Kept(None if quick else keep)
+        outcomes[one.name] = outcome(one, folder, prompts, SEEDS[:1] if quick else SEEDS, quick, kept)
     if not quick and outcomes["hh"].seconds_trl > 1.5 * FLOOR_SECONDS * len(SEEDS):
         harness.say(
             f"benchmarks.reward_model: TRL took {outcomes['hh'].seconds_trl / len(SEEDS):.0f} s for the HH pairs, "
@@ -286,5 +325,15 @@ BARS = {
     "accuracy_length_matched": harness.at_least(0.5),
 }
 
+
+def main() -> None:
+    """Take our own flag, leave the rest to the harness."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.reward_model", add_help=False)
+    parser.add_argument("--keep", type=Path)
+    mine, rest = parser.parse_known_args()
+    sys.argv[1:] = rest
+    harness.run("reward_model", functools.partial(measure, keep=mine.keep), BARS)
+
+
 if __name__ == "__main__":
-    harness.run("reward_model", measure, BARS)
+    main()

@@ -5,7 +5,7 @@
 
 Rows are tokens without padding: [tokens, width]. Where keys and values lie, and who sees whom, is the caller's.
 Shares the model's parameters; on processors it keeps a second copy in the order that oneDNN computes in, made anew for
-tensors that were written to since (in float32 a product of 16 rows takes 0.4 to 0.9 of the time). `fuse` tries it against
+tensors that were written to since (a float32 product of 16 rows takes 0.4 to 0.9 of the time). `fuse` tries it against
 the model's own pass: a model that does more than meets the eye is left alone.
 """
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from benchmarks.reward_model import Outcome, Trained, p_worse, right, rows_of, split
+from benchmarks import reward_model
+from benchmarks.reward_model import SETS, Kept, Outcome, Trained, p_worse, right, rows_of, split
 from services.learner.jobs.comparisons import Compared, Win
 
 
@@ -63,3 +66,25 @@ def test_figures_are_over_all_pairs_and_seeds() -> None:
     assert (both["speedup_vs_trl"], both["held_out_pairs"]) == (2.5, 3)
     assert (both["accuracy"], both["accuracy_length_matched"]) == (0.5, 1.0)
     assert np.isnan(other.figures("x_")["x_accuracy_length_matched"])
+
+
+def test_a_seed_that_was_run_is_taken_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both of its trainings, to the last digit; nothing of another seed, data set or rate."""
+    kept, (hh, oasst) = Kept(tmp_path / "runs.jsonl"), SETS
+    found = {
+        way: Trained(seconds=1 / 3, steps=88, margins=[0.1 + 0.2, -1e-9, 0.0]) for way in ("ours", "TRL")
+    }
+    assert kept.find(hh, 1) == {}
+    kept.add(hh, 1, found)
+    kept.add(oasst, 2, found)
+    assert kept.find(hh, 1) == found
+    assert kept.find(hh, 2) == kept.find(oasst, 1) == {}
+    monkeypatch.setattr(reward_model, "SETTINGS", reward_model.SETTINGS | {"learning_rate": 1e-5})
+    assert kept.find(hh, 1) == {}
+
+
+def test_nothing_is_kept_unasked() -> None:
+    """Without a file every training is run anew."""
+    kept = Kept(None)
+    kept.add(SETS[0], 1, {})
+    assert kept.find(SETS[0], 1) == {}
