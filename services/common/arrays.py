@@ -27,7 +27,8 @@ _PROTO = {dtype: number for number, dtype in _NUMPY.items()}
 def to_numpy(tensor: common.Tensor, *, field: str = "tensor") -> Array:
     """The array that a Tensor message describes, read-only, [shape] of its dtype.
 
-    Raises InvalidInput, naming `field`, for an unknown dtype or a length that is not product(shape).
+    Raises InvalidInput, naming `field`, for an unknown dtype, a length that is not product(shape), and a shape that no
+    array has.
     """
     dtype = _NUMPY.get(tensor.dtype)
     if dtype is None:
@@ -39,7 +40,12 @@ def to_numpy(tensor: common.Tensor, *, field: str = "tensor") -> Array:
             f"not {len(tensor.data)}",
             {field: "data of product(shape) elements"},
         )
-    return np.frombuffer(tensor.data, dtype=dtype).reshape(shape)
+    try:
+        return np.frombuffer(tensor.data, dtype=dtype).reshape(shape)
+    except ValueError as error:  # too many dimensions, or, of an empty one, dimensions too long
+        raise InvalidInput(
+            f"{field}: a shape of {len(shape)} dimensions that no array has", {field: "a numpy shape"}
+        ) from error
 
 
 def to_vector(tensor: common.Tensor, dtype: str, *, field: str = "tensor") -> Array:

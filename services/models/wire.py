@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import groupby
 
 from services.common.errors import InvalidInput
@@ -89,7 +90,9 @@ def _entry_of(message: weights.TensorEntry) -> TensorEntry:
     if len(message.digest) != _DIGEST_BYTES:
         raise InvalidInput(f"{told} a digest of {len(message.digest)} bytes")
     entry = TensorEntry(message.name, _DTYPE_NAME[message.dtype], tuple(message.shape), message.digest)
-    if len(entry.shape) > _MOST_DIMENSIONS or any(size < 0 for size in entry.shape):
+    # An empty tensor has no bytes, and yet its other dimensions may be more than torch can step over.
+    empty_too_long = 0 in entry.shape and math.prod(size for size in entry.shape if size) > _MOST_BYTES
+    if len(entry.shape) > _MOST_DIMENSIONS or min(entry.shape, default=0) < 0 or empty_too_long:
         raise InvalidInput(f"{told} an impossible shape of {len(entry.shape)} dimensions")
     if entry.size_bytes > _MOST_BYTES:
         raise InvalidInput(f"{told} more than {_MOST_BYTES >> 40} TiB")

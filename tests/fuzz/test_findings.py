@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.demo.collect import read_prompts
+from services.common.arrays import to_numpy
 from services.common.comparisons import read
 from services.common.errors import ConfigError, Corrupted, InvalidInput, TrimtabError
 from services.common.failures import error_info, failed_payload
@@ -121,6 +122,16 @@ def test_a_group_id_that_is_no_text() -> None:
     assert (failed.group_id, failed.failure.code) == ("a\N{REPLACEMENT CHARACTER}", "DATA_LOSS")
 
 
+@pytest.mark.parametrize(("shape", "data"), [([0, 2**62], b""), ([1] * 65, b"1234")])
+def test_a_shape_that_no_array_has(shape: list[int], data: bytes) -> None:
+    """Its bytes are as many as it says, and still it is the caller's mistake, told by its field."""
+    tensor = common.Tensor(dtype=common.DTYPE_INT32, shape=shape, data=data)
+    with pytest.raises(
+        InvalidInput, match=rf"^prompt: a shape of {len(shape)} dimensions that no array has$"
+    ):
+        to_numpy(tensor, field="prompt")
+
+
 def _id(value: int) -> Callable[[RolloutGroup], None]:
     def change(group: RolloutGroup) -> None:
         group.completions[0].token_ids.data = struct.pack("<5i", 1, 2, 3, 4, value)
@@ -222,6 +233,7 @@ def entry(**changed: Any) -> weights.TensorEntry:
         ({}, "names a tensor twice"),
         ({"name": "b", "shape": [-1, -2]}, "an impossible shape"),
         ({"name": "b", "shape": [1] * 65}, "an impossible shape"),
+        ({"name": "b", "shape": [0, 2**62, 8]}, "an impossible shape"),
         ({"name": "b", "shape": [2**40, 2**40]}, "more than 16 TiB"),
         ({"name": "b", "digest": b"d"}, "a digest of 1 bytes"),
     ],
