@@ -65,8 +65,9 @@ class Soaked:
 def spec_of(files: Path, seed: int) -> RunSpec:
     """GRPO on the walks, eight from each of the 20 starts a step, up to one step stale.
 
-    Every completion has all ten tokens, of which those after the goal count for nothing. Left to itself the policy changes
-    its mind about ending there, from 3.6 tokens to 10 in an hour, and the learner's memory follows: no drift of ours.
+    Every completion has all ten tokens, of which those after the goal count for nothing. Left to itself the policy
+    changes its mind about ending there, from 3.6 tokens to 10 in half an hour; the learner's memory follows: batches
+    of three times the tokens are no drift.
     """
     return RunSpec.model_validate(
         {
