@@ -178,6 +178,7 @@ def alarm_rows(metrics: Metrics, spec: WatchSpec) -> list[AlarmRow]:
             f"not under {percent(spec.entropy_share)}",
         ),
         ("kl_bound", "KL to the reference, by token", _nats, f"up to {_nats(spec.kl_nats_per_token)}"),
+        ("lost_weight", "importance factor of a token", number, f"not under {number(spec.least_weight)}"),
     )
     return [
         _row(

@@ -43,6 +43,13 @@ class WatchSpec(Spec):
     kl_nats_per_token: float = Field(
         0.5, gt=0, description="Alarm kl_bound: KL to the reference by token, whatever it was at first."
     )
+    least_weight: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Alarm lost_weight: the mean importance factor of a token is under this. Completions that are too "
+        "stale do that, and sampling that bars tokens which the policy would draw (min_new_tokens, top_p).",
+    )
     worst_samples: int = Field(
         10, ge=0, le=100, description="Of the last window, kept as worst_samples.jsonl; 0: no file."
     )

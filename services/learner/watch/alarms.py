@@ -5,6 +5,7 @@
     repetition        completions repeat themselves
     entropy_collapse  the policy is sure of nearly every token
     kl_bound          further from the reference than it should be, by token
+    lost_weight       the importance factors leave next to nothing of the gradient: what is drawn is not what is trained
 
 A resume folds the rows that stand in the file and is where it was.
 """
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 
 from services.common.spec.watch import WatchSpec
 
-NAMES = ("reward_hacking", "length_drift", "repetition", "entropy_collapse", "kl_bound")
+NAMES = ("reward_hacking", "length_drift", "repetition", "entropy_collapse", "kl_bound", "lost_weight")
 _WATCHED = (
     "objective/scores",
     "objective/scores_std",
@@ -27,6 +28,7 @@ _WATCHED = (
     "completions/mean_length",
     "completions/repetition",
     "policy/entropy_avg",
+    "sampling/importance_sampling_ratio/mean",
 )
 
 
@@ -109,6 +111,9 @@ class Alarms:
             by_token = now["objective/kl"] / max(now["completions/mean_length"], 1.0)
             line = f"the policy is {by_token:.2f} nats a token from the reference"
             yield Judged("kl_bound", by_token, by_token > self.spec.kl_nats_per_token, line)
+        if (name := "sampling/importance_sampling_ratio/mean") in now:
+            line = f"a token counts {now[name]:.2g} of 1: other completions are drawn than the policy's own"
+            yield Judged("lost_weight", now[name], now[name] < self.spec.least_weight, line)
 
 
 def alarm_metrics(judged: list[Judged]) -> dict[str, float]:

@@ -13,6 +13,7 @@ SCORE, SPREAD = "objective/scores", "objective/scores_std"
 ANNOTATOR, ANNOTATOR_SPREAD = "annotator/mean", "annotator/std"
 LENGTH, KL = "completions/mean_length", "objective/kl"
 REPETITION, ENTROPY = "completions/repetition", "policy/entropy_avg"
+WEIGHT = "sampling/importance_sampling_ratio/mean"
 ONE_STEP = WatchSpec(window_steps=1)
 
 
@@ -89,6 +90,14 @@ def test_kl_is_bounded_by_token(kl: float, raised: bool) -> None:
     assert (found.raised, found.value) == (raised, pytest.approx(kl / 10))
 
 
+@pytest.mark.parametrize(("factor", "raised"), [(1.0, False), (0.11, False), (0.09, True), (2e-8, True)])
+def test_a_gradient_that_importance_sampling_takes_away(factor: float, raised: bool) -> None:
+    """Under a tenth of its weight, however the run began; nothing to judge where no factor is taken."""
+    found = last(ONE_STEP, [{WEIGHT: factor}])["lost_weight"]
+    assert (found.raised, found.value) == (raised, factor)
+    assert "lost_weight" not in last(ONE_STEP, [{LENGTH: 10.0}])
+
+
 def test_windows_are_means() -> None:
     """Three steps: the first window 10, 12, 14 is 12; the last 18, 18, 21 is 19 and so 19/12 of it."""
     spec = WatchSpec(window_steps=3)
@@ -127,6 +136,6 @@ def test_metrics_of_alarms() -> None:
 
 
 def test_every_alarm_applies_where_all_is_measured() -> None:
-    """One row with all figures is judged by all five rules."""
-    row = {**both(1.0, 1.0), LENGTH: 1.0, KL: 0.0, REPETITION: 0.0, ENTROPY: 1.0}
+    """One row with all figures is judged by all six rules."""
+    row = {**both(1.0, 1.0), LENGTH: 1.0, KL: 0.0, REPETITION: 0.0, ENTROPY: 1.0, WEIGHT: 1.0}
     assert tuple(last(ONE_STEP, [row])) == NAMES
