@@ -8,34 +8,55 @@ import pytest
 import torch
 
 from services.models import precision
-from services.models.precision import prefers_bfloat16, product_seconds, torch_dtype
+from services.models.precision import bfloat16_is_quicker, prefers_bfloat16, torch_dtype
 
 
 @pytest.fixture(autouse=True)
-def not_measured_yet() -> Iterator[None]:
-    """Nothing of one test's times is left to the next."""
+def not_asked_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A processor, and nothing of one test's answers left to the next."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     prefers_bfloat16.cache_clear()
     yield
     prefers_bfloat16.cache_clear()
 
 
-@pytest.mark.parametrize(("bfloat16", "chosen"), [(0.2, torch.bfloat16), (2.0, torch.float32)])
+def has(monkeypatch: pytest.MonkeyPatch, *, amx: bool, avx: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
+
+
+def takes(monkeypatch: pytest.MonkeyPatch, bfloat16: float, float32: float) -> None:
+    monkeypatch.setattr(
+        precision, "product_seconds", {torch.bfloat16: bfloat16, torch.float32: float32}.__getitem__
+    )
+
+
+@pytest.mark.parametrize(("amx", "avx", "chosen"), [(True, True, "bfloat16"), (False, False, "float32")])
+def test_what_is_known_is_not_measured(
+    monkeypatch: pytest.MonkeyPatch, amx: bool, avx: bool, chosen: str
+) -> None:
+    """AMX is quicker, emulation slower: every process of such a machine finds the same."""
+    has(monkeypatch, amx=amx, avx=avx)
+    monkeypatch.setattr(precision, "product_seconds", lambda *_: pytest.fail("measured"))
+    assert torch_dtype("auto") is getattr(torch, chosen)
+
+
+@pytest.mark.parametrize(("bfloat16", "chosen"), [(0.5, torch.bfloat16), (2.0, torch.float32)])
 def test_the_quicker_one_is_taken(
     monkeypatch: pytest.MonkeyPatch, bfloat16: float, chosen: torch.dtype
 ) -> None:
-    """By time alone: a processor with bfloat16's instructions may be slower with them."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    times = {torch.bfloat16: bfloat16, torch.float32: 1.0}
-    monkeypatch.setattr(precision, "product_seconds", times.__getitem__)
+    """AVX-512's bfloat16 alone says nothing: time does."""
+    has(monkeypatch, amx=False, avx=True)
+    takes(monkeypatch, bfloat16, 1.0)
     assert torch_dtype("auto") is chosen
 
 
 def test_it_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two models of a process have one precision, whatever else the machine does meanwhile."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(precision, "product_seconds", {torch.bfloat16: 1.0, torch.float32: 2.0}.__getitem__)
+    """Two models of a process have one precision."""
+    has(monkeypatch, amx=False, avx=True)
+    takes(monkeypatch, 1.0, 2.0)
     first = torch_dtype("auto")
-    monkeypatch.setattr(precision, "product_seconds", {torch.bfloat16: 2.0, torch.float32: 1.0}.__getitem__)
+    takes(monkeypatch, 2.0, 1.0)
     assert torch_dtype("auto") is first is torch.bfloat16
 
 
@@ -45,7 +66,8 @@ def test_what_is_named_is_taken() -> None:
     assert torch_dtype("bfloat16") is torch.bfloat16
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_product_takes_time(dtype: torch.dtype) -> None:
-    """Seconds, of one product and not of its first call, which prepares the kernel."""
-    assert 0 < product_seconds(dtype) < 1
+def test_measuring_changes_nothing() -> None:
+    """The threads that passes compute on are as many as before, and every time it is the same that is quicker."""
+    threads = torch.get_num_threads()
+    assert len({bfloat16_is_quicker() for _ in range(3)}) == 1
+    assert torch.get_num_threads() == threads
