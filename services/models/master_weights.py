@@ -110,6 +110,8 @@ class MasterWeights:
             if self._eps is not None:
                 group["eps"] = self._eps / math.sqrt(1 - self._beta2 ** (self._updates + 1))
         self.optimiser.step()
+        # Fused ones write without a word: whoever keeps something made of a weight looks at its version (fused.py).
+        torch.autograd.graph.increment_version(masters)
         self._updates += 1
         self.optimiser.zero_grad(set_to_none=True)
         if self._decay is not None:

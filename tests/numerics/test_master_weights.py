@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -264,3 +264,16 @@ def test_without_an_average_none_is_put_in() -> None:
     """Said, not guessed."""
     with pytest.raises(ValueError, match="average"), masters_of(parameters()).averaged():
         pass
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["adamw", "rmsprop"])
+def test_an_update_shows_in_the_version(kind: Literal["adamw", "rmsprop"], dtype: torch.dtype) -> None:
+    """Whoever keeps a copy in another order, as the fused decoder does, sees that the weight is another one."""
+    weight = torch.nn.Parameter(torch.ones(4, 4, dtype=dtype))
+    masters = MasterWeights([ParameterGroup([weight], 0.1)], kind=kind, **OPTIONS)
+    weight.grad = torch.ones_like(weight)
+    before = weight._version
+    masters.accumulate()
+    masters.step()
+    assert weight._version > before
