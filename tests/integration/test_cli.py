@@ -283,8 +283,19 @@ def test_detached_run_that_cannot_start_is_told(run_file: Path, folder: Path) ->
 
 async def test_ctrl_c_drains(run_file: Path, folder: Path) -> None:
     """SIGINT during `up`: services drain, exit 130, no process left."""
+    # Where the tests themselves run in the background of a script, SIGINT is ignored, and that is inherited.
     process = subprocess.Popen(  # noqa: ASYNC220 (returns at once)
-        [*CLI, "up", str(run_file), "--service", "policy", "--out", str(folder)],
+        [
+            "env",
+            "--default-signal=INT",
+            *CLI,
+            "up",
+            str(run_file),
+            "--service",
+            "policy",
+            "--out",
+            str(folder),
+        ],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
