@@ -268,10 +268,10 @@ def outcome(
     for number, seed in enumerate(seeds):
         ways = {"ours": by_trimtab, "TRL": by_trl}
         found = kept.find(data, seed)
-        for way in [] if found else sorted(ways, reverse=bool(number % 2)):
-            found[way] = ways[way](folder, fit, held, seed, data.quick_steps if quick else 0, threads)
-            if len(found) == len(ways):
-                kept.add(data, seed, found)
+        if not found:
+            for way in sorted(ways, reverse=bool(number % 2)):
+                found[way] = ways[way](folder, fit, held, seed, data.quick_steps if quick else 0, threads)
+            kept.add(data, seed, found)
         ours.append(found["ours"])
         theirs.append(found["TRL"])
         harness.say(
@@ -301,11 +301,10 @@ def measure(quick: bool, keep: Path | None) -> dict[str, float]:
     data = data_folder()
     folder = resolve(MODEL)
     tokenizer = load_tokenizer(folder)
-    outcomes = {}
+    kept, outcomes = Kept(None if quick else keep), {}
     for one in SETS:
         reading = read(data / one.file, skip_bad_rows=True)
         prompts = [p for p in by_prompt(reading) if short(p, tokenizer, one.most_tokens)]
-        kept = Kept(None if quick else keep)
         outcomes[one.name] = outcome(one, folder, prompts, SEEDS[:1] if quick else SEEDS, quick, kept)
     if not quick and outcomes["hh"].seconds_trl > 1.5 * FLOOR_SECONDS * len(SEEDS):
         harness.say(

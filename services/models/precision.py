@@ -42,9 +42,8 @@ def bfloat16_is_quicker() -> bool:
 
 def _seconds() -> dict[torch.dtype, float]:
     threads = torch.get_num_threads()
-    torch.set_num_threads(
-        1
-    )  # of this thread, which ends with it: one that waited for others would count its waiting
+    # Of this thread, which ends with it: one that waits for others counts its waiting.
+    torch.set_num_threads(1)
     try:
         return {dtype: product_seconds(dtype) for dtype in (torch.bfloat16, torch.float32)}
     finally:
