@@ -1,6 +1,6 @@
 """Rollout accounting of a run that has ended, from three sources that know nothing of each other. Pure.
 
-the ledger      counts, ids in flight and ids that ended, as in the last checkpoint
+the ledger      counts, groups in flight and groups that ended, as in the last checkpoint
 the rollouts    which groups each step took, as kept in rollouts/*.parquet
 the streams     which groups stand on any stage of the queue
 
@@ -26,24 +26,40 @@ def account(
     metrics.jsonl.
     """
     in_flight = {row[0] for row in ledger["in_flight"]}
-    ended = dict(ledger["ended"])
+    ended = how_each_ended(ledger["ended"])
     counts = {name: int(ledger[name]) for name in ("trained", "stale", "failed")}
     known = sum(counts.values()) + len(in_flight)
     times = Counter(group for groups in taken.values() for group in groups)
+    names = {_name(group) for group in times}
     trained_twice = sum(count - 1 for count in times.values())
-    # Of the newest the ledger remembers how they ended: what a step took must have ended as trained.
-    otherwise = sum(1 for group in times if ended.get(group, "trained") != "trained" or group in in_flight)
-    remembered_trained = sum(how == "trained" and group not in times for group, how in ended.items())
+    # The ledger knows how each ended: what a step took must have ended as trained.
+    otherwise = sum(1 for group in times if ended.get(_name(group)) != "trained" or group in in_flight)
+    remembered_trained = sum(how == "trained" and name not in names for name, how in ended.items())
     return {
         "admitted": float(ledger["next_number"]),
         **{name: float(count) for name, count in counts.items()},
         "in_flight": float(len(in_flight)),
         "wrong_sum": float(abs(int(ledger["next_number"]) - known)),
-        "wrong_twice": float(trained_twice + len(in_flight & ended.keys())),
+        "wrong_twice": float(trained_twice + len({_name(group) for group in in_flight} & ended.keys())),
         "wrong_trained": float(abs(counts["trained"] - len(times)) + otherwise + remembered_trained),
         "wrong_streams": float(len(in_flight ^ standing)),
         "wrong_rows": float(wrong_rows(rows, len(taken))),
     }
+
+
+def how_each_ended(ended: Mapping[str, Sequence[Sequence[int]]]) -> dict[tuple[int, int], str]:
+    """By epoch and number; ended: of each kind the ranges [epoch, first, last]. Twice ended is wrong, and said so."""
+    found: dict[tuple[int, int], str] = {}
+    for how, ranges in ended.items():
+        for epoch, first, last in ranges:
+            for number in range(first, last + 1):
+                found[epoch, number] = "twice" if (epoch, number) in found else how
+    return found
+
+
+def _name(group_id: str) -> tuple[int, int]:
+    epoch, number, _prompt = group_id.split("-")
+    return int(epoch), int(number)
 
 
 def wrong_rows(rows: Sequence[Mapping[str, float]], steps: int) -> int:

@@ -31,6 +31,7 @@ from services.common.errors import (
 from services.common.spec.run import RunSpec
 from services.common.stages.base import LEARNER_STAGE, Entry, LearnerQueue, NewEntry
 from services.learner.admission import Versions, prompt_index, room
+from services.learner.ended import GroupName
 from services.learner.ledger import Admitted, Ledger
 from services.learner.prompts import Prompt
 from services.learner.rollouts import admitted_of, digests_of, new_group, samples_of, versions_of
@@ -115,7 +116,9 @@ class Intake:
     async def settle(self, *, resumed: bool) -> None:
         """After a start: what the queue holds and the ledger does not know was admitted after the checkpoint."""
         scan = await self._queue.scan()
-        unknown = scan.group_ids - set(self.ledger.in_flight) - set(self.ledger.ended)
+        unknown = {
+            one for one in scan.group_ids - set(self.ledger.in_flight) if not self.ledger.has_ended(one)
+        }
         if unknown:
             _log.info("groups admitted after the checkpoint are taken over", groups=len(unknown))
         for group_id in sorted(unknown):
@@ -224,7 +227,7 @@ class Intake:
         return index
 
     def _new(self, index: int, *, tries: int = 0, replaces: str = "") -> Admitted:
-        group_id = f"{self._queue.epoch}-{self.ledger.next_number:08d}-{index}"
+        group_id = str(GroupName(self._queue.epoch, self.ledger.next_number, index))
         return self.ledger.admit(index, group_id, tries=tries, replaces=replaces, step=self._step)
 
     async def _send(self, admitted: list[Admitted]) -> None:
@@ -251,7 +254,7 @@ class Intake:
     async def _receive(self, entry: Entry) -> None:
         """Sort what was taken: used already, here already, undigestible, failed, stale, or good."""
         # A queue server that lost its last second may bring a group twice.
-        if entry.group_id in self.ledger.ended or entry.group_id in self._arrived:
+        if self.ledger.has_ended(entry.group_id) or entry.group_id in self._arrived:
             self.unacknowledged.append(entry)
             return
         try:
@@ -279,6 +282,10 @@ class Intake:
         """Of a group that the ledger does not know: it is counted by its name, its prompt perhaps admitted again."""
         if (admitted.group_id, admitted.number) != (entry.group_id, entry.admission_number):
             raise Corrupted(f"the payload is of group {admitted.group_id[:60]!r}, the entry of another")
+        if GroupName.of(admitted.group_id)[1:] != (admitted.number, admitted.prompt_index):
+            raise Corrupted(
+                f"group {admitted.group_id[:60]!r} is of another number or prompt than its name says"
+            )
         if not 0 <= admitted.prompt_index < len(self._prompts):
             raise Corrupted(f"prompt {admitted.prompt_index} was admitted, there are {len(self._prompts)}")
         return admitted
@@ -358,7 +365,7 @@ class Intake:
 def _admitted_from_id(group_id: str) -> Admitted:
     """Ids say epoch, admission number and prompt, so that a ledger can be made up for after a crash."""
     try:
-        _epoch, number, index = group_id.split("-")
-        return Admitted(group_id, int(number), int(index), 0)
+        name = GroupName.of(group_id)
     except ValueError as error:
         raise InvalidInput(f"the queue holds a group {group_id!r} that no learner admitted") from error
+    return Admitted(group_id, name.number, name.prompt_index, 0)

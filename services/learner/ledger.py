@@ -6,14 +6,19 @@ replaces; the old one has ended as stale or failed.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from services.common.errors import Mismatch
+from services.learner.ended import GroupName, GroupRanges, Range
 
 End = Literal["trained", "stale", "failed"]
-# Ids of ended groups that are remembered, so that none is used twice after a resume.
-REMEMBERED_GROUPS = 65_536
+ENDS: tuple[End, ...] = get_args(End)
+
+
+def _none_ended() -> dict[End, GroupRanges]:
+    return {how: GroupRanges() for how in ENDS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,8 @@ class Ledger:
     failed: int = 0
     next_number: int = 0
     in_flight: dict[str, Admitted] = field(default_factory=dict)
-    ended: OrderedDict[str, End] = field(default_factory=OrderedDict)
+    ended: dict[End, GroupRanges] = field(default_factory=_none_ended)
+    """Remembered so that no group is used twice, after a resume either."""
 
     @property
     def admitted(self) -> int:
@@ -74,10 +80,16 @@ class Ledger:
         if admitted is None:
             return None
         setattr(self, how, getattr(self, how) + 1)
-        self.ended[group_id] = how
-        while len(self.ended) > REMEMBERED_GROUPS:
-            self.ended.popitem(last=False)
+        self.ended[how].add(GroupName.of(group_id))
         return admitted
+
+    def has_ended(self, group_id: str) -> bool:
+        """Whether a group was counted already; never one that bears no name of a group."""
+        try:
+            name = GroupName.of(group_id)
+        except ValueError:
+            return False
+        return any(name in ranges for ranges in self.ended.values())
 
     def lost(self, present: Iterable[str]) -> list[Admitted]:
         """Groups in flight that stand on no stage any more, oldest first."""
@@ -106,15 +118,20 @@ class Ledger:
                 [one.group_id, one.number, one.prompt_index, one.tries, one.replaces, one.step]
                 for one in self.in_flight.values()
             ],
-            "ended": list(self.ended.items()),
+            "ended": {how: [list(one) for one in ranges.ranges] for how, ranges in self.ended.items()},
         }
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> Ledger:
-        """From a checkpoint's state."""
+        """From a checkpoint's state. Raises Mismatch for one of an earlier form."""
+        if not isinstance(state["ended"], dict):
+            raise Mismatch(
+                "an earlier version of Trimtab wrote this checkpoint: begin a new run, with its model/ as model.path"
+            )
         ledger = cls(state["trained"], state["stale"], state["failed"], state["next_number"])
         for row in state["in_flight"]:
             admitted = Admitted(*row)
             ledger.in_flight[admitted.group_id] = admitted
-        ledger.ended.update((group_id, how) for group_id, how in state["ended"])
+        for how in ENDS:
+            ledger.ended[how].ranges.extend(Range(*row) for row in state["ended"][how])
         return ledger

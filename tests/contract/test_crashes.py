@@ -290,7 +290,7 @@ class Crashes(RuleBasedStateMachine):
         if not scan.sentinel:  # emptied, and the learner has not looked yet
             return
         assert self.forgot or not self.lost(scan)
-        assert scan.group_ids <= set(ledger.in_flight) | set(ledger.ended)
+        assert all(one in ledger.in_flight or ledger.has_ended(one) for one in scan.group_ids)
 
     def lost(self, scan: Scan) -> set[str]:
         return set(self.intake.ledger.in_flight) - scan.group_ids - set(self.intake._arrived)

@@ -13,6 +13,7 @@ from services.common.errors import Mismatch
 from services.common.spec.run import RunSpec
 from services.common.stages.base import Entry
 from services.learner.admission import prompt_index
+from services.learner.ended import GroupName
 from services.learner.ledger import Ledger
 from services.learner.offline.rows import Row
 from services.models.manifest import Version
@@ -83,7 +84,7 @@ class OfflineBatches:
                 self._position, len(self._rows), seed=self._spec.seed, shuffle=self._spec.data.shuffle
             )
             self._position += 1
-            group_id = f"row-{self.ledger.next_number:08d}-{index}"
+            group_id = str(GroupName(0, self.ledger.next_number, index))
             self.ledger.admit(index, group_id)
             dealt.append(Dealt([self._rows[index]], group_id))
         return dealt

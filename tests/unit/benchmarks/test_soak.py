@@ -125,10 +125,14 @@ def test_growth_of_logs() -> None:
     assert (figures["log_largest_kib"], figures["log_set_aside"]) == (3, 1)
 
 
+G0, G1, G2, G4, G5, G9 = (f"1-{number:08d}-0" for number in (0, 1, 2, 4, 5, 9))
+G3 = "2-00000003-0"
+
+
 def ledger(**changes: Any) -> dict[str, Any]:
     """Four trained, one failed, one in flight: six."""
-    ended = [[f"g{at}", "trained"] for at in range(4)] + [["g4", "failed"]]
-    in_flight = [["g5", 5, 0, 0, "", 2]]
+    ended = {"trained": [[1, 0, 2], [2, 3, 3]], "stale": [], "failed": [[1, 4, 4]]}
+    in_flight = [["1-00000005-0", 5, 0, 0, "", 2]]
     return {
         "trained": 4,
         "stale": 0,
@@ -139,7 +143,7 @@ def ledger(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-TAKEN = {1: ["g0", "g1"], 2: ["g2", "g3"]}
+TAKEN = {1: [G0, G1], 2: [G2, G3]}
 ROWS = [
     {
         "step": step,
@@ -159,7 +163,7 @@ def wrong(found: dict[str, float]) -> dict[str, float]:
 
 def test_an_exact_account() -> None:
     """Every figure of doubt is 0."""
-    found = account(ledger(), TAKEN, frozenset({"g5"}), ROWS)
+    found = account(ledger(), TAKEN, frozenset({G5}), ROWS)
     assert wrong(found) == {}
     assert (found["admitted"], found["trained"], found["failed"], found["in_flight"]) == (6, 4, 1, 1)
 
@@ -167,19 +171,19 @@ def test_an_exact_account() -> None:
 @pytest.mark.parametrize(
     ("changes", "taken", "standing", "expected"),
     [
-        ({"next_number": 7}, TAKEN, {"g5"}, {"wrong_sum": 1}),
-        ({}, {1: ["g0", "g1"], 2: ["g2", "g3", "g0"]}, {"g5"}, {"wrong_twice": 1}),
+        ({"next_number": 7}, TAKEN, {G5}, {"wrong_sum": 1}),
+        ({}, {1: [G0, G1], 2: [G2, G3, G0]}, {G5}, {"wrong_twice": 1}),
         (
-            {"in_flight": [["g5"], ["g3"]], "next_number": 7},
+            {"in_flight": [[G5], [G3]], "next_number": 7},
             TAKEN,
-            {"g5", "g3"},
+            {G5, G3},
             {"wrong_twice": 1, "wrong_trained": 1},
         ),
-        ({}, {1: ["g0", "g1"], 2: ["g2", "g9"]}, {"g5"}, {"wrong_trained": 1}),
-        ({}, {1: ["g0", "g1"], 2: ["g2", "g4"]}, {"g5"}, {"wrong_trained": 2}),
-        ({"trained": 5, "failed": 0}, TAKEN, {"g5"}, {"wrong_trained": 1}),
+        ({}, {1: [G0, G1], 2: [G2, G9]}, {G5}, {"wrong_trained": 2}),
+        ({}, {1: [G0, G1], 2: [G2, G4]}, {G5}, {"wrong_trained": 2}),
+        ({"trained": 5, "failed": 0}, TAKEN, {G5}, {"wrong_trained": 1}),
         ({}, TAKEN, set(), {"wrong_streams": 1}),
-        ({}, TAKEN, {"g5", "g0"}, {"wrong_streams": 1}),
+        ({}, TAKEN, {G5, G0}, {"wrong_streams": 1}),
     ],
 )
 def test_what_is_wrong_shows(

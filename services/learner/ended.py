@@ -1,0 +1,74 @@
+"""Which groups have ended: names of groups, and sets of them that stay small however long a run is. Pure.
+
+A group is named `epoch-number-prompt`, 2-00000137-5: who admitted it, as which group of the run, for which prompt.
+Numbers end nearly in order, so that runs of them are kept as ranges instead of one name after another.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+# More than that would be groups that all ended out of order; the oldest are forgotten then.
+REMEMBERED_RANGES = 65_536
+
+
+class GroupName(NamedTuple):
+    """What a group id says."""
+
+    epoch: int
+    number: int
+    prompt_index: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.number:08d}-{self.prompt_index}"
+
+    @classmethod
+    def of(cls, group_id: str) -> GroupName:
+        """Raises ValueError for an id that no learner gave."""
+        epoch, number, index = (int(part) for part in group_id.split("-"))
+        name = cls(epoch, number, index)
+        if str(name) != group_id:
+            raise ValueError(f"{group_id[:60]!r} is written otherwise than a learner writes it")
+        return name
+
+
+class Range(NamedTuple):
+    """Numbers of one epoch, both ends among them."""
+
+    epoch: int
+    first: int
+    last: int
+
+
+@dataclass(slots=True)
+class GroupRanges:
+    """A set of (epoch, number): ranges in order, none touching the next."""
+
+    ranges: list[Range] = field(default_factory=list)
+
+    def __contains__(self, name: GroupName) -> bool:
+        at = self._after(name)
+        return at > 0 and self._before_covers(at, name)
+
+    def add(self, name: GroupName) -> None:
+        """Joined with the ranges that it touches."""
+        at = self._after(name)
+        if at > 0 and self._before_covers(at, name):
+            return
+        begin, end, first, last = at, at, name.number, name.number
+        if at > 0 and self.ranges[at - 1][::2] == (name.epoch, name.number - 1):
+            begin, first = at - 1, self.ranges[at - 1].first
+        if at < len(self.ranges) and self.ranges[at][:2] == (name.epoch, name.number + 1):
+            end, last = at + 1, self.ranges[at].last
+        self.ranges[begin:end] = [Range(name.epoch, first, last)]
+        del self.ranges[: max(0, len(self.ranges) - REMEMBERED_RANGES)]
+
+    def _after(self, name: GroupName) -> int:
+        """Where the first range stands that begins beyond it."""
+        return bisect_right(self.ranges, (name.epoch, name.number), key=lambda one: one[:2])
+
+    def _before_covers(self, at: int, name: GroupName) -> bool:
+        before = self.ranges[at - 1]
+        return before.epoch == name.epoch and name.number <= before.last
