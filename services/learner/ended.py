@@ -7,6 +7,7 @@ Numbers end nearly in order, so that runs of them are kept as ranges instead of 
 from __future__ import annotations
 
 from bisect import bisect_right
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -27,11 +28,12 @@ class GroupName(NamedTuple):
     @classmethod
     def of(cls, group_id: str) -> GroupName:
         """Raises ValueError for an id that no learner gave."""
-        epoch, number, index = (int(part) for part in group_id.split("-"))
-        name = cls(epoch, number, index)
-        if str(name) != group_id:
-            raise ValueError(f"{group_id[:60]!r} is written otherwise than a learner writes it")
-        return name
+        with suppress(ValueError):
+            epoch, number, index = (int(part) for part in group_id.split("-"))
+            name = cls(epoch, number, index)
+            if str(name) == group_id:
+                return name
+        raise ValueError(f"{group_id[:60]!r} is no id that a learner gave")
 
 
 class Range(NamedTuple):

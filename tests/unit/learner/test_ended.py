@@ -38,5 +38,5 @@ def test_names_are_written_and_read() -> None:
     """What a learner writes is what it reads."""
     assert str(GroupName(2, 137, 5)) == "2-00000137-5"
     assert GroupName.of("2-00000137-5") == (2, 137, 5)
-    with pytest.raises(ValueError, match="otherwise"):
+    with pytest.raises(ValueError, match="no id"):
         GroupName.of("2-137-5")

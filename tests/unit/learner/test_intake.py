@@ -225,3 +225,30 @@ async def test_a_prompt_file_that_became_shorter_is_no_surprise_later() -> None:
     short = Intake(bench.spec, run_uid="run", prompts=PROMPTS[:1], queue=bench.queue, watch_seconds=1000)
     with pytest.raises(Mismatch, match=r"^p\.jsonl: the run still needs prompt \d, the file has 1: "):
         short.restore(state)
+
+
+@pytest.mark.parametrize(
+    ("group_id", "number", "prompt", "reason"),
+    [
+        ("1-00000090-3", 90, 4, "of another number or prompt than its name says"),
+        ("1-00000090-3", 91, 3, "of another number or prompt than its name says"),
+        ("1-00000090-7", 90, 7, "prompt 7 was admitted, there are 7"),
+        ("stranger", 90, 3, "no id that a learner gave"),
+    ],
+)
+async def test_a_group_that_no_learner_admitted_is_buried(
+    group_id: str, number: int, prompt: int, reason: str
+) -> None:
+    """What its name, its entry and its payload say must be the same, and be possible."""
+    bench = await Bench().begin()
+    assert await bench.look() is None
+    columns = {"trimtab.prompt_index": str(prompt)}
+    group = rollout.RolloutGroup(
+        group_id=group_id, admission_number=number, prompt=rollout.Prompt(columns=columns)
+    )
+    entry = NewEntry(group_id=group_id, admission_number=number, payload=group.SerializeToString())
+    await bench.queue.admit("learner", [entry])
+    assert await bench.look() is None
+    (letter,) = await MemoryTools(bench.server).dead_letters(limit=9)
+    assert reason in letter.reason
+    assert bench.counts() == {"admitted": 2, "trained": 0, "stale": 0, "failed": 0, "in_flight": 2}
