@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis._parsers.base import BaseParser
 
 from orchestrator.local.queue_server import QueueServer
 from services.common.errors import ConfigError, Unauthenticated, Unavailable
 from services.common.stages.base import LEASE_SECONDS, NewEntry
 from services.common.stages.consumer import Consumer
+from services.common.stages.link import _passes
 from services.common.stages.redis_stages import RedisStages
 from tests.contract.harness import RedisHarness
 
@@ -91,6 +93,47 @@ async def test_a_learner_gets_back_what_was_on_its_way_when_the_connection_broke
     taken += await learner.take("learner", limit=4, block_seconds=0)
     assert [(entry.group_id, entry.attempts) for entry in taken] == [("g0", 0)]
     await harness.close()
+
+
+async def test_a_server_that_takes_no_writes_for_now_is_waited_for(server: QueueServer) -> None:
+    """Replicas that are not there, as a full disk or a failover: unavailable after the bound, and fine again."""
+    harness = RedisHarness(server, "run")
+    learner = await admit(harness, 1)
+    learner._steps._link._patience = 0.1
+    harness.raw.config_set("min-replicas-to-write", 1)
+    second = [NewEntry(group_id="g1", admission_number=1, payload=b"x")]
+    with pytest.raises(Unavailable, match="NOREPLICAS"):
+        await learner.admit(STAGE, second)
+    harness.raw.config_set("min-replicas-to-write", 0)
+    await learner.admit(STAGE, second)
+    assert (await learner.scan()).group_ids == {"g0", "g1"}
+    await harness.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "passes"),
+    [
+        ("MISCONF Errors writing to the AOF file: No space left on device", True),
+        (
+            "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",
+            True,
+        ),
+        ("BUSY Valkey is busy running a script.", True),
+        ("LOADING Valkey is loading the dataset in memory", True),
+        ("OOM command not allowed when used memory > 'maxmemory'.", True),
+        ("READONLY You can't write against a read only replica.", True),
+        ("CLUSTERDOWN The cluster is down", True),
+        ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", True),
+        ("NOPERM User policy has no permissions to run the 'xadd' command", False),
+        ("WRONGPASS invalid username-password pair or user is disabled.", False),
+        ("NOAUTH Authentication required.", False),
+        ("BUSYGROUP Consumer Group name already exists", False),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", False),
+    ],
+)
+def test_which_answers_pass(answer: str, passes: bool) -> None:
+    """What a moment mends is waited for; what somebody has to mend is said at once."""
+    assert _passes(BaseParser.parse_error(answer)) is passes
 
 
 async def test_a_server_that_stays_away_is_unavailable_after_the_bound() -> None:

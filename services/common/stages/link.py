@@ -49,8 +49,14 @@ _TRANSIENT = (
     exceptions.TimeoutError,
     exceptions.ReadOnlyError,
     exceptions.OutOfMemoryError,
+    exceptions.ClusterDownError,
+    exceptions.TryAgainError,
     OSError,
 )
+# First words of answers that pass, which redis-py has no exception for: a full disk under the append-only file, a
+# failover that ends a blocking read, a script that takes long, replicas that are not there.
+_PASSING = frozenset({"MISCONF", "UNBLOCKED", "BUSY", "NOREPLICAS"})
+_RIGHTS = (exceptions.AuthenticationError, exceptions.NoPermissionError)
 # What redis-py would tell the server of itself by CLIENT SETINFO, which our users have no right to.
 _UNASKED = frozenset({"driver_info", "lib_name", "lib_version"})
 # Set around a call that must not go out on a connection made for it.
@@ -149,9 +155,9 @@ class Link:
         token = _standing_only.set(True)
         try:
             return await self._once(script, keys, arguments)
-        except exceptions.ResponseError as error:
-            raise _translate(error, self._place) from error
-        except _TRANSIENT:
+        except (*_TRANSIENT, exceptions.ResponseError) as error:
+            if not _passes(error):
+                raise _translate(error, self._place) from error
             _standing_only.set(False)
             await self.command("PING")
             return None
@@ -174,14 +180,12 @@ class Link:
                 answer = await execute(*arguments)
             except exceptions.NoScriptError:
                 raise
-            except (exceptions.AuthenticationError, exceptions.NoPermissionError) as error:
-                raise Unauthenticated(f"queue server {self._place}: {error}") from error
-            except _TRANSIENT as error:
+            except (*_TRANSIENT, exceptions.ResponseError) as error:
+                if not _passes(error):
+                    raise _translate(error, self._place) from error
                 self._note_away(error)
                 if time.monotonic() + pause > give_up:
                     raise Unavailable(f"queue server {self._place} is away: {_one_line(error)}") from error
-            except exceptions.ResponseError as error:
-                raise _translate(error, self._place) from error
             else:
                 self._note_back()
                 return answer
@@ -225,9 +229,18 @@ class NoGroupError(ServiceError):
     """The stream or its consumer group is not there. Never leaves this package."""
 
 
-def _translate(error: exceptions.ResponseError, place: str) -> TrimtabError:
+def _passes(error: Exception) -> bool:
+    """Whether the same command may do a moment later; what is no matter of rights."""
+    if isinstance(error, _RIGHTS):
+        return False
+    return isinstance(error, _TRANSIENT) or _one_line(error).partition(" ")[0] in _PASSING
+
+
+def _translate(error: Exception, place: str) -> TrimtabError:
     """The error of our tree that an answer of the server, or of one of our scripts, stands for."""
     text = _one_line(error)
+    if isinstance(error, _RIGHTS):
+        return Unauthenticated(f"queue server {place}: {text}")
     code, _, rest = text.partition(" ")
     if code == "NOGROUP":
         return NoGroupError(text)
@@ -237,8 +250,6 @@ def _translate(error: exceptions.ResponseError, place: str) -> TrimtabError:
         return Unavailable(f"queue server {place}: {rest}")
     if code in {"WRONGTYPE", "WRONGDEST"}:
         return Corrupted(f"queue server {place}: {rest}")
-    if code in {"NOAUTH", "WRONGPASS", "NOPERM"}:
-        return Unauthenticated(f"queue server {place}: {text}")
     if text.startswith(_REFUSED_IN_SCRIPT):
         what = text.partition(" script: ")[0]
         return Unauthenticated(f"queue server {place}: {what}; its ACL LOG names user, command and key")
