@@ -9,9 +9,11 @@ disk means, however the library that met it says so.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +29,9 @@ from services.models.loading import LoadedModel
 STATE_FILE = "state.pt"
 SHARDS_FOLDER = "shards"
 _PREFIX = "step-"
+_NAMED = re.compile(rf"{_PREFIX}\d+")
 _ASIDE = ".writing-"
+_OVER = f"{_ASIDE}over-"
 # A limit on the size of files (ulimit -f, a quota of some file systems) is a full disk too.
 _FULL_ERRNO = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # torch and safetensors have no errno: their words for a disk that took less than it was given.
@@ -81,6 +85,7 @@ class Checkpoints:
 
     def latest(self, *, before: int | None = None) -> Path | None:
         """The newest whole checkpoint, of fewer steps than `before` where that is given, or None."""
+        self._put_back()
         found = [path for path in self._all() if before is None or _step_of(path) < before]
         return next(reversed(found), None)
 
@@ -107,13 +112,23 @@ class Checkpoints:
             self._files.write_trainer(trainer, aside / "trainer")
             (aside / "state.json").write_text(json.dumps(state))
 
+        self._put_back()
         for left in self._folder.glob(f"{_ASIDE}*"):
             shutil.rmtree(left, ignore_errors=True)
         with storage_errors(f"checkpoint {target.name} in {self._folder} (the last one is intact)"):
             write_folder(target, fill)
         for old in self._all()[: -self._keep]:
-            shutil.rmtree(old, ignore_errors=True)
+            # Those of a learner that was replaced while it wrote may be of more steps than this one.
+            if old != target:
+                shutil.rmtree(old, ignore_errors=True)
         return target
+
+    def epoch_of(self, checkpoint: Path) -> int:
+        """The epoch that wrote it. Raises Corrupted when it cannot be read."""
+        try:
+            return int(json.loads((checkpoint / "state.json").read_text())["epoch"])
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise Corrupted(f"checkpoint {checkpoint} cannot be read: {str(error)[:200]}") from error
 
     def read(self, checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         """(trainer, state) of a checkpoint. Raises Corrupted when it cannot be read."""
@@ -126,8 +141,13 @@ class Checkpoints:
 
     def _all(self) -> list[Path]:
         """Whole checkpoints by step: as text, step 1,000,000 would come before step 999,999."""
-        whole = [path for path in self._folder.glob(f"{_PREFIX}*") if (path / "state.json").is_file()]
-        return sorted(whole, key=_step_of)
+        named = (path for path in self._folder.glob(f"{_PREFIX}*") if _NAMED.fullmatch(path.name))
+        return sorted((path for path in named if (path / "state.json").is_file()), key=_step_of)
+
+    def _put_back(self) -> None:
+        """A checkpoint that was being written over when its learner was killed, between the two renames."""
+        for before in self._folder.glob(f"{_OVER}{_PREFIX}*"):
+            _put_back(before, self._folder / before.name.removeprefix(_OVER))
 
 
 def _step_of(path: Path) -> int:
@@ -143,7 +163,7 @@ def write_model(loaded: LoadedModel, folder: Path, adapter: Adapter | None = Non
 
 def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
     """Fill a folder beside `target`, sync it, put it in its place: what stands there is always whole."""
-    aside, before = (target.with_name(f"{_ASIDE}{name}{target.name}") for name in ("", "over-"))
+    aside, before = (target.with_name(f"{begin}{target.name}") for begin in (_ASIDE, _OVER))
     try:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
@@ -155,8 +175,16 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
         _sync_folder(target.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-        if target.exists():
-            shutil.rmtree(before, ignore_errors=True)
+        _put_back(before, target)
+
+
+def _put_back(before: Path, target: Path) -> None:
+    """What stood in a place returns to it, unless the new is there."""
+    if target.exists():
+        shutil.rmtree(before, ignore_errors=True)
+    elif before.exists():
+        with contextlib.suppress(OSError):
+            before.rename(target)
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import structlog
@@ -22,7 +22,6 @@ from google.protobuf.message import DecodeError
 from services.common import tracing
 from services.common.errors import (
     Corrupted,
-    InvalidInput,
     Mismatch,
     ServiceError,
     TrimtabError,
@@ -34,12 +33,14 @@ from services.learner.admission import Versions, prompt_index, room
 from services.learner.ended import GroupName
 from services.learner.ledger import Admitted, Ledger
 from services.learner.prompts import Prompt
-from services.learner.rollouts import admitted_of, digests_of, new_group, samples_of, versions_of
+from services.learner.rollouts import digests_of, new_group, samples_of, versions_of
 from services.learner.sample import Sample
 from services.models.manifest import Version
 from trimtab.rollout.v1.rollout_pb2 import RolloutGroup
 
 _TAKE_SECONDS = 0.5
+# Beyond it the seeds of a run's groups would meet those of other runs (rollouts.new_group).
+_NUMBERS = 2**32
 _log = structlog.get_logger(__name__)
 
 
@@ -111,25 +112,55 @@ class Intake:
         self.ledger = Ledger.of(state["ledger"])
         self._versions = Versions(dict(state["versions"]))
         self._position = int(state["position"])
-        self._check_prompts()
+        self._check_prompts(self.ledger.in_flight.values())
 
     async def settle(self, *, resumed: bool) -> None:
         """After a start: what the queue holds and the ledger does not know was admitted after the checkpoint."""
         scan = await self._queue.scan()
-        unknown = {
-            one for one in scan.group_ids - set(self.ledger.in_flight) if not self.ledger.has_ended(one)
-        }
+        unknown = sorted(
+            (
+                admitted
+                for group_id in scan.group_ids - set(self.ledger.in_flight)
+                if not self.ledger.has_ended(group_id) and (admitted := self._told(group_id))
+            ),
+            key=lambda one: one.number,
+        )
         if unknown:
             _log.info("groups admitted after the checkpoint are taken over", groups=len(unknown))
-        for group_id in sorted(unknown):
-            self.ledger.adopt(_admitted_from_id(group_id))
+            self._adopt(unknown)
         if missing := self.ledger.close_gaps():
             _log.error("groups were lost with the queue and the learner before this one", groups=missing)
-        self._check_prompts()
-        # Each of them stood for one prompt of the data order.
-        self._position += len(unknown)
         if resumed:
             await self._readmit_lost(scan.group_ids)
+
+    def _told(self, group_id: str) -> Admitted | None:
+        """What a group's name says; None for a name that is damaged or forged, whose entry is buried once it comes."""
+        try:
+            return self._named(group_id)
+        except (ValueError, Corrupted) as error:
+            _log.error("a group in the queue is nobody's", group_id=group_id[:60], why=str(error))
+            return None
+
+    def _adopt(self, unknown: list[Admitted]) -> None:
+        """Take over what was admitted after the checkpoint, by number.
+
+        Each stands for the next prompt of the data order or, where that is another's, for a prompt admitted again.
+        """
+        self._check_prompts(unknown)
+        for one in unknown:
+            if one.prompt_index == self._prompt_at(self._position):
+                self._position += 1
+                self.ledger.adopt(one)
+            else:
+                self.ledger.adopt(self._again(one))
+
+    def _again(self, admitted: Admitted) -> Admitted:
+        """It stands for the newest group in flight of its prompt, if there is one; that is not admitted twice."""
+        same = [one for one in self.ledger.in_flight.values() if one.prompt_index == admitted.prompt_index]
+        before = max(same, key=lambda one: one.number, default=None)
+        if before is None:
+            return admitted
+        return replace(admitted, tries=before.tries + 1, replaces=before.group_id)
 
     async def acknowledge(self) -> None:
         """A checkpoint covers everything that has been used so far. Raises Unavailable; then the next one does."""
@@ -137,8 +168,8 @@ class Intake:
         await self._queue.acknowledge(self.unacknowledged[:covered])
         self.unacknowledged = self.unacknowledged[covered:]
 
-    def _check_prompts(self) -> None:
-        beyond = max((one.prompt_index for one in self.ledger.in_flight.values()), default=0)
+    def _check_prompts(self, needed: Iterable[Admitted]) -> None:
+        beyond = max((one.prompt_index for one in needed), default=0)
         if beyond >= len(self._prompts):
             raise Mismatch(
                 f"{self._spec.data.prompts}: the run still needs prompt {beyond + 1}, the file has "
@@ -220,11 +251,12 @@ class Intake:
             await self._send([self._new(self._next_prompt()) for _ in range(count)])
 
     def _next_prompt(self) -> int:
-        index = prompt_index(
-            self._position, len(self._prompts), seed=self._spec.seed, shuffle=self._spec.data.shuffle
-        )
         self._position += 1
-        return index
+        return self._prompt_at(self._position - 1)
+
+    def _prompt_at(self, position: int) -> int:
+        data = self._spec.data
+        return prompt_index(position, len(self._prompts), seed=self._spec.seed, shuffle=data.shuffle)
 
     def _new(self, index: int, *, tries: int = 0, replaces: str = "") -> Admitted:
         group_id = str(GroupName(self._queue.epoch, self.ledger.next_number, index))
@@ -253,15 +285,19 @@ class Intake:
 
     async def _receive(self, entry: Entry) -> None:
         """Sort what was taken: used already, here already, undigestible, failed, stale, or good."""
+        known = entry.group_id in self.ledger.in_flight
         # A queue server that lost its last second may bring a group twice.
-        if self.ledger.has_ended(entry.group_id) or entry.group_id in self._arrived:
+        if entry.group_id in self._arrived or (not known and self.ledger.has_ended(entry.group_id)):
+            _log.info("a group came again that was used", group_id=entry.group_id)
             self.unacknowledged.append(entry)
             return
         try:
             group = RolloutGroup.FromString(entry.payload)
-            if entry.group_id not in self.ledger.in_flight:
-                self.ledger.adopt(self._checked(admitted_of(group), entry))
             failed = group.HasField("failure")
+            if not failed:
+                _check_name(group, entry)
+            if not known:
+                self._take_up(self._named(entry.group_id))
             claimed = versions_of(group)
             usable = not failed and self._is_usable(group)
             samples = samples_of(group, self._spec, self._vocabulary_size) if usable else []
@@ -278,17 +314,19 @@ class Intake:
             self._failed_in_a_row = 0
             self._arrived[entry.group_id] = Arrived(entry, group, samples)
 
-    def _checked(self, admitted: Admitted, entry: Entry) -> Admitted:
-        """Of a group that the ledger does not know: it is counted by its name, its prompt perhaps admitted again."""
-        if (admitted.group_id, admitted.number) != (entry.group_id, entry.admission_number):
-            raise Corrupted(f"the payload is of group {admitted.group_id[:60]!r}, the entry of another")
-        if GroupName.of(admitted.group_id)[1:] != (admitted.number, admitted.prompt_index):
-            raise Corrupted(
-                f"group {admitted.group_id[:60]!r} is of another number or prompt than its name says"
-            )
-        if not 0 <= admitted.prompt_index < len(self._prompts):
-            raise Corrupted(f"prompt {admitted.prompt_index} was admitted, there are {len(self._prompts)}")
-        return admitted
+    def _take_up(self, admitted: Admitted) -> None:
+        self._check_prompts([admitted])
+        self.ledger.adopt(admitted)
+
+    def _named(self, group_id: str) -> Admitted:
+        """What the name of a group says that the ledger does not know: enough to admit its prompt again.
+
+        Raises ValueError for an id that no learner gave, Corrupted for one that none before this one can have given.
+        """
+        name = GroupName.of(group_id)
+        if name.epoch >= self._queue.epoch or name.number >= _NUMBERS:
+            raise Corrupted(f"no learner before epoch {self._queue.epoch} admitted a group {group_id[:60]!r}")
+        return Admitted(group_id, name.number, name.prompt_index, 0)
 
     async def _end_stale(self, entry: Entry, group: RolloutGroup) -> None:
         behind = self.staleness(group)
@@ -323,6 +361,8 @@ class Intake:
         """Admit the prompt again, or give it up after readmission_limit tries; a new prompt then fills up."""
         if ended is None:
             return
+        if any(one.replaces == ended.group_id for one in self.ledger.in_flight.values()):
+            return  # A learner before this one did, after its last checkpoint.
         if ended.tries >= self._spec.rollout.readmission_limit:
             _log.error("prompt is given up", prompt_index=ended.prompt_index, tries=ended.tries + 1)
             return
@@ -362,10 +402,11 @@ class Intake:
             await self._replace(self.ledger.end(one.group_id, "failed"))
 
 
-def _admitted_from_id(group_id: str) -> Admitted:
-    """Ids say epoch, admission number and prompt, so that a ledger can be made up for after a crash."""
-    try:
-        name = GroupName.of(group_id)
-    except ValueError as error:
-        raise InvalidInput(f"the queue holds a group {group_id!r} that no learner admitted") from error
-    return Admitted(group_id, name.number, name.prompt_index, 0)
+def _check_name(group: RolloutGroup, entry: Entry) -> None:
+    """Raises ValueError, Corrupted where payload, entry and its name are of different groups."""
+    number = GroupName.of(entry.group_id).number
+    if group.group_id != entry.group_id or not number == group.admission_number == entry.admission_number:
+        raise Corrupted(
+            f"the payload is of group {group.group_id[:60]!r}, number {group.admission_number}, "
+            f"the entry of {entry.group_id[:60]!r}, number {entry.admission_number}"
+        )

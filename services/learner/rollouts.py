@@ -54,12 +54,6 @@ def new_group(
     )
 
 
-def admitted_of(group: rollout.RolloutGroup) -> Admitted:
-    """What the ledger would have kept of a group that is found in the queue after a resume."""
-    index = int(group.prompt.columns.get("trimtab.prompt_index", "0"))
-    return Admitted(group.group_id, group.admission_number, index, 0, group.replaces)
-
-
 def versions_of(group: rollout.RolloutGroup) -> set[Version]:
     """All weights that made any token of the group, by the names they go under."""
     return {version_of(span.version) for one in group.completions for span in one.versions}

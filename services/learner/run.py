@@ -279,26 +279,33 @@ class Run:
                 one.set_result(answer)
 
     async def _begin(self) -> None:
-        """Take up the last checkpoint, begin an epoch, publish, and settle what the queue still holds."""
+        """Begin an epoch, take up the last checkpoint, publish, and settle what the queue still holds."""
         if self.spec.rollout.keep:
             check_can_keep()
-        latest, used_epoch = self._checkpoints.latest(), 0
+        self._epoch = await self._begin_epoch()
+        # Only now: until then the learner before this one may still have written.
+        latest = self._checkpoints.latest()
         if latest is not None:
             trainer, state = await self._in_thread(self._checkpoints.read, latest)
             await self._in_thread(self.trainer.load_state_dict, trainer)
             self.intake.restore(state)
-            used_epoch = int(state["epoch"])
             self.state.last_checkpoint, self._checkpointed_step = str(latest), self.step
             _log.info("resumed", checkpoint=str(latest), step=self.step)
         await self._in_thread(keep_metrics, self._metrics_file, self.step)
         await self._in_thread(self._watch.resume, metrics_rows(self._metrics_file))
         self._logs = Sinks(LOGS, self._identity(), self.spec.logging, self.step)
-        noted = await self._in_thread(last_epoch, self.config.out)
-        self._epoch = await self._queue.start_epoch(at_least=max(used_epoch, noted))
-        await self._in_thread(note_epoch, self.config.out, self._epoch)
         _log.info("training begins", epoch=self._epoch, step=self.step)
         await self._publish()
         await self.intake.settle(resumed=latest is not None)
+
+    async def _begin_epoch(self) -> int:
+        """Newer than all that were, wherever it is noted: in the queue, here, in the last checkpoint."""
+        latest = self._checkpoints.latest()
+        used = 0 if latest is None else await self._in_thread(self._checkpoints.epoch_of, latest)
+        noted = await self._in_thread(last_epoch, self.config.out)
+        epoch = await self._queue.start_epoch(at_least=max(used, noted))
+        await self._in_thread(note_epoch, self.config.out, epoch)
+        return epoch
 
     def _identity(self) -> RunIdentity:
         """The run's uid survives a resume. Without a queue it may stand in the folder, else the name has to do."""

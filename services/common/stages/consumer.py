@@ -11,6 +11,7 @@ implementations of the steps.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -122,12 +123,21 @@ class Consumer:
             raw = await self._steps.fetch(ids)
             for _ in ids:
                 self._inherited.popleft()
-            return await self._sort(LEARNER_STAGE, raw, limit)
+            return await self._sort_held(raw, limit)
         raw = await self._steps.read(LEARNER_STAGE, limit, block_seconds)
         # A learner that was replaced while it waited may have been given something: its successor adopts it.
         await self._steps.check()
         self._holding.update(each.entry_id for each in raw)
-        return await self._sort(LEARNER_STAGE, raw, limit)
+        return await self._sort_held(raw, limit)
+
+    async def _sort_held(self, raw: Sequence[RawEntry], limit: int) -> list[Entry]:
+        """What is not handed out is not held: where a damaged one could not be buried, all are looked for again."""
+        try:
+            return await self._sort(LEARNER_STAGE, raw, limit)
+        except BaseException:
+            self._holding.difference_update(each.entry_id for each in raw)
+            self._adopted_at = -math.inf
+            raise
 
     async def _adopt(self, idle_seconds: float) -> None:
         began = self._clock()

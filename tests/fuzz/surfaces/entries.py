@@ -19,7 +19,7 @@ from services.common.failures import error_info, failed_payload
 from services.common.spec.run import RunSpec
 from services.common.stages import entry as entries
 from services.common.stages.base import NewEntry
-from services.learner.rollouts import admitted_of, model_seconds, samples_of, versions_of
+from services.learner.rollouts import model_seconds, samples_of, versions_of
 from services.policy.requests import draft_of
 from tests.fuzz import groups, messages, odd
 from tests.fuzz.surface import Surface, documented
@@ -133,7 +133,6 @@ def _read_group(payload: bytes) -> None:
             assert math.isfinite(sample.score) and 0 < sample.temperature < math.inf, (
                 "a number that trains nothing"
             )
-    admitted_of(group)
 
 
 def _new(group: RolloutGroup) -> NewEntry:

@@ -28,7 +28,9 @@ PROMPTS = [Prompt(f"p{at}", (), f"text {at}", np.array([1, 2], np.int32)) for at
 class Bench:
     """An intake, and a worker that does what the test says with each group."""
 
-    def __init__(self, *, max_staleness: int = 0, readmission_limit: int = 3) -> None:
+    def __init__(
+        self, *, max_staleness: int = 0, readmission_limit: int = 3, server: MemoryServer | None = None
+    ) -> None:
         rollouts = {
             "batch_groups": BATCH,
             "max_staleness": max_staleness,
@@ -38,7 +40,7 @@ class Bench:
         self.spec = RunSpec.model_validate(
             {"model": {"path": "m"}, "data": {"prompts": "p.jsonl"}, "steps": 9, "rollout": rollouts}
         )
-        self.server = MemoryServer()
+        self.server = server or MemoryServer()
         self.queue = MemoryStages(self.server, consumer="learner", stages=self.spec.rollout.slip)
         self.worker = MemoryStages(self.server, consumer="worker")
         self.intake = Intake(self.spec, run_uid="run", prompts=PROMPTS, queue=self.queue, watch_seconds=1000)
@@ -48,6 +50,20 @@ class Bench:
         self.at_step(0)
         await self.intake.settle(resumed=False)
         return self
+
+    async def resumed(self) -> Bench:
+        """The next learner's, from a checkpoint of before the first admission."""
+        again = Bench(server=self.server)
+        again.intake.restore(Intake.state(Bench().intake))
+        await again.queue.start_epoch(at_least=0)
+        again.at_step(0)
+        await again.intake.settle(resumed=True)
+        return again
+
+    async def forge(self, group_id: str, number: int, group: rollout.RolloutGroup) -> None:
+        """An entry on the learner's stage that nobody admitted."""
+        entry = NewEntry(group_id=group_id, admission_number=number, payload=group.SerializeToString())
+        await self.queue.admit("learner", [entry])
 
     def at_step(self, step: int) -> None:
         self.intake.published(Version(1, step, DIGESTS[step]), step)
@@ -228,27 +244,74 @@ async def test_a_prompt_file_that_became_shorter_is_no_surprise_later() -> None:
 
 
 @pytest.mark.parametrize(
-    ("group_id", "number", "prompt", "reason"),
+    ("group_id", "said", "number", "reason"),
     [
-        ("1-00000090-3", 90, 4, "of another number or prompt than its name says"),
-        ("1-00000090-3", 91, 3, "of another number or prompt than its name says"),
-        ("1-00000090-7", 90, 7, "prompt 7 was admitted, there are 7"),
-        ("stranger", 90, 3, "no id that a learner gave"),
+        (
+            "0-00000090-3",
+            "0-00000091-3",
+            90,
+            "the payload is of group '0-00000091-3', number 90, the entry of",
+        ),
+        ("0-00000090-3", "0-00000090-3", 91, "number 91, the entry of '0-00000090-3', number 91"),
+        ("0-00000090-7", "0-00000090-7", 90, "the run still needs prompt 8, the file has 7"),
+        ("0-4294967296-3", "0-4294967296-3", 2**32, "no learner before epoch 1 admitted"),
+        ("1-00000005-3", "1-00000005-3", 5, "no learner before epoch 1 admitted"),
+        ("7-00000090-3", "7-00000090-3", 90, "no learner before epoch 1 admitted"),
+        ("stranger", "stranger", 90, "no id that a learner gave"),
     ],
 )
 async def test_a_group_that_no_learner_admitted_is_buried(
-    group_id: str, number: int, prompt: int, reason: str
+    group_id: str, said: str, number: int, reason: str
 ) -> None:
     """What its name, its entry and its payload say must be the same, and be possible."""
     bench = await Bench().begin()
     assert await bench.look() is None
-    columns = {"trimtab.prompt_index": str(prompt)}
-    group = rollout.RolloutGroup(
-        group_id=group_id, admission_number=number, prompt=rollout.Prompt(columns=columns)
-    )
-    entry = NewEntry(group_id=group_id, admission_number=number, payload=group.SerializeToString())
-    await bench.queue.admit("learner", [entry])
+    await bench.forge(group_id, number, rollout.RolloutGroup(group_id=said, admission_number=number))
     assert await bench.look() is None
     (letter,) = await MemoryTools(bench.server).dead_letters(limit=9)
     assert reason in letter.reason
     assert bench.counts() == {"admitted": 2, "trained": 0, "stale": 0, "failed": 0, "in_flight": 2}
+
+
+async def test_one_groups_payload_under_anothers_name_is_buried_and_replaced() -> None:
+    """A stage that answers two groups with one: neither is trained twice."""
+    bench = await Bench().begin()
+    assert await bench.look() is None
+    first, second = await bench.worker.take("reward", limit=9, block_seconds=0)
+    for entry in (first, second):
+        await bench._advance(entry, finished(first, 0))
+    assert await bench.look() is None
+    (letter,) = await MemoryTools(bench.server).dead_letters(limit=9)
+    assert letter.group_id == second.group_id
+    assert bench.counts() == {"admitted": 3, "trained": 0, "stale": 0, "failed": 1, "in_flight": 2}
+
+
+@pytest.mark.parametrize("stranger", ["stranger", "", "0-4294967296-3", "9-00000090-3"])
+async def test_a_stranger_on_a_stage_does_not_keep_a_learner_from_starting(stranger: str) -> None:
+    """Whoever takes the entry buries it; until then the run goes on beside it."""
+    bench = await Bench().begin()
+    await bench.forge(stranger, 3, rollout.RolloutGroup())
+    again = await bench.resumed()
+    assert again.counts() == {"admitted": 0, "trained": 0, "stale": 0, "failed": 0, "in_flight": 0}
+    assert await again.look() is None
+    (letter,) = await MemoryTools(bench.server).dead_letters(limit=9)
+    assert letter.group_id == stranger
+
+
+async def test_a_resume_keeps_the_data_order_across_readmissions() -> None:
+    """After the checkpoint one of two failed and was admitted again: no prompt is left out, none stands there twice."""
+    bench = await Bench().begin()
+    assert await bench.look() is None
+    await bench.work(only={0}, failure="no")
+    assert await bench.look() is None
+    prompts = {
+        number: one.prompt_index for number, one in enumerate(bench.intake.ledger.in_flight.values(), 1)
+    }
+    again = await bench.resumed()
+    assert again.counts() == {"admitted": 3, "trained": 0, "stale": 0, "failed": 0, "in_flight": 3}
+    # The failed one comes once more; what stands in its place already is in flight.
+    assert await again.look() is None
+    assert again.counts() == {"admitted": 3, "trained": 0, "stale": 0, "failed": 1, "in_flight": 2}
+    assert {one.number: one.prompt_index for one in again.intake.ledger.in_flight.values()} == prompts
+    assert again.intake.state()["position"] == BATCH
+    assert [one.tries for one in again.intake.ledger.in_flight.values()] == [0, 1]

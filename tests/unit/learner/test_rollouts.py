@@ -14,7 +14,7 @@ from services.common.errors import Corrupted, TrimtabError
 from services.common.spec.run import RunSpec
 from services.learner.ledger import Admitted
 from services.learner.prompts import Prompt
-from services.learner.rollouts import admitted_of, digests_of, new_group, samples_of
+from services.learner.rollouts import digests_of, new_group, samples_of
 from services.models.manifest import Version
 from tests.fakes.tiny_runs import run_spec
 from trimtab.common.v1 import common_pb2 as common
@@ -69,7 +69,7 @@ def test_a_new_group_carries_the_whole_order() -> None:
     assert options.temperature == pytest.approx(0.7)
     assert (options.top_k, options.max_new_tokens, options.min_new_tokens) == (3, 9, 1)
     assert (list(options.stop), options.num_completions) == (["."], 4)
-    assert admitted_of(group).number == 7
+    assert group.admission_number == 7
 
 
 def test_draws_depend_on_the_runs_seed_and_the_number_alone() -> None:
