@@ -169,6 +169,34 @@ async def test_the_learner_keeps_what_it_holds_without_renewing(harness: Harness
     assert harness.entries(LEARNER_STAGE) == {}
 
 
+@pytest.mark.parametrize("inherited", [False, True])
+async def test_a_damaged_entry_that_cannot_be_buried_keeps_none_back(
+    harness: Harness, inherited: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server goes away just then: those that were taken with it come at the next look, all of them."""
+    learner = await learner_with(harness, 0)
+    for at, damage in enumerate(({}, {"check": "0" * 16}, {})):
+        harness.inject(LEARNER_STAGE, fields(at, **damage))
+    if inherited:
+        await take(learner, LEARNER_STAGE)
+        learner = harness.connect("learner-1")
+        await learner.start_epoch(at_least=0)
+        harness.inject(LEARNER_STAGE, fields(4, check="0" * 16))
+
+    async def away(*_: object) -> None:
+        raise Unavailable("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(learner._steps, "bury", away)
+        taken = []
+        with pytest.raises(Unavailable):
+            for _ in range(3):
+                taken += await take(learner, LEARNER_STAGE)
+    for _ in range(3):
+        taken += await take(learner, LEARNER_STAGE)
+    assert sorted(ids(taken)) == ["g0", "g2"]
+
+
 async def test_bury_and_requeue(harness: Harness) -> None:
     """What the learner buries can be looked at and put back where it came from, its attempts forgotten."""
     learner = await learner_with(harness, 1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,6 +89,65 @@ def test_unfinished_ones_are_ignored_and_swept(
     kept.write(10, loaded, trainer_state, {})
     assert kept.latest() == tmp_path / "step-000010"
     assert not (tmp_path / ".writing-step-000007").exists()
+
+
+def test_one_that_was_being_written_over_is_put_back(
+    tmp_path: Path, loaded: LoadedModel, trainer_state: dict[str, Any]
+) -> None:
+    """Killed between the two renames, the old one has another name: it is the latest all the same."""
+    kept = Checkpoints(tmp_path, keep=1)
+    path = kept.write(5, loaded, trainer_state, {"which": 1})
+    path.rename(tmp_path / ".writing-over-step-000005")
+    assert kept.latest() == path
+    path.rename(tmp_path / ".writing-over-step-000005")
+    kept.write(6, loaded, trainer_state, {})
+    assert [item.name for item in tmp_path.iterdir()] == ["step-000006"]
+
+
+def test_a_rename_that_fails_leaves_the_old_one(
+    tmp_path: Path, loaded: LoadedModel, trainer_state: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last one is intact, as the error says."""
+    kept = Checkpoints(tmp_path, keep=3)
+    path = kept.write(5, loaded, trainer_state, {"which": 1})
+    rename = Path.rename
+
+    def full(self: Path, target: Path) -> Path:
+        if self.name == ".writing-step-000005":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(StorageFull, match="the last one is intact"):
+        kept.write(5, loaded, trainer_state, {"which": 2})
+    assert kept.read(path)[1] == {"which": 1}
+
+
+def test_other_folders_are_left_alone(
+    tmp_path: Path, loaded: LoadedModel, trainer_state: dict[str, Any]
+) -> None:
+    """A copy that somebody made beside them is neither read nor dropped."""
+    kept = Checkpoints(tmp_path, keep=1)
+    shutil.copytree(kept.write(5, loaded, trainer_state, {}), tmp_path / "step-000005-good")
+    assert kept.write(6, loaded, trainer_state, {}) == kept.latest()
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["step-000005-good", "step-000006"]
+
+
+def test_what_was_just_written_is_never_dropped(
+    tmp_path: Path, loaded: LoadedModel, trainer_state: dict[str, Any]
+) -> None:
+    """A learner that was replaced while it wrote may have left one of more steps."""
+    kept = Checkpoints(tmp_path, keep=1)
+    kept.write(20, loaded, trainer_state, {})
+    assert kept.write(15, loaded, trainer_state, {}).is_dir()
+
+
+def test_the_epoch_that_wrote_it(tmp_path: Path, loaded: LoadedModel, trainer_state: dict[str, Any]) -> None:
+    """Read without the model; what cannot be read says so."""
+    kept = Checkpoints(tmp_path, keep=2)
+    assert kept.epoch_of(kept.write(1, loaded, trainer_state, {"epoch": 7})) == 7
+    with pytest.raises(Corrupted, match="cannot be read"):
+        kept.epoch_of(kept.write(2, loaded, trainer_state, {}))
 
 
 def test_unreadable_checkpoints_say_so(
