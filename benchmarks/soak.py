@@ -9,7 +9,7 @@
 
 Real services, real queue server, real checkpoints; GRPO, up to one step stale; every rollout is kept, so that what each
 step took can be counted without the ledger. `--minutes`, `--seed`, `--every` (mean seconds between two endings of the
-learner), `--plot FILE`, `--keep FOLDER`.
+learner; longer than the soak, and most likely there is none), `--plot FILE`, `--keep FOLDER`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from benchmarks.soak_run import LOG_BYTES, Soaked, soak
 
 QUICK_MINUTES = 3.0
 WARM_UP_SHARE = 1 / 3
-"""Of the soak: caches, arenas and what is bounded fill, such as the 65,536 groups that the learner remembers."""
+"""Of the soak: caches, arenas and what is bounded fill."""
 STRETCHES = 20
 LIFE_WARM_UP_SECONDS, LIFE_STRETCH_SECONDS = 45.0, 15.0
 """Of one life of the learner, beside that."""

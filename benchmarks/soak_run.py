@@ -18,6 +18,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +37,7 @@ REWARD = {"name": "reward", "function": {"name": "services.common.tasks.randomwa
 LOOK_SECONDS = 2.0
 SHORTEST, LONGEST = 3.0, 300.0
 WALKS_EACH = 100
+THREADS = 2
 _TOKENS = 10
 LOG_BYTES = 256 * 2**10
 """Beyond it a log is set aside: small, so that it happens."""
@@ -103,6 +105,8 @@ async def soak(
     folder: Path, seconds: float, seed: int, mean_seconds: float, say: Callable[[str], None]
 ) -> Soaked:
     """Run for so long, the learner ended every `mean_seconds` on average; then a last checkpoint and a look at all."""
+    # This process is one of the measured: asyncio's own pool begins another thread whenever calls happen to overlap.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
     make_files(folder / "files")
     spec = spec_of(folder / "files", seed)
     soaked = Soaked(RunLayout.prepare(folder / "run"), Recorder())
@@ -142,7 +146,7 @@ async def _record(stack: Stack, soaked: Soaked) -> None:
 
 async def _endings(stack: Stack, soaked: Soaked, until: float, draws: random.Random, mean: float) -> None:
     while True:
-        wait = min(LONGEST, max(SHORTEST, draws.expovariate(1 / mean)))
+        wait = min(max(LONGEST, mean), max(SHORTEST, draws.expovariate(1 / mean)))
         how = draws.choice(("kill", "term"))
         if time.monotonic() + wait >= until:
             await asyncio.sleep(max(0.0, until - time.monotonic()))
