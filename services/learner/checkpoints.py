@@ -127,7 +127,7 @@ class Checkpoints:
         """The epoch that wrote it. Raises Corrupted when it cannot be read."""
         try:
             return int(json.loads((checkpoint / "state.json").read_text())["epoch"])
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             raise Corrupted(f"checkpoint {checkpoint} cannot be read: {str(error)[:200]}") from error
 
     def read(self, checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -331,7 +331,7 @@ def load_reward_model(
     try:
         settings = RewardSettings(**json.loads((folder / SETTINGS_FILE).read_text()))
         tensors = load_file(folder / HEAD_FILE)
-    except (ValueError, TypeError, OSError, SafetensorError) as error:
+    except (ValueError, TypeError, RecursionError, OSError, SafetensorError) as error:
         raise InvalidInput(f"{path}: reward model settings or head cannot be read ({error})") from error
     backbone, _ = _backbone(str(folder), dtype, threads, pooling=settings.pooling)
     head = torch.nn.Linear(backbone.config.hidden_size, 1)

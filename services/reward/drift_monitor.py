@@ -54,7 +54,7 @@ def read_reference(folder: Path, digest: str) -> Reference | None:
         )
         lengths = np.array([int(length) for length in table["lengths"]], dtype=np.float64)
         of = str(table.get("model_digest", ""))
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise InvalidInput(
             f"{path}: expected scores and lengths ({type(error).__name__}: {error})"
         ) from error

@@ -30,6 +30,7 @@ from services.learner.prompts import load_prompts
 from services.learner.rollouts import samples_of
 from services.learner.watch.watch import WORST_FILE, Watch
 from services.models.loading import load_causal
+from services.models.reward_model import load_reward_model
 from services.models.wire import manifest_of
 from tests.fakes.tiny_models import make_tiny_causal, tiny_tokenizer
 from tests.fakes.tiny_runs import model_spec
@@ -359,6 +360,14 @@ def test_a_model_that_brings_code(model: Path) -> None:
             load_causal(model_spec(model))
     finally:
         path.write_text(sound)
+
+
+def test_a_reward_models_settings_nested_deeply(tmp_path: Path) -> None:
+    """They were a RecursionError of the JSON reader: no line for whoever named the folder."""
+    (tmp_path / "reward.json").write_text('{"a":' * 100_000)
+    (tmp_path / "reward_head.safetensors").write_bytes(b"")
+    with pytest.raises(InvalidInput, match="settings or head cannot be read"):
+        load_reward_model(str(tmp_path))
 
 
 def test_the_sound_ones_still_pass(model: Path) -> None:
