@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr, model_validator
 
+from services.common.digests import DIGEST_PATTERN
 from services.common.spec.base import Spec
 from services.common.spec.service import Dtype, ServiceSpec
 from services.reward.drift import DriftSpec
@@ -78,6 +79,9 @@ class RemoteSpec(Spec):
 
     url: str = Field(min_length=1, description="grpc(s)://host:port, http(s)://host:port[/v1/score].")
     model: str = Field("", description="Its name over there.")
+    digest: str | None = Field(
+        None, pattern=DIGEST_PATTERN, description="No score of another model is taken; left out: of any."
+    )
     key: SecretStr | None = Field(None, description="API key for the other service.")
     key_file: Path | None = Field(None, description="File with the key; read anew when it changes.")
     ca_file: Path | None = Field(None, description="Certificates to trust; grpc:// then speaks TLS.")

@@ -249,6 +249,25 @@ async def test_scores_name_the_model_that_a_swap_brought(scheme: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
+async def test_no_score_of_another_model_than_the_pinned_one_is_taken(scheme: str) -> None:
+    """Scored while it serves the pinned model; after a swap an error that names both, then and on opening."""
+    pinned, other_digest = make_rule("length").digest, make_rule("length:target=4").digest
+    told = f"serves {other_digest}, pinned is blake2b:{pinned}"
+    async with service({"name": "m", "rule": "length"}) as other, AsyncRewardClient(other.grpc) as admin:
+        url = url_of(other, scheme)
+        async with remote(url, model="m", digest=f"blake2b:{pinned}") as source:
+            assert [outcome.value for outcome in await scored(source, row("two words"))] == [2.0]
+            await admin.swap_model("m", "rule:length:target=4")
+            for outcome in await scored(source, row("two words"), row("three")):
+                error = error_of(outcome)
+                assert (error.status, str(error)) == ("FAILED_PRECONDITION", f"{url} {told}")
+            with pytest.raises(Mismatch, match=told):
+                await remote(url, digest=f"blake2b:{pinned}").__aenter__()
+            await admin.swap_model("m", "rule:length")
+            assert [outcome.value for outcome in await scored(source, row("two words"))] == [2.0]
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
 async def test_a_remote_that_is_killed_costs_errors_and_comes_back(scheme: str) -> None:
     """While the other service is away rows are UNAVAILABLE and its circuit opens; back on its port it scores again."""
     model = {"name": "m", "rule": "length"}

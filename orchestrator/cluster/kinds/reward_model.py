@@ -10,10 +10,10 @@ from orchestrator.cluster.kinds.base import Name, ObjectMeta, SecretKey, rules
 from orchestrator.cluster.kinds.pods import ServiceRole
 from orchestrator.cluster.kinds.status import RewardModelStatus
 from orchestrator.cluster.kinds.storage import ModelCacheSpec, ObjectUrl, PvcSpec, one_of
+from services.common.digests import DIGEST_PATTERN
 from services.common.spec.base import Spec
 from services.common.spec.service import Dtype
 
-DIGEST_PATTERN = r"^[a-z0-9]+:[0-9a-f]{16,128}$"
 NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 MOST_NAME = 38
 """Names of what is made for an object are its own and a suffix; a Service's may have 63 characters."""
@@ -107,7 +107,8 @@ class RewardModelSpec(ServiceRole):
 
     source: RewardSource
     digest: Digest | None = Field(
-        None, description="The service is not Available unless it serves exactly this model."
+        None,
+        description="The service is not Available unless it serves exactly this model; hex, or algorithm:hex.",
     )
     shadow: ShadowSpec | None = None
     access_keys: AccessKeysSpec | None = None

@@ -68,7 +68,8 @@ class RewardModelRef(Spec):
     namespace: Name | None = Field(None, description="Left out: the run's own.")
     digest: Digest | None = Field(
         None,
-        description="The run stops rather than take scores of another model; left out: what serves at the start.",
+        description="Groups fail, and with them the run, rather than take scores of another model; as the "
+        "RewardModel's status has it. Left out: whatever serves.",
     )
     key_secret: SecretKey | None = Field(None, description="API key, where the RewardModel asks for one.")
     tls: RefTlsSpec | None = Field(None, description="Where the RewardModel has tls.")

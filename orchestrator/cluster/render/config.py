@@ -148,6 +148,8 @@ def _source(names: RunNames, entry: RewardStage) -> Mapping[str, Any]:
     host = f"{ref.name}.{ref.namespace or names.namespace}.svc"
     scheme = "grpc" if ref.tls is None else "grpcs"
     remote: dict[str, Any] = {"url": f"{scheme}://{host}:{PORTS['reward'].grpc}", "model": ref.name}
+    if ref.digest is not None:
+        remote["digest"] = ref.digest
     if ref.key_secret is not None:
         remote["key_file"] = KEY_FILE
     if ref.allow_plaintext:

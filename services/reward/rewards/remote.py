@@ -4,6 +4,8 @@ Decision: every outcome names the digest that its answer named, since the model 
 and behind a load balancer two replicas may differ. The source's own digest is the one seen last: on opening what the
 service lists, then what it answers. A service that names none has a digest of its URL and model: what changes behind
 that cannot be seen. Rejected: one digest for the source alone, which would be wrong from a swap to the next look.
+
+A digest that the spec pins is held against what is listed on opening and against every outcome.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Literal, Protocol
 
 import structlog
 
+from services.common.digests import same_digest
 from services.common.errors import InvalidInput, Mismatch, NotFound, ServiceError, TrimtabError
 from services.reward.config import RemoteSpec
 from services.reward.rewards.base import Caller, ScoreOutcome, ScoreRow, SourceDescription
@@ -57,7 +60,7 @@ class RemoteReward:
     """Scores by the model `spec.model` of the service at `spec.url`; one call there for each call here.
 
     Errors that a row has there it has here. Where the call fails, every row has its error: UNAVAILABLE,
-    DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED.
+    DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED. A score of another model than the pinned one is FAILED_PRECONDITION.
     """
 
     kind: Literal["remote"] = "remote"
@@ -74,6 +77,7 @@ class RemoteReward:
         self._transport = transport_of(spec)
         try:
             self._seen = self._look()
+            self._check(self._seen.digest)
         except BaseException:
             self._transport.close()
             raise
@@ -130,7 +134,20 @@ class RemoteReward:
         if digest and digest != self._seen.digest:
             self._follow(digest)
         fallback = self._seen.digest
-        return [replace(outcome, digest=outcome.digest or fallback) for outcome in outcomes]
+        return [self._checked(replace(outcome, digest=outcome.digest or fallback)) for outcome in outcomes]
+
+    def _checked(self, outcome: ScoreOutcome) -> ScoreOutcome:
+        """The outcome, or an error in its place where another model than the pinned one gave it."""
+        try:
+            self._check(outcome.digest)
+        except Mismatch as error:
+            return ScoreOutcome(error=error, digest=outcome.digest)
+        return outcome
+
+    def _check(self, digest: str) -> None:
+        pinned = self._spec.digest
+        if pinned is not None and not same_digest(digest, pinned):
+            raise Mismatch(f"{self._spec.url} serves {digest or 'no digest'}, pinned is {pinned}")
 
     def _follow(self, digest: str) -> None:
         """The model over there was swapped: its description may have changed as well."""

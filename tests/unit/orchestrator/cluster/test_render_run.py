@@ -301,6 +301,7 @@ def test_a_shared_reward_model_is_reached_by_a_bridge() -> None:
     assert model["remote"]["url"] == "grpcs://hh.rlhf.svc:50053"
     template = found(manifests, "Deployment", "helpful-reward-hh")["spec"]["template"]
     assert template["metadata"]["annotations"]["trimtab.dev/digest"] == "blake3:0123456789abcdef"
+    assert model["remote"]["digest"] == "blake3:0123456789abcdef"
     mounts = {mount["mountPath"] for mount in template["spec"]["containers"][0]["volumeMounts"]}
     files = ("key_file", "ca_file", "certificate_file", "private_key_file")
     assert {model["remote"][name].rpartition("/")[0] for name in files} <= mounts
