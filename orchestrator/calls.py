@@ -135,13 +135,6 @@ def checkpoint(address: str, *, timeout_seconds: float, by: Approach = PLAIN) ->
         return str(stub.Checkpoint(wanted, timeout=timeout_seconds, metadata=by.metadata).path)
 
 
-def reward_models(address: str, *, timeout_seconds: float = 5) -> list[reward.RewardModelInfo]:
-    """What a reward service serves."""
-    with _connected(address, "reward") as channel:
-        stub = reward_grpc.RewardServiceStub(channel)
-        return list(stub.ListModels(reward.ListModelsRequest(), timeout=timeout_seconds).models)
-
-
 def _only_model(stub: reward_grpc.RewardServiceStub, timeout_seconds: float, by: Approach) -> str:
     wanted = reward.ListModelsRequest()
     models = stub.ListModels(wanted, timeout=timeout_seconds, metadata=by.metadata).models

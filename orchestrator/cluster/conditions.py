@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from orchestrator.cluster.kinds import Condition
+from services.common.digests import same_digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +124,9 @@ def run_conditions(facts: RunFacts, previous: Sequence[Condition], now: datetime
 def reward_model_conditions(
     facts: RewardModelFacts, previous: Sequence[Condition], now: datetime
 ) -> tuple[Condition, ...]:
-    """The conditions of a reward model. Another model than the pinned one is not Available."""
-    role, wrong = facts.role, facts.pinned and facts.digest and facts.pinned != facts.digest
+    """The conditions of a reward model. Another model than the pinned one is not Available, nor is an unknown one."""
+    role = facts.role
+    wrong = facts.pinned and facts.digest and not same_digest(facts.digest, facts.pinned)
     troubles = _role_troubles(role, 60.0)
     if facts.refused:
         troubles.insert(0, _Trouble("Refused", facts.refused))
@@ -134,6 +136,9 @@ def reward_model_conditions(
         troubles.insert(0, _Trouble("DigestMismatch", f"serves {facts.digest}, pinned is {facts.pinned}"))
     if wrong:
         available = _Claim("Available", False, "DigestMismatch", troubles[0].message)
+    elif role.ready and facts.pinned and not facts.digest:
+        unknown = f"no metrics page of a replica has said yet what it serves; pinned is {facts.pinned}"
+        available = _Claim("Available", None, "DigestUnknown", unknown)
     elif role.ready:
         available = _Claim("Available", True, "Serving", f"{role.ready} of {role.desired} replicas serve")
     else:

@@ -19,7 +19,6 @@ class FakeProbe:
         self.stages: dict[str, int] | None = None
         self.figures: dict[str, PodFigures] = {}
         self.services_say: dict[str, ServiceFigures] = {}
-        self.digest = ""
         self.forgot: list[tuple[str, str]] = []
         self.forget_fails = ""
         self.checkpoints: list[str] = []
@@ -48,6 +47,3 @@ class FakeProbe:
 
     def services(self, pods: Mapping[str, tuple[str, int]]) -> Mapping[str, ServiceFigures]:
         return {name: self.services_say[name] for name in pods if name in self.services_say}
-
-    def served_digest(self, address: str) -> str:
-        return self.digest

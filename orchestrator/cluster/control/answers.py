@@ -36,6 +36,7 @@ _SERVICE = {
 services/common/telemetry.py)."""
 _LINE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?\s+(\S+)")
 _DIGEST = re.compile(r'digest="([^"]*)"')
+_MODEL = re.compile(r'model="([^"]*)"')
 _STEP = re.compile(r"step-(\d+)/?$")
 
 
@@ -69,6 +70,7 @@ def service_figures(page: str) -> ServiceFigures | None:
     """Of a reward service's page, over all its models; None where it is another page."""
     sums = dict.fromkeys(_SERVICE, 0.0)
     found, revision = False, ""
+    digests: dict[str, str] = {}
     for line in page.splitlines():
         match = _LINE.match(line)
         if match is None:
@@ -79,12 +81,14 @@ def service_figures(page: str) -> ServiceFigures | None:
                 sums[figure] += float(value)
         if name == REVISION:
             found = True
-            digest = _DIGEST.search(labels)
+            digest, model = _DIGEST.search(labels), _MODEL.search(labels)
             revision = revision or (digest[1] if digest else "")
-    return None if not found else _service(sums, revision)
+            if digest and model:
+                digests[model[1]] = digest[1]
+    return None if not found else _service(sums, revision, digests)
 
 
-def _service(sums: Mapping[str, float], revision: str) -> ServiceFigures:
+def _service(sums: Mapping[str, float], revision: str, digests: Mapping[str, str]) -> ServiceFigures:
     return ServiceFigures(
         # A rule has no passes: there the time of its calls is what it costs.
         busy_seconds=sums["busy"] if sums["passes"] else sums["total"],
@@ -96,6 +100,7 @@ def _service(sums: Mapping[str, float], revision: str) -> ServiceFigures:
         calls=int(sums["calls"] + sums["requests"]),
         draining=sums["draining"] > 0,
         revision=revision,
+        digests=digests,
     )
 
 

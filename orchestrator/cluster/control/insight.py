@@ -71,4 +71,6 @@ class ServiceInsight:
     draining: int = 0
     blind: str = ""
     """Why the scaler stands still; empty: it does not."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """Of the model that each pod serves, as its metrics page says; absent: it has not said."""
     measured: bool = False

@@ -37,6 +37,8 @@ class ServiceFigures:
     draining: bool = False
     """It says that it is marked, so it is not ready."""
     revision: str = ""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """By the name of the model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

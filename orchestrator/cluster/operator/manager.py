@@ -64,7 +64,7 @@ class Operator:
         checkpoints = Checkpoints(probe, self._executor, timeout_seconds=config.checkpoint_seconds)
         leftovers = Leftovers(tools, secrets, probe)
         self.runs = self._controller("runs", RunReconciler(tools, secrets, checkpoints, leftovers).handle)
-        self.models = self._controller("models", RewardModelReconciler(tools, probe).handle)
+        self.models = self._controller("models", RewardModelReconciler(tools).handle)
         scaler = Scaler(tools, probe, secrets, interval_seconds=config.scaling_seconds, told=self.runs.add)
         services = ServiceScaler(tools, probe, interval_seconds=config.scaling_seconds, told=self.models.add)
         self.services = self._controller("services", services.handle)

@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.cluster.client.errors import first_refused
 from orchestrator.cluster.conditions import RewardModelFacts, reward_model_conditions
 from orchestrator.cluster.control.facts import replicas_of, role_facts
-from orchestrator.cluster.control.insight import RoleInsight
+from orchestrator.cluster.control.insight import RoleInsight, ServiceInsight
 from orchestrator.cluster.control.references import stages_that_refer
 from orchestrator.cluster.control.replicas import number_for
 from orchestrator.cluster.control.resources import Object, Ref
@@ -17,32 +17,28 @@ from orchestrator.cluster.control.status import as_written
 from orchestrator.cluster.control.view import View, view_of
 from orchestrator.cluster.kinds import RewardModel, RewardModelStatus, read_object
 from orchestrator.cluster.names import RewardModelNames
-from orchestrator.cluster.operator.probe import Probe
 from orchestrator.cluster.operator.shared import Tools
 from orchestrator.cluster.operator.status_writer import StatusWriter
 from orchestrator.cluster.render import render_reward_model
 from orchestrator.cluster.render.options import PORTS
+from services.common.digests import same_digest
 from services.common.errors import InvalidInput
 
-DIGEST_LOOK_SECONDS = 30.0
 NOT_YET = "nothing was measured yet"
 
 
 class RewardModelReconciler:
     """Brings reward models to where their specs say."""
 
-    def __init__(self, tools: Tools, probe: Probe) -> None:
-        self._tools, self._probe = tools, probe
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
         self._status = StatusWriter(tools.api, tools.store, seconds=tools.status_seconds, clock=tools.clock)
-        # Per model, pod to digest: a replica serves one model for its whole life.
-        self._digests: dict[Ref, dict[str, str]] = {}
 
     def handle(self, ref: Ref) -> float | None:
         """One reconcile; seconds after which to look again."""
         item = self._tools.store.get(ref)
         if item is None:
             self._status.forget(ref)
-            self._digests.pop(ref, None)
             return None
         if item["metadata"].get("deletionTimestamp"):
             return self._tools.finaliser.end(item, self._tools.now())
@@ -91,7 +87,7 @@ class RewardModelReconciler:
         role = role_facts("reward", deployment, pods, RoleInsight())
         seen = self._tools.service_insights.get(Ref.of(item))
         auto = model.spec.scaling.mode == "Auto"
-        digest, asked = self._digest(model, view)
+        digest = _digest(model, view, seen)
         facts = RewardModelFacts(
             generation=model.metadata.generation,
             role=role,
@@ -109,7 +105,7 @@ class RewardModelReconciler:
             replicas=0 if deployment is None else replicas_of(deployment),
             ready_replicas=role.ready,
             selector=selector,
-            digest=digest,
+            digest=digest or model.status.digest,
             address=f"{names.host}:{PORTS['reward'].grpc}",
             runs=self._runs(model),
             backlog_rows=seen.backlog_rows,
@@ -121,21 +117,7 @@ class RewardModelReconciler:
         )
         wait = self._status.write(item, as_written(status), _as_before(model.status, item))
         self._tools.recorder.transitions(item, model.status.conditions, conditions)
-        return wait if asked else DIGEST_LOOK_SECONDS
-
-    def _digest(self, model: RewardModel, view: View) -> tuple[str, bool]:
-        """What the replicas serve (the first that differs from the pin, if any does); whether all have answered."""
-        ready = [pod for of_service in view.pods.values() for pod in of_service if pod.ready and pod.address]
-        ref = Ref("RewardModel", model.metadata.namespace, model.metadata.name)
-        before, port = self._digests.get(ref, {}), PORTS["reward"].grpc
-        said = {
-            pod.name: before.get(pod.name) or self._probe.served_digest(f"{pod.address}:{port}")
-            for pod in ready
-        }
-        self._digests[ref] = said
-        known = [digest for digest in said.values() if digest]
-        wrong = next((digest for digest in known if model.spec.digest not in (None, digest)), "")
-        return wrong or next(iter(known), model.status.digest), len(known) == len(ready)
+        return wait
 
     def _runs(self, model: RewardModel) -> int:
         """Runs that refer to it."""
@@ -155,6 +137,17 @@ class RewardModelReconciler:
         new = status.model_copy(update={"conditions": conditions, "observed_generation": generation})
         self._status.write(item, as_written(new), _as_before(status, item))
         self._tools.recorder.transitions(item, status.conditions, wrong)
+
+
+def _digest(model: RewardModel, view: View, seen: ServiceInsight) -> str:
+    """What the ready replicas serve: the first that differs from the pin, if any does; empty: none has said."""
+    if not seen.measured:
+        return model.status.digest
+    pods = [pod for of_service in view.pods.values() for pod in of_service if pod.ready]
+    known = [seen.digests[pod.name] for pod in pods if pod.name in seen.digests]
+    pinned = model.spec.digest
+    wrong = (digest for digest in known if pinned is not None and not same_digest(digest, pinned))
+    return next(wrong, known[0] if known else "")
 
 
 def _as_before(status: RewardModelStatus, item: Object) -> dict[str, Any]:

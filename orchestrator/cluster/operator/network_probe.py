@@ -86,14 +86,6 @@ class NetworkProbe:
         """See Probe.services."""
         return self._read(pods, service_figures)
 
-    def served_digest(self, address: str) -> str:
-        """See Probe.served_digest."""
-        try:
-            models = calls.reward_models(address, timeout_seconds=ANSWER_SECONDS)
-        except TrimtabError:
-            return ""
-        return next((model.model.model_digest for model in models if model.model.model_digest), "")
-
     def _read(
         self, pods: Mapping[str, tuple[str, int]], figures_of: Callable[[str], Figures | None]
     ) -> dict[str, Figures]:

@@ -64,7 +64,3 @@ class Probe(Protocol):
     def services(self, pods: Mapping[str, tuple[str, int]]) -> Mapping[str, ServiceFigures]:
         """Figures of the reward services that answer."""
         ...
-
-    def served_digest(self, address: str) -> str:
-        """Digest of the reward model that a replica serves; empty: it does not answer."""
-        ...

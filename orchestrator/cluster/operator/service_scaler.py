@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from orchestrator.cluster.control.facts import replicas_of
 from orchestrator.cluster.control.insight import ServiceInsight
@@ -69,7 +70,9 @@ class ServiceScaler:
             self._mover.act(item, view, deployment, action)
         if model.spec.scaling.mode != "Auto":
             self._mover.take_marks_off(view, pods)
-        if self._tools.service_insights.put(ref, _insight(model, decision, observed, scrape.pods, pods)):
+        digests = _digests(model, self._tools.service_insights.get(ref).digests, scrape.pods, pods)
+        insight = _insight(model, decision, observed, scrape.pods, pods)
+        if self._tools.service_insights.put(ref, replace(insight, digests=digests)):
             self._told(ref)
         return self._interval
 
@@ -112,6 +115,18 @@ def _serving(item: Object) -> RewardModel | None:
         return read_object(RewardModel, item)
     except InvalidInput:
         return None
+
+
+def _digests(
+    model: RewardModel,
+    before: Mapping[str, str],
+    answers: Mapping[str, ServiceFigures],
+    pods: Sequence[PodView],
+) -> dict[str, str]:
+    """By pod, as its page says now; one lost scrape changes nothing. The shadow's is another name's."""
+    said = {name: figures.digests.get(model.metadata.name, "") for name, figures in answers.items()}
+    known = {**before, **said}
+    return {pod.name: known[pod.name] for pod in pods if known.get(pod.name)}
 
 
 def _insight(

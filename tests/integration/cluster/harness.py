@@ -78,7 +78,7 @@ class Harness:
         secrets = RunSecrets(gated)
         checkpoints = Checkpoints(self.probe, AtOnce(), clock=self.clock)
         self.runs = RunReconciler(self.tools, secrets, checkpoints, self._leftovers(secrets))
-        self.models = RewardModelReconciler(self.tools, self.probe)
+        self.models = RewardModelReconciler(self.tools)
         self.scaler = Scaler(self.tools, self.probe, secrets)
         self.services = ServiceScaler(self.tools, self.probe)
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cluster.control.resources import Ref
+from orchestrator.cluster.control.service_meter import ServiceFigures
 from services.common.errors import Forbidden
 from tests.fakes.kube import KubeServer
 from tests.integration.cluster.harness import Harness, eventually, running
@@ -53,13 +54,47 @@ def test_numbers(harness: Harness) -> None:
 
 
 def test_another_model_than_the_pinned_one_is_not_available(harness: Harness, faulty: KubeServer) -> None:
-    """The digest is asked of each replica; a wrong one is Degraded, with both digests."""
+    """Unknown until a replica has said what it serves; a swap is seen and told with both digests."""
     start(harness, changed(MODEL, digest=DIGEST))
-    harness.probe.digest = OTHER
-    harness.add_pod(harness.get("Deployment", "hh"), "hh-0", running())
-    harness.settle("hh", "RewardModel")
+    serve(harness)
+    assert measured(harness)["Available"] == ("Unknown", "DigestUnknown")
+    assert measured(harness, DIGEST)["Available"] == ("True", "Serving")
+    assert measured(harness)["Available"] == ("True", "Serving"), "one lost scrape is no news"
+    assert measured(harness, OTHER)["Available"] == ("False", "DigestMismatch")
     assert harness.conditions("hh", "RewardModel")["Degraded"] == ("True", "DigestMismatch")
-    assert harness.get("RewardModel", "hh")["status"]["digest"] == OTHER
+    assert harness.get("RewardModel", "hh")["status"]["digest"] == OTHER.partition(":")[2]
+
+
+def test_what_is_pinned_is_not_known_of_a_service_that_answers_nobody(
+    harness: Harness, faulty: KubeServer
+) -> None:
+    """A restart of the operator keeps what status says; a page without the model takes it back."""
+    start(harness, changed(MODEL, digest=DIGEST))
+    serve(harness)
+    assert measured(harness, DIGEST)["Available"] == ("True", "Serving")
+    harness.restart()
+    harness.settle("hh", "RewardModel")
+    assert harness.conditions("hh", "RewardModel")["Available"] == ("True", "Serving")
+    assert measured(harness)["Available"] == ("Unknown", "DigestUnknown")
+
+
+def serve(harness: Harness) -> None:
+    """One replica is ready."""
+    harness.add_pod(harness.get("Deployment", "hh"), "hh-0", running())
+    ready = {"replicas": 1, "readyReplicas": 1, "updatedReplicas": 1}
+    harness.api.merge(Ref("Deployment", harness.namespace, "hh"), {"status": ready}, "test", "status")
+
+
+def measured(harness: Harness, digest: str = "") -> dict[str, tuple[str, str]]:
+    """The conditions after a scrape in which hh-0 names this digest, or does not answer."""
+    figures = ServiceFigures(
+        busy_seconds=0, rows=0, digests={"hh": digest.partition(":")[2], "shadow": OTHER}
+    )
+    harness.probe.services_say = {"hh-0": figures} if digest else {}
+    harness.look()
+    harness.services.handle(Ref("RewardModel", harness.namespace, "hh"))
+    harness.settle("hh", "RewardModel")
+    return harness.conditions("hh", "RewardModel")
 
 
 def test_it_counts_the_runs_that_refer_to_it(harness: Harness) -> None:

@@ -125,6 +125,9 @@ def test_another_model_than_the_pinned_one_is_not_available() -> None:
     found = by_type(reward_model_conditions(facts, (), NOW))
     assert found["Available"] == ("False", "DigestMismatch")
     assert found["Degraded"] == ("True", "DigestMismatch")
+    unknown = by_type(reward_model_conditions(replace(facts, digest=""), (), NOW))
+    assert unknown["Available"] == ("Unknown", "DigestUnknown")
+    assert by_type(reward_model_conditions(replace(facts, digest="bb"), (), NOW))["Available"][0] == "True"
     served = by_type(reward_model_conditions(replace(facts, digest="blake3:bb"), (), NOW))
     assert served["Available"] == ("True", "Serving")
     assert served["Progressing"] == ("False", "Settled")

@@ -62,6 +62,7 @@ def test_a_reward_services_page() -> None:
         calls=5,
         draining=True,
         revision="blake3:ab",
+        digests={"hh": "blake3:ab", "shadow": "blake3:cd"},
     )
 
 
@@ -85,6 +86,7 @@ def test_the_page_of_our_own_service_is_understood() -> None:
     metrics.closed("test")
     assert before is not None
     assert after is not None
+    assert after.digests["test"] == "blake3:ff"
     assert (after.passes - before.passes, after.tokens - before.tokens) == (1, 640)
     assert after.waiting >= 9
 

@@ -38,5 +38,4 @@ def test_nobody_there_is_an_answer(probe: NetworkProbe) -> None:
     nowhere = f"127.0.0.1:{free_ports(1)[0]}"
     assert probe.learner(Door(nowhere)) is None
     assert probe.backlog(Door(f"redis://{nowhere}/0"), "run") is None
-    assert probe.served_digest(nowhere) == ""
     assert not probe.checkpoint(Door(nowhere), 1.0)
