@@ -29,7 +29,7 @@ class Ref(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One kind of the API. All but ResourceFlavor live in namespaces."""
+    """One kind of the API. All but ResourceFlavor and WorkloadPriorityClass live in namespaces."""
 
     api_version: str
     kind: str
@@ -58,6 +58,7 @@ _ALL = (
     Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
     Resource("kueue.x-k8s.io/v1beta1", "Workload", "workloads"),
     Resource("kueue.x-k8s.io/v1beta1", "ResourceFlavor", "resourceflavors"),
+    Resource("kueue.x-k8s.io/v1beta1", "WorkloadPriorityClass", "workloadpriorityclasses"),
     Resource("coordination.k8s.io/v1", "Lease", "leases"),
     Resource("events.k8s.io/v1", "Event", "events"),
 )

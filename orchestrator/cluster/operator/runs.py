@@ -23,6 +23,7 @@ from orchestrator.cluster.control.attempts import Count, JobState, Learner, Term
 from orchestrator.cluster.control.course import DONE, Course, check_supported, course_of, stages_in_order
 from orchestrator.cluster.control.facts import learner_facts, role_facts
 from orchestrator.cluster.control.pods import moment
+from orchestrator.cluster.control.queueing import holds_quota, keeps_workload, priority_kept
 from orchestrator.cluster.control.replicas import RESUME, number_for, remembered
 from orchestrator.cluster.control.resources import Object, Ref
 from orchestrator.cluster.control.status import RunPicture, as_written, run_status
@@ -199,13 +200,26 @@ class RunReconciler:
 
     def _apply(self, plan: _Plan, manifest: Manifest) -> None:
         there = plan.view.workload
-        if manifest["kind"] == "Workload" and there is not None and plan.is_admitted:
+        if manifest["kind"] == "Workload" and there is not None and holds_quota(there):
             # What Kueue has admitted it does not let anybody change; whether it is to be active, it does.
             active = manifest["spec"]["active"]
             if (there.get("spec") or {}).get("active", True) != active:
                 self._tools.api.merge(Ref.of(manifest), {"spec": {"active": active}}, MANAGER)
             return
+        if manifest["kind"] == "Workload":
+            manifest = self._with_priority(plan, manifest)
         self._tools.applier.ensure([manifest])
+
+    def _with_priority(self, plan: _Plan, manifest: Manifest) -> Manifest:
+        """With the number of its class. Raises NotFound or Forbidden for one that is not there, or not to be read."""
+        queueing = plan.run.spec.queueing
+        if queueing is None or queueing.priority_class is None:
+            return manifest
+        priority = priority_kept(plan.view.workload, manifest)
+        if priority is None:
+            found = self._tools.api.get(Ref("WorkloadPriorityClass", "", queueing.priority_class))
+            priority = found["value"]
+        return {**manifest, "spec": {**manifest["spec"], "priority": priority}}
 
     def _manifests(self, plan: _Plan) -> list[Manifest]:
         run, stage = plan.run, plan.course.stage
@@ -216,6 +230,7 @@ class RunReconciler:
             attempt=plan.learner.attempt if plan.wanted else None,
             epoch=run.status.epoch,
             admitted=plan.is_admitted,
+            queued=keeps_workload(plan.view, over=run.spec.suspend or bool(plan.course.finished)),
             stage=stage,
             node_labels=self._flavors.node_labels(plan.view.workload),
         )

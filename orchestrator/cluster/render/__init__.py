@@ -33,7 +33,7 @@ def render_run(
     account = [] if run.spec.service_account_name else [service_account(names.run, owner, names.labels())]
     objects = [
         *account,
-        *render_workload(run, names, options),
+        *(render_workload(run, names, options) if state.queued else []),
         *render_network(run, names, options),
         *render_redis(run, names, options),
     ]

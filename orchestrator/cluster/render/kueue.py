@@ -9,12 +9,15 @@ from orchestrator.cluster.names import RunNames, service_of
 from orchestrator.cluster.render.config import learner_toml, service_toml
 from orchestrator.cluster.render.learner import learner_template
 from orchestrator.cluster.render.options import RenderOptions, RunState
-from orchestrator.cluster.render.parts import Manifest, Owner, given, manifest
+from orchestrator.cluster.render.parts import Manifest, Owner, manifest
 from orchestrator.cluster.render.services import stage_role, stage_template, stages_of, wanted_replicas
 
 
 def render_workload(run: TrainingRun, names: RunNames, options: RenderOptions) -> list[Manifest]:
-    """The Workload, with one set of pods per role at the numbers that the run begins with."""
+    """The Workload, with one set of pods per role at the numbers that the run begins with.
+
+    Of a priority class it has the name alone: its number, which Kueue asks for beside it, is the cluster's to say.
+    """
     queueing = run.spec.queueing
     if queueing is None:
         return []
@@ -40,15 +43,18 @@ def render_workload(run: TrainingRun, names: RunNames, options: RenderOptions) -
                 "active": not run.spec.suspend,
                 "podSets": sets,
                 "queueName": queueing.queue_name,
-                **given(priorityClassName=queueing.priority_class),
-                **(
-                    {"priorityClassSource": "kueue.x-k8s.io/workloadpriorityclass"}
-                    if queueing.priority_class
-                    else {}
-                ),
+                **_priority_class(queueing.priority_class, options.kueue_version),
             },
         )
     ]
+
+
+def _priority_class(name: str | None, version: str) -> dict[str, Any]:
+    if name is None:
+        return {}
+    if version == "v1beta1":
+        return {"priorityClassName": name, "priorityClassSource": "kueue.x-k8s.io/workloadpriorityclass"}
+    return {"priorityClassRef": {"group": "kueue.x-k8s.io", "kind": "WorkloadPriorityClass", "name": name}}
 
 
 def _pod_set(name: str, count: int, template: Manifest) -> Manifest:

@@ -72,6 +72,8 @@ class RunState:
     """That this attempt begins at least; a label, for people."""
     admitted: bool = True
     """By Kueue, where the run is queued."""
+    queued: bool = True
+    """Whether a run with `queueing` has its Workload: none where it is suspended or finished and its pods are gone."""
     node_labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Per service: the nodes that Kueue assigned."""
     stage: str = "rl"

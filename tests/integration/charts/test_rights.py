@@ -70,6 +70,14 @@ def test_kueue_is_a_choice() -> None:
     assert "kueue" not in str(named(render(MATRIX["no kueue"]), "Role", "trimtab-operator"))
 
 
+def test_what_kueue_keeps_for_the_whole_cluster_is_a_choice() -> None:
+    """Flavors say where pods go, priority classes their number: both are read by name, where it is switched on."""
+    role = named(render(MATRIX["flavors"]), "ClusterRole", "trimtab-operator-trimtab-system-flavors")
+    [rule] = role["rules"]
+    assert (rule["resources"], rule["verbs"]) == (["resourceflavors", "workloadpriorityclasses"], ["get"])
+    assert "workloadpriorityclasses" not in str(render())
+
+
 def test_the_lease_is_its_own() -> None:
     """It may take and renew the one Lease that its configuration names."""
     manifests = render({"operator": {"leaseName": "leader"}})

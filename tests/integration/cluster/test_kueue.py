@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from orchestrator.cluster.control.resources import RESOURCES, WATCHED, Ref
+from services.common.errors import NotFound
 from tests.fakes.kube import KubeServer
-from tests.integration.cluster.harness import Harness, api_time
+from tests.integration.cluster.harness import Harness, api_time, running
 from tests.unit.orchestrator.cluster.objects import RUN, changed
 
 QUEUED = changed(RUN, queueing={"queueName": "team"})
@@ -45,6 +46,7 @@ def queued(harness: Harness, faulty: KubeServer) -> Harness:
     if not harness.api.serves("Workload"):
         faulty.create(crd("Workload", namespaced=True))
         faulty.create(crd("ResourceFlavor", namespaced=False))
+        faulty.create(crd("WorkloadPriorityClass", namespaced=False))
         flavor = {"nodeLabels": {"gpu": "h100"}}
         faulty.create(
             {
@@ -97,6 +99,83 @@ def test_admitted_it_comes_up_where_kueue_says_and_evicted_it_goes(queued: Harne
     queued.settle()
     assert queued.names("Job") == {"helpful-learner-2"}
     assert queued.replicas("helpful-policy") == 1
+
+
+def test_evicted_with_its_quota_it_waits_anew_once_its_pods_are_gone(queued: Harness) -> None:
+    """Kueue leaves what a Workload of ours reserves: while a pod is there it stays, then another is made."""
+    admit(queued, QuotaReserved="True", Admitted="True")
+    queued.settle()
+    first = uid(queued)
+    pod = queued.add_pod(queued.get("Deployment", "helpful-policy"), "helpful-policy-0", running())
+    admit(queued, QuotaReserved="True", Admitted="True", Evicted="True")
+    queued.settle()
+    assert queued.replicas("helpful-policy") == 0
+    assert uid(queued) == first
+    queued.api.delete(Ref.of(pod), grace_seconds=0)
+    queued.settle()
+    assert uid(queued) not in ("", first)
+    assert "status" not in queued.get("Workload", "helpful")
+    assert queued.conditions()["Progressing"] == ("True", "Queued")
+    admit(queued, QuotaReserved="True", Admitted="True")
+    queued.settle()
+    assert queued.names("Job") == {"helpful-learner-2"}
+
+
+def test_suspended_it_gives_its_quota_back_and_waits_anew_when_it_goes_on(queued: Harness) -> None:
+    """No Workload while suspended, and none is made; another when it is to go on."""
+    admit(queued, QuotaReserved="True", Admitted="True")
+    queued.settle()
+    first = uid(queued)
+    queued.change({"suspend": True})
+    queued.settle()
+    assert uid(queued) == ""
+    assert queued.conditions()["Available"] == ("False", "Suspended")
+    queued.change({"suspend": False})
+    queued.settle()
+    assert uid(queued) not in ("", first)
+    assert queued.names("Job") == set()
+    admit(queued, QuotaReserved="True", Admitted="True")
+    queued.settle()
+    assert queued.names("Job") == {"helpful-learner-2"}
+
+
+def test_finished_it_gives_its_quota_back(queued: Harness) -> None:
+    """Its Workload goes, and the run stays as it ended."""
+    admit(queued, QuotaReserved="True", Admitted="True")
+    queued.settle()
+    queued.end_job("helpful-learner-1", "Complete")
+    queued.settle()
+    assert uid(queued) == ""
+    assert queued.conditions()["Finished"] == ("True", "Succeeded")
+    assert queued.settle() == []
+
+
+def test_a_priority_class_gives_its_number(queued: Harness, faulty: KubeServer) -> None:
+    """Kueue wants it beside the name; a class that is not there is told until it is."""
+    queued.change({"suspend": True})
+    queued.settle()
+    queued.change({"suspend": False, "queueing": {"queueName": "team", "priorityClass": "high"}})
+    with pytest.raises(NotFound):
+        queued.reconcile()
+    assert queued.conditions()["Degraded"] == ("True", "Refused")
+    faulty.create(
+        {
+            "apiVersion": RESOURCES["WorkloadPriorityClass"].api_version,
+            "kind": "WorkloadPriorityClass",
+            "metadata": {"name": "high"},
+            "value": 7,
+        }
+    )
+    queued.settle()
+    spec = queued.get("Workload", "helpful")["spec"]
+    assert (spec["priorityClassName"], spec["priority"]) == ("high", 7)
+    assert queued.conditions()["Degraded"] == ("False", "AsExpected")
+
+
+def uid(harness: Harness) -> str:
+    """Of the run's Workload; empty: it has none."""
+    found = harness.find("Workload", "helpful")
+    return "" if found is None else str(found["metadata"]["uid"])
 
 
 def test_a_flavor_that_may_not_be_read_is_told(queued: Harness, faulty: KubeServer) -> None:

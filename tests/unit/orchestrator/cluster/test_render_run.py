@@ -419,6 +419,37 @@ def test_kueue_sees_one_workload() -> None:
     assert not [m for m in render_run(run()) if m["kind"] == "Workload"]
 
 
+@pytest.mark.parametrize(
+    ("version", "named"),
+    [
+        (
+            "v1beta1",
+            {"priorityClassName": "high", "priorityClassSource": "kueue.x-k8s.io/workloadpriorityclass"},
+        ),
+        (
+            "v1beta2",
+            {
+                "priorityClassRef": {
+                    "group": "kueue.x-k8s.io",
+                    "kind": "WorkloadPriorityClass",
+                    "name": "high",
+                }
+            },
+        ),
+    ],
+)
+def test_a_priority_class_is_named_as_kueues_version_wants(version: str, named: dict[str, Any]) -> None:
+    """By name and source in the older version, by reference in the newer."""
+    spec = run(queueing={"queueName": "team-a", "priorityClass": "high"})
+    workload = found(render_run(spec, RenderOptions(kueue_version=version)), "Workload", "helpful")["spec"]
+    assert {key: value for key, value in workload.items() if key.startswith("priority")} == named
+
+
+def test_a_run_that_gave_its_quota_back_has_no_workload() -> None:
+    """Suspended or finished, and its pods gone."""
+    assert not [m for m in render_run(full(), state=RunState(queued=False)) if m["kind"] == "Workload"]
+
+
 def test_images_and_address_come_from_the_installation() -> None:
     """A role without an image runs the installation's; the run's own goes first."""
     options = RenderOptions(images={**RenderOptions().images, "policy": "mine:1"}, listen_on_pod_ip=True)
