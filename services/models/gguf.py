@@ -13,8 +13,20 @@ from pathlib import Path
 
 from services.common.errors import InvalidInput, NotFound
 from services.models.facts import file_digest
+from services.models.untrusted import check_sizes
 
 PACKAGE_PREFIX = "package:"
+_SIZES = {
+    "embedding_length": "hidden_size",
+    "block_count": "num_hidden_layers",
+    "feed_forward_length": "intermediate_size",
+    "vocab_size": "vocab_size",
+    "context_length": "max_position_embeddings",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+}
+"""GGUF's names, behind the architecture's, and those of a config.json."""
 
 
 def cache_folder() -> Path:
@@ -62,6 +74,7 @@ def converted(gguf: Path) -> Path:
 def _convert(gguf: Path, folder: Path) -> None:
     """Dequantise into float32, round to bfloat16, write model and tokenizer."""
     _check_magic(gguf)
+    _check_claims(gguf)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -86,6 +99,22 @@ def _check_magic(gguf: Path) -> None:
     with gguf.open("rb") as stream:
         if stream.read(4) != b"GGUF":
             raise InvalidInput(f"{gguf}: not a GGUF file (it does not begin with the letters GGUF)")
+
+
+def _check_claims(gguf: Path) -> None:
+    """Raises InvalidInput for metadata of a larger model than the tensors are: transformers builds what it says."""
+    from gguf import GGUFReader
+
+    try:
+        reader = GGUFReader(gguf)
+        said = {name.partition(".")[2]: field for name, field in reader.fields.items()}
+        claims = {ours: said[theirs].contents() for theirs, ours in _SIZES.items() if theirs in said}
+        if "ggml.tokens" in said:
+            claims.setdefault("vocab_size", len(said["ggml.tokens"].data))
+        elements = [int(tensor.n_elements) for tensor in reader.tensors]
+    except Exception as error:  # the reader raises whatever it stumbles over
+        raise InvalidInput(f"{gguf}: not a GGUF model that can be read ({_first_line(error)})") from error
+    check_sizes(gguf, claims, len(elements), sum(elements))
 
 
 def _first_line(error: Exception) -> str:

@@ -32,15 +32,9 @@ _WIDTHS = (
     ("vocab_size",),
     ("intermediate_size", "n_inner", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim", "hidden_dim"),
 )
-_OTHERS = (
-    "num_attention_heads",
-    "num_key_value_heads",
-    "n_head",
-    "head_dim",
-    "d_kv",
-    "num_heads",
-    "type_vocab_size",
-)
+_HEADS = ("num_attention_heads", "n_head", "num_heads")
+_HEAD_WIDTHS = ("head_dim", "d_kv")
+_OTHERS = (*_HEADS, *_HEAD_WIDTHS, "num_key_value_heads", "type_vocab_size")
 _CONTEXTS = ("max_position_embeddings", "n_positions", "n_ctx")
 
 
@@ -53,6 +47,15 @@ def check_folder(folder: Path) -> None:
     tensors, elements = _stored(folder)
     for table in _tables(config):
         _check(file, table, tensors, elements)
+
+
+def check_sizes(file: Path, config: dict[str, Any], tensors: int, elements: int) -> None:
+    """Raises InvalidInput where a configuration claims a larger model than so many tensors with so many elements.
+
+    Of a file that says exactly how many they are, unlike four-bit weights in int32: twice leaves room for padding.
+    """
+    for table in _tables(config):
+        _check(file, table, tensors, elements, slack=2)
 
 
 def check_tokenizer(folder: Path) -> None:
@@ -108,17 +111,22 @@ def _tables(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield from (part for part in config.values() if isinstance(part, dict))
 
 
-def _check(file: Path, table: dict[str, Any], tensors: int, elements: int) -> None:
+def _check(file: Path, table: dict[str, Any], tensors: int, elements: int, slack: int = _SLACK) -> None:
     for name in _CONTEXTS:
         _at_most(file, name, _number(file, table, name), _LONGEST_CONTEXT, "tokens that no model reads")
     if not tensors:
         return
     for name in _LAYERS:
         _at_most(file, name, _number(file, table, name), tensors, "the tensors of the files")
-    most = _SLACK * elements
+    most = slack * elements
     widths = [max(_number(file, table, name) for name in names) for names in _WIDTHS]
     for name in _OTHERS:
         _at_most(file, name, _number(file, table, name), most, "the numbers in the files")
+    heads, head_width = (
+        max(_number(file, table, name) for name in names) for names in (_HEADS, _HEAD_WIDTHS)
+    )
+    told = f"{_HEADS[0]} times {_HEAD_WIDTHS[0]} times {_WIDTHS[0][0]}"
+    _at_most(file, told, heads * head_width * widths[0], most, "the numbers in the files")
     for one, other in combinations(range(len(_WIDTHS)), 2):
         told = f"{_WIDTHS[one][0]} times {_WIDTHS[other][0]}"
         # The embedding's and a layer's own matrices; the third product is of none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,22 +10,29 @@ import numpy as np
 from tests.fakes.tiny_runs import loaded_from
 
 
-def write_gguf(path: Path, folder: Path) -> None:
-    """The tiny model of this folder as a GGUF in float32, with a tokenizer of its own bytes."""
+def write_gguf(path: Path, folder: Path, claims: Mapping[str, int] | None = None) -> None:
+    """The tiny model of this folder as a GGUF in float32, with a tokenizer of its own bytes.
+
+    claims: sizes in place of the model's own, by the writer's method.
+    """
     from gguf import GGUFWriter, TokenType
 
     loaded = loaded_from(folder)
     config, state = loaded.model.config, loaded.model.state_dict()
     writer = GGUFWriter(str(path), "llama")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_vocab_size(config.vocab_size)
+    sizes = {
+        "add_context_length": config.max_position_embeddings,
+        "add_embedding_length": config.hidden_size,
+        "add_block_count": config.num_hidden_layers,
+        "add_feed_forward_length": config.intermediate_size,
+        "add_head_count": config.num_attention_heads,
+        "add_head_count_kv": config.num_key_value_heads,
+        "add_layer_norm_rms_eps": config.rms_norm_eps,
+        "add_rope_dimension_count": config.head_dim,
+        "add_vocab_size": config.vocab_size,
+    }
+    for method, value in (sizes | dict(claims or {})).items():
+        getattr(writer, method)(value)
     words = sorted(loaded.tokenizer.get_vocab().items(), key=lambda item: item[1])
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list([word for word, _ in words])

@@ -45,6 +45,26 @@ def test_an_empty_file(tmp_path: Path) -> None:
         resolve(str(path))
 
 
+@pytest.mark.parametrize(
+    ("method", "value", "told"),
+    [
+        ("add_embedding_length", 2**23, "hidden_size times vocab_size is more than the numbers"),
+        ("add_feed_forward_length", 2**23, "hidden_size times intermediate_size is more than the numbers"),
+        ("add_block_count", 2**20, "num_hidden_layers is more than the tensors"),
+        ("add_key_length", 2**12, "num_attention_heads times head_dim times hidden_size is more than"),
+        ("add_context_length", 2**31, "max_position_embeddings is more than tokens that no model reads"),
+    ],
+)
+def test_metadata_of_a_larger_model_than_the_tensors(
+    tmp_path: Path, method: str, value: int, told: str
+) -> None:
+    """A few bytes made transformers take gigabytes: refused before anything is built."""
+    path = tmp_path / "model.gguf"
+    write_gguf(path, make_tiny_causal(tmp_path / "tiny", layers=1, width=8), {method: value})
+    with pytest.raises(InvalidInput, match=told):
+        resolve(str(path))
+
+
 @pytest.mark.parametrize("name", ["no-such-package", "no.such.package", "", "../x"])
 def test_a_package_that_is_not_there(name: str) -> None:
     """The answer is the command that would bring it."""
