@@ -1,7 +1,7 @@
 """How every service's program begins: parse flags, load the configuration, build, run, exit.
 
-Owns exit codes: 0 drained, 2 a user's mistake, 1 ours. Heavy things are imported after the flags are parsed,
-so that --help is instant.
+Owns exit codes: 0 drained (or what a service says of work that was cut off), 2 a user's mistake, 1 ours. Heavy things
+are imported after the flags are parsed, so that --help is instant.
 """
 
 from __future__ import annotations

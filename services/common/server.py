@@ -4,6 +4,7 @@
                    (calls: UNAVAILABLE)                                       │ application.drain()
                                                               exit code ◀─────┘ calls in flight end
 
+The exit code after SIGTERM is 0, unless the application says another (MayBeCutOff).
 Marked to drain (drain_mark.py) it is NOT_SERVING, though calls that come are answered, and SERVING again after.
 
 Decision: SO_REUSEPORT is off. With it on, a second process on the same port would silently share the calls.
@@ -107,6 +108,15 @@ class WritesLast(Protocol):
 
     async def finish(self) -> None:
         """Write it. Called once, after drain() and the calls in flight; seconds at most."""
+        ...
+
+
+@runtime_checkable
+class MayBeCutOff(Protocol):
+    """An application with work of its own, that a signal may end too early."""
+
+    def cut_off(self) -> int:
+        """The exit code after a signal, also while it loads. Called once, after drain()."""
         ...
 
 
@@ -274,18 +284,24 @@ async def _serve(server: ServiceServer, application: Application, stop: asyncio.
         if not await _before(stopping, server.start()):
             _log.info("stopped while loading")
             await server.drain()
-            return 0
+            return _stopped(application)
         waiting = asyncio.ensure_future(application.wait())
         try:
             await asyncio.wait((stopping, waiting), return_when=asyncio.FIRST_COMPLETED)
             _log.info("draining")
             await server.drain()
             # Draining may cancel the very work that is waited for: that is how it ends, not an error.
-            return await waiting if waiting.done() and not waiting.cancelled() else 0
+            if waiting.done() and not waiting.cancelled():
+                return await waiting
+            return _stopped(application)
         finally:
             waiting.cancel()
     finally:
         stopping.cancel()
+
+
+def _stopped(application: Application) -> int:
+    return application.cut_off() if isinstance(application, MayBeCutOff) else 0
 
 
 async def _before(stopping: asyncio.Future[Any], work: Coroutine[Any, Any, None]) -> bool:

@@ -18,7 +18,8 @@ def build(config: LearnerConfig) -> Application | Program:
     if config.processes > 1 and "WORLD_SIZE" not in os.environ:
         from services.learner.distributed.launch import LaunchProgram
 
-        return LaunchProgram(config.processes)
+        options = ["--standalone", f"--nproc-per-node={config.processes}"]
+        return LaunchProgram(options, config.cut_off_status)
     from services.learner.application import LearnerApplication
 
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:

@@ -181,6 +181,12 @@ class LearnerApplication:
         with contextlib.suppress(TimeoutError, Unavailable):
             await asyncio.wait_for(leaving, _LEAVE_SECONDS)
 
+    def cut_off(self) -> int:
+        """See services/common/server.py MayBeCutOff: a run that is carried through ends well."""
+        training = self._training
+        through = training is not None and training.done() and not training.cancelled()
+        return 0 if through else self._config.cut_off_status
+
     async def wait(self) -> int:
         """Ends when the run does: 0 when it was carried through; raises what ended it otherwise."""
         await self._started.wait()

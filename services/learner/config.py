@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -42,6 +43,10 @@ class LearnerConfig(ServiceSpec):
     weights: HandoverSpec = HandoverSpec()
     linger_seconds: float = Field(
         2.0, ge=0, description="How long the finished learner still answers, so that status can be read."
+    )
+    cut_off_status: Literal[0, 143] = Field(
+        0,
+        description="Exit status where SIGTERM comes before the run's end; 143 for those who take 0 for that end.",
     )
     watch_seconds: float = Field(5.0, gt=0, description="How often waiting work is compared with the ledger.")
 

@@ -3,10 +3,13 @@
     wanted   newest Job                             done
     ──────   ────────────────────────────────────   ──────────────────────────────────────────────────
     yes      complete, for fewer steps than wanted  the Job is deleted: more steps continue a run
+    yes      complete, but a pod of it was taken    the Job is deleted: it may have been told to end
+             away before the last checkpoint
     yes      complete                               the run has succeeded
     no       any                                    its Jobs are deleted (after a checkpoint: the caller)
     yes      failed, and the spec is another now    the Job is deleted, failures count from 0
-    yes      failed, not counted yet                count it, in status, before anything else
+    yes      failed, not counted yet                count it, in status, before anything else; in a row only if
+                                                    no pod of it was taken away (drained, preempted, evicted)
     yes      failed by the user's mistake           the run has failed: another attempt ends the same way
     yes      failed, `restart_limit` in a row       the run has failed
     yes      failed                                 the Job is deleted
@@ -55,6 +58,10 @@ class JobView:
     message: str = ""
     users_mistake: bool = False
     """A pod ended with the exit status of a wrong configuration."""
+    disrupted: bool = False
+    """A pod of it was taken away by the cluster."""
+    bereft: bool = False
+    """Or by anybody. Of one that has failed it says nothing: the Job's controller removes the other pods."""
     ended: datetime | None = None
     steps: int = 0
     """That the run was to have when this attempt began."""
@@ -89,13 +96,13 @@ class Count:
         """Failures since the last checkpoint, which is at this step."""
         return 0 if checkpoint > self.at_step else self.in_a_row
 
-    def failed(self, attempt: int, checkpoint: int) -> Count:
-        """With the failure of this attempt. `checkpoint`: step of the last one."""
+    def failed(self, attempt: int, checkpoint: int, *, disrupted: bool = False) -> Count:
+        """With the failure of this attempt. `checkpoint`: step of the last one. `disrupted`: it is nobody's fault."""
         return Count(
             attempt=max(attempt, self.attempt),
             counted=attempt,
             restarts=self.restarts + 1,
-            in_a_row=self.since(checkpoint) + 1,
+            in_a_row=self.since(checkpoint) + (not disrupted),
             at_step=checkpoint,
         )
 
@@ -146,7 +153,7 @@ def next_learner(
     if newest is not None:
         count = replace(count, attempt=max(count.attempt, newest.attempt))
     live = tuple(job.name for job in jobs if job.state is not JobState.GOING)
-    if newest is not None and newest.state is JobState.COMPLETE and newest.steps >= terms.steps:
+    if newest is not None and _is_done(newest, terms):
         told = f"{newest.steps} steps are trained"
         return Learner(attempt=newest.attempt, count=count, finished="Succeeded", message=told)
     if not wanted:
@@ -161,6 +168,12 @@ def next_learner(
         why = "the node of one of its pods is gone" if lost else newest.message or "a pod failed"
         return _failed(count, newest, why, live, stuck, terms)
     return Learner(attempt=newest.attempt, count=count, delete=older, wait_seconds=_look_again(pods))
+
+
+def _is_done(job: JobView, terms: Terms) -> bool:
+    """Whether its steps are trained. A learner writes a checkpoint of the last one before it ends."""
+    cut_off = job.bereft and terms.checkpoint_step < job.steps
+    return job.state is JobState.COMPLETE and job.steps >= terms.steps and not cut_off
 
 
 def backoff_seconds(in_a_row: int) -> float:
@@ -178,7 +191,8 @@ def _failed(
 ) -> Learner:
     told = ""
     if count.counted < job.attempt:
-        count, told = count.failed(job.attempt, terms.checkpoint_step), why
+        count = count.failed(job.attempt, terms.checkpoint_step, disrupted=job.disrupted)
+        told = why
     if job.users_mistake:
         ended = f"attempt {job.attempt} ended by a mistake in what it was given: {why}"
         return Learner(attempt=job.attempt, count=count, finished="Failed", message=ended, failed_now=told)

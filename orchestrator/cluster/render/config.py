@@ -57,6 +57,8 @@ def service_toml(run: TrainingRun, names: RunNames, stage: str) -> str:
 
 LINGER_SECONDS = 20.0
 """Longer than the operator looks: status is to have the figures of the last step."""
+CUT_OFF = 143
+"""As of a process that SIGTERM ended: with 0 the Job of a learner that is drained would be complete."""
 
 
 def learner_toml(run: TrainingRun, names: RunNames) -> str:
@@ -66,7 +68,8 @@ def learner_toml(run: TrainingRun, names: RunNames) -> str:
     tables = _common(run, names, "learner", run.spec.roles.learner.drain_seconds)
     if fabric := _fabric(run, names):
         tables["weights"] = fabric
-    return to_toml({**tables, "out": names.folder, "linger_seconds": LINGER_SECONDS, "run": spec})
+    own = {"out": names.folder, "linger_seconds": LINGER_SECONDS, "cut_off_status": CUT_OFF}
+    return to_toml({**tables, **own, "run": spec})
 
 
 def starting_model(run: TrainingRun, names: RunNames) -> str:

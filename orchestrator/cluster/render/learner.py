@@ -38,6 +38,7 @@ from services.common.stages.base import LEARNER_STAGE
 
 _TORCHRUN = ("python", "-m", "services.learner.distributed")
 """torchrun, ending with the status of the process that failed: a wrong configuration is not tried again."""
+_TAKEN_AWAY = {"type": "DisruptionTarget", "status": "True"}
 INDEX = "batch.kubernetes.io/job-completion-index"
 
 
@@ -93,6 +94,8 @@ def learner_job(
             "completions": replicas,
             "parallelism": replicas,
             "podReplacementPolicy": "Failed",
+            # Ends the attempt as any failure does. The Job keeps what it was when the pod is gone, which is at once.
+            "podFailurePolicy": {"rules": [{"action": "FailJob", "onPodConditions": [_TAKEN_AWAY]}]},
             "template": learner_template(run, names, toml, options, state),
         },
     )

@@ -18,18 +18,22 @@ _MISTAKE = 2
 
 
 class LaunchProgram:
-    """See services/common/entry.py Program: so many processes of this very command on this machine."""
+    """See services/common/entry.py Program: several processes of this very command. `options`: torchrun's."""
 
-    def __init__(self, processes: int) -> None:
-        self._processes = processes
+    def __init__(self, options: Sequence[str], cut_off_status: int) -> None:
+        self._options, self._cut_off_status = options, cut_off_status
 
     def run(self) -> int:
         """See `launch`."""
-        return launch(sys.argv[1:], ["--standalone", f"--nproc-per-node={self._processes}"])
+        return launch(sys.argv[1:], self._options, self._cut_off_status)
 
 
-def launch(arguments: Sequence[str], options: Sequence[str] = ()) -> int:
-    """Run the learner's processes to their end: 0, 1, or 2 for a user's mistake. `options`: torchrun's."""
+def launch(arguments: Sequence[str], options: Sequence[str], cut_off_status: int) -> int:
+    """Run the learner's processes to their end: 0, 1, or 2 for a user's mistake. `options`: torchrun's.
+
+    cut_off_status: after SIGTERM. torchrun does not tell what the processes ended with then, so it is returned also
+    where the run was carried through and the first one only lingered: another start finds nothing to train.
+    """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # until the model is loaded; then as run.model.threads says
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -41,7 +45,7 @@ def launch(arguments: Sequence[str], options: Sequence[str] = ()) -> int:
     try:
         run.run(run.parse_args([*options, "-m", "services.learner", *arguments]))
     except SignalException:
-        return 0
+        return cut_off_status
     except ChildFailedError as error:
         return told(error)
     return 0

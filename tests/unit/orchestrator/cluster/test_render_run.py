@@ -213,6 +213,8 @@ def test_the_learner_is_told_the_whole_run() -> None:
     config = LearnerConfig.model_validate(tables)
     assert (config.run.steps, config.run.sampling.max_new_tokens, config.run.name) == (7, 9, "helpful")
     assert str(config.out) == "/storage/runs/helpful-0123abcd"
+    # With 0 the Job of a learner that is drained would be complete.
+    assert config.cut_off_status == 143
 
 
 def test_learner_is_an_indexed_job_per_attempt() -> None:
@@ -225,6 +227,8 @@ def test_learner_is_an_indexed_job_per_attempt() -> None:
         2,
         2,
     )
+    [rule] = spec["podFailurePolicy"]["rules"]
+    assert rule == {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
     pod = spec["template"]["spec"]
     assert pod["subdomain"] == "helpful-learner"
     assert pod["restartPolicy"] == "Never"

@@ -71,6 +71,35 @@ def test_complete_is_success_unless_more_steps_are_wanted() -> None:
     assert (more.finished, more.delete, more.count.restarts) == ("", ("run-1",), 0)
 
 
+@pytest.mark.parametrize(
+    ("bereft", "checkpoint_step", "finished"),
+    [(True, 7, ""), (True, 8, "Succeeded"), (False, 0, "Succeeded")],
+)
+def test_complete_is_doubted_where_a_pod_was_taken_away(
+    bereft: bool, checkpoint_step: int, finished: str
+) -> None:
+    """Unless the last checkpoint is of the last step; a learner that nobody disturbed and nobody asked is believed."""
+    ended = replace(job(JobState.COMPLETE), bereft=bereft)
+    told = decide(ended, terms=replace(TERMS, checkpoint_step=checkpoint_step))
+    assert told.finished == finished
+    assert told.delete == (() if finished else ("run-1",))
+    assert told.count.restarts == 0
+
+
+def test_a_learner_that_was_told_to_end_while_suspended_has_not_succeeded() -> None:
+    """Its Job goes like any other."""
+    told = decide(replace(job(JobState.COMPLETE), bereft=True), wanted=False)
+    assert (told.finished, told.delete) == ("", ("run-1",))
+
+
+def test_an_attempt_that_the_cluster_ended_is_nobodys_failure() -> None:
+    """It is told and counted among the restarts, but not in the row that ends the run."""
+    count = Count(attempt=3, counted=2, restarts=2, in_a_row=2)
+    told = decide(replace(job(JobState.FAILED, 3), disrupted=True), count=count)
+    assert (told.finished, told.failed_now, told.delete) == ("", "boom", ("run-3",))
+    assert (told.count.counted, told.count.restarts, told.count.in_a_row) == (3, 3, 2)
+
+
 def test_not_wanted_means_no_job() -> None:
     """Suspended: whatever is there goes, and a pod that cannot end is helped."""
     told = decide(job(JobState.RUNNING), wanted=False, pods=[STUCK])

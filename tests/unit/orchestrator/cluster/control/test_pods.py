@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -126,3 +127,16 @@ def test_a_failed_job_tells_what_its_pods_ended_with() -> None:
     seen = job_view(job(conditions=[condition("Failed", message="limit")]), [broken])
     assert (seen.message, seen.users_mistake) == ("learner ended with 2: Error", True)
     assert job_view(job(conditions=[condition("Failed", message="limit")]), []).message == "limit"
+
+
+def test_a_job_whose_pod_the_cluster_took_away() -> None:
+    """The pod says it, and after its end, when there is no pod any more, the Job: our one rule ended it."""
+    ended = condition("Failed", reason="PodFailurePolicy", message="Pod p has condition DisruptionTarget")
+    drained = PodView(name="j-0-x", failing="learner ended with 143: Error", exit_code=143, reclaimed=True)
+    for pods in ([], [drained]):
+        seen = job_view(job(conditions=[ended]), pods)
+        assert (seen.disrupted, seen.users_mistake) == (True, False)
+        assert seen.message == "Pod p has condition DisruptionTarget"
+    crashed = replace(drained, reclaimed=False, deleting=THEN)
+    by_hand = job_view(job(conditions=[condition("Failed", reason="BackoffLimitExceeded")]), [crashed])
+    assert (by_hand.disrupted, by_hand.bereft) == (False, True)
