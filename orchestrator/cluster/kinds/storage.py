@@ -46,6 +46,13 @@ class ObjectStoreSpec(Spec):
         description="Secret whose keys become variables (AWS_ACCESS_KEY_ID, …); left out: the nodes' identity.",
     )
     scratch: Quantity = Field("100Gi", description="Local disk of the learner for checkpoints on their way.")
+    upload_seconds: int = Field(
+        3600,
+        ge=1,
+        le=86_400,
+        description="For the last upload, once the learner or a job has ended. A pod whose node is lost is waited for "
+        "as long.",
+    )
 
 
 class StorageSpec(Spec):

@@ -1,6 +1,6 @@
 """Jobs before RL: supervised fine-tuning, the reward model. Each runs to its end once. Knows no service.
 
-With an object store a sidecar uploads what the job wrote; it gets the pod's grace period after the job's end.
+With an object store a sidecar uploads what the job wrote; it gets `uploadSeconds` after the job's end.
 """
 
 from __future__ import annotations

@@ -153,6 +153,7 @@ def _pod(
     settings: PodSettings, container: Container, mounts: Mounts, place: PodPlace, options: RenderOptions
 ) -> Manifest:
     limits = settings.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    ends_within = container.pre_stop_seconds + settings.drain_seconds + EXIT_SECONDS
     return {
         "automountServiceAccountToken": False,
         "containers": [_container(settings, container, mounts)],
@@ -170,7 +171,7 @@ def _pod(
         "restartPolicy": place.restart,
         "securityContext": pod_security(options.user),
         "serviceAccountName": place.service_account,
-        "terminationGracePeriodSeconds": container.pre_stop_seconds + settings.drain_seconds + EXIT_SECONDS,
+        "terminationGracePeriodSeconds": ends_within + mounts.upload_seconds,
         "volumes": mounts.volumes,
     }
 
@@ -183,7 +184,7 @@ def _container(settings: PodSettings, container: Container, mounts: Mounts) -> M
         "name": container.name,
         "image": container.image,
         "imagePullPolicy": settings.image_pull_policy,
-        "command": list(container.command),
+        "command": [*_bounded(settings, mounts), *container.command],
         **given(
             args=list(container.arguments),
             ports=list(container.ports),
@@ -195,6 +196,14 @@ def _container(settings: PodSettings, container: Container, mounts: Mounts) -> M
         "securityContext": container_security(),
         "volumeMounts": mounts.mounts,
     }
+
+
+def _bounded(settings: PodSettings, mounts: Mounts) -> list[str]:
+    """What kills the program so long after SIGTERM, where the pod's grace period is for its sidecar's upload too."""
+    if not mounts.upload_seconds:
+        return []
+    # 0: it may run for as long as it likes.
+    return ["timeout", "--foreground", f"--kill-after={settings.drain_seconds + EXIT_SECONDS}", "0"]
 
 
 def _env(ours: Sequence[Manifest], theirs: Sequence[EnvVar]) -> list[Manifest]:

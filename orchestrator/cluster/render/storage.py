@@ -2,8 +2,9 @@
 
 fetch   init container: what a pod reads from /storage, copied before it starts
 restore init container of the learner: its newest whole checkpoint
-upload  sidecar of the learner: checkpoints as they are written, `state.json` last, so that a checkpoint that
-        has it is whole; the newest `keep` stay
+upload  sidecar of the learner: checkpoints as they are written, `state.json` last and of those alone that had it
+        before, so that a checkpoint that has it is whole; the newest `keep` stay. SIGTERM comes once the learner
+        has ended: what is under way is finished, then all is uploaded once more, until it succeeds
 """
 
 from __future__ import annotations
@@ -19,40 +20,57 @@ CACHE = "/cache"
 UPLOAD_SECONDS = 20
 _HELPER = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
 
-FETCH = """\
+_BEGIN = """\
 set -eu
+trap 'kill "${!:-}" 2>/dev/null; exit 143' TERM INT
+run() { "$@" & wait "$!"; }
+"""
+"""Whoever is asked to end ends: a shell that is PID 1 is deaf without a trap, and heeds one between commands alone."""
+FETCH = (
+    _BEGIN
+    + """\
 for path in "$@"; do
-  rclone copyto "$STORE/$path" "/storage/$path"
+  run rclone copyto "$STORE/$path" "/storage/$path"
 done
 """
-RESTORE = """\
-set -eu
+)
+RESTORE = (
+    _BEGIN
+    + """\
 from="$STORE/$RUN"; to="/storage/$RUN"; mkdir -p "$to"
 for path in "$@"; do
-  rclone copyto "$STORE/$path" "/storage/$path"
+  run rclone copyto "$STORE/$path" "/storage/$path"
 done
 steps=$(rclone lsf --dirs-only "$from/checkpoints/" 2>/dev/null | grep '^step-' | sort -r || true)
 for step in $steps; do
   if rclone lsf "$from/checkpoints/$step" | grep -qx state.json; then
-    rclone copy "$from/checkpoints/$step" "$to/checkpoints/$step"
+    run rclone copy "$from/checkpoints/$step" "$to/checkpoints/$step"
     break
   fi
 done
-rclone copy --max-depth 1 "$from" "$to" 2>/dev/null || true
+run rclone copy --max-depth 1 "$from" "$to" 2>/dev/null || true
 """
+)
 UPLOAD = """\
+ending=
+trap 'ending=yes' TERM INT
 from="/storage/$RUN"; to="$STORE/$RUN"
 upload() {
+  whole=$(cd "$from" && ls -d checkpoints/step-*/state.json 2>/dev/null)
   rclone copy --exclude '.*' --exclude '.*/**' --exclude '/checkpoints/*/state.json' "$from" "$to" &&
-  rclone copy --include '/checkpoints/step-*/state.json' "$from" "$to" &&
+  for state in $whole; do
+    [ ! -e "$from/$state" ] || rclone copyto "$from/$state" "$to/$state" || return
+  done &&
   rclone lsf --dirs-only "$to/checkpoints/" | grep '^step-' | sort -r | tail -n "+$((KEEP + 1))" |
     while read -r step; do rclone purge "$to/checkpoints/$step"; done
 }
-trap 'upload; exit 0' TERM INT
-while true; do
-  upload || echo "upload failed, trying again in $SECONDS_BETWEEN s" >&2
-  sleep "$SECONDS_BETWEEN" & wait $!
+pause() { sleep "$SECONDS_BETWEEN" & wait $!; }
+failed() { echo "upload failed, trying again in $SECONDS_BETWEEN s" >&2; }
+while [ -z "$ending" ]; do
+  upload || failed
+  [ -n "$ending" ] || pause
 done
+until upload; do failed; pause; done
 """
 
 
@@ -64,6 +82,8 @@ class Mounts:
     mounts: list[Manifest] = field(default_factory=list)
     before: list[Manifest] = field(default_factory=list)
     """Init containers; one with restartPolicy Always is a sidecar."""
+    upload_seconds: int = 0
+    """That a sidecar may take once the container has ended; 0: there is none."""
 
     def add(self, volume: Manifest, path: str, *, read_only: bool = False, sub_path: str = "") -> None:
         """A volume and its mount."""
@@ -111,6 +131,7 @@ def add_run_folder(
     env = {"RUN": run, "KEEP": str(keep), "SECONDS_BETWEEN": str(UPLOAD_SECONDS)}
     mounts.before.append(_transfer("restore", store, image, RESTORE, _below(paths), RUN=run))
     mounts.before.append(_transfer("upload", store, image, UPLOAD, (), **env) | {"restartPolicy": "Always"})
+    mounts.upload_seconds = store.upload_seconds
 
 
 def remote_of(store: ObjectStoreSpec) -> str:

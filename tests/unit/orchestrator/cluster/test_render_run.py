@@ -233,7 +233,7 @@ def test_learner_is_an_indexed_job_per_attempt() -> None:
     assert pod["subdomain"] == "helpful-learner"
     assert pod["restartPolicy"] == "Never"
     [container] = pod["containers"]
-    assert container["command"] == ["python", "-m", "services.learner.distributed"]
+    assert container["command"][-3:] == ["python", "-m", "services.learner.distributed"]
     env = {item["name"]: item.get("value", item.get("valueFrom")) for item in container["env"]}
     assert (env["PET_NNODES"], env["PET_NPROC_PER_NODE"], env["PET_MAX_RESTARTS"]) == ("2", "8", "0")
     assert env["PET_MASTER_ADDR"] == "helpful-learner-3-0.helpful-learner.rlhf.svc"
@@ -264,6 +264,25 @@ def test_probes_and_grace_follow_the_bounds() -> None:
     config = found(render_run(spec), "ConfigMap", "helpful-policy")["data"]["policy.toml"]
     assert tomllib.loads(config)["server"]["drain_seconds"] == 20
     assert pod["containers"][0]["livenessProbe"]["grpc"]["service"] == "live"
+
+
+@pytest.mark.parametrize(
+    ("state", "job"),
+    [(RunState(stage="sft"), "helpful-sft"), (ATTEMPT, "helpful-learner-1")],
+    ids=["job before RL", "learner"],
+)
+def test_the_last_upload_has_its_own_time(state: RunState, job: str) -> None:
+    """The pod waits for the upload, its program ends as early as without one; nothing of it where a PVC is used."""
+    store = {"url": "s3://b/r", "uploadSeconds": 7200}
+    stages = {"sft": {"data": "/storage/sft.jsonl"}}
+    spec = run(stages=stages, storage={"objectStore": store})
+    pod = found(render_run(spec, state=state), "Job", job)["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] == 10 + 5 + 7200
+    assert pod["containers"][0]["command"][:4] == ["timeout", "--foreground", "--kill-after=15", "0"]
+    assert pod["initContainers"][-1]["restartPolicy"] == "Always"
+    pod = found(render_run(run(stages=stages), state=state), "Job", job)["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] == 15
+    assert pod["containers"][0]["command"][0] != "timeout"
 
 
 def test_place_and_size_reach_the_pod() -> None:
