@@ -237,6 +237,8 @@ class NetworkSpec(Spec):
     )
 
 
+MOST_STAGES = 64
+"""As of any list whose model names no bound."""
 _SAME = {
     "self.algorithm.kind == oldSelf.algorithm.kind": (
         "algorithm.kind cannot change once the run exists: make another run"
@@ -245,6 +247,14 @@ _SAME = {
     "has(self.redis.urlSecret) == has(oldSelf.redis.urlSecret) && "
     "has(self.redis.usersSecret) == has(oldSelf.redis.usersSecret)": (
         "redis cannot move to another server once the run exists: its rollouts are in the one it has"
+    ),
+    "has(self.redis.url) || has(self.redis.urlSecret) || has(self.redis.usersSecret) || "
+    "self.rollout.reference == oldSelf.rollout.reference && "
+    "self.rollout.slip.size() <= oldSelf.rollout.slip.size() && "
+    f"{list(range(MOST_STAGES))}.all(at, at >= self.rollout.slip.size() || "
+    "self.rollout.slip[at] == oldSelf.rollout.slip[at])": (
+        "rollout.slip can only lose its last stages, and rollout.reference cannot change, once the run exists: "
+        "its own queue server knows its stages by user and password; make another run"
     ),
     "has(self.queueing) == has(oldSelf.queueing) || oldSelf.suspend": "queueing can change only while suspended",
     "has(self.tls) == has(oldSelf.tls)": (

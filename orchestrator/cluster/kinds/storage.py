@@ -72,11 +72,30 @@ class StorageSpec(Spec):
         return self
 
 
+OWN_STORAGE = "10Gi"
+
+
 class OwnRedisSpec(PodSettings):
     """A Valkey of the run's own, with an append-only file and an ACL user for each service."""
 
-    storage: Quantity = Field("10Gi", description="Of its append-only file.")
+    storage: Quantity = Field(OWN_STORAGE, description="Of its append-only file.")
     storage_class_name: Name | None = Field(None, description="Left out: the cluster's default.")
+
+
+def _stays(value: str, what: str) -> tuple[str, str]:
+    """The rule that what an expression says of `self` is what it said before."""
+    return f"({value}) == ({value.replace('self', 'oldSelf')})", f"{what} cannot change once the run exists"
+
+
+_SIZE = "has(self.own) && has(self.own.storage)"
+_CLASS = "has(self.own) && has(self.own.storageClassName)"
+_AS_MADE = (
+    _stays("has(self.url) ? self.url : ''", "redis.url"),
+    _stays("self.acl", "redis.acl"),
+    _stays(f"{_SIZE} ? string(self.own.storage) : '{OWN_STORAGE}'", "redis.own.storage"),
+    _stays(f"{_CLASS} ? self.own.storageClassName : ''", "redis.own.storageClassName"),
+)
+"""What the run's Secret and the claim of its server were made from; Kubernetes lets no claim template change."""
 
 
 class RedisSpec(Spec):
@@ -95,6 +114,7 @@ class RedisSpec(Spec):
                 "!has(self.caSecret) || has(self.url) || has(self.urlSecret) || has(self.usersSecret)",
                 "caSecret is for a server elsewhere: the run's own has its certificate from spec.tls",
             ),
+            *_AS_MADE,
         )
     )
 

@@ -235,6 +235,16 @@ def test_models_refuse_what_the_server_refuses(data: dict[str, Any]) -> None:
         (changed(RUN, seed=2), "seed cannot change"),
         (changed(RUN, data__prompts="/storage/others.jsonl"), "data cannot change"),
         (changed(RUN, redis={"url": "redis://queue:6379"}), "redis cannot move"),
+        (changed(RUN, redis={"acl": False}), "redis.acl cannot change"),
+        (changed(RUN, redis__own={"storage": "20Gi"}), "redis.own.storage cannot change"),
+        (changed(RUN, redis__own={"storageClassName": "fast"}), "redis.own.storageClassName cannot change"),
+        (
+            changed(RUN, rollout__slip=["policy", "reference", "reward", "reward/b"]),
+            "only lose its last stages",
+        ),
+        (changed(RUN, rollout__slip=["policy", "reward", "reference"]), "only lose its last stages"),
+        (changed(RUN, rollout__slip=["policy", "reward"]), "only lose its last stages"),
+        (changed(RUN, rollout__reference="branch"), "rollout.reference cannot change"),
         (changed(RUN, queueing={"queueName": "q"}), "only while suspended"),
     ],
 )
@@ -251,6 +261,7 @@ def test_what_cannot_change(new: dict[str, Any], words: str) -> None:
         changed(RUN, steps=64),
         changed(RUN, roles__policy={"replicas": 5}),
         changed(RUN, optimiser={"learningRate": 2e-5}),
+        changed(RUN, redis={"own": {"image": "valkey:9"}}),
         changed(RUN, engine=VLLM, engineKeySecret={"name": "vllm", "key": "key"}),
         changed(RUN, engine={"kind": "vllm", "command": ["vllm", "serve"], "weightsFolder": "/w"}),
     ],
@@ -258,6 +269,21 @@ def test_what_cannot_change(new: dict[str, Any], words: str) -> None:
 def test_what_can_change(new: dict[str, Any]) -> None:
     """A living run is suspended, prolonged, resized and re-tuned in place."""
     admit(CRDS["TrainingRun"], new, RUN)
+
+
+def test_a_queue_server_elsewhere_stays_where_it_is() -> None:
+    """Its URL is the run's for good; who has its users in hand may add stages."""
+    there = changed(RUN, redis={"url": "redis://queue:6379"})
+    with pytest.raises(ValueError, match=r"redis\.url cannot change"):
+        admit(CRDS["TrainingRun"], changed(there, redis={"url": "redis://other:6379"}), there)
+    slip = ["policy", "reference", "reward", "reward/b"]
+    admit(CRDS["TrainingRun"], changed(there, rollout__slip=slip), there)
+
+
+def test_a_slip_can_lose_its_last_stages() -> None:
+    """The users of those that stay have the rights that they need."""
+    longer = changed(RUN, rollout__slip=["policy", "reference", "reward/a", "reward/b"])
+    admit(CRDS["TrainingRun"], changed(longer, rollout__slip=["policy", "reference", "reward/a"]), longer)
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
