@@ -53,6 +53,8 @@ class RunFacts:
 
     generation: int
     roles: tuple[RoleFacts, ...] = ()
+    beside: tuple[RoleFacts, ...] = ()
+    """Pods that are no role of the run, but that it waits for: its queue's server, the job before RL."""
     suspended: bool = False
     admitted: bool = True
     job: str = ""
@@ -251,7 +253,7 @@ def _run_troubles(facts: RunFacts) -> list[_Trouble]:
         troubles.append(_Trouble("Refused", facts.refused))
     if facts.finished or facts.suspended:
         return troubles
-    for role in facts.roles:
+    for role in (*facts.beside, *facts.roles):
         troubles += _role_troubles(role, facts.stall_seconds)
     if facts.flavors_forbidden:
         told = f"pods may come up on other nodes than Kueue assigned: {facts.flavors_forbidden}"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from orchestrator.cluster.conditions import RoleFacts
 from orchestrator.cluster.control.insight import RoleInsight
-from orchestrator.cluster.control.pods import PodView
+from orchestrator.cluster.control.pods import PodView, moment
+
+PODLESS_SECONDS = 60.0
+"""After so long without a pod, somebody refuses it."""
 
 
 def role_facts(
@@ -32,7 +36,7 @@ def role_facts(
 
 
 def learner_facts(
-    replicas: int, job: Mapping[str, Any] | None, pods: Sequence[PodView], *, wanted: bool
+    replicas: int, job: Mapping[str, Any] | None, pods: Sequence[PodView], *, wanted: bool, now: datetime
 ) -> RoleFacts:
     """Of the learner's present attempt."""
     status = (job or {}).get("status") or {}
@@ -44,7 +48,20 @@ def learner_facts(
         ready=min(ready, replicas) if wanted else 0,
         updated=replicas if wanted and job is not None else 0,
         unschedulable=trouble[0],
-        failing=trouble[1],
+        failing=trouble[1] or _podless(job, pods, now),
+    )
+
+
+def pod_facts(name: str, owner: Mapping[str, Any], pods: Sequence[PodView], now: datetime) -> RoleFacts:
+    """Of the one pod of a Job before RL, or of the queue's server. What ended before is tried again, and no trouble."""
+    live = [pod for pod in pods if not pod.ended]
+    trouble = _trouble(live)
+    return RoleFacts(
+        name=name,
+        desired=1,
+        ready=int(any(pod.ready for pod in live)),
+        unschedulable=trouble[0],
+        failing=trouble[1] or _podless(owner, pods, now),
     )
 
 
@@ -61,6 +78,17 @@ def _refused(status: Mapping[str, Any]) -> str:
             told = f"{condition.get('reason', 'FailedCreate')}: {condition.get('message', '')}"
             return " ".join(told.split())[:500]
     return ""
+
+
+def _podless(owner: Mapping[str, Any] | None, pods: Sequence[PodView], now: datetime) -> str:
+    """That a Job or StatefulSet gets no pod made: neither says why, and neither is over."""
+    metadata = (owner or {}).get("metadata") or {}
+    made = moment(metadata.get("creationTimestamp"))
+    over = ((owner or {}).get("status") or {}).get("conditions") or metadata.get("deletionTimestamp")
+    if pods or over or made is None or (now - made).total_seconds() < PODLESS_SECONDS:
+        return ""
+    kind, name = (owner or {}).get("kind", "Job"), metadata.get("name", "")
+    return f"{kind} {name} gets no pod: kubectl describe says why (a quota, Pod Security)"
 
 
 def _trouble(pods: Sequence[PodView]) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from orchestrator.cluster.client.errors import Refused, first_refused
 from orchestrator.cluster.conditions import RoleFacts, RunFacts, run_conditions
 from orchestrator.cluster.control.attempts import Count, JobState, Learner, Terms, next_learner
 from orchestrator.cluster.control.course import DONE, Course, check_supported, course_of, stages_in_order
-from orchestrator.cluster.control.facts import learner_facts, role_facts
+from orchestrator.cluster.control.facts import PODLESS_SECONDS, learner_facts, pod_facts, role_facts
 from orchestrator.cluster.control.pods import moment
 from orchestrator.cluster.control.queueing import holds_quota, keeps_workload, priority_kept
 from orchestrator.cluster.control.replicas import RESUME, number_for, remembered
@@ -37,6 +37,7 @@ from orchestrator.cluster.operator.secrets import RunSecrets
 from orchestrator.cluster.operator.shared import Tools
 from orchestrator.cluster.operator.status_writer import StatusWriter
 from orchestrator.cluster.render import Manifest, RunState, render_run
+from orchestrator.cluster.render.jobs import SERVICES
 from orchestrator.cluster.render.options import PORTS
 from orchestrator.cluster.render.services import stage_role, stages_of
 from services.common.errors import InvalidInput
@@ -124,6 +125,8 @@ class RunReconciler:
         waits += [plan.learner.wait_seconds, self._end_of_finished(item, run, plan.course)]
         if plan.waits_for_checkpoint:
             waits.append(CHECKPOINT_LOOK_SECONDS)
+        if _is_podless(replace(plan, view=view)):
+            waits.append(PODLESS_SECONDS)
         return min((wait for wait in waits if wait is not None), default=None)
 
     def _plan(self, run: TrainingRun, ref: Ref) -> _Plan:
@@ -308,11 +311,12 @@ class RunReconciler:
     def _tell(self, item: Object, plan: _Plan, refused: Exception | None) -> float | None:
         run, now = plan.run, self._tools.now()
         insight = self._tools.insights.get(Ref.of(item))
-        roles = self._roles(plan)
+        roles = self._roles(plan, now)
         working = plan.wanted or plan.waits_for_checkpoint
         facts = RunFacts(
             generation=run.metadata.generation,
             roles=tuple(roles),
+            beside=_beside(plan, now),
             suspended=run.spec.suspend and not plan.course.finished and not plan.waits_for_checkpoint,
             admitted=plan.is_admitted,
             job="" if plan.course.stage in ("rl", DONE) else plan.course.stage,
@@ -339,7 +343,7 @@ class RunReconciler:
         self._tools.recorder.transitions(item, run.status.conditions, conditions)
         return wait
 
-    def _roles(self, plan: _Plan) -> list[RoleFacts]:
+    def _roles(self, plan: _Plan, now: datetime) -> list[RoleFacts]:
         insight = self._tools.insights.get(Ref("TrainingRun", plan.names.namespace, plan.names.run))
         if plan.course.stage not in ("rl", DONE):
             return []
@@ -350,7 +354,7 @@ class RunReconciler:
             roles.append(role_facts(service, deployment, plan.view.pods_of(service), insight.role(service)))
         job = plan.view.jobs.get(plan.names.learner_job(plan.learner.attempt or 0))
         replicas, wanted = plan.run.spec.roles.learner.replicas, plan.wanted
-        return [*roles, learner_facts(replicas, job, plan.view.pods_of(LEARNER), wanted=wanted)]
+        return [*roles, learner_facts(replicas, job, plan.view.pods_of(LEARNER), wanted=wanted, now=now)]
 
     def _tell_invalid(self, item: Object, error: str) -> None:
         """Say what is wrong. What is there already goes on as it is: half of a spec is worse than the old one."""
@@ -373,6 +377,28 @@ class RunReconciler:
 
 def _wants_learner(run: TrainingRun, course: Course, *, is_admitted: bool) -> bool:
     return course.stage == "rl" and not course.finished and not run.spec.suspend and is_admitted
+
+
+def _waited_for(plan: _Plan) -> dict[str, Object]:
+    """By service, what is no role and whose one pod is to be there: the queue's server, the job before RL."""
+    names, stage = plan.names, plan.course.stage
+    found = {"redis": plan.view.object_of("StatefulSet", names.redis)}
+    if stage in SERVICES:
+        found[SERVICES[stage]] = plan.view.jobs.get(names.job(SERVICES[stage]))
+    return {service: item for service, item in found.items() if item is not None}
+
+
+def _beside(plan: _Plan, now: datetime) -> tuple[RoleFacts, ...]:
+    return tuple(
+        pod_facts(service, item, plan.view.pods_of(service), now)
+        for service, item in _waited_for(plan).items()
+    )
+
+
+def _is_podless(plan: _Plan) -> bool:
+    """Whether a pod that is to be there is not: no event tells that it goes on so."""
+    services = [*_waited_for(plan), *([LEARNER] if plan.wanted else [])]
+    return not plan.course.finished and not all(plan.view.pods_of(service) for service in services)
 
 
 def _counted(plan: _Plan) -> Count:

@@ -12,7 +12,7 @@ from orchestrator.cluster.control.resources import Ref
 from orchestrator.cluster.kinds.status import CheckpointStatus
 from services.common.errors import Forbidden, NotFound
 from tests.fakes.kube import KubeServer
-from tests.integration.cluster.harness import Harness, eventually, running
+from tests.integration.cluster.harness import Harness, api_time, eventually, running
 from tests.unit.orchestrator.cluster.objects import RUN, changed
 
 ALL_SERVICES = {f"helpful-{name}" for name in ("policy", "reference", "reward")}
@@ -287,6 +287,22 @@ def test_a_job_before_rl_that_fails_ends_the_run(harness: Harness) -> None:
     assert harness.conditions()["Finished"] == ("True", "Failed")
     message = next(one for one in harness.status()["conditions"] if one["type"] == "Finished")["message"]
     assert message == "the job sft failed: no such file"
+
+
+def test_what_keeps_a_job_before_rl_from_running_is_told(harness: Harness) -> None:
+    """A pod that no node takes: degraded and stalled, and well again once it runs."""
+    start(harness, changed(RUN, stages={"sft": {"data": "/storage/sft.jsonl"}}))
+    assert harness.conditions()["Degraded"] == FINE
+    waits = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
+    status = {"phase": "Pending", "conditions": [waits | {"lastTransitionTime": api_time()}]}
+    pod = harness.add_pod(harness.get("Job", "helpful-sft"), "helpful-sft-x", status)
+    harness.settle()
+    assert harness.conditions()["Degraded"] == ("True", "Unschedulable")
+    assert harness.conditions()["Progressing"] == ("False", "Stalled")
+    harness.api.merge(Ref.of(pod), {"status": running()}, "kubelet", "status")
+    harness.settle()
+    assert harness.conditions()["Degraded"] == FINE
+    assert harness.conditions()["Progressing"] == ("True", "FineTuning")
 
 
 def test_the_queues_secret_is_never_written_again(harness: Harness) -> None:

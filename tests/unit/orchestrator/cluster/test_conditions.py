@@ -93,6 +93,18 @@ def test_a_role_is_ready_while_one_of_it_drains() -> None:
         (replace(TRAINING, scaling_blind="metrics are 200 s old"), {"ScalingReady": ("False", "StandsStill")}),
         (replace(TRAINING, restarts=2), {"Degraded": ("True", "LearnerRestarts"), "Progressing": ("True", "Training")}),
         (
+            replace(TRAINING, job="sft", roles=(), beside=(RoleFacts(name="sft", desired=1, unschedulable="0/3"),)),
+            {"Progressing": ("False", "Stalled"), "Degraded": NO_NODE, "Stalled": NO_NODE},
+        ),
+        (
+            replace(TRAINING, beside=(RoleFacts(name="redis", desired=1, failing="ImagePullBackOff"),)),
+            {"Degraded": ("True", "PodsFail"), "Stalled": ("True", "PodsFail")},
+        ),
+        (
+            replace(TRAINING, suspended=True, beside=(RoleFacts(name="redis", desired=1, failing="x"),)),
+            {"Degraded": FINE},
+        ),
+        (
             replace(TRAINING, invalid="no"),
             {"Degraded": ("True", "SpecInvalid"), "Progressing": ("False", "SpecInvalid")},
         ),

@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.cluster.conditions import RoleFacts
 from orchestrator.cluster.control.attempts import Count
 from orchestrator.cluster.control.course import Course
-from orchestrator.cluster.control.facts import learner_facts, replicas_of, role_facts
+from orchestrator.cluster.control.facts import learner_facts, pod_facts, replicas_of, role_facts
 from orchestrator.cluster.control.insight import Insight, LearnerFigures, RoleInsight
 from orchestrator.cluster.control.pods import PodView
 from orchestrator.cluster.control.status import RunPicture, only_figures, run_status
@@ -82,9 +82,34 @@ def test_pods_that_the_server_refuses_are_told() -> None:
 def test_the_learner() -> None:
     """As many as its Job says, of those that the run wants; none where no learner is wanted."""
     job = {"status": {"ready": 2}}
-    assert learner_facts(2, job, [], wanted=True) == RoleFacts(name="learner", desired=2, ready=2, updated=2)
-    assert learner_facts(2, None, [], wanted=True) == RoleFacts(name="learner", desired=2)
-    assert learner_facts(2, job, [], wanted=False) == RoleFacts(name="learner", desired=0)
+    trains = RoleFacts(name="learner", desired=2, ready=2, updated=2)
+    assert learner_facts(2, job, [], wanted=True, now=NOW) == trains
+    assert learner_facts(2, None, [], wanted=True, now=NOW) == RoleFacts(name="learner", desired=2)
+    assert learner_facts(2, job, [], wanted=False, now=NOW) == RoleFacts(name="learner", desired=0)
+
+
+def test_the_pod_of_a_job_and_of_the_queue() -> None:
+    """What keeps it from running is told; what ended before, or has recovered, is not."""
+    bad = PodView(name="a", failing="sft: ImagePullBackOff", unschedulable="no node")
+    facts = pod_facts("sft", {}, [bad], NOW)
+    assert facts == RoleFacts(name="sft", desired=1, failing="sft: ImagePullBackOff", unschedulable="no node")
+    runs = [replace(bad, ended=True), PodView(name="b", ready=True)]
+    assert pod_facts("sft", {}, runs, NOW) == RoleFacts(name="sft", desired=1, ready=1)
+
+
+def test_no_pod_after_a_minute_is_trouble() -> None:
+    """Of a Job that neither begins nor ends; not of a young one, nor of one that is over or goes."""
+    metadata = {"name": "helpful-sft", "creationTimestamp": "2026-01-02T03:03:00Z"}
+    job = {"kind": "Job", "metadata": metadata}
+    told = "Job helpful-sft gets no pod: kubectl describe says why (a quota, Pod Security)"
+    assert pod_facts("sft", job, [], NOW).failing == told
+    assert learner_facts(1, job, [], wanted=True, now=NOW).failing == told
+    young = metadata | {"creationTimestamp": "2026-01-02T03:03:30Z"}
+    goes = metadata | {"deletionTimestamp": TIME}
+    over = {"conditions": [{"type": "Complete", "status": "True"}]}
+    for other in ({"metadata": young}, {"metadata": goes}, {"status": over}):
+        assert pod_facts("sft", job | other, [], NOW).failing == ""
+    assert pod_facts("sft", job, [PodView(name="a", ended=True)], NOW).failing == ""
 
 
 def run(status: dict[str, Any] | None = None) -> TrainingRun:
