@@ -184,8 +184,9 @@ class LearnerApplication:
     def cut_off(self) -> int:
         """See services/common/server.py MayBeCutOff: a run that is carried through ends well."""
         training = self._training
-        through = training is not None and training.done() and not training.cancelled()
-        return 0 if through else self._config.cut_off_status
+        if training is None or not training.done() or training.cancelled():
+            return self._config.cut_off_status
+        return 0 if training.exception() is None else 1
 
     async def wait(self) -> int:
         """Ends when the run does: 0 when it was carried through; raises what ended it otherwise."""
