@@ -12,7 +12,7 @@
                                                     no pod of it was taken away (drained, preempted, evicted)
     yes      failed by the user's mistake           the run has failed: another attempt ends the same way
     yes      failed, `restart_limit` in a row       the run has failed
-    yes      failed                                 after the back-off the Job is deleted
+    yes      failed                                 the Job is deleted
     yes      a pod cannot end: its node is gone     as failed; its pods are removed by force
     yes      going on                               (fine)
     yes      none, pods of an older one are left    (wait) pods that cannot end are removed by force
@@ -166,12 +166,7 @@ def next_learner(
     lost = newest.state is JobState.RUNNING and any(pod.startswith(f"{newest.name}-") for pod in stuck)
     if newest.state is JobState.FAILED or lost:
         why = "the node of one of its pods is gone" if lost else newest.message or "a pod failed"
-        failed = _failed(count, newest, why, live, stuck, terms)
-        left = 0.0 if failed.finished or lost else _back_off_left(failed.count, newest, now)
-        if left <= 0:
-            return failed
-        # The Job stays meanwhile: with it go its pods, and with them when they ended.
-        return replace(failed, attempt=newest.attempt, delete=older, wait_seconds=left)
+        return _failed(count, newest, why, live, stuck, terms)
     return Learner(attempt=newest.attempt, count=count, delete=older, wait_seconds=_look_again(pods))
 
 
@@ -184,10 +179,6 @@ def _is_done(job: JobView, terms: Terms) -> bool:
 def backoff_seconds(in_a_row: int) -> float:
     """Between the end of an attempt and the next one."""
     return 0.0 if in_a_row <= 0 else min(BACKOFF_MOST, BACKOFF_FIRST * 2.0 ** min(in_a_row - 1, 16))
-
-
-def _back_off_left(count: Count, job: JobView, now: datetime) -> float:
-    return 0.0 if job.ended is None else backoff_seconds(count.in_a_row) - (now - job.ended).total_seconds()
 
 
 def _failed(

@@ -11,10 +11,7 @@ from orchestrator.cluster.operator.probe import Door, Probe
 
 
 class Checkpoints:
-    """Keyed by the uid of the Job that is to go: names come again, and are the same in other namespaces.
-
-    An operator that is restarted asks again, which does no harm.
-    """
+    """Keyed by the Job that is to go. An operator that is restarted asks again, which does no harm."""
 
     def __init__(
         self,
@@ -33,7 +30,6 @@ class Checkpoints:
         door: where the learner is asked; called at the first time.
         """
         if job not in self._asked:
-            self._drop_old()
             future = self._executor.submit(self._probe.checkpoint, door(), self._timeout)
             self._asked[job] = (future, self._clock())
         future, since = self._asked[job]
@@ -53,9 +49,3 @@ class Checkpoints:
     def forget(self, job: str) -> None:
         """The Job is gone, or stays."""
         self._asked.pop(job, None)
-
-    def _drop_old(self) -> None:
-        """Of runs that were deleted while they waited: nobody forgets those."""
-        long_ago = self._clock() - 2 * self._timeout
-        for job in [job for job, (_, since) in self._asked.items() if since < long_ago]:
-            self.forget(job)

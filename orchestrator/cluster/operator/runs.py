@@ -153,10 +153,6 @@ class RunReconciler:
         waits = False
         if run.spec.suspend and not course.finished:
             waits = not all(self._is_saved(run, names, view, job) for job in learner.delete)
-        else:
-            # Resumed before it was written: that checkpoint is none of the next suspension.
-            for job in view.learner:
-                self._checkpoints.forget(_uid(view, job.name))
         return _Plan(
             run=run,
             names=names,
@@ -177,14 +173,12 @@ class RunReconciler:
         running = any(one.name == job and one.state is JobState.RUNNING for one in view.learner)
         first = (pod for pod in view.pods_of(LEARNER) if pod.name.startswith(f"{job}-0"))
         address = next((pod.address for pod in first if pod.ready and pod.address), "")
-        uid = _uid(view, job)
-        # One that was asked may write for so long that it is not ready.
-        if not running or (not address and not self._checkpoints.was_asked(uid)):
+        if not running or not address:
             return True
         place = f"{address}:{PORTS[LEARNER].grpc}"
-        if not self._checkpoints.settled(uid, lambda: self._secrets.learner_door(run, names, place)):
+        if not self._checkpoints.settled(job, lambda: self._secrets.learner_door(run, names, place)):
             return False
-        figures = self._checkpoints.written(uid)
+        figures = self._checkpoints.written(job)
         if figures is not None and figures.steps:
             ref = Ref("TrainingRun", names.namespace, names.run)
             # Nobody asks this learner again: what it has said last is what status keeps.
@@ -278,14 +272,13 @@ class RunReconciler:
             there = plan.view.jobs.get(job)
             if there is not None:
                 self._tools.applier.delete(there)
-            uid = _uid(plan.view, job)
-            if self._checkpoints.was_asked(uid):
-                missed = self._checkpoints.written(uid) is None
+            if self._checkpoints.was_asked(job):
+                missed = self._checkpoints.written(job) is None
                 note = f"Job {job} is removed " + (
                     "without a new checkpoint" if missed else "after its checkpoint"
                 )
                 self._tools.recorder.tell(item, "Suspend", "Suspended", note, warning=missed)
-            self._checkpoints.forget(uid)
+            self._checkpoints.forget(job)
         for name in plan.learner.force:
             pod = plan.view.object_of("Pod", name)
             if pod is not None:
@@ -424,8 +417,3 @@ def _stage_jobs_to_go(plan: _Plan) -> list[str]:
 def _as_before(status: TrainingRunStatus, item: Object) -> dict[str, Any]:
     """What stands there now, in the words of this operator; empty where nothing does."""
     return as_written(status) if item.get("status") else {}
-
-
-def _uid(view: View, job: str) -> str:
-    there = view.jobs.get(job)
-    return "" if there is None else str(there["metadata"]["uid"])

@@ -176,20 +176,6 @@ def test_the_next_attempt_waits_for_its_back_off() -> None:
     assert (told.attempt, told.wait_seconds) == (None, 2.0)
 
 
-def test_a_failed_job_stays_until_its_back_off_is_over() -> None:
-    """Its pods are gone a second after it is deleted, and nothing else says when the attempt ended."""
-    failed = replace(job(JobState.FAILED, 3), ended=NOW - timedelta(seconds=2))
-    count = Count(attempt=3, counted=2, restarts=2, in_a_row=1)
-    first = decide(failed, count=count)
-    assert (first.attempt, first.delete, first.wait_seconds) == (3, (), 8.0)
-    assert (first.count.restarts, first.count.in_a_row, first.failed_now) == (3, 2, "boom")
-    later = replace(failed, ended=NOW - timedelta(seconds=10))
-    assert decide(later, count=first.count).delete == ("run-3",)
-    # Suspended, or with another spec, it goes at once.
-    assert decide(failed, count=first.count, wanted=False).delete == ("run-3",)
-    assert decide(failed, count=first.count, terms=replace(TERMS, anew=True)).delete == ("run-3",)
-
-
 def test_a_job_that_somebody_removed_is_no_failure() -> None:
     """The next attempt begins, nothing is counted."""
     told = decide(count=Count(attempt=1))
