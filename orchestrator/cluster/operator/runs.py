@@ -30,7 +30,7 @@ from orchestrator.cluster.control.status import RunPicture, as_written, run_stat
 from orchestrator.cluster.control.view import LEARNER, View, admitted, view_of
 from orchestrator.cluster.kinds import TrainingRun, TrainingRunStatus, read_object
 from orchestrator.cluster.names import MANAGER, RunNames, service_of
-from orchestrator.cluster.operator.checkpoints import Checkpoints
+from orchestrator.cluster.operator.checkpoints import Checkpoints, Leaving
 from orchestrator.cluster.operator.flavors import Flavors
 from orchestrator.cluster.operator.leftovers import Leftovers
 from orchestrator.cluster.operator.secrets import RunSecrets
@@ -86,6 +86,7 @@ class RunReconciler:
             self._forget(ref)
             return None
         if item["metadata"].get("deletionTimestamp"):
+            self._checkpoints.keep(ref)
             return self._tools.finaliser.end(item, self._tools.now(), partial(self._last, item))
         item = self._tools.finaliser.guard(item)
         try:
@@ -150,9 +151,9 @@ class RunReconciler:
         )
         if learner.finished and not course.finished:
             course = Course(stage=course.stage, finished=learner.finished, message=learner.message)
-        waits = False
-        if run.spec.suspend and not course.finished:
-            waits = not all(self._is_saved(run, names, view, job) for job in learner.delete)
+        leaving = learner.delete if run.spec.suspend and not course.finished else ()
+        self._checkpoints.keep(ref, [_leaving(ref, view, job) for job in leaving])
+        waits = not all(self._is_saved(run, names, view, job) for job in leaving)
         return _Plan(
             run=run,
             names=names,
@@ -170,17 +171,22 @@ class RunReconciler:
 
     def _is_saved(self, run: TrainingRun, names: RunNames, view: View, job: str) -> bool:
         """Whether the learner of this Job may go."""
-        running = any(one.name == job and one.state is JobState.RUNNING for one in view.learner)
-        first = (pod for pod in view.pods_of(LEARNER) if pod.name.startswith(f"{job}-0"))
-        address = next((pod.address for pod in first if pod.ready and pod.address), "")
-        if not running or not address:
+        ref = Ref("TrainingRun", names.namespace, names.run)
+        learner = _leaving(ref, view, job)
+        if not any(one.name == job and one.state is JobState.RUNNING for one in view.learner):
             return True
-        place = f"{address}:{PORTS[LEARNER].grpc}"
-        if not self._checkpoints.settled(job, lambda: self._secrets.learner_door(run, names, place)):
+        # Whoever was asked is waited for: its pod may be unready for a moment while it writes.
+        if not self._checkpoints.was_asked(learner):
+            first = (pod for pod in view.pods_of(LEARNER) if pod.name.startswith(f"{job}-0-"))
+            address = next((pod.address for pod in first if pod.ready and pod.address), "")
+            if not address:
+                return True
+            door = self._secrets.learner_door(run, names, f"{address}:{PORTS[LEARNER].grpc}")
+            self._checkpoints.ask(learner, door)
+        if not self._checkpoints.settled(learner):
             return False
-        figures = self._checkpoints.written(job)
+        figures = self._checkpoints.written(learner)
         if figures is not None and figures.steps:
-            ref = Ref("TrainingRun", names.namespace, names.run)
             # Nobody asks this learner again: what it has said last is what status keeps.
             self._tools.insights.put(ref, replace(self._tools.insights.get(ref), learner=figures))
         return True
@@ -268,17 +274,19 @@ class RunReconciler:
         """Jobs that are over or not wanted, and pods that cannot end."""
         if plan.waits_for_checkpoint:
             return
+        ref = Ref.of(item)
         for job in (*plan.learner.delete, *_stage_jobs_to_go(plan)):
+            learner = _leaving(ref, plan.view, job)
             there = plan.view.jobs.get(job)
             if there is not None:
                 self._tools.applier.delete(there)
-            if self._checkpoints.was_asked(job):
-                missed = self._checkpoints.written(job) is None
+            if self._checkpoints.was_asked(learner):
+                missed = self._checkpoints.written(learner) is None
                 note = f"Job {job} is removed " + (
                     "without a new checkpoint" if missed else "after its checkpoint"
                 )
                 self._tools.recorder.tell(item, "Suspend", "Suspended", note, warning=missed)
-            self._checkpoints.forget(job)
+        self._checkpoints.keep(ref)
         for name in plan.learner.force:
             pod = plan.view.object_of("Pod", name)
             if pod is not None:
@@ -365,6 +373,7 @@ class RunReconciler:
 
     def _forget(self, ref: Ref) -> None:
         self._tools.insights.forget(ref)
+        self._checkpoints.keep(ref)
         self._status.forget(ref)
 
 
@@ -392,6 +401,10 @@ def _is_podless(plan: _Plan) -> bool:
     """Whether a pod that is to be there is not: no event tells that it goes on so."""
     services = [*_waited_for(plan), *([LEARNER] if plan.wanted else [])]
     return not plan.course.finished and not all(plan.view.pods_of(service) for service in services)
+
+
+def _leaving(run: Ref, view: View, job: str) -> Leaving:
+    return Leaving(run, (view.jobs.get(job) or {}).get("metadata", {}).get("uid", ""))
 
 
 def _counted(plan: _Plan) -> Count:

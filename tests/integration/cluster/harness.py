@@ -36,10 +36,14 @@ PATIENCE_SECONDS = 20.0
 
 
 class Never(Executor):
-    """Takes work and never does it."""
+    """Takes work and never does it, unless the test says what it came to."""
+
+    def __init__(self) -> None:
+        self.taken: list[Future[Any]] = []
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        return Future()
+        self.taken.append(Future())
+        return self.taken[-1]
 
 
 class AtOnce(Executor):
@@ -82,11 +86,13 @@ class Harness:
         self.scaler = Scaler(self.tools, self.probe, secrets)
         self.services = ServiceScaler(self.tools, self.probe)
 
-    def never_writes_checkpoints(self) -> None:
+    def never_writes_checkpoints(self) -> Never:
         """The learner is asked for one and does not answer."""
-        checkpoints = Checkpoints(self.probe, Never(), clock=self.clock)
+        never = Never()
+        checkpoints = Checkpoints(self.probe, never, clock=self.clock)
         secrets = RunSecrets(self.tools.api)
         self.runs = RunReconciler(self.tools, secrets, checkpoints, self._leftovers(secrets))
+        return never
 
     def _leftovers(self, secrets: RunSecrets) -> Leftovers:
         return Leftovers(self.tools, secrets, self.probe)

@@ -148,6 +148,37 @@ def test_policies_go_on_until_the_checkpoint_is_there(harness: Harness, faulty: 
     assert harness.replicas("helpful-policy") == 0
 
 
+def test_a_checkpoint_of_an_earlier_suspend_does_not_count(harness: Harness, faulty: KubeServer) -> None:
+    """Resumed before it was there, and suspended again later: the learner is asked anew."""
+    start(harness)
+    harness.add_pod(harness.get("Job", "helpful-learner-1"), "helpful-learner-1-0-abcde", running())
+    never = harness.never_writes_checkpoints()
+    for suspend in (True, False, True):
+        harness.change({"suspend": suspend})
+        harness.reconcile()
+        for one in never.taken[:1]:
+            if suspend is False:
+                one.set_result(LearnerFigures())
+    assert len(never.taken) == 2
+    harness.reconcile()
+    assert "helpful-learner-1" in harness.names("Job")
+
+
+def test_a_learner_that_writes_is_waited_for_while_unready(harness: Harness, faulty: KubeServer) -> None:
+    """Once it was asked, one look at a pod that is not ready does not take it away."""
+    start(harness)
+    pod = harness.add_pod(harness.get("Job", "helpful-learner-1"), "helpful-learner-1-0-abcde", running())
+    never = harness.never_writes_checkpoints()
+    harness.change({"suspend": True})
+    harness.reconcile()
+    harness.api.merge(Ref.of(pod), {"status": {"conditions": []}}, "kubelet", "status")
+    assert harness.reconcile() == 2.0
+    assert "helpful-learner-1" in harness.names("Job")
+    never.taken[0].set_result(LearnerFigures())
+    harness.settle()
+    assert "helpful-learner-1" not in harness.names("Job")
+
+
 def test_a_run_that_is_made_suspended_starts_nothing(harness: Harness) -> None:
     """No Job, no replica; its numbers come with resume."""
     start(
