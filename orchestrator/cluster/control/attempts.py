@@ -12,11 +12,11 @@
                                                     no pod of it was taken away (drained, preempted, evicted)
     yes      failed by the user's mistake           the run has failed: another attempt ends the same way
     yes      failed, `restart_limit` in a row       the run has failed
+    yes      failed, back-off not over              (wait) the Job stays: it alone remembers when it ended
     yes      failed                                 the Job is deleted
     yes      a pod cannot end: its node is gone     as failed; its pods are removed by force
     yes      going on                               (fine)
     yes      none, pods of an older one are left    (wait) pods that cannot end are removed by force
-    yes      none, back-off not over                (wait)
     yes      none                                   the next attempt
 
 Two learners at once could not write both (every script of the queue checks the epoch), so removing pods by force,
@@ -159,14 +159,16 @@ def next_learner(
     if not wanted:
         return Learner(count=count, delete=live, force=stuck, wait_seconds=_look_again(pods))
     if newest is None or newest.state is JobState.GOING:
-        return _between(count, bool(jobs), pods, stuck, now)
+        return _between(count, bool(jobs), pods, stuck)
     if newest.state is JobState.COMPLETE or (terms.anew and newest.state is JobState.FAILED):
         return Learner(count=replace(count, counted=count.attempt, in_a_row=0), delete=live, force=stuck)
     older = tuple(name for name in live if name != newest.name)
     lost = newest.state is JobState.RUNNING and any(pod.startswith(f"{newest.name}-") for pod in stuck)
     if newest.state is JobState.FAILED or lost:
         why = "the node of one of its pods is gone" if lost else newest.message or "a pod failed"
-        return _failed(count, newest, why, live, stuck, terms)
+        after = _failed(count, newest, why, live, stuck, terms)
+        left = 0.0 if after.finished or lost else _backoff_left(after.count, newest, now)
+        return replace(after, delete=older, wait_seconds=left) if left > 0 else after
     return Learner(attempt=newest.attempt, count=count, delete=older, wait_seconds=_look_again(pods))
 
 
@@ -179,6 +181,11 @@ def _is_done(job: JobView, terms: Terms) -> bool:
 def backoff_seconds(in_a_row: int) -> float:
     """Between the end of an attempt and the next one."""
     return 0.0 if in_a_row <= 0 else min(BACKOFF_MOST, BACKOFF_FIRST * 2.0 ** min(in_a_row - 1, 16))
+
+
+def _backoff_left(count: Count, job: JobView, now: datetime) -> float:
+    """Seconds. From the Job, not its pods: they may be removed by anybody, at any time."""
+    return 0.0 if job.ended is None else backoff_seconds(count.in_a_row) - (now - job.ended).total_seconds()
 
 
 def _failed(
@@ -202,15 +209,9 @@ def _failed(
     return Learner(count=count, delete=live, force=stuck, failed_now=told)
 
 
-def _between(
-    count: Count, going: bool, pods: Sequence[PodView], stuck: tuple[str, ...], now: datetime
-) -> Learner:
+def _between(count: Count, going: bool, pods: Sequence[PodView], stuck: tuple[str, ...]) -> Learner:
     if going or any(not pod.ended for pod in pods):
         return Learner(count=count, force=stuck, wait_seconds=_look_again(pods) or 5.0)
-    ended = max((pod.ended_at for pod in pods if pod.ended_at is not None), default=None)
-    left = 0.0 if ended is None else backoff_seconds(count.in_a_row) - (now - ended).total_seconds()
-    if left > 0 and count.counted == count.attempt:
-        return Learner(count=count, wait_seconds=left)
     attempt = count.attempt + 1
     return Learner(attempt=attempt, count=replace(count, attempt=attempt))
 

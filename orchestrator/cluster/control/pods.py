@@ -36,7 +36,6 @@ class PodView:
     ready: bool = False
     ended: bool = False
     """All its containers are over."""
-    ended_at: datetime | None = None
     deleting: datetime | None = None
     """When its grace period ends, if it is being deleted."""
     draining: datetime | None = None
@@ -68,7 +67,6 @@ def pod_view(pod: Mapping[str, Any]) -> PodView:
         address=status.get("podIP", ""),
         ready=ready.get("status") == "True" and not ended,
         ended=ended,
-        ended_at=_last_end(containers) if ended else None,
         deleting=moment(metadata.get("deletionTimestamp")),
         draining=_marked(annotations.get(DRAIN), metadata),
         reclaimed=conditions.get("DisruptionTarget", {}).get("status") == "True",
@@ -95,11 +93,6 @@ def moment(text: object) -> datetime | None:
         return datetime.fromisoformat(text).astimezone(UTC)
     except ValueError:
         return None
-
-
-def _last_end(containers: Sequence[Mapping[str, Any]]) -> datetime | None:
-    ends = [moment(_terminated(container).get("finishedAt")) for container in containers]
-    return max((end for end in ends if end is not None), default=None)
 
 
 def _terminated(container: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -137,7 +137,8 @@ class Harness:
         self.settle(name)
 
     def bring_job(self, job: str) -> None:
-        """Reconcile until this is the one Job that there is."""
+        """Reconcile until this is the one Job that there is; any back-off is over."""
+        self.ahead += timedelta(minutes=6)
         self.bring(lambda: self.names("Job") == {job})
 
     # ------------------------------------------------------------ looking

@@ -204,6 +204,22 @@ def test_a_failed_attempt_is_followed_by_the_next(harness: Harness) -> None:
     assert any(reason == "LearnerFailed" and "attempt 1" in note for reason, note in harness.events())
 
 
+def test_the_back_off_outlives_pods_and_operator(harness: Harness) -> None:
+    """Whoever looks, and however little is left of the attempt: the next one begins when its time has come."""
+    start(harness)
+    harness.end_job("helpful-learner-1", "Failed", "exit code 1")
+    harness.settle()
+    assert harness.names("Job") == {"helpful-learner-1"}
+    assert harness.status()["restarts"] == 1
+    harness.restart()
+    left = harness.reconcile()
+    assert left is not None
+    assert 0 < left <= 5
+    assert harness.names("Job") == {"helpful-learner-1"}
+    harness.bring_job("helpful-learner-2")
+    assert harness.status()["restarts"] == 1
+
+
 def test_too_many_failures_without_a_checkpoint_end_the_run(harness: Harness) -> None:
     """restartLimit counts failures in a row; a checkpoint between them begins anew."""
     start(harness, changed(RUN, restartLimit=1))

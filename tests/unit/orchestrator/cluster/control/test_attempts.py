@@ -170,10 +170,24 @@ def test_the_next_attempt_waits_for_the_pods_of_the_one_before() -> None:
 
 
 def test_the_next_attempt_waits_for_its_back_off() -> None:
-    """Counted from the end of the last pod."""
-    ended = PodView(name="run-1-0-x", ended=True, ended_at=NOW - timedelta(seconds=3))
-    told = decide(count=Count(attempt=1, counted=1, restarts=1, in_a_row=1), pods=[ended])
-    assert (told.attempt, told.wait_seconds) == (None, 2.0)
+    """The failed Job stays until it is over, with or without pods, and tells a new operator when it ended."""
+    ended = replace(job(JobState.FAILED), ended=NOW - timedelta(seconds=3))
+    pod = PodView(name="run-1-0-x", ended=True)
+    first = decide(ended)
+    assert (first.failed_now, first.attempt, first.delete, first.wait_seconds) == ("boom", None, (), 2.0)
+    again = decide(ended, count=first.count, pods=[pod])
+    assert (again.count, again.failed_now, again.delete, again.wait_seconds) == (first.count, "", (), 2.0)
+    over = decide(replace(ended, ended=NOW - timedelta(seconds=5)), count=first.count)
+    assert (over.delete, over.wait_seconds) == (("run-1",), None)
+    assert decide(count=first.count, pods=[pod]).attempt == 2
+
+
+def test_who_acts_does_not_wait_for_the_back_off() -> None:
+    """Suspended, or tried anew by a changed spec: the Job goes at once; one that failed too often ends at once."""
+    ended, count = replace(job(JobState.FAILED), ended=NOW), Count(attempt=1, counted=1, in_a_row=1)
+    assert decide(ended, count=count, wanted=False).delete == ("run-1",)
+    assert decide(ended, count=count, terms=replace(TERMS, anew=True)).delete == ("run-1",)
+    assert decide(ended, count=count, terms=replace(TERMS, restart_limit=0)).finished == "Failed"
 
 
 def test_a_job_that_somebody_removed_is_no_failure() -> None:
