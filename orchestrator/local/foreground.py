@@ -18,7 +18,7 @@ from typing import Any
 from orchestrator.local.layout import RunLayout
 from orchestrator.local.options import RunOptions
 from orchestrator.local.processes import last_line
-from orchestrator.local.services import role_of
+from orchestrator.local.services import check_scored, role_of
 from orchestrator.local.shared_memory import remove_dead
 from orchestrator.local.stack import Stack, write_spec
 from orchestrator.local.state import read_state
@@ -39,6 +39,8 @@ def up(run_file: Path, options: RunOptions, services: list[str], *, detached: bo
     spec = options.load_spec(run_file)
     for service in services:
         role_of(service)
+    if not services:  # who starts a reward service by name may give it a model later
+        check_scored(spec)
     layout = RunLayout.prepare(options.folder(spec), resume=options.resume, overwrite=options.overwrite)
     if detached:
         write_spec(layout, spec)

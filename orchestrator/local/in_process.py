@@ -11,6 +11,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+from orchestrator.local.services import check_scored
 from services.common.errors import ConfigError
 from services.common.spec.rewards import reward_tables
 from services.common.spec.run import RunSpec
@@ -45,6 +46,7 @@ _TOKEN_BUDGET = 4096
 
 def run_in_process(spec: RunSpec, out: Path) -> int:
     """Train to the end; 0. Raises the error tree."""
+    check_scored(spec)
     asyncio.run(_train(spec, out))
     return 0
 
@@ -119,10 +121,6 @@ def _processor(spec: RunSpec, stage: str, policy: Policy, rewards: ExitStack) ->
 
 def _reward(spec: RunSpec, stage: str, name: str, rewards: ExitStack) -> RewardProcessor:
     tables = reward_tables(name, spec.reward_model, spec.reward_sources)
-    if not tables:
-        raise ConfigError(
-            "reward_model: expected a reward model's folder, rule:<name>, or [[reward_sources]]"
-        )
     models, opened = RewardModels(), SourceOpener(RewardConfig())
     for entry in RewardConfig.model_validate({"models": tables}).models:  # a composite comes after its parts
         source = opened(entry, entry.name)

@@ -100,6 +100,12 @@ def services_of(spec: RunSpec) -> tuple[str, ...]:
     return (*dict.fromkeys(service_name(stage) for stage in spec.rollout.slip), "learner")
 
 
+def check_scored(spec: RunSpec) -> None:
+    """Refuse a run whose reward service would wait for a model for ever. Raises ConfigError."""
+    if problem := spec.unscored_because:
+        raise ConfigError(problem)
+
+
 def service_name(stage: str) -> str:
     """The service that works on a stage: reward/hh is served by reward-hh."""
     return stage.replace("/", "-")

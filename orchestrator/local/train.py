@@ -17,6 +17,7 @@ from orchestrator.local.foreground import run_until_signal
 from orchestrator.local.layout import RunLayout
 from orchestrator.local.options import RunOptions
 from orchestrator.local.progress import LiveView, counts
+from orchestrator.local.services import check_scored
 from orchestrator.local.stack import Stack, write_spec
 from services.common.channels import PLAINTEXT, make_channel
 from services.common.errors import ConfigError
@@ -37,6 +38,7 @@ def train(run_file: Path, options: RunOptions, *, processes: int = 1) -> int:
     processes: of the learner.
     """
     spec = options.load_spec(run_file)
+    check_scored(spec)
     if processes > 1 and spec.alone_because:
         raise ConfigError(f"--processes {processes}: {spec.alone_because}")
     layout = RunLayout.prepare(options.folder(spec), resume=options.resume, overwrite=options.overwrite)
@@ -49,6 +51,7 @@ def in_process(run_file: Path, options: RunOptions) -> int:
     from orchestrator.local.in_process import run_in_process
 
     spec = options.load_spec(run_file)
+    check_scored(spec)
     layout = RunLayout.prepare(options.folder(spec), resume=options.resume, overwrite=options.overwrite)
     write_spec(layout, spec)
     code = run_in_process(spec, layout.root)

@@ -74,6 +74,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         ('steps = "many"\n' + GOOD.replace("steps = 3\n", ""), "run.toml:1: steps: expected a valid integer"),
         (GOOD + "[sampling]\ntemprature = 2\n", "run.toml:8: sampling.temprature: there is no such field"),
         (GOOD.replace('path = "m"', ""), "model.path: expected a value, none is given"),
+        (GOOD.partition("\n")[2], "expected a reward model's folder, rule:<name>, or [[reward_"),
         (GOOD + "[rollout]\nslip = ['policy']\n", "rollout.slip needs at least one stage named reward"),
     ],
 )
@@ -84,6 +85,14 @@ def test_wrong_spec(tmp_path: Path, command: str, text: str, told: str) -> None:
     path.write_text(text)
     assert told in one_line(trimtab(command, str(path), "--out", str(tmp_path / "run")), 2)
     assert not (tmp_path / "run").exists()
+
+
+def test_in_process_needs_a_score_too(run_file: Path, folder: Path) -> None:
+    """A run that nothing scores is refused before a model is loaded or a folder made."""
+    run_file.write_text(GOOD.replace('reward_model = "rule:sentiment"\n', ""))
+    told = one_line(trimtab("train", str(run_file), "--in-process", "--out", str(folder)), 2)
+    assert told.startswith("reward_model: expected a reward model's folder")
+    assert not folder.exists()
 
 
 def test_spec_that_is_not_there(tmp_path: Path) -> None:

@@ -279,6 +279,13 @@ class RunSpec(Spec):
         return alone_because(self.algorithm, self.optimiser, self.rollout)
 
     @property
+    def unscored_because(self) -> str:
+        """Why nothing would score its rollouts; empty where something does, or it has none."""
+        if self.offline or self.reward_model or self.reward_sources:
+            return ""
+        return "reward_model: expected a reward model's folder, rule:<name>, or [[reward_sources]]"
+
+    @property
     def group_size(self) -> int:
         """Completions of a prompt."""
         algorithm = self.algorithm
