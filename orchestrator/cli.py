@@ -56,9 +56,12 @@ OnCluster = Annotated[
     typer.Option(
         "--cluster",
         metavar="RUN",
-        help="A TrainingRun of the kubeconfig's namespace instead.",
+        help="A TrainingRun instead.",
         show_default=False,
     ),
+]
+ClusterNamespace = Annotated[
+    str | None, typer.Option("--namespace", help="Of --cluster's run.", show_default="the context's")
 ]
 Tls = Annotated[
     bool, typer.Option("--tls", help="Services speak mTLS, with certificates in the run's folder.")
@@ -221,11 +224,19 @@ def down(out: RunFolder = None) -> None:
 
 
 @app.command()
-def status(out: RunFolder = None, output: Output = Format.TEXT, cluster: OnCluster = None) -> None:
+def status(
+    out: RunFolder = None,
+    output: Output = Format.TEXT,
+    cluster: OnCluster = None,
+    namespace: cluster_cli.Namespace = None,
+    kubeconfig: cluster_cli.Kubeconfig = None,
+    context: cluster_cli.Context = None,
+) -> None:
     """Who runs, where it listens, how the run stands."""
     if cluster is not None:
-        cluster_cli.runs(cluster, output=output)
+        cluster_cli.runs(cluster, namespace, output=output, kubeconfig=kubeconfig, context=context)
         return
+    cluster_cli.refuse_without_run(namespace=namespace, kubeconfig=kubeconfig, context=context)
     from orchestrator.local.layout import find_run
     from orchestrator.local.show import show_status
 
@@ -255,11 +266,16 @@ def logs(
     lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="Lines to begin with.")] = 50,
     out: RunFolder = None,
     cluster: OnCluster = None,
+    namespace: ClusterNamespace = None,
+    kubeconfig: cluster_cli.Kubeconfig = None,
+    context: cluster_cli.Context = None,
 ) -> None:
     """What the services logged."""
     if cluster is not None:
-        cluster_cli.logs(cluster, service, lines, follow=follow)
+        at = cluster_cli.At(kubeconfig, context, namespace)
+        cluster_cli.logs(cluster, service, lines, follow=follow, at=at)
         return
+    cluster_cli.refuse_without_run(namespace=namespace, kubeconfig=kubeconfig, context=context)
     from orchestrator.local.layout import find_run
     from orchestrator.local.show import show_logs
 

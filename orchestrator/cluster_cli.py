@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -186,11 +186,27 @@ def delete(
     typer.echo(f"{name} is gone" if wait else f"{name} is being deleted")
 
 
-def logs(run: str, service: str, lines: int, *, follow: bool) -> None:
-    """`trimtab logs --cluster RUN`: the last lines of its pods, in the kubeconfig's namespace."""
+class At(NamedTuple):
+    """Which cluster, and where in it; None: as the kubeconfig says."""
+
+    kubeconfig: Path | None = None
+    context: str | None = None
+    namespace: str | None = None
+
+
+def logs(run: str, service: str, lines: int, *, follow: bool, at: At) -> None:
+    """`trimtab logs --cluster RUN`: the last lines of its pods."""
     from orchestrator.cluster.commands import Cluster
     from services.common.errors import InvalidInput
 
     if follow:
         raise InvalidInput(f"--follow is for runs here: kubectl logs -f -l trimtab.dev/run={run}")
-    Cluster(None, None, None).logs(run, service, lines, lambda pod, line: typer.echo(f"{pod}  {line}"))
+    Cluster(*at).logs(run, service, lines, lambda pod, line: typer.echo(f"{pod}  {line}"))
+
+
+def refuse_without_run(**given: object) -> None:
+    """Flags about a cluster mean nothing for a run here. Raises InvalidInput."""
+    from services.common.errors import InvalidInput
+
+    if named := [name for name, value in given.items() if value is not None]:
+        raise InvalidInput(f"--{named[0]} is for a run on a cluster: give --cluster RUN, too")

@@ -233,6 +233,31 @@ def test_status_of_a_run_on_the_cluster(trimtab: Trimtab, harness: Harness, kube
         harness.api.delete(Ref("TrainingRun", metadata["namespace"], metadata["name"]))
 
 
+def test_status_and_logs_of_another_namespace(
+    harness: Harness, kubeconfig: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--namespace and --kubeconfig lead `status --cluster` and `logs --cluster` where they lead the other commands."""
+    from orchestrator.cluster.commands import Cluster
+
+    harness.submit(RUN)
+    asked: list[tuple[str, int]] = []
+    monkeypatch.setattr(
+        Cluster, "logs", lambda self, _run, _service, lines, _tell: asked.append((self.namespace, lines))
+    )
+    where = ["--cluster", "helpful", "--namespace", harness.namespace, "--kubeconfig", str(kubeconfig)]
+    told = CliRunner().invoke(app, ["status", *where, "-o", "json"], catch_exceptions=False).stdout
+    assert json.loads(told)["metadata"]["namespace"] == harness.namespace
+    CliRunner().invoke(app, ["logs", *where, "-n", "7"], catch_exceptions=False)
+    assert asked == [(harness.namespace, 7)]
+
+
+@pytest.mark.parametrize("command", ["status", "logs"])
+def test_flags_of_a_cluster_need_its_run(command: str) -> None:
+    """They would be passed over in silence for a run here."""
+    with pytest.raises(InvalidInput, match="--namespace is for a run on a cluster: give --cluster RUN"):
+        CliRunner().invoke(app, [command, "--namespace", "rlhf"], catch_exceptions=False)
+
+
 def test_help_loads_no_client() -> None:
     """The commands import what they need when they run."""
     import subprocess
