@@ -45,9 +45,20 @@ def at_most(value: float) -> Bar:
     return Bar("at most", value)
 
 
-def run(name: str, measure: Callable[[bool], Figures], bars: Mapping[str, Bar] | None = None) -> None:
-    """Parse --quick, measure, print. `measure` gets quick and returns the figures."""
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}")
+def run(
+    name: str,
+    measure: Callable[[bool], Figures],
+    bars: Mapping[str, Bar] | None = None,
+    *,
+    own: argparse.ArgumentParser | None = None,
+) -> None:
+    """Parse --quick, measure, print. `measure` gets quick and returns the figures.
+
+    own: the benchmark's own flags, which it has read already; --help shows them, too.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}", parents=[] if own is None else [own]
+    )
     parser.add_argument("--quick", action="store_true", help="a shorter run of the same measurement")
     arguments = parser.parse_args()
     keep_freed_memory()  # as the services do: what is measured in this process stands on the same ground

@@ -198,7 +198,7 @@ def main() -> None:
     sys.argv[1:] = rest
     if not 1 <= mine.seconds <= 3600:
         parser.error("expected --seconds from 1 to 3600")
-    harness.run("overload", functools.partial(measure, seconds=mine.seconds), BARS)
+    harness.run("overload", functools.partial(measure, seconds=mine.seconds), BARS, own=parser)
 
 
 if __name__ == "__main__":

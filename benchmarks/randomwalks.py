@@ -136,7 +136,9 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     seeds = SEEDS[: mine.seeds]
     bars = {name: bar for name, bar in BARS.items() if name.partition("_")[0] in names}
-    harness.run("randomwalks", functools.partial(measure, names=names, seeds=seeds, plot=mine.plot), bars)
+    harness.run(
+        "randomwalks", functools.partial(measure, names=names, seeds=seeds, plot=mine.plot), bars, own=parser
+    )
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def main() -> None:
     if not 0.5 <= mine.lease <= 60:
         parser.error("expected --lease from 0.5 to 60")
     given = functools.partial(measure, lease=mine.lease, seed=mine.seed, keep=mine.keep)
-    harness.run("recovery", given, BARS)
+    harness.run("recovery", given, BARS, own=parser)
 
 
 if __name__ == "__main__":

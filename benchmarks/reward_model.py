@@ -331,7 +331,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path)
     mine, rest = parser.parse_known_args()
     sys.argv[1:] = rest
-    harness.run("reward_model", functools.partial(measure, keep=mine.keep), BARS)
+    harness.run("reward_model", functools.partial(measure, keep=mine.keep), BARS, own=parser)
 
 
 if __name__ == "__main__":

@@ -238,6 +238,7 @@ def main() -> None:
         "scaling",
         lambda quick: measure(quick, first_seed=ours.first_seed, names=ours.shapes.split(",")),
         BARS,
+        own=parser,
     )
 
 

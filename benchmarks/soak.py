@@ -129,7 +129,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", add_help=False)
     parser.add_argument("--minutes", type=float, default=40.0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--every", type=float, default=90.0)
+    parser.add_argument(
+        "--every", type=float, default=90.0, help="mean seconds between two endings of the learner"
+    )
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--keep", type=Path)
     mine, rest = parser.parse_known_args()
@@ -139,7 +141,7 @@ def main() -> None:
     given = functools.partial(
         measure, minutes=mine.minutes, seed=mine.seed, every=mine.every, plot=mine.plot, keep=mine.keep
     )
-    harness.run("soak", given, BARS)
+    harness.run("soak", given, BARS, own=parser)
 
 
 if __name__ == "__main__":

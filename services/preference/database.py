@@ -102,7 +102,10 @@ def open_engine(given: str, *, sync: bool = True) -> Engine:
     try:
         engine = create_engine(url)
     except (ArgumentError, ImportError) as error:
-        raise ConfigError(f"database {url.drivername}: {_one_line(error)}") from None
+        told = _one_line(error)
+        raise ConfigError(
+            f"database {url.drivername}: {told}: expected sqlite:///… or postgresql+psycopg://…"
+        ) from None
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", functools.partial(_configure_sqlite, sync))
         event.listen(engine, "begin", _begin_immediate)
