@@ -154,12 +154,12 @@ def test_the_arithmetic_of_sizing_is_right(column: int) -> None:
 def test_the_figures_in_the_text_are_right() -> None:
     """The network of eight policies of 7B, and the queue of a large batch."""
     last = json.loads((ROOT / "benchmarks/results/weights.json").read_text().splitlines()[-1])["figures"]
-    text = TEXT.replace("\n", " ")
+    text = TEXT.replace("\n", " ").replace("\N{MULTIPLICATION SIGN}", "x")
     assert f"{last['egress_copies_8']:.2f} times what one does" in text
     assert f"{last['delta_share_1e6']:.2%}".replace("%", " %") in text
     share, copies = round(last["delta_share_1e5"], 3), round(last["egress_copies_8"], 2)
     step = copies * share * 15.2
-    assert f"{copies} × {share:.1%}".replace("%", " %") + f" × 15.2 GB = {step:.2f} GB" in text
+    assert f"{copies} x {share:.1%}".replace("%", " %") + f" x 15.2 GB = {step:.2f} GB" in text
     assert f"in 60 s {step * 8 / 60:.2f} Gbit/s" in text
     assert f"{256 * 4 * 1024 * 16 * 3 / 1e6:.0f} MB" in TEXT
 
