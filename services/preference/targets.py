@@ -10,9 +10,13 @@ from services.preference.domain import Item
 from services.preference.ratings import Rating
 
 
-def item_of(subject: str) -> str:
-    """The item of a candidate that is named item_id/candidate_id."""
-    return subject.rpartition("/")[0]
+def items_of(items: Iterable[Item]) -> dict[str, str]:
+    """The item of each candidate, by what it is rated as: item_id/candidate_id, where both may hold a / themselves."""
+    return {
+        f"{item.item_id}/{candidate.candidate_id}": item.item_id
+        for item in items
+        for candidate in item.candidates
+    }
 
 
 def scalar_targets(
@@ -20,9 +24,9 @@ def scalar_targets(
 ) -> dict[str, float]:
     """Ratings with mean 0 and standard deviation 1, by subject; all 0 where all ratings are equal.
 
-    group: names what a subject is only comparable within (`item_of` for candidates: answers to different prompts never
-    met). Each group's mean is then 0, and one standard deviation, over the deviations of all groups, scales them all:
-    scaling each group by its own would make as much of a hair's breadth as of a mile.
+    group: names what a subject is only comparable within (its item in `items_of` for candidates: answers to different
+    prompts never met). Each group's mean is then 0, and one standard deviation, over the deviations of all groups,
+    scales them all: scaling each group by its own would make as much of a hair's breadth as of a mile.
     """
     groups: dict[str, list[float]] = {}
     for rating in ratings:
@@ -41,8 +45,10 @@ def target_rows(items: Iterable[Item], ratings: Sequence[Rating]) -> Iterator[di
 
     ratings: of candidates, named item_id/candidate_id. The rating stays beside the target, with its 95 % interval.
     """
-    targets = scalar_targets(ratings, group=item_of)
-    rated = {rating.subject: rating for rating in ratings}
+    items = list(items)
+    item_of = items_of(items)
+    rated = {rating.subject: rating for rating in ratings if rating.subject in item_of}
+    targets = scalar_targets(list(rated.values()), group=item_of.__getitem__)
     for item in items:
         for candidate in item.candidates:
             subject = f"{item.item_id}/{candidate.candidate_id}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from services.common.errors import InvalidInput
 from services.preference.ratings import Game, Rating, RatingMethod, rate
-from services.preference.targets import item_of, scalar_targets, target_rows
+from services.preference.targets import items_of, scalar_targets, target_rows
 from tests.unit.preference.builders import item
 
 
@@ -22,11 +24,10 @@ def test_mean_0_and_deviation_1() -> None:
 
 def test_candidates_are_centred_within_their_item() -> None:
     """Each prompt's mean is 0, and one scale holds for all: what was close stays close."""
-    found = scalar_targets(ratings(x_1=1200, x_2=1000, y_1=510, y_2=490), group=item_of)
+    found = scalar_targets(ratings(x_1=1200, x_2=1000, y_1=510, y_2=490), group=lambda subject: subject[0])
     scale = ((100**2 + 100**2 + 10**2 + 10**2) / 4) ** 0.5
     expected = {"x/1": 100 / scale, "x/2": -100 / scale, "y/1": 10 / scale, "y/2": -10 / scale}
     assert found == pytest.approx(expected)
-    assert item_of("a/b/c") == "a/b"
 
 
 def test_nothing_to_tell_apart() -> None:
@@ -54,6 +55,23 @@ def test_an_anchor_that_was_not_compared_is_refused(kind: str) -> None:
         InvalidInput, match="anchor: expected a subject that was compared with another, got z"
     ):
         rate([Game("a", "b", 1.0)], RatingMethod(kind=kind, anchor="z"))  # type: ignore[arg-type]
+
+
+def test_a_candidate_s_id_may_hold_a_slash() -> None:
+    """Ids of items and of candidates are taken as they are: answers of one item are centred together."""
+    one = item(1, "good", "bad")
+    slashed = replace(
+        one,
+        candidates=tuple(
+            replace(candidate, candidate_id=f"org/model/{at}") for at, candidate in enumerate(one.candidates)
+        ),
+    )
+    found = [
+        Rating(f"{one.item_id}/org/model/{at}", rating, rating, rating, 1)
+        for at, rating in enumerate((1100.0, 900.0))
+    ]
+    assert [row["target"] for row in target_rows([slashed], found)] == [1.0, -1.0]
+    assert items_of([slashed]) == dict.fromkeys((rating.subject for rating in found), one.item_id)
 
 
 def test_rows_of_targets_are_of_rated_answers_alone() -> None:
