@@ -25,7 +25,8 @@ class UnitAnswer:
     """One answer to one unit, or (`withdrawn`) the wish to take it back.
 
     `ranks`: the place, 1 the best, of each answer in the order shown; of a pair (1, 2) is the first, (1, 1) a tie.
-    `choice`: SKIP or FLAG instead. `revision`: rises with everything that a page says about the unit.
+    `choice`: SKIP or FLAG instead. `revision`: rises with everything that a page says about the unit. `campaign`: the
+    only one that the annotator may answer in; empty: all.
     """
 
     annotator: str
@@ -38,6 +39,7 @@ class UnitAnswer:
     confidence: float | None = None
     comment: str = ""
     seconds: float | None = None
+    campaign: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,10 @@ def answer_all(session: Session, answers: Sequence[UnitAnswer], rules: Rules) ->
 
 
 def _unit_of(pairs: Mapping[str, Pair], answer: UnitAnswer) -> list[Pair]:
-    """The pairs that an answer is about. NotFound where there are none."""
+    """The pairs that an answer is about. NotFound where there are none that the annotator may answer."""
     named = pairs.get(answer.unit_id)
+    if named is not None and answer.campaign not in ("", named.campaign):
+        raise NotFound(f"task {answer.unit_id} is not known")
     if named is not None and answer.kind == "pair":
         return [named]
     of_item = sorted(

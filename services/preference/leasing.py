@@ -77,7 +77,11 @@ def pairs_beside(session: Session, task_ids: set[str]) -> dict[str, Pair]:
     """These tasks and all others of their items, by id."""
     items = select(TaskRow.item_id).where(TaskRow.task_id.in_(task_ids))
     query = select(
-        TaskRow.task_id, TaskRow.item_id, TaskRow.first_candidate_id, TaskRow.second_candidate_id
+        TaskRow.task_id,
+        TaskRow.item_id,
+        TaskRow.first_candidate_id,
+        TaskRow.second_candidate_id,
+        TaskRow.campaign,
     ).where(TaskRow.item_id.in_(items))
     return {row[0]: Pair(*row) for row in session.execute(query)}
 

@@ -17,6 +17,7 @@ class Pair:
     item_id: str
     first_candidate_id: str
     second_candidate_id: str
+    campaign: str
 
 
 def check_ranks(ranks: Sequence[int], count: int) -> None:

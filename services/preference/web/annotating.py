@@ -92,7 +92,9 @@ class AnnotatorRoutes:
         person = await self._sessions.caller(request)
         async with self._bodies.body(request.scope, request.receive) as body:
             sent = wire.parse(wire.SentAnswers, body).answers
-        outcomes = await self._preferences.answer([answer.of(person.name) for answer in sent])
+        outcomes = await self._preferences.answer(
+            [answer.of(person.name, person.campaign) for answer in sent]
+        )
         return JSONResponse({"outcomes": wire.outcomes_json(sent, outcomes)})
 
     async def release(self, request: Request) -> Response:

@@ -53,10 +53,11 @@ class SentAnswer(_Sent):
     comment: str = Field("", max_length=_MAX_COMMENT)
     seconds: float | None = Field(None, ge=0, le=MAX_SECONDS)
 
-    def of(self, annotator: str) -> UnitAnswer:
-        """The same for the domain."""
+    def of(self, annotator: str, campaign: str) -> UnitAnswer:
+        """The same for the domain, by whom and within which campaign; empty: all."""
         return UnitAnswer(
             annotator=annotator,
+            campaign=campaign,
             unit_id=self.unit,
             kind=self.kind,
             revision=self.revision,

@@ -198,6 +198,19 @@ async def test_a_person_of_one_campaign_gets_no_other(site: Site) -> None:
     assert len(await units(ann)) == 1
 
 
+async def test_a_person_of_one_campaign_answers_in_no_other(site: Site) -> None:
+    """An answer to another campaign's task is refused as if there were no such task; one's own beside it is kept."""
+    await site.preferences.upload([item(1, campaign="a"), item(2, campaign="b")])
+    everywhere, ann = await site.signed_in("own", "owner"), await site.signed_in("ann", campaign="b")
+    [mine] = await units(ann)
+    [other] = await units(everywhere)
+    answered = await ann.post("/api/answers", json={"answers": [said(other, 1, 2), said(mine, 1, 2)]})
+    refused, kept = answered.json()["outcomes"]
+    assert refused["refused"] == f"task {other['unit']} is not known"
+    assert (kept["new"], kept["refused"]) == (1, "")
+    assert [one.task_id async for one, _ in site.preferences.comparisons()] == [mine["unit"]]
+
+
 async def test_malformed_calls_are_refused_by_name(site: Site) -> None:
     """Each names its field; a body that is too large is 413."""
     ann = await site.signed_in("ann")

@@ -106,6 +106,29 @@ def test_gold_goes_to_everybody_and_counts_in_no_rating(opened: Callable[..., Pr
     assert len(store.page(gold=True).rows) == 6
 
 
+def test_answers_stay_within_the_annotator_s_campaign(opened: Callable[..., PreferenceStore]) -> None:
+    """Pairs, rankings and undoing alike are refused elsewhere and stop no other; without a campaign all are kept."""
+    store = opened()
+    store.upload([item(1, campaign="a"), item(2, "x", "y", "z", campaign="a"), item(3, campaign="b")])
+    units = {unit.item.item_id: unit for unit in store.next_units("ann", limit=3)}
+    pair, ranking, own = (units[f"item-{n}"] for n in (1, 2, 3))
+    outcomes = store.answer(
+        [
+            said(pair, "ann", 1, 2, campaign="b"),
+            said(ranking, "ann", 1, 2, 3, campaign="b"),
+            said(own, "ann", 1, 2, campaign="b"),
+        ]
+    )
+    assert [outcome.new for outcome in outcomes] == [0, 0, 1]
+    assert [outcome.refused for outcome in outcomes[:2]] == [
+        f"task {unit.unit_id} is not known" for unit in (pair, ranking)
+    ]
+    assert store.answer([said(pair, "ann", 1, 2), said(ranking, "ann", 1, 2, 3)]) == [Outcome(1), Outcome(3)]
+    [undone] = store.answer([said(pair, "ann", revision=2, withdrawn=True, campaign="b")])
+    assert undone.refused
+    assert store.statistics().comparisons == 5
+
+
 def test_a_ranking_is_all_pairs_of_an_item(opened: Callable[..., PreferenceStore]) -> None:
     """Four answers with two in one place: five decided pairs and a tie, under one ranking_id, in one go."""
     store = opened()
