@@ -6,6 +6,7 @@ import json
 import re
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from trimtab.clients.preference import PreferenceClient
 from trimtab.preference.v1 import preference_pb2 as wire
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, BrowserContext, Page, Route
 
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")
 
@@ -310,3 +311,44 @@ def test_a_killed_service_loses_no_label(chromium: Browser, tmp_path: Path) -> N
         assert sum(row.comparison.choice == wire.CHOICE_SECOND for row in rows) == 1
         context.close()
     assert pages.stop() == 0
+
+
+def _fulfil(status: int, body: str, route: Route) -> None:
+    route.fulfill(status=status, body=body)
+
+
+def test_what_stands_in_front_of_the_service_deletes_no_label(
+    service: tuple[Pages, PreferenceClient], context: BrowserContext
+) -> None:
+    """A 404 and a 400 of an ingress, or JSON that is not ours, keep the answer until the service has it."""
+    pages, client = service
+    client.upload([item(number, campaign="ingress") for number in range(3)])
+    page = signed_in(context, pages, "eve", "ingress")
+    for count, (status, body) in enumerate(
+        ((404, "<h1>404</h1>"), (400, "null"), (409, '{"error": "gone"}')), start=1
+    ):
+        page.route("**/api/answers", partial(_fulfil, status, body))
+        page.keyboard.press("ArrowLeft")
+        _holds(page, "#connection", "Offline: 1 kept here")
+        page.unroute("**/api/answers")
+        saved(page)
+        done(page, count)
+    assert page.locator("#notice").is_hidden()
+    assert len(comparisons(client, "ingress")) == 3
+
+
+def test_an_answer_that_is_never_taken_stops_no_other(
+    service: tuple[Pages, PreferenceClient], context: BrowserContext
+) -> None:
+    """The service says INVALID_ARGUMENT of one answer: that one is told of and gone, the next one is kept."""
+    pages, client = service
+    client.upload([item(number, campaign="invalid") for number in range(2)])
+    page = signed_in(context, pages, "fay", "invalid")
+    told = {"error": {"code": "INVALID_ARGUMENT", "message": "not like this", "violations": {}}}
+    page.route("**/api/answers", lambda route: route.fulfill(status=400, json=told))
+    page.keyboard.press("ArrowLeft")
+    _holds(page, "#notice-text", "One answer was not kept: not like this.")
+    page.unroute("**/api/answers")
+    page.keyboard.press("ArrowLeft")
+    saved(page)
+    assert len(comparisons(client, "invalid")) == 1

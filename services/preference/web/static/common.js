@@ -3,16 +3,18 @@
 (() => {
   const TIMEOUT = 15000;
 
-  /** What a call answered with an error; status 0: no answer came at all. */
+  /** What a call answered with an error; status 0: no answer came at all; code: the service's own word for it. */
   class CallError extends Error {
-    constructor(status, message) {
+    constructor(status, message, code = "") {
       super(message);
       this.status = status;
+      this.code = code;
     }
 
-    /** Whether the same call may pass later. */
+    /** Whether the same call may pass later: unless the service itself says that it never will. */
     get passing() {
-      return this.status === 0 || this.status === 408 || this.status === 429 || this.status >= 500;
+      // What stands before the service answers 4xx too, while it is away: a 404 of an ingress says nothing of the call.
+      return this.code !== "INVALID_ARGUMENT" && this.status !== 401 && this.status !== 403;
     }
   }
 
@@ -30,8 +32,9 @@
       throw new CallError(0, String(error));
     }
     if (!response.ok) {
-      const told = await response.json().catch(() => ({}));
-      throw new CallError(response.status, (told.error && told.error.message) || response.statusText);
+      const told = await response.json().catch(() => null);
+      const { code, message } = (told && told.error) || {};
+      throw new CallError(response.status, message || response.statusText, code);
     }
     return response.status === 204 ? null : response.json().catch((error) => { throw new CallError(0, String(error)); });
   }

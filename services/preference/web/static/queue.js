@@ -100,6 +100,10 @@
 
     /** Whether to go on at once after an error. */
     again(error, batch) {
+      if (error.status === 413 && batch.length > 1) { // too much at once for what stands in between
+        this.batch = 1;
+        return true;
+      }
       if (error.passing) {
         this.say("offline");
         this.timer = setTimeout(() => this.flush(), WAITS[Math.min(this.failures++, WAITS.length - 1)]);
