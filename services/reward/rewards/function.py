@@ -39,6 +39,7 @@ from services.reward.rewards.base import (
 )
 from services.reward.rewards.chunks import ChunkedPool
 from services.reward.rewards.function_process import Died, FunctionProcess
+from services.reward.rewards.trl_call import ROW_COLUMN, row_problem
 
 START_SECONDS = 120.0
 _log = structlog.get_logger(__name__)
@@ -163,17 +164,24 @@ class FunctionReward:
 
     def _score(self, rows: Sequence[ScoreRow]) -> list[ScoreOutcome]:
         """One chunk, on one of the pool's threads, of which there are as many as slots."""
-        outcomes: list[ScoreOutcome | None] = [
-            None if row.ids is None else ScoreOutcome(error=Mismatch("the input has token ids only"))
-            for row in rows
-        ]
-        readable = [row for row in rows if row.ids is None]
+        outcomes = [self._unreadable(row) for row in rows]
+        readable = [row for row, outcome in zip(rows, outcomes, strict=True) if outcome is None]
         slot = self._idle.get()
         try:
             scored = iter(self._batch(slot, readable) if readable else ())
         finally:
             self._idle.put(slot)
         return [next(scored) if outcome is None else outcome for outcome in outcomes]
+
+    def _unreadable(self, row: ScoreRow) -> ScoreOutcome | None:
+        """The error of a row that the function is not called for; None: it is."""
+        if row.ids is not None:
+            return ScoreOutcome(error=Mismatch("the input has token ids only"))
+        problem = row_problem(row.columns) if self._spec.convention == "trl" else ""
+        if not problem:
+            return None
+        field = f"columns[{ROW_COLUMN}]"
+        return ScoreOutcome(error=InvalidInput(f"{field}: {problem}", {field: "a JSON object with a prompt"}))
 
     def _batch(self, slot: _Slot, rows: Sequence[ScoreRow]) -> list[ScoreOutcome]:
         try:

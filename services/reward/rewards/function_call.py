@@ -93,11 +93,11 @@ class FunctionCaller:
 
     def answer(self, rows: Sequence[Mapping[str, Any]], *, trl: bool = False) -> dict[str, Any]:
         """{"values": [number, text of an error, with trl None]}, {"missing": [columns]}, {"raised", "wrong": text}."""
-        available = trl_arguments(rows) if trl else _arguments(rows)
-        missing = self._missing(available)
-        if missing:
-            return {"missing": missing}
         try:
+            available = trl_arguments(rows) if trl else _arguments(rows)
+            missing = self._missing(available)
+            if missing:
+                return {"missing": missing}
             result = self._call(available)
             return checked(result, len(rows), none=trl)
         except BaseException as error:

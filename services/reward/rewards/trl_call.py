@@ -7,7 +7,8 @@
     log_extra, log_metric   taken and forgotten
     trainer_state, environments   not given: who asks for them is told that they are missing
 
-A data set's row comes whole in the column `trl_row`, as JSON; a row without it gives its columns as text.
+A data set's row comes whole in the column `trl_row`, as JSON, an object with a prompt (`row_problem`); a row without it
+gives its columns as text.
 """
 
 from __future__ import annotations
@@ -36,6 +37,20 @@ def trl_arguments(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "log_extra": _forget,
         "log_metric": _forget,
     }
+
+
+def row_problem(columns: Mapping[str, str]) -> str:
+    """Why `trl_row` cannot be read; empty: it can, or is not there."""
+    packed = columns.get(ROW_COLUMN)
+    if packed is None:
+        return ""
+    try:
+        row = json.loads(packed)
+    except (ValueError, RecursionError) as error:
+        return f"no JSON ({error})"
+    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str | list):
+        return "no JSON object with a prompt"
+    return ""
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:

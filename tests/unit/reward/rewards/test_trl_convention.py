@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.common.errors import UserError
+from services.common.errors import InvalidInput, UserError
 from services.common.spec.rewards import RunReward, reward_tables, source_table
 from services.reward.config import CompositeSpec, FunctionSpec, RewardConfig
 from services.reward.futures import done
@@ -91,6 +91,39 @@ def test_in_a_process_of_its_own() -> None:
         source.close()
     assert scored.value == 15
     assert isinstance(absent.error, NotScored)
+
+
+def test_a_row_that_cannot_be_read_costs_itself_alone() -> None:
+    """What is no JSON object with a prompt has InvalidInput in its place; its neighbours have scores."""
+    source = FunctionReward(
+        FunctionSpec(name="tests.fakes.reward_functions:trl_tokens", convention="trl", timeout_seconds=20),
+        name="r",
+    )
+    bad = ["{", "[]", "7", "null", '{"gold": 1}', '{"prompt": 1}', "[" * 100_000]
+    packed = [*bad, json.dumps({"prompt": "q"})]
+    try:
+        rows = [
+            ScoreRow(
+                messages=(("user", "q"),),
+                completion="abc",
+                columns={"trl_row": one},
+                completion_ids=np.array([7, 8], np.int32),
+            )
+            for one in packed
+        ]
+        *wrong, good = source.submit(rows, Caller()).result(timeout=30)
+    finally:
+        source.close()
+    assert good.value == 15
+    for outcome in wrong:
+        assert isinstance(outcome.error, InvalidInput)
+        assert outcome.error.violations == {"columns[trl_row]": "a JSON object with a prompt"}
+
+
+def test_arguments_that_cannot_be_made_do_not_end_the_process() -> None:
+    """Whatever is raised before the call is an answer, as what is raised in it."""
+    row = sent("a", "b") | {"columns": {"trl_row": "{"}}
+    assert given_to(lambda completions: [1.0], row)["raised"].startswith("JSONDecodeError")
 
 
 def composite(absent: str, *parts: ScoreOutcome) -> ScoreOutcome:
