@@ -35,6 +35,7 @@ _WIDTHS = (
 _HEADS = ("num_attention_heads", "n_head", "num_heads")
 _HEAD_WIDTHS = ("head_dim", "d_kv")
 _OTHERS = (*_HEADS, *_HEAD_WIDTHS, "num_key_value_heads", "type_vocab_size")
+_TEXT_PARTS = {"text_config", "encoder", "decoder"}
 _CONTEXTS = ("max_position_embeddings", "n_positions", "n_ctx")
 
 
@@ -45,7 +46,8 @@ def check_folder(folder: Path) -> None:
         return  # the loader says what is missing
     config = read_config(file)
     tensors, elements = _stored(folder)
-    for table in _tables(config):
+    # What it leaves out has the architecture's own default, which may be of billions of parameters.
+    for table in (*_tables(config), *_tables(_resolved(folder, set(config)))):
         _check(file, table, tensors, elements)
 
 
@@ -103,6 +105,21 @@ def _stored(folder: Path) -> tuple[int, int]:
         except Exception as error:  # its reader is Rust: SafetensorError, OSError, and panics
             raise InvalidInput(f"{file}: not readable as safetensors ({str(error)[:200]})") from error
     return tensors, elements
+
+
+def _resolved(folder: Path, said: set[str]) -> dict[str, Any]:
+    """The configuration with its architecture's defaults; empty where there is none: the loader says why.
+
+    said: what config.json names. Of the parts that it does not name only text is built.
+    """
+    from transformers import AutoConfig
+
+    try:
+        resolved = AutoConfig.from_pretrained(str(folder), trust_remote_code=False).to_dict()
+    except Exception:  # it raises whatever it stumbles over
+        return {}
+    built = said | _TEXT_PARTS
+    return {key: part for key, part in resolved.items() if key in built or not isinstance(part, dict)}
 
 
 def _tables(config: dict[str, Any]) -> Iterator[dict[str, Any]]:

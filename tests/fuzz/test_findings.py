@@ -300,6 +300,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"intermediate_size": 2**40}, "hidden_size times intermediate_size is more than"),
         ({"max_position_embeddings": 2**40}, "max_position_embeddings is more than"),
         ({"head_dim": 2**62}, "head_dim is more than"),
+        ({"head_dim": 2**12}, "num_attention_heads times head_dim times hidden_size is more than"),
+        ({"intermediate_size": None}, "hidden_size times intermediate_size is more than"),
+        ({"hidden_size": None}, "hidden_size times vocab_size is more than"),
         ({"hidden_size": -8}, "hidden_size: expected a whole number"),
         ({"hidden_size": "8"}, "hidden_size: expected a whole number"),
     ],
@@ -307,10 +310,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_configuration_that_claims_more_than_the_files_hold(
     model: Path, changed: dict[str, Any], told: str
 ) -> None:
-    """It is refused before a layer is built or a byte allocated for it."""
+    """It is refused before a layer is built or a byte allocated for it. None: not said, so it is the default."""
     path = model / "config.json"
     sound = path.read_text()
-    path.write_text(json.dumps(json.loads(sound) | changed))
+    config = json.loads(sound) | changed
+    path.write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
     try:
         with pytest.raises(InvalidInput, match=told):
             load_causal(model_spec(model))
