@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 from services.common.errors import InvalidInput
 from services.reward.answering import Decoded
 from services.reward.http.shapes import (
+    FIRST_ERROR,
     ROWS,
     ForeignShape,
     Query,
@@ -29,7 +30,7 @@ from services.reward.http.shapes import (
 from services.reward.rewards.base import ScoreRow
 from services.reward.scoring import Scored
 
-Queries = Annotated[list[str], ROWS]
+Queries = Annotated[list[str], ROWS, FIRST_ERROR]
 Labels = Annotated[list[Any], ROWS]
 
 

@@ -10,7 +10,16 @@ from pydantic import BaseModel, Field
 
 from services.common.errors import InvalidInput, Mismatch
 from services.reward.answering import Decoded
-from services.reward.http.shapes import ROWS, Query, Strict, checked, conversation_row, decoded, text_row
+from services.reward.http.shapes import (
+    FIRST_ERROR,
+    ROWS,
+    Query,
+    Strict,
+    checked,
+    conversation_row,
+    decoded,
+    text_row,
+)
 from services.reward.rewards.base import ScoreOutcome, ScoreRow, TokenIds
 from services.reward.scoring import Scored
 
@@ -32,9 +41,9 @@ class ScoreInput(Strict):
 
     prompt: str = ""
     completion: str = ""
-    messages: list[ChatMessage] = Field([], max_length=MAX_MESSAGES)
-    prompt_ids: list[TokenId] = Field([], max_length=MAX_IDS)
-    completion_ids: list[TokenId] | None = Field(None, max_length=MAX_IDS)
+    messages: Annotated[list[ChatMessage], FIRST_ERROR] = Field([], max_length=MAX_MESSAGES)
+    prompt_ids: Annotated[list[TokenId], FIRST_ERROR] = Field([], max_length=MAX_IDS)
+    completion_ids: Annotated[list[TokenId], FIRST_ERROR] | None = Field(None, max_length=MAX_IDS)
     columns: dict[str, str] = Field({}, max_length=MAX_COLUMNS, description="Other columns, for rules.")
 
 
@@ -42,7 +51,7 @@ class ScoreRequest(Strict):
     """What to score, and by which model."""
 
     model: str = Field("", max_length=63, description="Empty: the only one there is.")
-    inputs: Annotated[list[ScoreInput], ROWS] = Field(min_length=1)
+    inputs: Annotated[list[ScoreInput], ROWS, FIRST_ERROR] = Field(min_length=1)
     tokenizer_fingerprint: str = Field("", max_length=128, description="Needed with token ids.")
 
 

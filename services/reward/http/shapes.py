@@ -24,6 +24,9 @@ Body = TypeVar("Body", bound=BaseModel)
 # ends the reading of a hostile list before the list is in memory.
 MAX_ROWS = 65536
 ROWS = Field(max_length=MAX_ROWS)
+# Of every list that may be long: the first wrong element ends its reading. An error takes about a kilobyte, so one for
+# each of two million would take gigabytes, and seconds of the event loop.
+FIRST_ERROR = Field(fail_fast=True)
 _MAX_VIOLATIONS = 16
 # A JSON value takes up to 150 bytes once it is parsed, whatever it took as text: 64 MiB of "{}," would become 3 GiB.
 MAX_VALUES = 1 << 21

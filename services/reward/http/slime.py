@@ -15,6 +15,7 @@ from pydantic import Field
 from services.reward.answering import Decoded
 from services.reward.http.score import MAX_MESSAGES
 from services.reward.http.shapes import (
+    FIRST_ERROR,
     ForeignShape,
     Query,
     Tolerant,
@@ -37,7 +38,7 @@ class SlimeMessage(Tolerant):
 class SlimeRequest(Tolerant):
     """One sample. A prompt of text has the policy's chat template around it already (?rendered=false: it has not)."""
 
-    prompt: str | Annotated[list[SlimeMessage], Field(max_length=MAX_MESSAGES)]
+    prompt: str | Annotated[list[SlimeMessage], Field(max_length=MAX_MESSAGES), FIRST_ERROR]
     response: str
     label: Any = Field(None, description="For rules, as the column `label`.")
 

@@ -17,12 +17,21 @@ from pydantic import BaseModel, Field
 from services.common.errors import InvalidInput
 from services.reward.answering import Decoded
 from services.reward.http.activation import sigmoid
-from services.reward.http.shapes import ROWS, ForeignShape, Query, Tolerant, decoded, text_row, values_of
+from services.reward.http.shapes import (
+    FIRST_ERROR,
+    ROWS,
+    ForeignShape,
+    Query,
+    Tolerant,
+    decoded,
+    text_row,
+    values_of,
+)
 from services.reward.rewards.base import ScoreRow
 from services.reward.scoring import Scored
 
-Texts = Annotated[list[str], Field(min_length=1, max_length=2)]
-Batch = Annotated[list[Texts], ROWS, Field(min_length=1)]
+Texts = Annotated[list[str], Field(min_length=1, max_length=2), FIRST_ERROR]
+Batch = Annotated[list[Texts], ROWS, Field(min_length=1), FIRST_ERROR]
 LABEL = "LABEL_0"
 
 

@@ -21,6 +21,7 @@ from services.reward.answering import Decoded
 from services.reward.http.activation import sigmoid
 from services.reward.http.score import MAX_IDS, MAX_MESSAGES, TokenId
 from services.reward.http.shapes import (
+    FIRST_ERROR,
     ROWS,
     ForeignShape,
     Query,
@@ -34,7 +35,7 @@ from services.reward.http.tei import LABEL
 from services.reward.rewards.base import ScoreRow, TokenIds
 from services.reward.scoring import Scored
 
-Ids = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_IDS)]
+Ids = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_IDS), FIRST_ERROR]
 
 
 class TextPart(Tolerant):
@@ -48,7 +49,7 @@ class PoolingMessage(Tolerant):
     """One message, as in OpenAI's chat API."""
 
     role: str = Field(min_length=1, max_length=64)
-    content: str | Annotated[list[TextPart], Field(max_length=MAX_MESSAGES)]
+    content: str | Annotated[list[TextPart], Field(max_length=MAX_MESSAGES), FIRST_ERROR]
 
     def text(self) -> str:
         """The content as one text."""
@@ -62,11 +63,13 @@ class PoolingRequest(Tolerant):
     input: (
         str
         | Ids
-        | Annotated[list[str], ROWS, Field(min_length=1)]
-        | Annotated[list[Ids], ROWS, Field(min_length=1)]
+        | Annotated[list[str], ROWS, Field(min_length=1), FIRST_ERROR]
+        | Annotated[list[Ids], ROWS, Field(min_length=1), FIRST_ERROR]
         | None
     ) = None
-    messages: Annotated[list[PoolingMessage], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    messages: (
+        Annotated[list[PoolingMessage], Field(min_length=1, max_length=MAX_MESSAGES), FIRST_ERROR] | None
+    ) = None
     use_activation: bool | None = Field(None, description="True: the sigmoid of the score.")
     activation: bool | None = Field(None, description="The same, as older releases call it.")
     encoding_format: Literal["float"] = "float"

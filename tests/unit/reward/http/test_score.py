@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 import pytest
@@ -156,6 +157,30 @@ async def test_many_violations_are_bounded() -> None:
         response = await around.client.post("/v1/score", json=body)
     assert len(error_of(response, 400, "INVALID_ARGUMENT")["violations"]) <= 32
     assert len(response.content) < 10_000
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/score", {"inputs": [1] * 5000}),
+        ("/v1/score", {"inputs": [{"completion_ids": ["1"] * 5000}]}),
+        ("/v1/score", {"inputs": [{"prompt_ids": [1.5] * 5000}]}),
+        ("/v1/score", {"inputs": [{"messages": [1] * 4000}]}),
+        ("/classify", {"input": ["a"] * 5000 + [1]}),
+        ("/classify", {"input": [1.5] * 5000}),
+        ("/pooling", {"input": [["1"] * 5000] * 2}),
+        ("/pooling", {"messages": [{"role": "user", "content": [1] * 4000}]}),
+        ("/get_reward", {"query": [1] * 5000}),
+        ("/predict", {"inputs": [[1, 2]] * 5000}),
+        ("/slime", {"prompt": [1] * 4000, "response": "a"}),
+    ],
+)
+async def test_a_list_is_read_to_its_first_error(path: str, body: dict[str, Any]) -> None:
+    """However many elements are of the wrong type, there is one error for each form that the list might have had."""
+    async with served({"hh": Recorder()}) as around:
+        error = error_of(await around.client.post(path, json=body), 400, "INVALID_ARGUMENT")
+    more = re.search(r"and (\d+) more", error["message"])
+    assert int(more[1]) < 8 if more else len(error["violations"]) == 1
 
 
 async def test_a_list_longer_than_any_limit_is_not_read_to_its_end() -> None:
