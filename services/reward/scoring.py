@@ -29,6 +29,11 @@ ANYBODY = Caller()
 Slots = Mapping[str, "Slot"]
 
 
+def _everything(_name: str) -> bool:
+    """For those who may hear of every model."""
+    return True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
     """A name's source, and the name of the one that shadows it."""
@@ -60,14 +65,23 @@ class RewardModels:
         """All names, sorted."""
         return sorted(self._slots)
 
-    def slot(self, name: str) -> Slot:
-        """The slot of a name; "" is the only one there is. NotFound otherwise."""
+    def told_of(self, told: Callable[[str], bool]) -> list[Slot]:
+        """Slots that the caller may hear of, by name; a shadow that it may not hear of is not named."""
+        slots = [slot for name, slot in sorted(self._slots.items()) if told(name)]
+        return [slot if told(slot.shadow) else replace(slot, shadow="") for slot in slots]
+
+    def slot(self, name: str, *, told: Callable[[str], bool] = _everything) -> Slot:
+        """The slot of a name; "" is the only one there is. NotFound otherwise.
+
+        told: which names the caller may hear of, in errors too.
+        """
         slots = self._slots
-        if not name and len(slots) == 1:
+        if not name and len(slots) == 1 and told(*slots):
             return next(iter(slots.values()))
         if name in slots:
             return slots[name]
-        there = f"there are {', '.join(sorted(slots))}" if slots else "none is loaded"
+        names = ", ".join(filter(told, sorted(slots)))
+        there = f"there are {names}" if names else f"none is {'for you' if slots else 'loaded'}"
         if not name:
             raise InvalidInput(f"model: expected a name; {there}", {"model": "expected a name"})
         raise NotFound(f"there is no reward model {name}; {there}")

@@ -10,7 +10,7 @@ from services.common.errors import Mismatch, UserError
 from services.reward.administration import Administration, parse_definition
 from services.reward.answering import Answering, Decoded
 from services.reward.rewards.base import Caller
-from services.reward.scoring import RewardModels
+from services.reward.scoring import RewardModels, Slot
 from services.reward.wire import decode_row, encode_info, encode_score
 from trimtab.reward.v1 import reward_pb2 as wire
 from trimtab.reward.v1 import reward_pb2_grpc as wire_grpc
@@ -28,31 +28,24 @@ class RewardServicer(wire_grpc.RewardServiceServicer):
 
     async def ListModels(self, request: wire.ListModelsRequest, context: Any) -> wire.ListModelsResponse:
         """Every model and rule that the caller may use, by name."""
-        permit = current()
-        slots = [self._models.slot(name) for name in self._models.names() if permit.may_use(name)]
+        slots = self._models.told_of(current().may_use)
         return wire.ListModelsResponse(models=[encode_info(slot) for slot in slots])
 
     async def Score(self, request: wire.ScoreRequest, context: Any) -> wire.ScoreResponse:
         """One score for each input, in order; an input that cannot be read has an error in its place."""
-        slot, permit = self._models.slot(request.model), current()
+        permit = current()
+        # A key of some models hears nothing of what others there are.
+        if request.model:
+            permit.check(model=request.model)
+        slot = self._models.slot(request.model, told=permit.may_use)
         self._answering.check_count(len(request.inputs))
         permit.check(model=slot.name, rows=len(request.inputs))
-        self._check_fingerprint(request)
+        _check_fingerprint(slot, request.tokenizer_fingerprint)
         rows = [_decoded(row, request.tokenizer_fingerprint) for row in request.inputs]
         scored = await self._answering.answer(slot.name, rows, _caller(context, permit.name))
         return wire.ScoreResponse(
             scores=[encode_score(outcome, scored, origin="reward") for outcome in scored.outcomes]
         )
-
-    def _check_fingerprint(self, request: wire.ScoreRequest) -> None:
-        """A caller that names a tokenizer gets an answer only from a model that has the same."""
-        facts = self._models.slot(request.model).source.describe().facts
-        given = request.tokenizer_fingerprint
-        if given and facts is not None and given != facts.tokenizer_fingerprint:
-            raise Mismatch(
-                f"tokenizer {given[:16]} was named, reward model {facts.name} has "
-                f"{facts.tokenizer_fingerprint[:16]}"
-            )
 
 
 class RewardAdminServicer(wire_grpc.RewardAdminServiceServicer):
@@ -82,6 +75,16 @@ class RewardAdminServicer(wire_grpc.RewardAdminServiceServicer):
         """Let another model score the same rows for comparison."""
         await self._administration.set_shadow(request.name, request.shadow)
         return wire.SetShadowResponse()
+
+
+def _check_fingerprint(slot: Slot, given: str) -> None:
+    """A caller that names a tokenizer gets an answer only from a model that has the same."""
+    facts = slot.source.describe().facts
+    if given and facts is not None and given != facts.tokenizer_fingerprint:
+        raise Mismatch(
+            f"tokenizer {given[:16]} was named, reward model {facts.name} has "
+            f"{facts.tokenizer_fingerprint[:16]}"
+        )
 
 
 def _decoded(row: wire.ScoreInput, fingerprint: str) -> Decoded:

@@ -176,12 +176,18 @@ def _add_scoring(app: _Application, calls: Calls, route: _Scoring) -> None:
 
 def _add_models(app: _Application, calls: Calls, models: RewardModels, admin: AdminRoutes) -> None:
     async def list_models(request: Request) -> Response:
-        calls.permitted(request, "score")
-        return json_response(listing(models))
+        return json_response(listing(models, calls.permitted(request, "score")))
 
     one = {"parameters": [openapi.name_parameter()]}
     path = "/v1/admin/models"
-    _add(app, "GET", "/v1/models", list_models, answer=ModelsAnswer, summary="Every model and rule, by name")
+    _add(
+        app,
+        "GET",
+        "/v1/models",
+        list_models,
+        answer=ModelsAnswer,
+        summary="Every model and rule that the caller may use, by name",
+    )
     _add(
         app,
         "POST",

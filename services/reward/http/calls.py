@@ -122,7 +122,7 @@ class Calls:
         # A key of one model hears nothing of what others there are.
         if name:
             permit.check(model=name)
-        slot = self._models.slot(name)
+        slot = self._models.slot(name, told=permit.may_use)
         permit.check(model=slot.name)
         return slot
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from services.common.access.gate import Permit
 from services.reward.scoring import RewardModels, Slot
 
 
@@ -38,7 +39,7 @@ class ListedModel(BaseModel):
 
 
 class ModelsAnswer(BaseModel):
-    """All, by name; `object` and `data` are for OpenAI's clients."""
+    """All that the caller may use, by name; `object` and `data` are for OpenAI's clients."""
 
     models: list[ModelAnswer]
     object: str
@@ -67,11 +68,11 @@ def describe(slot: Slot) -> dict[str, Any]:
     }
 
 
-def listing(models: RewardModels) -> dict[str, Any]:
-    """See ModelsAnswer."""
-    names = models.names()
+def listing(models: RewardModels, permit: Permit) -> dict[str, Any]:
+    """See ModelsAnswer; those that the caller may use."""
+    slots = models.told_of(permit.may_use)
     return {
-        "models": [describe(models.slot(name)) for name in names],
+        "models": [describe(slot) for slot in slots],
         "object": "list",
-        "data": [{"id": name, "object": "model", "created": 0, "owned_by": "trimtab"} for name in names],
+        "data": [{"id": slot.name, "object": "model", "created": 0, "owned_by": "trimtab"} for slot in slots],
     }

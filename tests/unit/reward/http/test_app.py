@@ -227,6 +227,23 @@ async def test_keys_scopes_models_and_quotas() -> None:
     assert {caller.client for caller in source.callers} == {"trainer"}
 
 
+async def test_a_key_of_some_models_hears_of_no_other() -> None:
+    """Neither the listing nor an error names a model that the key may not use, a shadow or the only one included."""
+    gate, headers = gate_with(Identity(name="t", scopes=frozenset({"score"}), models=frozenset({"a", "b"})))
+    models = {"a": Recorder(), "b": Recorder(), "secret": Recorder()}
+    async with served(models, gate=gate) as around:
+        around.models.set_shadow("a", "secret")
+        listed = await around.client.get("/v1/models", headers=headers["t"])
+        assert [one["name"] for one in listed.json()["models"]] == ["a", "b"]
+        unnamed = await around.client.post("/v1/score", json=ONE, headers=headers["t"])
+        assert error_of(unnamed, 400, "INVALID_ARGUMENT")["message"].endswith("there are a, b")
+    assert "secret" not in listed.text + unnamed.text
+    async with served({"secret": Recorder()}, gate=gate) as around:
+        only = await around.client.post("/v1/score", json=ONE, headers=headers["t"])
+    assert only.status_code == 400
+    assert "secret" not in only.text
+
+
 async def test_other_names_of_this_machine_are_refused() -> None:
     """A page whose name was pointed at loopback is no caller; addresses and localhost are."""
     settings = HttpSettings(local_names_only=True)
