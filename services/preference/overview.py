@@ -72,6 +72,16 @@ def task_counts(session: Session, campaign: str) -> tuple[int, int]:
     return counts.get(False, 0), sum(counts.values())
 
 
+def has_margins(session: Session, campaign: str) -> bool:
+    """Whether anybody said how much better an answer is, gold aside."""
+    query = within(
+        select(ComparisonRow.margin).where(ComparisonRow.margin.is_not(None), ComparisonRow.gold.is_(False)),
+        ComparisonRow.campaign,
+        campaign,
+    )
+    return session.scalar(query.limit(1)) is not None
+
+
 def labels_since(session: Session, campaign: str, since: float) -> int:
     """How many comparisons were recorded from then on, Unix seconds."""
     query = select(func.count()).where(ComparisonRow.recorded_at >= since)

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
@@ -100,15 +101,21 @@ class OwnerRoutes:
         )
 
     async def export(self, request: Request) -> Response:
-        """All comparisons as JSON lines: `preferences` in TRL's schema, those with a winner; `all` as they are."""
+        """All comparisons as JSON lines: `preferences` in TRL's schema, those with a winner; `all` as they are.
+
+        A column `margin` is in all rows of TRL's schema, 0 where nobody gave one, or in none: no reader takes both.
+        """
         await self._sessions.person(request, owner=True)
         campaign, form = _field(request, "campaign"), _field(request, "form") or "preferences"
         require(form in _FORMS, "form", f"expected {' or '.join(_FORMS)}")
+        margins = form == "preferences" and await self._preferences.query(
+            lambda session: overview.has_margins(session, campaign)
+        )
         rows = self._preferences.comparisons(campaign=campaign, items=True, gold=form == "all")
         name = f"{form}-{campaign}" if campaign else form
         safe = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name)
         return StreamingResponse(
-            _lines(rows, _preference if form == "preferences" else _plain),
+            _lines(rows, partial(_preference, margins=margins) if form == "preferences" else _plain),
             media_type="application/x-ndjson",
             headers={"content-disposition": f'attachment; filename="{safe}.jsonl"'},
         )
@@ -212,10 +219,10 @@ async def _lines(
             yield json.dumps(row, ensure_ascii=False).encode() + b"\n"
 
 
-def _preference(comparison: Comparison, item: Item) -> dict[str, Any] | None:
+def _preference(comparison: Comparison, item: Item, *, margins: bool) -> dict[str, Any] | None:
     if comparison.choice not in (Choice.FIRST, Choice.SECOND):
         return None
-    return format_record(comparison, item, margin=comparison.margin)
+    return format_record(comparison, item, margin=(comparison.margin or 0.0) if margins else None)
 
 
 def _plain(comparison: Comparison, item: Item) -> dict[str, Any]:

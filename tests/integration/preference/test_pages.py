@@ -311,6 +311,24 @@ async def test_the_export_is_every_comparison_once(site: Site) -> None:
     assert (await own.get("/export?form=xml")).status_code == 400
 
 
+async def test_the_margin_is_in_every_exported_preference_or_in_none(site: Site) -> None:
+    """One comparison with a margin gives all of its campaign the column, 0 where none was said; others have none."""
+    await site.preferences.upload([item(n, campaign="with" if n < 3 else "without") for n in range(5)])
+    tasks = await site.preferences.next_tasks("ann", limit=5)
+    margins = {"item-1": 2.5}
+    await site.preferences.record(
+        [replace(answer(task, "ann"), margin=margins.get(task.item.item_id)) for task in tasks]
+    )
+    own = await site.signed_in("own", "owner")
+
+    async def exported(campaign: str) -> list[dict[str, object]]:
+        lines = (await own.get(f"/export?campaign={campaign}")).text.splitlines()
+        return [json.loads(line) for line in lines]
+
+    assert sorted(row["margin"] for row in await exported("with")) == [0.0, 0.0, 2.5]  # type: ignore[type-var]
+    assert not any("margin" in row for row in await exported("without"))
+
+
 async def test_texts_of_people_and_models_are_escaped_for_owners_too(site: Site) -> None:
     """A hostile annotator's comment, a campaign's name, a source and an answer are text on the owner's pages."""
     hurt = "<script>alert(1)</script>"
