@@ -8,7 +8,8 @@ reward models, in Hugging Face folders of safetensors. Knows nothing of Trimtab'
     …ForCausalLM with v_head.summary  the head at the last token             TRL AutoModelForCausalLMWithValueHead
 
 A conversation goes through the model's chat template, whole, as such models are trained; without a template an
-encoder takes prompt and answer as a pair, and a decoder one text.
+encoder takes prompt and answer as a pair, and a decoder one text. A lone text whose special tokens are left to the
+model (`ScoreText.special_tokens`) is framed as the tokenizer frames one by default.
 """
 
 from __future__ import annotations
@@ -86,6 +87,8 @@ class Classifier:
         """Token ids of a row; for a process reward model with the ends of its steps."""
         if self._process:
             return self._with_steps(row)
+        if row.special_tokens:
+            return self._lone(row.completion)
         if row.rendered and self._facts.architecture != "encoder":
             ids = self._tokens(_plain(row) + row.completion)
             return cut_left(ids, len(ids), self._readout.max_tokens)
@@ -165,7 +168,9 @@ class Classifier:
 
     def _with_steps(self, row: ScoreText) -> Encoded:
         """Prompt, then each step and its separator; a step's score stands at the separator's last token."""
-        if row.rendered:
+        if row.special_tokens:
+            ids = self._before(row.completion)
+        elif row.rendered:
             ids = self._tokens(_plain(row))
         elif getattr(self._tokenizer, "chat_template", None):
             ids = self._tokens(self._rendered(row.messages, generate=True))
@@ -176,8 +181,24 @@ class Classifier:
         for step in [part for part in row.completion.split(separator) if part.strip()] or [row.completion]:
             ids += self._tokens(step) + self._tokens(separator)
             ends.append(len(ids) - 1)
+        if row.special_tokens:
+            ids += self._lone_frame[1]
+            start = len(ids)  # no second part begins in it: all tokens are of the first type
         cut = cut_left(ids, start, self._readout.max_tokens)
         return replace(cut, steps=tuple(end - cut.cut for end in ends if end >= cut.cut))
+
+    def _lone(self, text: str) -> Encoded:
+        """[CLS] text [SEP], or what else the tokenizer frames a lone text by; if it is too long, the frame stays."""
+        first, last = self._lone_frame
+        ids = [*self._before(text), *self._tokens(text)][len(first) :]
+        kept = ids[-(self._readout.max_tokens - len(first) - len(last)) :]
+        whole = (*first, *kept, *last)
+        return Encoded(ids=whole, start=len(whole), cut=len(ids) - len(kept))
+
+    def _before(self, text: str) -> list[int]:
+        """The special tokens to put before a lone text; none where it begins with them."""
+        first, _ = self._lone_frame
+        return [] if self._tokens(text)[: len(first)] == first else list(first)
 
     def _pair(self, prompt: str, completion: str) -> Encoded:
         """[CLS] prompt [SEP] completion [SEP], as the tokenizer frames pairs; the prompt is cut first."""
@@ -191,6 +212,13 @@ class Classifier:
             start=len(first) + len(head) + len(middle),
             cut=len(before) + len(after) - len(head) - len(kept),
         )
+
+    @cached_property
+    def _lone_frame(self) -> tuple[list[int], list[int]]:
+        """The special tokens before and after a lone text, seen on one letter."""
+        ids, inner = list(self._tokenizer("a")["input_ids"]), self._tokens("a")
+        at = ids.index(inner[0])
+        return ids[:at], ids[at + len(inner) :]
 
     @cached_property
     def _frame(self) -> tuple[list[int], list[int], list[int]]:

@@ -287,7 +287,8 @@ class RewardModel(torch.nn.Module):
             )
         if row.rendered:
             text = "".join(content for _, content in row.messages) + row.completion
-            return [], tokenize(text, add_special_tokens=False)["input_ids"]
+            ids = tokenize(text, add_special_tokens=False)["input_ids"]
+            return [], [*self._missing_start(ids), *ids] if row.special_tokens else ids
         if getattr(tokenize, "chat_template", None):
             prompt = rendered(tokenize, row.messages, generate=True)
         else:
@@ -295,6 +296,17 @@ class RewardModel(torch.nn.Module):
         end = [] if tokenize.eos_token_id is None else [tokenize.eos_token_id]
         answer = tokenize(row.completion, add_special_tokens=False)["input_ids"]
         return tokenize(prompt, add_special_tokens=False)["input_ids"], [*answer, *end]
+
+    def _missing_start(self, ids: list[int]) -> list[int]:
+        """The begin token where training texts have one, from the chat template, and this one lacks it.
+
+        Whoever leaves special tokens to us took it off. Others were never trained on, whatever the tokenizer adds.
+        """
+        begin = self.tokenizer.bos_token_id
+        if begin is None or not getattr(self.tokenizer, "chat_template", None) or ids[:1] == [begin]:
+            return []
+        trained = rendered(self.tokenizer, (), generate=True)
+        return [begin] if trained.startswith(self.tokenizer.bos_token) else []
 
 
 def new_reward_model(

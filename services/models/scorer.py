@@ -14,11 +14,14 @@ class ScoreText:
     """What is scored: a conversation as (role, content) pairs, and the answer to it.
 
     rendered: a chat template is around it already; a causal model reads prompt and completion as they stand.
+    special_tokens: the completion is a lone text, and whoever sent it leaves the special tokens around it to the model;
+    what it begins with already is not put there twice.
     """
 
     messages: tuple[tuple[str, str], ...]
     completion: str
     rendered: bool = False
+    special_tokens: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -136,6 +136,15 @@ def text_row(
         raise InvalidInput("the input is empty")
     messages = (("user", prompt),) if prompt else ()
     return ScoreRow(messages=messages, completion=completion, columns=columns or {}, rendered=rendered)
+
+
+def lone_row(text: str, rendered: bool | None, *, special_tokens: bool) -> ScoreRow:
+    """A text that is the whole input, with its chat template around it unless `rendered` is False.
+
+    special_tokens: the model adds its tokenizer's; under a template of the model's own there are some already.
+    """
+    row = text_row("", text, rendered=rendered is not False)
+    return replace(row, special_tokens=special_tokens and row.rendered)
 
 
 def decoded(make: Callable[[], ScoreRow]) -> Decoded:

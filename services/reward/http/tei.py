@@ -1,9 +1,10 @@
 """POST /predict: text-embeddings-inference's classification, which reward services are often put behind.
 
 Defined by huggingface/text-embeddings-inference, router/src/http/types.rs (PredictRequest, PredictInput,
-PredictResponse): a text; a pair; or a batch of [text] and [text, text]. Here a lone text is one that stands as the
-model reads it, a pair is a prompt and its answer. Scores are raw where the request does not say otherwise, which is
-our own choice: a reward is no probability.
+PredictResponse): a text; a pair; or a batch of [text] and [text, text]. Here a lone text is one with
+its chat template around it, to which the model adds its tokenizer's special tokens, as there; a pair is a prompt and
+its answer. Scores are raw where the request does not say otherwise, which is our own choice: a reward is no
+probability.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from services.reward.http.shapes import (
     Query,
     Tolerant,
     decoded,
+    lone_row,
     text_row,
     values_of,
 )
@@ -87,7 +89,7 @@ def _texts(body: PredictRequest) -> list[list[str]]:
 
 def _row(texts: Sequence[str], rendered: bool | None) -> ScoreRow:
     if len(texts) == 1:
-        return text_row("", texts[0], rendered=True if rendered is None else rendered)
+        return lone_row(texts[0], rendered, special_tokens=True)
     return text_row(texts[0], texts[1], rendered=bool(rendered))
 
 

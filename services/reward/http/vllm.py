@@ -2,8 +2,9 @@
 
 Defined by vllm-project/vllm, vllm/entrypoints/pooling/{base,classify,pooling}/protocol.py; how a trainer reads it:
 volcengine/verl, verl/experimental/reward_loop/reward_loop.py (`data[-1].probs[-1]`, with the activation off). Here
-scores are raw unless `use_activation` is true, which is our own choice: vLLM's default is the model's. A text is taken
-as it stands, as vLLM takes it; messages get the model's own template. `usage` is not counted: its numbers are 0.
+scores are raw unless `use_activation` is true, which is our own choice: vLLM's default is the model's. A text has
+its template already and gets the tokenizer's special tokens, as at vLLM (`add_special_tokens`), but no second one at
+its beginning; messages get the model's own template. `usage` is not counted: its numbers are 0.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from services.reward.http.shapes import (
     Tolerant,
     conversation_row,
     decoded,
-    text_row,
+    lone_row,
     values_of,
 )
 from services.reward.http.tei import LABEL
@@ -72,6 +73,9 @@ class PoolingRequest(Tolerant):
     ) = None
     use_activation: bool | None = Field(None, description="True: the sigmoid of the score.")
     activation: bool | None = Field(None, description="The same, as older releases call it.")
+    add_special_tokens: bool = Field(
+        True, description="Around texts of `input`, unless they begin with them."
+    )
     encoding_format: Literal["float"] = "float"
     truncate_prompt_tokens: Literal[-1] | None = Field(None, description="Models cut at their own limit.")
 
@@ -146,7 +150,7 @@ class _PoolingShape(ForeignShape[PoolingRequest]):
         given: Any = body.input
         if isinstance(given, str) or isinstance(given[0], int):
             given = [given]
-        return [decoded(partial(_row, one, query)) for one in given]
+        return [decoded(partial(_row, one, query, body.add_special_tokens)) for one in given]
 
     def _listed(self, prefix: str, scored: Scored, data: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -192,9 +196,9 @@ def _shown(value: float, body: PoolingRequest) -> float:
     return sigmoid(value) if body.activated else value
 
 
-def _row(given: str | list[int], query: Query) -> ScoreRow:
+def _row(given: str | list[int], query: Query, special_tokens: bool) -> ScoreRow:
     if isinstance(given, str):
-        return text_row("", given, rendered=True if query.rendered is None else query.rendered)
+        return lone_row(given, query.rendered, special_tokens=special_tokens)
     if not query.tokenizer_fingerprint:
         raise Mismatch("token ids need ?tokenizer_fingerprint=, so that they mean the same here")
     ids = TokenIds(prompt=(), completion=tuple(given), fingerprint=query.tokenizer_fingerprint)

@@ -30,7 +30,8 @@ class ScoreRow:
     """One answer to be scored: the conversation before it as (role, content) pairs, and the answer.
 
     A row that came as token ids has them in `ids`, and no text. `rendered`: somebody has put a chat template around
-    it already, so a model reads prompt and completion as they stand, one after the other. `completion_ids`: the
+    it already, so a model reads prompt and completion as they stand, one after the other. `special_tokens`: it is one
+    text, around which a model puts its tokenizer's special tokens (see ScoreText). `completion_ids`: the
     policy's own tokens of the completion, where the row has text and came through a stage.
     """
 
@@ -39,6 +40,7 @@ class ScoreRow:
     columns: Mapping[str, str] = field(default_factory=dict)
     ids: TokenIds | None = None
     rendered: bool = False
+    special_tokens: bool = False
     completion_ids: Sequence[int] | None = field(default=None, compare=False)
 
     @property

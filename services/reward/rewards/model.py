@@ -127,7 +127,7 @@ class ModelReward:
     def _encode(self, row: ScoreRow) -> Encoded | TrimtabError:
         try:
             if row.ids is None:
-                encoded = self._scorer.encode(ScoreText(row.messages, row.completion, row.rendered))
+                encoded = self._scorer.encode(_text(row))
             elif row.ids.fingerprint != self._about.facts.tokenizer_fingerprint:
                 return Mismatch("token ids need the fingerprint of this model's tokenizer")
             else:
@@ -202,6 +202,10 @@ def open_model(
         model.pack()
         return model
     return load_classifier(folder, dtype=dtype, threads=threads, device=device, name=name, readout=readout)
+
+
+def _text(row: ScoreRow) -> ScoreText:
+    return ScoreText(row.messages, row.completion, row.rendered, row.special_tokens)
 
 
 def _outcome(read: _Read, cut: int) -> ScoreOutcome:

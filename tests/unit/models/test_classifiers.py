@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -118,6 +120,73 @@ def test_an_encoder_takes_prompt_and_answer_as_a_pair(tmp_path: Path) -> None:
         with torch.inference_mode():
             expected.append(float(plain(input_ids=ids, token_type_ids=types).logits[0, 0]))
     assert scores(model, ROWS) == pytest.approx(expected, abs=1e-5)
+
+
+def framing(folder: Path, single: str, pair: str, *, begin: str) -> Any:
+    """The folder's tokenizer, which puts special tokens around texts from now on."""
+    tokenizer = tiny_tokenizer(chat_template=False)
+    tokenizer.bos_token = begin
+    special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("[CLS]", "[SEP]", "<|end|>")]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=single, pair=pair, special_tokens=special
+    )
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+@pytest.mark.parametrize("single", ["[CLS] $A", "[CLS] $A <|end|>", "$A <|end|>", "$A"])
+def test_a_lone_text_is_framed_as_its_tokenizer_does(tmp_path: Path, single: str) -> None:
+    """A decoder reads what the tokenizer makes of the text by default, with one begin token if it had one."""
+    plain = saved(tmp_path, LlamaForSequenceClassification)
+    tokenizer = framing(tmp_path, single, f"{single} $B", begin="[CLS]")
+    model = load(tmp_path)
+    text = "<|user|>hi<|end|><|assistant|>hello<|end|>"
+    row = ScoreText((), text, rendered=True, special_tokens=True)
+    ids = tokenizer(text)["input_ids"]
+    assert list(model.encode(row).ids) == ids
+    if single.startswith("[CLS]"):
+        assert list(model.encode(replace(row, completion="[CLS]" + text)).ids) == ids
+    assert list(model.encode(replace(row, special_tokens=False)).ids) == model._tokens(text)
+    with torch.inference_mode():
+        expected = float(plain(input_ids=torch.tensor([ids])).logits[0, 0])
+    assert scores(model, [row]) == pytest.approx([expected], abs=1e-5)
+
+
+def test_an_encoder_reads_a_lone_text_alone(tmp_path: Path) -> None:
+    """The logit for [CLS] text [SEP] of one token type, as by the tokenizer's and the model's defaults."""
+    plain = saved(tmp_path, BertForSequenceClassification, chat=False)
+    tokenizer = framing(tmp_path, "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", begin="[CLS]")
+    model = load(tmp_path)
+    texts = ["A good answer.", "no"]
+    with torch.inference_mode():
+        expected = [float(plain(**tokenizer(text, return_tensors="pt")).logits[0, 0]) for text in texts]
+    rows = [ScoreText((), text, rendered=True, special_tokens=True) for text in texts]
+    assert scores(model, rows) == pytest.approx(expected, abs=1e-5)
+    as_pairs = scores(model, [replace(row, special_tokens=False) for row in rows])
+    assert as_pairs != pytest.approx(expected, abs=1e-3)
+
+
+def test_a_lone_text_that_is_too_long_keeps_its_frame(tmp_path: Path) -> None:
+    """The oldest tokens of the text go, never the special ones around it."""
+    saved(tmp_path, BertForSequenceClassification, chat=False)
+    tokenizer = framing(tmp_path, "[CLS] $A [SEP]", "[CLS] $A [SEP] $B [SEP]", begin="[CLS]")
+    row = load(tmp_path, max_tokens=10).encode(
+        ScoreText((), "0123456789ab", rendered=True, special_tokens=True)
+    )
+    assert tokenizer.decode(row.ids) == "[CLS]456789ab[SEP]"
+    assert row.cut == 4
+
+
+def test_a_process_reward_model_reads_a_lone_text_with_its_special_tokens(tmp_path: Path) -> None:
+    """The begin token stands before the first step once, and steps end where they did, one further on."""
+    saved(tmp_path, LlamaForTokenClassification, labels=2)
+    framing(tmp_path, "[CLS] $A", "[CLS] $A $B", begin="[CLS]")
+    model = load(tmp_path, step_separator="\n\n")
+    row = ScoreText((), "one\n\ntwo", rendered=True)
+    without, framed = model.encode(row), model.encode(replace(row, special_tokens=True))
+    assert framed.ids == (*model._tokens("[CLS]"), *without.ids)
+    assert framed.steps == tuple(end + 1 for end in without.steps)
+    assert model.encode(replace(row, completion="[CLS]one\n\ntwo", special_tokens=True)) == framed
 
 
 def test_a_causal_model_with_a_scalar_head_of_trl(tmp_path: Path) -> None:

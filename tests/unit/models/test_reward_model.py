@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from services.models.reward_model import (
     load_reward_model,
     new_reward_model,
 )
-from tests.fakes.tiny_models import make_tiny_causal, make_tiny_encoder, make_tiny_reward_model
+from tests.fakes.tiny_models import CHAT_TEMPLATE, make_tiny_causal, make_tiny_encoder, make_tiny_reward_model
 
 POOLINGS = ["last", "mean"]
 ROWS = [
@@ -86,6 +87,26 @@ def test_the_last_state_of_a_causal_model_decides(tmp_path: Path) -> None:
         state = model.backbone(input_ids=ids).last_hidden_state[0, -1]
         expected = float(model.head.weight[0] @ state + model.head.bias)
     assert model.score([ROWS[0]])[0] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("template", "begins"), [("[CLS]" + CHAT_TEMPLATE, True), (CHAT_TEMPLATE, False), (None, False)]
+)
+def test_a_lone_text_gets_the_begin_token_that_training_texts_had(
+    tmp_path: Path, template: str | None, begins: bool
+) -> None:
+    """Where the chat template writes it, once; a model that was trained without reads the text as it stands."""
+    model = load(make_tiny_reward_model(tmp_path / "m", pooling="last"))
+    model.tokenizer.add_special_tokens({"bos_token": "[CLS]"})
+    model.tokenizer.chat_template = template
+    text = "<|user|>hi<|end|><|assistant|>hello<|end|>"
+    row = ScoreText((), text, rendered=True, special_tokens=True)
+    assert text_of(model, row)[1] == ("[CLS]" if begins else "") + text
+    assert text_of(model, replace(row, completion="[CLS]" + text))[1] == "[CLS]" + text
+    assert text_of(model, replace(row, special_tokens=False))[1] == text
+    if begins:
+        trained = ScoreText((("user", "hi"),), "hello")
+        assert model.score([row]) == pytest.approx(model.score([trained]), abs=1e-6)
 
 
 def test_the_mean_over_the_answer_of_an_encoder_decides(tmp_path: Path) -> None:

@@ -114,7 +114,26 @@ async def test_vllm_classify_as_verl_asks() -> None:
     assert body["data"] == [{"index": 0, "label": "LABEL_0", "probs": [-4.5], "num_classes": 1}]
     assert (body["object"], body["model"]) == ("list", "hh")
     assert body["id"].startswith("classify-")
-    assert source.rows == [ScoreRow(messages=(), completion=f"{PROMPT}Fine.<|end|>", rendered=True)]
+    assert source.rows == [
+        ScoreRow(messages=(), completion=f"{PROMPT}Fine.<|end|>", rendered=True, special_tokens=True)
+    ]
+
+
+async def test_special_tokens_are_the_models_unless_somebody_says_otherwise() -> None:
+    """False leaves them out, and so does the model's own template, which writes some; pairs and messages too."""
+    source = Recorder()
+    async with served({"hh": source}) as around:
+        for path, body in (
+            ("/pooling", {"input": ["a"], "add_special_tokens": True}),
+            ("/pooling", {"input": "a", "add_special_tokens": False}),
+            ("/classify?rendered=false", {"input": "a"}),
+            ("/predict?rendered=false", {"inputs": "a"}),
+            ("/predict?rendered=true", {"inputs": ["p", "a"]}),
+            ("/classify", {"messages": [{"role": "assistant", "content": "a"}]}),
+        ):
+            assert (await around.client.post(path, json=body)).status_code == 200
+    assert [row.special_tokens for row in source.rows] == [True, *[False] * 5]
+    assert [row.rendered for row in source.rows] == [True, True, False, False, True, False]
 
 
 async def test_vllm_messages_and_ids() -> None:
@@ -165,9 +184,9 @@ async def test_tei_predict_texts_pairs_and_batches() -> None:
         for wrong in mistakes:
             error_of(await ask("/predict", json={"inputs": wrong}), 400, "INVALID_ARGUMENT")
     assert source.rows == [
-        ScoreRow(messages=(), completion="abc", rendered=True),
+        ScoreRow(messages=(), completion="abc", rendered=True, special_tokens=True),
         ScoreRow(messages=(("user", "p"),), completion="ab"),
-        ScoreRow(messages=(), completion="a", rendered=True),
+        ScoreRow(messages=(), completion="a", rendered=True, special_tokens=True),
         ScoreRow(messages=(("user", "p"),), completion="abcd"),
     ]
 
