@@ -203,6 +203,17 @@ def test_the_environment_fills_in(monkeypatch: pytest.MonkeyPatch) -> None:
     assert with_environment({"target": "", "model": "hh"}) == {"target": "there:1", "model": "hh"}
 
 
+def test_what_is_given_as_nothing_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No patience, no TLS and no key are settings of their own, not ones to be filled in."""
+    monkeypatch.setenv("TRIMTAB_KEY", "secret")
+    monkeypatch.delenv("TRIMTAB_MODEL", raising=False)
+    given = {"target": "reward.example:1", "patience_seconds": 0, "tls": False, "key": ""}
+    settings = with_environment({**given, "model": None, "key_file": ""})
+    assert settings == given
+    scorer = Scorer(**settings)  # with the environment's key it would be refused: in the clear
+    assert scorer.patience.seconds == 0
+
+
 def test_wrong_options_are_told_at_once() -> None:
     """A name that no client has, or a key that would travel in the clear, is refused before the first call."""
     with pytest.raises(TypeError, match="unexpected option patience"):

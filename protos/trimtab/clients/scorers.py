@@ -194,10 +194,18 @@ _ENVIRONMENT = {
 
 
 def with_environment(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a scorer, those that are not given taken from the environment. ValueError without a target."""
-    merged: dict[str, Any] = {name: os.environ.get(variable) for name, variable in _ENVIRONMENT.items()}
-    merged.update((name, value) for name, value in settings.items() if value not in (None, ""))
-    merged = {name: value for name, value in merged.items() if value}
+    """Settings of a scorer, those that are not given taken from the environment. ValueError without a target.
+
+    None is not given, nor is an empty text where the environment has the setting; 0, False and key="" are.
+    """
+    merged: dict[str, Any] = {
+        name: value for name, variable in _ENVIRONMENT.items() if (value := os.environ.get(variable))
+    }
+    merged |= {
+        name: value
+        for name, value in settings.items()
+        if value is not None and not (value == "" and name in _ENVIRONMENT)
+    }
     if "target" not in merged:
         raise ValueError('which reward service? Give target="host:port" or set TRIMTAB_TARGET')
     return merged
