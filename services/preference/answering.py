@@ -52,7 +52,10 @@ class Outcome:
 
 def answer_all(session: Session, answers: Sequence[UnitAnswer], rules: Rules) -> list[Outcome]:
     """Each in turn; one that is refused changes nothing and stops no other."""
-    pairs = leasing.pairs_beside(session, {answer.unit_id for answer in answers})
+    # No id has a NUL, and PostgreSQL would refuse the whole question for one.
+    pairs = leasing.pairs_beside(
+        session, {answer.unit_id for answer in answers if "\0" not in answer.unit_id}
+    )
     book = Book.open(session, (pair.task_id for pair in pairs.values()), rules)
     outcomes = []
     for answer in answers:

@@ -258,6 +258,13 @@ def check_annotator(annotator: str) -> None:
     found.raise_any()
 
 
+def check_campaign(campaign: str) -> None:
+    """Raises InvalidInput for a name that cannot be a campaign's; empty: all of them."""
+    found = Violations()
+    _check_id(found, campaign, "campaign", empty=True)
+    found.raise_any()
+
+
 def _check_id(found: Violations, value: str, where: str, *, empty: bool = False) -> None:
     if not empty:
         found.not_empty(value, where)

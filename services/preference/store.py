@@ -27,6 +27,7 @@ from services.preference.domain import (
     Subject,
     Task,
     check_annotator,
+    check_campaign,
     check_comparisons,
     check_items,
     plan_tasks,
@@ -98,6 +99,7 @@ class PreferenceStore:
     def next_tasks(self, annotator: str, *, campaign: str = "", limit: int = 1) -> list[Task]:
         """Lease open tasks to an annotator, first those it holds already: a lost answer costs nothing."""
         check_annotator(annotator)
+        check_campaign(campaign)
         if not 1 <= limit <= MAX_TASKS:
             raise InvalidInput(
                 f"max_tasks: expected 1 to {MAX_TASKS}, got {limit}", {"max_tasks": f"1 to {MAX_TASKS}"}
@@ -112,6 +114,7 @@ class PreferenceStore:
     ) -> list[Unit]:
         """The same as a page shows them; `rankings`: items with three to nine answers whole."""
         check_annotator(annotator)
+        check_campaign(campaign)
         return self._run(
             lambda session: leasing.lease_units(session, self._asking(annotator, campaign, limit, rankings)),
             durable=False,
@@ -181,14 +184,17 @@ class PreferenceStore:
         limit: int = 500,
     ) -> Page:
         """Comparisons by recorded time, at most `limit` of them after the cursor; `gold`: those of gold items too."""
+        check_campaign(campaign)
         return self._run(lambda session: reports.page(session, campaign, after, items, gold, limit))
 
     def games(self, subject: Subject, *, campaign: str = "") -> list[Game]:
         """Comparisons as games of candidates (named item_id/candidate_id) or of sources, by recorded time."""
+        check_campaign(campaign)
         return self._run(lambda session: reports.games(session, subject, campaign))
 
     def statistics(self, *, campaign: str = "") -> Statistics:
         """Counts, all at one moment."""
+        check_campaign(campaign)
         return self._run(lambda session: reports.statistics(session, campaign))
 
     def open_tasks(self, *, limit: int) -> list[OpenTask]:

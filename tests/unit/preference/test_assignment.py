@@ -106,6 +106,16 @@ def test_gold_goes_to_everybody_and_counts_in_no_rating(opened: Callable[..., Pr
     assert len(store.page(gold=True).rows) == 6
 
 
+def test_a_unit_that_cannot_be_stops_no_other(opened: Callable[..., PreferenceStore]) -> None:
+    """A NUL in one answer's unit costs that answer alone, not the transaction that it shares."""
+    store = opened()
+    store.upload([item(1)])
+    [unit] = store.next_units("ann")
+    strange = replace(said(unit, "bob", 1, 2), unit_id="a\0")
+    outcomes = store.answer([strange, said(unit, "ann", 1, 2)])
+    assert outcomes == [Outcome(refused="task a\0 is not known"), Outcome(1)]
+
+
 def test_answers_stay_within_the_annotator_s_campaign(opened: Callable[..., PreferenceStore]) -> None:
     """Pairs, rankings and undoing alike are refused elsewhere and stop no other; without a campaign all are kept."""
     store = opened()

@@ -303,6 +303,20 @@ def test_an_annotator_keeps_its_rule(store: PreferenceStore) -> None:
         store.register("auto", rule="length", digest="2")
 
 
+def test_campaigns_that_cannot_be_are_named(store: PreferenceStore) -> None:
+    """A NUL, which PostgreSQL cannot compare with, is the caller's mistake in every question about a campaign."""
+    for ask in (
+        lambda: store.next_tasks("ann", campaign="a\0"),
+        lambda: store.next_units("ann", campaign="a\0"),
+        lambda: store.page(campaign="a\0"),
+        lambda: store.games(Subject.SOURCE, campaign="a\0"),
+        lambda: store.statistics(campaign="a\0"),
+    ):
+        with pytest.raises(InvalidInput) as refused:
+            ask()
+        assert list(refused.value.violations) == ["campaign"]
+
+
 @pytest.mark.parametrize(
     ("wrong", "field"),
     [
