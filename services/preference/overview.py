@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -156,9 +157,9 @@ def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
         conditions.append(ComparisonRow.gold.is_(wanted.kind == "gold"))
     if wanted.text:
         holds = select(CandidateRow.item_id).where(CandidateRow.text.icontains(wanted.text, autoescape=True))
-        asked = select(ItemRow.item_id).where(
-            cast(ItemRow.prompt, String).icontains(wanted.text, autoescape=True)
-        )
+        # As it stands within the JSON of the column.
+        quoted = json.dumps(wanted.text)[1:-1]
+        asked = select(ItemRow.item_id).where(cast(ItemRow.prompt, String).icontains(quoted, autoescape=True))
         said = ComparisonRow.comment.icontains(wanted.text, autoescape=True)
         conditions.append(ComparisonRow.item_id.in_(holds) | ComparisonRow.item_id.in_(asked) | said)
     if wanted.disputed:

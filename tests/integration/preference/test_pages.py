@@ -13,7 +13,7 @@ import pytest
 from services.preference import accounts
 from services.preference.accounts import Person, Role
 from services.preference.config import WebSpec
-from services.preference.domain import Choice
+from services.preference.domain import Choice, Message
 from services.preference.preferences import Preferences
 from services.preference.ratings import RatingMethod
 from services.preference.store import PreferenceStore
@@ -291,6 +291,18 @@ async def test_the_overview_and_the_browser_show_what_was_said(site: Site) -> No
         found = (await own.get(f"/browse?{query}")).text
         assert f"{total} found" in found, query
     assert "Page 3 of 3" in (await own.get("/browse?page=99")).text
+
+
+async def test_prompts_are_found_by_any_text(site: Site) -> None:
+    """Letters beyond ASCII and quotation marks are found in prompts, as in answers."""
+    asked = replace(item(1), prompt=(Message("user", 'Was heißt "größer" 猫?'),))
+    await site.preferences.upload([asked, item(2)])
+    tasks = await site.preferences.next_tasks("ann", limit=2)
+    await site.preferences.record([answer(task, "ann") for task in tasks])
+    own = await site.signed_in("own", "owner")
+    for text in ("größer", '"größer"', "猫", "Heißt"):
+        found = await own.get("/browse", params={"text": text})
+        assert "1 found" in found.text, text
 
 
 async def test_the_export_is_every_comparison_once(site: Site) -> None:
