@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -313,8 +312,12 @@ def test_a_killed_service_loses_no_label(chromium: Browser, tmp_path: Path) -> N
     assert pages.stop() == 0
 
 
-def _fulfil(status: int, body: str, route: Route) -> None:
-    route.fulfill(status=status, body=body)
+def _answering(status: int, body: str) -> Callable[[Route], None]:
+    # A function of one parameter: playwright hands a partial the request as well.
+    def fulfil(route: Route) -> None:
+        route.fulfill(status=status, body=body)
+
+    return fulfil
 
 
 def test_what_stands_in_front_of_the_service_deletes_no_label(
@@ -327,7 +330,7 @@ def test_what_stands_in_front_of_the_service_deletes_no_label(
     for count, (status, body) in enumerate(
         ((404, "<h1>404</h1>"), (400, "null"), (409, '{"error": "gone"}')), start=1
     ):
-        page.route("**/api/answers", partial(_fulfil, status, body))
+        page.route("**/api/answers", _answering(status, body))
         page.keyboard.press("ArrowLeft")
         _holds(page, "#connection", "Offline: 1 kept here")
         page.unroute("**/api/answers")
