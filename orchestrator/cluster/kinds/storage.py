@@ -82,18 +82,30 @@ class OwnRedisSpec(PodSettings):
     storage_class_name: Name | None = Field(None, description="Left out: the cluster's default.")
 
 
-def _stays(value: str, what: str) -> tuple[str, str]:
-    """The rule that what an expression says of `self` is what it said before."""
-    return f"({value}) == ({value.replace('self', 'oldSelf')})", f"{what} cannot change once the run exists"
+def _stays(what: str, field: str, default: str = "") -> tuple[str, str]:
+    """The rule that an optional field keeps its value; left out is the same as the default, where there is one.
+
+    Compared are fields and constants alone: how long what a `?:` between strings gives may be, an API server does not
+    know, and it takes no rule whose cost it cannot bound.
+    """
+    there = " && ".join(
+        f"has(self.{field[:at]})"
+        for at in [*(at for at, sign in enumerate(field) if sign == "."), len(field)]
+    )
+    was = there.replace("self.", "oldSelf.")
+    now_default, was_default = (
+        f"{one}.{field} == '{default}'" if default else "false" for one in ("self", "oldSelf")
+    )
+    same = f"self.{field} == oldSelf.{field}"
+    rule = f"({there}) ? (({was}) ? {same} : {now_default}) : (!({was}) || {was_default})"
+    return rule, f"{what} cannot change once the run exists"
 
 
-_SIZE = "has(self.own) && has(self.own.storage)"
-_CLASS = "has(self.own) && has(self.own.storageClassName)"
 _AS_MADE = (
-    _stays("has(self.url) ? self.url : ''", "redis.url"),
-    _stays("self.acl", "redis.acl"),
-    _stays(f"{_SIZE} ? string(self.own.storage) : '{OWN_STORAGE}'", "redis.own.storage"),
-    _stays(f"{_CLASS} ? self.own.storageClassName : ''", "redis.own.storageClassName"),
+    _stays("redis.url", "url"),
+    ("self.acl == oldSelf.acl", "redis.acl cannot change once the run exists"),
+    _stays("redis.own.storage", "own.storage", OWN_STORAGE),
+    _stays("redis.own.storageClassName", "own.storageClassName"),
 )
 """What the run's Secret and the claim of its server were made from; Kubernetes lets no claim template change."""
 
