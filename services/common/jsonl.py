@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from services.common.errors import InvalidInput, NotFound
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
 
 def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """("file:line", object) for each line that is not blank.
 
     Lines end at a newline and nowhere else: str.splitlines() would also cut inside a string at U+2028, which
-    models do write. Raises NotFound, or InvalidInput for text that is no UTF-8, no JSON or no object.
+    models do write. Raises NotFound, or InvalidInput for text that is no UTF-8, no JSON, no object, or has escapes that
+    stand for no character.
     """
     if not path.is_file():
         raise NotFound(f"{path}: no such file")
@@ -34,4 +38,17 @@ def _object(place: str, line: str) -> dict[str, Any]:
         raise InvalidInput(f"{place}: not JSON ({error})") from error
     if not isinstance(row, dict):
         raise InvalidInput(f"{place}: expected an object, got {type(row).__name__}")
+    if _SURROGATE.search(line) and not _is_unicode(row):
+        raise InvalidInput(
+            f"{place}: a text has half of a surrogate pair (\\ud800 to \\udfff), which is no character"
+        )
     return row
+
+
+def _is_unicode(row: dict[str, Any]) -> bool:
+    """Whether all texts can be written as UTF-8; tokenizers take no others."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

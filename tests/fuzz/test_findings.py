@@ -366,6 +366,17 @@ def test_a_model_that_brings_code(model: Path) -> None:
         path.write_text(sound)
 
 
+@pytest.mark.parametrize("text", ["\\ud800", "\\uDFFF", "a\\udc00b"])
+def test_half_of_a_surrogate_pair_in_a_prompt(tmp_path: Path, text: str) -> None:
+    """It was a TypeError of the tokenizer: now the line is named. A whole pair is a character."""
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "fine \\ud83d\\ude00"}\n' + f'{{"prompt": "{text}"}}\n')
+    with pytest.raises(InvalidInput, match=r"prompts\.jsonl:2: a text has half of a surrogate pair"):
+        list(json_rows(path))
+    path.write_text('{"prompt": "fine \\ud83d\\ude00"}\n')
+    assert [row["prompt"] for _, row in json_rows(path)] == ["fine \U0001f600"]
+
+
 def test_a_reward_models_settings_nested_deeply(tmp_path: Path) -> None:
     """They were a RecursionError of the JSON reader: no line for whoever named the folder."""
     (tmp_path / "reward.json").write_text('{"a":' * 100_000)
