@@ -377,6 +377,14 @@ def test_half_of_a_surrogate_pair_in_a_prompt(tmp_path: Path, text: str) -> None
     assert [row["prompt"] for _, row in json_rows(path)] == ["fine \U0001f600"]
 
 
+def test_samples_whose_numbers_have_zeros_before_them(tmp_path: Path) -> None:
+    """sample000 is no sample0: it was a KeyError."""
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"query": "q", "sample000": "a", "sample1": "b", "best": 0}\n')
+    with pytest.raises(InvalidInput, match="sample0"):
+        list(read(path))
+
+
 def test_a_reward_models_settings_nested_deeply(tmp_path: Path) -> None:
     """They were a RecursionError of the JSON reader: no line for whoever named the folder."""
     (tmp_path / "reward.json").write_text('{"a":' * 100_000)

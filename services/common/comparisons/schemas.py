@@ -42,7 +42,7 @@ from services.common.comparisons.records import (
 
 Row = Mapping[str, Any]
 
-_SAMPLE = re.compile(r"sample(\d{1,4})")
+_SAMPLE = re.compile(r"sample(0|[1-9][0-9]{0,3})")
 _KNOWN = "chosen and rejected; summaries and choice; query, sample0, … and best; ranked; answers and ranks"
 
 
