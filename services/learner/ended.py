@@ -52,17 +52,17 @@ class GroupRanges:
 
     def __contains__(self, name: GroupName) -> bool:
         at = self._after(name)
-        return at > 0 and self._before_covers(at, name)
+        return at > 0 and self._covers(at - 1, name.epoch, name.number)
 
     def add(self, name: GroupName) -> None:
         """Joined with the ranges that it touches."""
         at = self._after(name)
-        if at > 0 and self._before_covers(at, name):
+        if at > 0 and self._covers(at - 1, name.epoch, name.number):
             return
         begin, end, first, last = at, at, name.number, name.number
-        if at > 0 and self.ranges[at - 1][::2] == (name.epoch, name.number - 1):
+        if at > 0 and self._covers(at - 1, name.epoch, name.number - 1):
             begin, first = at - 1, self.ranges[at - 1].first
-        if at < len(self.ranges) and self.ranges[at][:2] == (name.epoch, name.number + 1):
+        if at < len(self.ranges) and self._covers(at, name.epoch, name.number + 1):
             end, last = at + 1, self.ranges[at].last
         self.ranges[begin:end] = [Range(name.epoch, first, last)]
         del self.ranges[: max(0, len(self.ranges) - REMEMBERED_RANGES)]
@@ -71,6 +71,6 @@ class GroupRanges:
         """Where the first range stands that begins beyond it."""
         return bisect_right(self.ranges, (name.epoch, name.number), key=lambda one: one[:2])
 
-    def _before_covers(self, at: int, name: GroupName) -> bool:
-        before = self.ranges[at - 1]
-        return before.epoch == name.epoch and name.number <= before.last
+    def _covers(self, at: int, epoch: int, number: int) -> bool:
+        one = self.ranges[at]
+        return one.epoch == epoch and one.first <= number <= one.last
