@@ -16,7 +16,7 @@ import structlog
 
 from orchestrator.cluster.client.api import Api, Watching
 from orchestrator.cluster.client.errors import Gone
-from orchestrator.cluster.control.resources import Object, Ref
+from orchestrator.cluster.control.resources import Object, Ref, owner_of
 from orchestrator.cluster.control.store import Store
 from orchestrator.cluster.operator.metrics import LISTS
 from services.common.errors import TrimtabError
@@ -113,7 +113,9 @@ class Reflector:
         if event in ("ADDED", "MODIFIED"):
             owner = self._store.put(slim(item))
         elif event == "DELETED":
-            owner = self._store.remove(Ref.of(item), item["metadata"].get("uid", ""))
+            self._store.remove(Ref.of(item), item["metadata"].get("uid", ""))
+            # Told also where our own delete took it out of the store before: what follows it waits for this.
+            owner = owner_of(item)
         self._version = version or self._version
         if owner is not None:
             self._changed(owner)
