@@ -35,7 +35,8 @@ class Api:
     def __init__(self, kubeconfig: Path) -> None:
         settings = connect(kubeconfig).configuration
         self.url = str(settings.host).rstrip("/")
-        token = (settings.api_key or {}).get("authorization", "")
+        # Asked, not looked up: the client's releases keep it under different names.
+        token = settings.auth_settings().get("BearerToken", {}).get("value", "")
         self._client = httpx.AsyncClient(
             base_url=self.url,
             verify=_trust(settings) if self.url.startswith("https") else True,

@@ -218,6 +218,7 @@ def test_static_and_external_roles_are_measured_and_left_alone(training: Harness
     assert training.replicas("helpful-policy") == 2
 
 
+@pytest.mark.usefixtures("faulty")
 def test_a_run_with_tls_is_asked_by_certificates(harness: Harness) -> None:
     """The learner by the operator's own certificate and by the learner's name; the queue by its authority."""
     data = {"ca.crt": "authority", "tls.crt": "certificate", "tls.key": "key"}
