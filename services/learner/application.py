@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import grpc
 import structlog
 
-from services.common.errors import ConfigError, Unavailable
+from services.common.errors import ConfigError, TrimtabError, Unavailable
 from services.common.stages.redis_stages import RedisStages
 from services.common.stages.tls_files import TlsFiles
 from services.common.telemetry import replica_name
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from services.learner.distributed.group import Place
 
 _LEAVE_SECONDS = 2.0
+_LAST_SHARE = 0.6
+"""Of the time that a drain has: for a last checkpoint. The rest is for letting go."""
 _log = structlog.get_logger(__name__)
 
 
@@ -64,6 +66,7 @@ class LearnerApplication:
         self._weight_servicer = WeightServicer(fabric)
         self._weights: PublishedWeights | None = None
         self._queue: RedisStages | None = None
+        self._going: Run | None = None
         self._training: asyncio.Task[None] | None = None
         self._started = asyncio.Event()
 
@@ -76,9 +79,9 @@ class LearnerApplication:
     async def start(self) -> None:
         """Load model and prompts, then train in the background."""
         loop = asyncio.get_running_loop()
-        run = await (self._offline(loop) if self._config.run.offline else self._online(loop))
-        self._servicer.attach(run)
-        self._training = asyncio.create_task(run.train(), name="training")
+        self._going = await (self._offline(loop) if self._config.run.offline else self._online(loop))
+        self._servicer.attach(self._going)
+        self._training = asyncio.create_task(self._going.train(), name="training")
         self._started.set()
 
     async def _online(self, loop: asyncio.AbstractEventLoop) -> Run:
@@ -162,8 +165,9 @@ class LearnerApplication:
         return part.loaded, self._leader
 
     async def drain(self) -> None:
-        """Stop at the next step boundary is too far away: what is not checkpointed is trained again."""
+        """A last checkpoint if the step ends in time; else what came after the one before is trained again."""
         if self._training is not None and not self._training.done():
+            await self._write_last()
             self._training.cancel()
             await asyncio.wait([self._training])
         await self._let_go()
@@ -172,6 +176,21 @@ class LearnerApplication:
             self._weights.close()
         if self._queue is not None:
             await self._queue.close()
+
+    async def _write_last(self) -> None:
+        assert self._going is not None  # noqa: S101 - there is training
+        if self._going.step == 0:
+            return
+        self._going.pause()  # no step begins after it
+        seconds = self._config.server.drain_seconds * _LAST_SHARE
+        try:
+            path = await asyncio.wait_for(self._going.checkpoint(), seconds)
+        except TimeoutError:
+            _log.warning("ends in the middle of a step, without a checkpoint", waited_seconds=seconds)
+        except TrimtabError as error:
+            _log.warning("ends without a checkpoint", error=str(error))
+        else:
+            _log.info("ends after a checkpoint", checkpoint=path, step=self._going.step)
 
     async def _let_go(self) -> None:
         """Tell the other processes that it is over, unless a step is going on: then its end tells them."""

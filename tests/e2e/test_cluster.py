@@ -53,13 +53,14 @@ def stage() -> Iterator[Stage]:
 
 
 def test_a_run_from_the_chart_to_its_deletion(stage: Stage) -> None:
-    """Installed, trained on four pools, scaled, drained, without its leader, suspended, resumed, deleted: all exact."""
+    """Installed, trained on four pools, scaled, drained, its leader killed, suspended, resumed, deleted: all exact."""
     try:
         comes_up(stage)
         installs(stage)
         trains(stage)
         scales_reward_alone(stage)
         drains_a_node(stage)
+        drains_the_learner(stage)
         loses_its_leader(stage)
         suspends_and_resumes(stage)
         adds_up(stage)
@@ -181,6 +182,27 @@ def drains_a_node(stage: Stage) -> None:
         )
 
 
+def drains_the_learner(stage: Stage) -> None:
+    """The learner's node is drained: a last checkpoint, another attempt from it, and no failure of the run's own."""
+    plane, eyes = stage.plane, stage.eyes
+    with stage.tell.step("kubectl drain of the learner") as seen:
+        [pod] = eyes.ready("learner")
+        node, attempt, step = pod["spec"]["nodeName"], eyes.status["attempt"], eyes.step
+        began = time.monotonic()
+        plane.kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=90s")
+        took = time.monotonic() - began
+        written = _checkpoint(eyes)
+        assert step <= written == eyes.step
+        plane.kubectl("uncordon", node)
+        until("another attempt trains", lambda: eyes.status.get("attempt") == attempt + 1, 60)
+        until("training goes on", lambda: eyes.step >= written + 5, 120)
+        assert not eyes.condition("Finished") or eyes.condition("Finished")["status"] != "True"
+        assert (eyes.status.get("restarts"), eyes.status.get("failures", 0)) == (1, 0)
+        seen.append(
+            f"empty after {took:.1f} s with a checkpoint of step {written}; attempt {attempt + 1} goes on"
+        )
+
+
 def loses_its_leader(stage: Stage) -> None:
     """SIGKILL of the operator that leads: the other one does, and the run never notices."""
     plane, eyes = stage.plane, stage.eyes
@@ -232,11 +254,12 @@ def suspends_and_resumes(stage: Stage) -> None:
         seen.append(f"checkpoint of step {written} (status: {told['step']}); pods left: {', '.join(left)}")
         seen.append(f"{reached - written} steps after it will be trained again")
     with stage.tell.step("resume") as seen:
+        attempt = eyes.status["attempt"]
         _patch(stage, {"suspend": False, "steps": written + LAST_STEPS})
         until("two reward replicas again", lambda: len(eyes.ready("reward")) == 2, 120)
         until("training goes on", lambda: eyes.step > written, 120)
         status = until(
-            "another attempt", lambda: eyes.status if eyes.status.get("attempt", 0) > 1 else None, 30
+            "another attempt", lambda: eyes.status if eyes.status.get("attempt", 0) > attempt else None, 30
         )
         seen.append(f"attempt {status['attempt']} went on with step {written + 1}; reward has its 2 replicas")
     with stage.tell.step("end") as seen:

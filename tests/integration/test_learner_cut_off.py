@@ -78,5 +78,9 @@ def exit_code(layout: RunLayout, tmp_path: Path, module: str, event: str, status
 def test_sigterm_before_the_last_step(
     layout: RunLayout, tmp_path: Path, module: str, event: str, status: int | None, code: int
 ) -> None:
-    """A Job must not take it for success, while it loads and under torchrun too; on one machine it is a drain."""
+    """A Job must not take it for success, while it loads and under torchrun too; on one machine it is a drain.
+
+    Nothing is trained yet, so no checkpoint costs time.
+    """
     assert exit_code(layout, tmp_path, module, event, status) == code
+    assert not list(layout.root.rglob("step-*"))
