@@ -34,12 +34,19 @@ class RoleFacts:
     updated: int = 0
     draining: int = 0
     """Told to go, and not ready any more for it: still in the Deployment's number, and missed by nobody."""
+    least: int = 1
+    """Replicas without which it does nothing: all of a learner's, whose processes train one model together."""
     unschedulable: str = ""
     """The scheduler's words where a pod finds no node; empty: none waits."""
     failing: str = ""
     """What its pods end with (a wrong configuration, an image that is not there); empty: nothing."""
     unserved_seconds: float = 0.0
     """For how long groups have waited on its stage without anybody to take them."""
+
+    @property
+    def serves(self) -> bool:
+        """Whether enough are there for anything to be done."""
+        return self.ready >= max(1, self.least)
 
     @property
     def missing(self) -> int:
@@ -195,12 +202,18 @@ def _available(facts: RunFacts) -> _Claim:
         return _Claim("Available", False, "Finished", facts.message)
     if facts.suspended:
         return _Claim("Available", False, "Suspended", "spec.suspend is true")
-    without = [role.name for role in facts.roles if role.ready == 0]
+    without = [role for role in facts.roles if not role.serves]
     if facts.invalid or not facts.admitted or facts.job or not facts.roles:
         return _Claim("Available", False, _state(facts), _waits_for(facts))
     if without:
-        return _Claim("Available", False, "NoReplica", f"nobody serves {', '.join(without)}")
+        return _Claim("Available", False, "NoReplica", _without(without))
     return _Claim("Available", True, "Training", "every role serves")
+
+
+def _without(roles: Sequence[RoleFacts]) -> str:
+    nobody = ", ".join(role.name for role in roles if role.ready == 0)
+    few = [_counts(role) for role in roles if role.ready]
+    return "; ".join([*([f"nobody serves {nobody}"] if nobody else []), *few])
 
 
 def _progressing(facts: RunFacts, troubles: Sequence[_Trouble]) -> _Claim:
@@ -225,7 +238,7 @@ def _state(facts: RunFacts) -> str:
         return "Queued"
     if facts.job:
         return {"sft": "FineTuning", "rewardModel": "TrainingRewardModel"}.get(facts.job, "Job")
-    if any(role.ready == 0 for role in facts.roles) or not facts.roles:
+    if not all(role.serves for role in facts.roles) or not facts.roles:
         return "Starting"
     return "Updating" if any(role.updated < role.desired for role in facts.roles) else "Training"
 
@@ -270,11 +283,11 @@ def _run_troubles(facts: RunFacts) -> list[_Trouble]:
 def _role_troubles(role: RoleFacts, stall_seconds: float) -> list[_Trouble]:
     troubles = []
     if role.failing:
-        troubles.append(_Trouble("PodsFail", f"{role.name}: {role.failing}", stalls=role.ready == 0))
+        troubles.append(_Trouble("PodsFail", f"{role.name}: {role.failing}", stalls=not role.serves))
     if role.unschedulable:
         reason = f"{role.name}: no node: {role.unschedulable}"
-        troubles.append(_Trouble("Unschedulable", reason, stalls=role.ready == 0))
-    if role.unserved_seconds >= stall_seconds and role.ready == 0:
+        troubles.append(_Trouble("Unschedulable", reason, stalls=not role.serves))
+    if role.unserved_seconds >= stall_seconds and not role.serves:
         waited = f"{role.name}: groups have waited for {role.unserved_seconds:.0f} s and nobody takes them"
         troubles.append(_Trouble("StageWithoutWorker", waited))
     return troubles

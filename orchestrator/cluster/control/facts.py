@@ -45,6 +45,7 @@ def learner_facts(
     return RoleFacts(
         name="learner",
         desired=replicas if wanted else 0,
+        least=replicas,
         ready=min(ready, replicas) if wanted else 0,
         updated=replicas if wanted and job is not None else 0,
         unschedulable=trouble[0],

@@ -56,6 +56,19 @@ def test_transition_time_moves_with_the_status_alone() -> None:
     assert times["LearnerReady"] == times["Finished"] == "2026-01-02T03:04:05Z"
 
 
+def test_a_learner_trains_with_all_its_pods_or_not_at_all() -> None:
+    """Its processes train one model together: a part of them waits for the rest."""
+    half = replace(LEARNER, desired=2, ready=1, updated=2, least=2, unschedulable="0/6 nodes are available")
+    conditions = run_conditions(replace(TRAINING, roles=(POLICY, half)), (), NOW)
+    seen = by_type(conditions)
+    assert seen["Available"] == ("False", "NoReplica")
+    assert seen["Progressing"] == ("False", "Stalled")
+    assert seen["Stalled"] == NO_NODE
+    assert conditions[0].message == "learner: 1 of 2 serve, 2 are up to date"
+    whole = replace(half, ready=2, unschedulable="")
+    assert run_conditions(replace(TRAINING, roles=(POLICY, whole)), (), NOW)[0].status == "True"
+
+
 def test_a_role_is_ready_while_one_of_it_drains() -> None:
     """A scale-down is no alarm, and its message says what goes on."""
     drains = replace(POLICY, desired=3, updated=3, draining=1)

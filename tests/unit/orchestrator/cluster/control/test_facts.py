@@ -82,10 +82,10 @@ def test_pods_that_the_server_refuses_are_told() -> None:
 def test_the_learner() -> None:
     """As many as its Job says, of those that the run wants; none where no learner is wanted."""
     job = {"status": {"ready": 2}}
-    trains = RoleFacts(name="learner", desired=2, ready=2, updated=2)
+    trains = RoleFacts(name="learner", desired=2, ready=2, updated=2, least=2)
     assert learner_facts(2, job, [], wanted=True, now=NOW) == trains
-    assert learner_facts(2, None, [], wanted=True, now=NOW) == RoleFacts(name="learner", desired=2)
-    assert learner_facts(2, job, [], wanted=False, now=NOW) == RoleFacts(name="learner", desired=0)
+    assert learner_facts(2, None, [], wanted=True, now=NOW) == RoleFacts(name="learner", desired=2, least=2)
+    assert learner_facts(2, job, [], wanted=False, now=NOW) == RoleFacts(name="learner", desired=0, least=2)
 
 
 def test_the_pod_of_a_job_and_of_the_queue() -> None:
