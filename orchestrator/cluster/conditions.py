@@ -2,7 +2,7 @@
 
 | condition | True |
 |---|---|
-| Available | every stage has a replica that serves, and the learner trains |
+| Available | the queue is there, every stage has a replica that serves, and the learner trains |
 | Progressing | something is still on its way: pods, a job, an update; its reason is the run's state in `kubectl get` |
 | Degraded | something is wrong that somebody should look at; the message says what |
 | Stalled | it does not go on by itself: a role that no node takes, a stage without a worker, pods that cannot start |
@@ -202,7 +202,7 @@ def _available(facts: RunFacts) -> _Claim:
         return _Claim("Available", False, "Finished", facts.message)
     if facts.suspended:
         return _Claim("Available", False, "Suspended", "spec.suspend is true")
-    without = [role for role in facts.roles if not role.serves]
+    without = [role for role in (*facts.beside, *facts.roles) if not role.serves]
     if facts.invalid or not facts.admitted or facts.job or not facts.roles:
         return _Claim("Available", False, _state(facts), _waits_for(facts))
     if without:
@@ -238,7 +238,7 @@ def _state(facts: RunFacts) -> str:
         return "Queued"
     if facts.job:
         return {"sft": "FineTuning", "rewardModel": "TrainingRewardModel"}.get(facts.job, "Job")
-    if not all(role.serves for role in facts.roles) or not facts.roles:
+    if not all(role.serves for role in (*facts.beside, *facts.roles)) or not facts.roles:
         return "Starting"
     return "Updating" if any(role.updated < role.desired for role in facts.roles) else "Training"
 
@@ -250,7 +250,8 @@ def _waits_for(facts: RunFacts) -> str:
         return "waits for Kueue to admit all roles together"
     if facts.job:
         return f"the job {facts.job} goes first"
-    return "; ".join(_counts(role) for role in facts.roles if role.missing) or "all replicas serve"
+    waiting = (role for role in (*facts.beside, *facts.roles) if role.missing)
+    return "; ".join(_counts(role) for role in waiting) or "all replicas serve"
 
 
 def _counts(role: RoleFacts) -> str:

@@ -69,6 +69,17 @@ def test_a_learner_trains_with_all_its_pods_or_not_at_all() -> None:
     assert run_conditions(replace(TRAINING, roles=(POLICY, whole)), (), NOW)[0].status == "True"
 
 
+def test_without_its_queue_a_run_does_not_train() -> None:
+    """Services answer while the queue's server is away, and nothing moves."""
+    redis = RoleFacts(name="redis", desired=1)
+    conditions = run_conditions(replace(TRAINING, beside=(redis,)), (), NOW)
+    assert by_type(conditions)["Available"] == ("False", "NoReplica")
+    assert by_type(conditions)["Progressing"] == ("True", "Starting")
+    assert conditions[0].message == "nobody serves redis"
+    there = replace(TRAINING, beside=(replace(redis, ready=1),))
+    assert by_type(run_conditions(there, (), NOW))["Available"] == ("True", "Training")
+
+
 def test_a_role_is_ready_while_one_of_it_drains() -> None:
     """A scale-down is no alarm, and its message says what goes on."""
     drains = replace(POLICY, desired=3, updated=3, draining=1)
