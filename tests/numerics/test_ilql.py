@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -64,6 +65,17 @@ def test_losses_by_hand() -> None:
     assert found.total.item() == pytest.approx(q + v + 0.1 * (cql + cql_two) + 2.0 * awac, rel=1e-5)
     assert found.metrics["values/q"].item() == pytest.approx(2.5)
     assert found.metrics["values/v"].item() == pytest.approx(2.0)
+
+
+def test_a_batch_of_one_step_is_its_own_mean() -> None:
+    """Only the first step counts, of one: nothing is divided; of none at all, nothing is divided by 0."""
+    heads, data = one_step()
+    first = replace(data, mask=torch.tensor([[1.0, 0.0, 0.0]]))
+    found = ilql_loss(heads, first, SPEC, steps=1)
+    assert found.metrics["losses/q"].item() == pytest.approx(0.25 + 2.25)
+    assert found.metrics["losses/v"].item() == pytest.approx(0.8 * 16)
+    nothing = ilql_loss(heads, replace(data, mask=torch.zeros(1, 3)), SPEC, steps=0)
+    assert nothing.total.item() == 0.0
 
 
 def test_awac_weighs_by_the_advantage() -> None:
@@ -194,6 +206,13 @@ def test_returns_are_standardised_with_the_unbiased_deviation() -> None:
     torch.testing.assert_close(standardised(torch.tensor([0.0, 1.0, 2.0])), torch.tensor([-1.0, 0.0, 1.0]))
 
 
+def test_returns_that_hardly_differ_keep_their_order() -> None:
+    """A deviation below the eps of float32 is widened by it, not turned round."""
+    low, high = standardised(torch.tensor([0.0, 1e-7])).tolist()
+    deviation = 1e-7 / math.sqrt(2)
+    assert high == -low == pytest.approx(0.5e-7 / (deviation + 2.0**-23), rel=1e-4)
+
+
 def test_decoding() -> None:
     """log pi = log(0.5, 0.3, 0.2), least target Q - V = (0, 1, 3) - 1, beta 2, T 2, the best two of three stay."""
     logits = torch.tensor([0.5, 0.3, 0.2]).log() + 4
@@ -216,6 +235,7 @@ def test_heads_and_their_targets() -> None:
     assert [tuple(p.shape) for p in heads.value.parameters()] == [(8, 4), (8,), (1, 8), (1,)]
     states = torch.randn(2, 4, 4)
     found = heads(states, torch.zeros(2, 3, 7))
+    assert (len(found.qs), len(found.target_qs)) == (2, 2)
     assert found.qs[0].shape == (2, 3, 7)
     assert found.values.shape == (2, 4)
     torch.testing.assert_close(found.qs[0], found.target_qs[0])

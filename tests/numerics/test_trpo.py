@@ -9,6 +9,7 @@ import torch
 
 from services.common.spec.algorithms import KlSpec
 from services.common.spec.library import TrpoSpec
+from services.learner.algorithms.base import Current
 from services.learner.algorithms.trpo import (
     categorical_kl,
     conjugate_gradient,
@@ -17,7 +18,7 @@ from services.learner.algorithms.trpo import (
     trpo_targets,
     trust_region_step,
 )
-from tests.numerics.batches import rollouts, targets
+from tests.numerics.batches import loss_at, made, rollouts, targets, whole
 
 STATES = torch.tensor([[1.0, 0.5], [-0.5, 1.0], [0.3, -1.0]], dtype=torch.float64)
 ACTIONS = torch.tensor([0, 2, 1])
@@ -163,7 +164,7 @@ def test_it_reverts_when_no_step_will_do() -> None:
     assert torch.equal(falling.theta, THETA)
     assert (falling.kl, falling.gain) == (0.0, 0.0)
     flat = trust_region_step(THETA, lambda theta: 0 * theta.sum(), divergence, spec)
-    assert (flat.accepted, flat.tries) == (False, 0)
+    assert (flat.accepted, flat.tries, flat.kl, flat.gain) == (False, 0, 0.0, 0.0)
     assert torch.equal(flat.theta, THETA)
 
 
@@ -180,3 +181,26 @@ def test_targets() -> None:
     assert whitened.advantages.std().item() == pytest.approx(1.0, abs=1e-5)
     in_loss = trpo_targets(batch, TrpoSpec(kl=KlSpec(placement="loss")), 0.1)
     torch.testing.assert_close(in_loss.rewards, torch.tensor([[0.0, 1.0]]))
+
+
+def test_returns_of_padding_are_none() -> None:
+    """After the end of a completion nothing is to be predicted, whatever the critic says there."""
+    batch = rollouts([[1.0, 0.0], [1.0, 1.0]], values=[[0.3, 7.0], [0.5, 0.1]], scores=[1.0, 2.0])
+    found = trpo_targets(batch, TrpoSpec(gamma=1.0, gae_lambda=1.0), 0.0)
+    torch.testing.assert_close(found.returns, torch.tensor([[1.0, 0.0], [2.0, 2.0]]))
+
+
+def test_the_critic_is_fitted_by_the_mean_square() -> None:
+    """Values (1, 2, 50) for returns (-1, 4, 0), the last padding: (2^2 + 2^2) / 2 = 4, gradient (2, -2, 0)."""
+    algorithm = made(TrpoSpec())
+    assert algorithm.critic
+    batch = rollouts([[1.0, 1.0, 0.0]])
+    values = torch.tensor([[1.0, 2.0, 50.0]], requires_grad=True)
+    aims = targets(batch, [[0.0, 0.0, 0.0]], returns=[[-1.0, 4.0, 0.0]])
+    found = algorithm.loss(Current(batch.old_logprobs, values), whole(batch, aims))
+    assert found.total.item() == found.metrics["loss/value_avg"].item() == pytest.approx(4.0)
+    found.total.backward()
+    torch.testing.assert_close(values.grad, torch.tensor([[2.0, -2.0, 0.0]]))
+    # Beyond a square: 1 from the goal costs a quarter of 2, 3 from it nine quarters.
+    near = loss_at(algorithm, batch, aims, [[1.0, 1.0, 1.0]], values=[[0.0, 7.0, 50.0]])
+    assert near.total.item() == pytest.approx(5.0)
