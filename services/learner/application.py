@@ -186,7 +186,7 @@ class LearnerApplication:
         try:
             path = await asyncio.wait_for(self._going.checkpoint(), seconds)
         except TimeoutError:
-            _log.warning("ends in the middle of a step, without a checkpoint", waited_seconds=seconds)
+            _log.warning("no last checkpoint in time", waited_seconds=seconds)
         except TrimtabError as error:
             _log.warning("ends without a checkpoint", error=str(error))
         else:
