@@ -45,6 +45,15 @@ def context(chromium: Browser) -> Iterator[BrowserContext]:
     opened.close()
 
 
+@pytest.fixture
+def routed(chromium: Browser) -> Iterator[BrowserContext]:
+    """Without the service worker, past which no route of the test reaches; it claims the page at any moment."""
+    opened = chromium.new_context(service_workers="block")
+    opened.set_default_timeout(10_000)
+    yield opened
+    opened.close()
+
+
 def signed_in(context: BrowserContext, pages: Pages, name: str, campaign: str) -> Page:
     page = context.new_page()
     page.goto(pages.link(name, campaign=campaign))
@@ -321,12 +330,12 @@ def _answering(status: int, body: str) -> Callable[[Route], None]:
 
 
 def test_what_stands_in_front_of_the_service_deletes_no_label(
-    service: tuple[Pages, PreferenceClient], context: BrowserContext
+    service: tuple[Pages, PreferenceClient], routed: BrowserContext
 ) -> None:
     """A 404 and a 400 of an ingress, or JSON that is not ours, keep the answer until the service has it."""
     pages, client = service
     client.upload([item(number, campaign="ingress") for number in range(3)])
-    page = signed_in(context, pages, "eve", "ingress")
+    page = signed_in(routed, pages, "eve", "ingress")
     for count, (status, body) in enumerate(
         ((404, "<h1>404</h1>"), (400, "null"), (409, '{"error": "gone"}')), start=1
     ):
@@ -341,12 +350,12 @@ def test_what_stands_in_front_of_the_service_deletes_no_label(
 
 
 def test_an_answer_that_is_never_taken_stops_no_other(
-    service: tuple[Pages, PreferenceClient], context: BrowserContext
+    service: tuple[Pages, PreferenceClient], routed: BrowserContext
 ) -> None:
     """The service says INVALID_ARGUMENT of one answer: that one is told of and gone, the next one is kept."""
     pages, client = service
     client.upload([item(number, campaign="invalid") for number in range(2)])
-    page = signed_in(context, pages, "fay", "invalid")
+    page = signed_in(routed, pages, "fay", "invalid")
     told = {"error": {"code": "INVALID_ARGUMENT", "message": "not like this", "violations": {}}}
     page.route("**/api/answers", lambda route: route.fulfill(status=400, json=told))
     page.keyboard.press("ArrowLeft")
