@@ -75,7 +75,11 @@ async def test_a_run_survives_a_process_that_dies_and_ends_when_told(tmp_path: P
         def launcher() -> int:
             return next(one.pid for one in stack.status() if one.name == "learner" and one.pid) or 0
 
-        await until(lambda: steps_of(out) >= 2, 100)
+        def happened() -> str:
+            logs = (f"{name}: {layout.log(name).read_text()[-2000:]}" for name in ("learner", "policy"))
+            return "\n".join([*said, *logs])
+
+        await until(lambda: steps_of(out) >= 2, 100, happened)
         await until_both_publish(stack.endpoint("learner"))
         first = launcher()
         os.kill(follower_of(first), signal.SIGKILL)

@@ -25,11 +25,11 @@ ROOT = Path(__file__).parents[2]
 QUICK = Limits(backoff_first_seconds=0.1, backoff_most_seconds=0.4, drain_seconds=10)
 
 
-async def until(holds: Callable[[], bool], seconds: float = 30) -> None:
-    """Wait on a condition, at most so long."""
+async def until(holds: Callable[[], bool], seconds: float = 30, told: Callable[[], str] = lambda: "") -> None:
+    """Wait on a condition, at most so long. `told`: what to say where it never holds."""
     ends = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < ends, "waited in vain"
+        assert time.monotonic() < ends, f"waited in vain\n{told()}"
         await asyncio.sleep(0.02)
 
 
