@@ -46,7 +46,7 @@ class RoleFacts:
     @property
     def serves(self) -> bool:
         """Whether enough are there for anything to be done."""
-        return self.ready >= max(1, self.least)
+        return self.ready >= self.least
 
     @property
     def missing(self) -> int:
@@ -202,10 +202,9 @@ def _available(facts: RunFacts) -> _Claim:
         return _Claim("Available", False, "Finished", facts.message)
     if facts.suspended:
         return _Claim("Available", False, "Suspended", "spec.suspend is true")
-    without = [role for role in (*facts.beside, *facts.roles) if not role.serves]
     if facts.invalid or not facts.admitted or facts.job or not facts.roles:
         return _Claim("Available", False, _state(facts), _waits_for(facts))
-    if without:
+    if without := [role for role in (*facts.beside, *facts.roles) if not role.serves]:
         return _Claim("Available", False, "NoReplica", _without(without))
     return _Claim("Available", True, "Training", "every role serves")
 
