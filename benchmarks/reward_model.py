@@ -1,8 +1,9 @@
 """Measures the training of reward models against TRL's RewardTrainer: time, and accuracy on held-out prompts.
 
-SmolLM2-135M-Instruct in bfloat16 on HH dialogues (700 pairs of at most 160 tokens) and on Open-Assistant's rankings
-(at most 384 tokens). Both trainers get the same model, pairs, split (by prompt), epochs, batch size, rate and schedule,
-train every weight, and run one after the other in alternation, with three seeds. TRL runs in its own environment at its
+SmolLM2-135M-Instruct on HH dialogues (700 pairs of at most 160 tokens) and on Open-Assistant's rankings (at most 384
+tokens), in bfloat16 where the machine multiplies quicker in it, else in float32: the figure `bfloat16` says which.
+Both trainers get the same model, pairs, split (by prompt), epochs, batch size, rate, schedule and precision, train
+every weight, and run one after the other in alternation, with three seeds. TRL runs in its own environment at its
 fastest settings. Time is from rows to trained weights: tokenising and steps, no loading and no evaluation. Both are
 judged in the precision that they were trained in.
 
@@ -44,7 +45,7 @@ PEER = Path(__file__).parents[1] / ".venv-peers" / "trl" / "bin" / "python"
 SEEDS = (1, 2, 3)
 SPLIT_SEED = 7
 FLIPS = 20_000
-# What TRL took for the 700 HH pairs where the bar was set, on two quiet cores.
+# What TRL took for the 700 HH pairs in bfloat16 where the bar was set, on two quiet cores with AMX.
 FLOOR_SECONDS = 442.0
 SETTINGS: dict[str, Any] = {
     "learning_rate": 1e-4,
@@ -79,6 +80,11 @@ class Trained:
     seconds: float
     steps: int
     margins: list[float]
+
+
+def cores() -> int:
+    """That this process may use: both trainers' threads."""
+    return len(os.sched_getaffinity(0))
 
 
 def data_folder() -> Path:
@@ -131,13 +137,13 @@ def rows_of(prompts: Sequence[Compared]) -> list[dict[str, Any]]:
 
 
 def by_trimtab(
-    folder: str, fit: Sequence[Compared], held: Sequence[Compared], seed: int, steps: int, threads: int
+    folder: str, fit: Sequence[Compared], held: Sequence[Compared], seed: int, steps: int, dtype: str
 ) -> Trained:
     """Our trainer, in this process."""
     from services.learner.jobs.reward_model import RewardTraining, train
     from services.models.reward_model import new_reward_model
 
-    model = new_reward_model(folder, dtype="bfloat16", threads=threads, seed=seed, max_tokens=1024)
+    model = new_reward_model(folder, dtype=dtype, threads=cores(), seed=seed, max_tokens=1024)
     # TRL begins with the head as drawn; so do we here. Normalising afterwards is part of our time.
     options = RewardTraining(
         **SETTINGS,
@@ -152,17 +158,22 @@ def by_trimtab(
 
 
 def by_trl(
-    folder: str, fit: Sequence[Compared], held: Sequence[Compared], seed: int, steps: int, threads: int
+    folder: str, fit: Sequence[Compared], held: Sequence[Compared], seed: int, steps: int, dtype: str
 ) -> Trained:
     """TRL, in its own environment."""
     with tempfile.TemporaryDirectory(prefix="trimtab-bench-") as scratch:
         job, out = Path(scratch) / "job.json", Path(scratch) / "out.json"
-        settings = SETTINGS | {"seed": seed, "max_steps": steps, "threads": threads, "bfloat16": True}
+        settings = SETTINGS | {
+            "seed": seed,
+            "max_steps": steps,
+            "threads": cores(),
+            "bfloat16": dtype == "bfloat16",
+        }
         rows = {"train": rows_of(fit), "held_out": rows_of(held)}
         job.write_text(json.dumps({"model": folder, "out": str(out)} | settings | rows))
         ended = subprocess.run(  # noqa: S603 - our own program
             [str(PEER), "-m", "benchmarks.peers.trl_reward", str(job)],
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads)},
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(cores())},
             capture_output=True,
             text=True,
             check=False,
@@ -227,9 +238,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Trainings of calls before this one, by data set and seed; of other settings there is nothing."""
+    """Trainings of calls before this one, by data set and seed; of other settings or precisions there is nothing."""
 
     file: Path | None
+    dtype: str
 
     def find(self, data: DataSet, seed: int) -> dict[str, Trained]:
         """Both trainings of a seed, by whose they are; empty where they are yet to be done."""
@@ -250,9 +262,9 @@ class Kept:
         with self.file.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
-    @staticmethod
-    def _key(data: DataSet, seed: int) -> dict[str, Any]:
-        return {"data": asdict(data), "seed": seed, "settings": SETTINGS, "split_seed": SPLIT_SEED}
+    def _key(self, data: DataSet, seed: int) -> dict[str, Any]:
+        settings = SETTINGS | {"dtype": self.dtype}
+        return {"data": asdict(data), "seed": seed, "settings": settings, "split_seed": SPLIT_SEED}
 
 
 def outcome(
@@ -263,14 +275,13 @@ def outcome(
     if not held:
         raise RuntimeError(f"{data.name}: all {len(prompts)} prompts are trained on, none is held out")
     held = held[:20] if quick else held
-    threads = len(os.sched_getaffinity(0))
     ours, theirs = [], []
     for number, seed in enumerate(seeds):
         ways = {"ours": by_trimtab, "TRL": by_trl}
         found = kept.find(data, seed)
         if not found:
             for way in sorted(ways, reverse=bool(number % 2)):
-                found[way] = ways[way](folder, fit, held, seed, data.quick_steps if quick else 0, threads)
+                found[way] = ways[way](folder, fit, held, seed, data.quick_steps if quick else 0, kept.dtype)
             kept.add(data, seed, found)
         ours.append(found["ours"])
         theirs.append(found["TRL"])
@@ -297,23 +308,25 @@ def outcome(
 def measure(quick: bool, keep: Path | None) -> dict[str, float]:
     """All figures."""
     from services.models.loading import load_tokenizer, resolve
+    from services.models.precision import prefers_bfloat16
 
     data = data_folder()
     folder = resolve(MODEL)
     tokenizer = load_tokenizer(folder)
-    kept, outcomes = Kept(None if quick else keep), {}
+    dtype = "bfloat16" if prefers_bfloat16() else "float32"
+    kept, outcomes = Kept(None if quick else keep, dtype), {}
     for one in SETS:
         reading = read(data / one.file, skip_bad_rows=True)
         prompts = [p for p in by_prompt(reading) if short(p, tokenizer, one.most_tokens)]
         outcomes[one.name] = outcome(one, folder, prompts, SEEDS[:1] if quick else SEEDS, quick, kept)
-    if not quick and outcomes["hh"].seconds_trl > 1.5 * FLOOR_SECONDS * len(SEEDS):
+    if not quick and dtype == "bfloat16" and outcomes["hh"].seconds_trl > 1.5 * FLOOR_SECONDS * len(SEEDS):
         harness.say(
             f"benchmarks.reward_model: TRL took {outcomes['hh'].seconds_trl / len(SEEDS):.0f} s for the HH pairs, "
             f"{FLOOR_SECONDS:.0f} s where the bar was set: a busy or other machine, and no fair comparison"
         )
     both = outcomes["hh"] + outcomes["oasst"]
     parts = [one.figures(f"{name}_") for name, one in outcomes.items()]
-    return both.figures() | parts[0] | parts[1]
+    return both.figures() | parts[0] | parts[1] | {"bfloat16": float(dtype == "bfloat16")}
 
 
 BARS = {

@@ -69,8 +69,8 @@ def test_figures_are_over_all_pairs_and_seeds() -> None:
 
 
 def test_a_seed_that_was_run_is_taken_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both of its trainings, to the last digit; nothing of another seed, data set or rate."""
-    kept, (hh, oasst) = Kept(tmp_path / "runs.jsonl"), SETS
+    """Both of its trainings, to the last digit; nothing of another seed, data set, rate or precision."""
+    kept, (hh, oasst) = Kept(tmp_path / "runs.jsonl", "float32"), SETS
     found = {
         way: Trained(seconds=1 / 3, steps=88, margins=[0.1 + 0.2, -1e-9, 0.0]) for way in ("ours", "TRL")
     }
@@ -79,12 +79,13 @@ def test_a_seed_that_was_run_is_taken_from_the_file(tmp_path: Path, monkeypatch:
     kept.add(oasst, 2, found)
     assert kept.find(hh, 1) == found
     assert kept.find(hh, 2) == kept.find(oasst, 1) == {}
+    assert Kept(kept.file, "bfloat16").find(hh, 1) == {}
     monkeypatch.setattr(reward_model, "SETTINGS", reward_model.SETTINGS | {"learning_rate": 1e-5})
     assert kept.find(hh, 1) == {}
 
 
 def test_nothing_is_kept_unasked() -> None:
     """Without a file every training is run anew."""
-    kept = Kept(None)
+    kept = Kept(None, "float32")
     kept.add(SETS[0], 1, {})
     assert kept.find(SETS[0], 1) == {}
