@@ -89,7 +89,10 @@ class Block(torch.autograd.Function):
         g, u = h @ gate.t(), h @ up.t()
         z = product(gated(g, u), down.t(), plus=y)
         ctx.layout = layout
+        # Not twenty: CPython 3.11 keeps freed tuples of that length and never takes them again, up to 2,000 of them.
         ctx.save_for_backward(
+            layout.cosine,
+            layout.sine,
             x,
             root,
             q,
@@ -116,7 +119,7 @@ class Block(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         """By x and the weights."""
-        x, root, q, k, v, likely, a, y, mlp_root, g, u, *weights = ctx.saved_tensors
+        cosine, sine, x, root, q, k, v, likely, a, y, mlp_root, g, u, *weights = ctx.saved_tensors
         norm, query, key, value, out, mlp_norm, gate, up, down = weights
         layout, dz = ctx.layout, grads[0]
 
@@ -134,8 +137,8 @@ class Block(torch.autograd.Function):
 
         dout = dy.t() @ a if for_out else None
         dq, dk, dv = attended_backward(product(dy, out), q, k, v, likely, layout)
-        dq = rotated(dq, layout.cosine, -layout.sine).flatten(1)
-        dk = rotated(dk, layout.cosine, -layout.sine).flatten(1)
+        dq = rotated(dq, cosine, -sine).flatten(1)
+        dk = rotated(dk, cosine, -sine).flatten(1)
         dv = dv.flatten(1)
         h = scaled(x, root, norm)
         dquery = dq.t() @ h if for_query else None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +173,19 @@ def test_lengths_that_are_not_the_rows_are_refused(model: Any) -> None:
     for lengths in ([3], [3, 4]):
         with pytest.raises(ValueError, match="for 2 rows of 3"):
             unrolled(hidden, lengths)
+
+
+def test_a_block_keeps_a_length_that_is_taken_again(capfd: pytest.CaptureFixture[str]) -> None:
+    """Nothing stays of a hundred passes: CPython 3.11 keeps freed tuples of twenty and never takes them again."""
+    layout = layout_of([3, 3])
+    x, *weights = inputs(6)
+
+    def left() -> int:
+        gc.collect()
+        for _ in range(100):
+            Block.apply(x, layout, *weights).sum().backward()
+        sys._debugmallocstats()
+        found = re.search(r"^(\d+) free 20-sized PyTupleObjects", capfd.readouterr().err, re.MULTILINE)
+        return int(found.group(1)) if found else 0
+
+    assert left() < 50
