@@ -6,6 +6,7 @@
     yes      complete, but a pod of it was taken    the Job is deleted: it may have been told to end
              away before the last checkpoint
     yes      complete                               the run has succeeded
+    no       failed, and the run with it            the Job stays, for its pods' logs; older ones are deleted
     no       any                                    its Jobs are deleted (after a checkpoint: the caller)
     yes      failed, and the spec is another now    the Job is deleted, failures count from 0
     yes      failed, not counted yet                count it, in status, before anything else; in a row only if
@@ -115,6 +116,8 @@ class Terms:
     restart_limit: int = 10
     checkpoint_step: int = 0
     """Of the last checkpoint."""
+    failed: bool = False
+    """The run has failed, and nobody asks for another try."""
     anew: bool = False
     """The run had failed and its spec is another now."""
 
@@ -157,7 +160,9 @@ def next_learner(
         told = f"{newest.steps} steps are trained"
         return Learner(attempt=newest.attempt, count=count, finished="Succeeded", message=told)
     if not wanted:
-        return Learner(count=count, delete=live, force=stuck, wait_seconds=_look_again(pods))
+        told_by = newest.name if newest and newest.state is JobState.FAILED and terms.failed else ""
+        gone = tuple(name for name in live if name != told_by)
+        return Learner(count=count, delete=gone, force=stuck, wait_seconds=_look_again(pods))
     if newest is None or newest.state is JobState.GOING:
         return _between(count, bool(jobs), pods, stuck)
     if newest.state is JobState.COMPLETE or (terms.anew and newest.state is JobState.FAILED):

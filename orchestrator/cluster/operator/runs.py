@@ -145,6 +145,7 @@ class RunReconciler:
                 steps=run.spec.steps,
                 restart_limit=run.spec.restart_limit,
                 checkpoint_step=self._checkpoint_step(run, ref),
+                failed=course.finished == "Failed",
                 anew=course.anew,
             ),
             now=self._tools.now(),

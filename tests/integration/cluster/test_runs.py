@@ -231,9 +231,12 @@ def test_too_many_failures_without_a_checkpoint_end_the_run(harness: Harness) ->
     assert harness.conditions()["Finished"] == ("True", "Failed")
     assert harness.conditions()["Degraded"] == ("True", "RunFailed")
     assert {name: harness.replicas(name) for name in ALL_SERVICES} == dict.fromkeys(ALL_SERVICES, 0)
+    # Whoever wants to know why finds the last one's pods.
+    assert harness.names("Job") == {"helpful-learner-2"}
     # A changed spec is another try.
     harness.change({"restartLimit": 2})
     harness.bring_job("helpful-learner-3")
+    assert harness.names("Job") == {"helpful-learner-3"}
     assert harness.conditions()["Finished"] == ("False", "Running")
 
 

@@ -106,6 +106,16 @@ def test_not_wanted_means_no_job() -> None:
     assert (told.attempt, told.delete, told.force) == (None, ("run-1",), ("run-1-0-x",))
 
 
+def test_the_last_job_of_a_failed_run_stays() -> None:
+    """Its pods' logs say why; older Jobs go, and so does one that still runs, and all of it for another try."""
+    failed = replace(TERMS, failed=True)
+    jobs = [job(JobState.FAILED, 1), job(JobState.FAILED, 2)]
+    told = decide(*jobs, count=Count(attempt=2, counted=2), wanted=False, terms=failed)
+    assert (told.attempt, told.delete, told.count.restarts) == (None, ("run-1",), 0)
+    assert decide(job(JobState.RUNNING), wanted=False, terms=failed).delete == ("run-1",)
+    assert decide(*jobs, terms=replace(TERMS, anew=True)).delete == ("run-1", "run-2")
+
+
 def test_a_failure_is_counted_once() -> None:
     """The first look counts and tells it; the next, with status written, only deletes."""
     first = decide(job(JobState.FAILED))
