@@ -98,7 +98,7 @@ def is_ranked_count(candidates: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class OpenTask:
-    """A task that waits for an answer; its candidates named as games name them, item_id/candidate_id."""
+    """A task that waits for an answer; its candidates named as games name them."""
 
     task_id: str
     first: str

@@ -163,6 +163,14 @@ def make_task_id(item_id: str, one: str, other: str) -> str:
     return content_id(item_id, *sorted((one, other)))
 
 
+def rated_name(item_id: str, candidate_id: str) -> str:
+    """What a candidate is rated as: `item_id/candidate_id`, where a / and a % of the item's are %2F and %25.
+
+    No two candidates share a name, whatever their ids hold: the first / is the one between them.
+    """
+    return f"{item_id.replace('%', '%25').replace('/', '%2F')}/{candidate_id}"
+
+
 def plan_tasks(item: Item, seed: int) -> Iterator[PlannedTask]:
     """All K(K-1)/2 pairs. Sides and order come from a hash of (seed, task), not from the upload."""
     for one, other in itertools.combinations([candidate.candidate_id for candidate in item.candidates], 2):

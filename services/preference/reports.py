@@ -9,7 +9,7 @@ from sqlalchemy import Select, func, select, tuple_
 from sqlalchemy.orm import Session, aliased, selectinload
 
 from services.preference.assignment import OpenTask
-from services.preference.domain import Choice, Comparison, Item, Statistics, Subject
+from services.preference.domain import Choice, Comparison, Item, Statistics, Subject, rated_name
 from services.preference.ratings import Game
 from services.preference.tables import CandidateRow, ComparisonRow, ItemRow, TaskRow, comparison_of, item_of
 
@@ -53,7 +53,7 @@ def page(session: Session, campaign: str, after: Cursor | None, items: bool, gol
 def games(session: Session, subject: Subject, campaign: str) -> list[Game]:
     """Comparisons as games, by recorded time; skipped, flagged and gold ones are none.
 
-    A candidate is named item_id/candidate_id, a source by itself; pairs without a source are left out.
+    A candidate is named as `rated_name` says, a source by itself; pairs without a source are left out.
     """
     first, second = aliased(CandidateRow), aliased(CandidateRow)
     query = (
@@ -72,7 +72,7 @@ def games(session: Session, subject: Subject, campaign: str) -> list[Game]:
     return [
         Game(one_source, two_source, _SCORES[Choice(said)], who)
         if subject is Subject.SOURCE
-        else Game(f"{item}/{one}", f"{item}/{two}", _SCORES[Choice(said)], who)
+        else Game(rated_name(item, one), rated_name(item, two), _SCORES[Choice(said)], who)
         for item, said, one, one_source, two, two_source, who in rows
         if subject is Subject.CANDIDATE or (one_source and two_source)
     ]
@@ -87,7 +87,7 @@ def open_tasks(session: Session, limit: int) -> list[OpenTask]:
         .limit(limit)
     )
     return [
-        OpenTask(task, f"{item}/{first}", f"{item}/{second}")
+        OpenTask(task, rated_name(item, first), rated_name(item, second))
         for task, item, first, second in session.execute(query)
     ]
 

@@ -188,7 +188,7 @@ class PreferenceStore:
         return self._run(lambda session: reports.page(session, campaign, after, items, gold, limit))
 
     def games(self, subject: Subject, *, campaign: str = "") -> list[Game]:
-        """Comparisons as games of candidates (named item_id/candidate_id) or of sources, by recorded time."""
+        """Comparisons as games of candidates (named as `rated_name` says) or of sources, by recorded time."""
         check_campaign(campaign)
         return self._run(lambda session: reports.games(session, subject, campaign))
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from statistics import fmean
 from typing import Any
 
-from services.preference.domain import Item
+from services.preference.domain import Item, rated_name
 from services.preference.ratings import Rating
 
 
 def items_of(items: Iterable[Item]) -> dict[str, str]:
-    """The item of each candidate, by what it is rated as: item_id/candidate_id, where both may hold a / themselves."""
+    """The item of each candidate, by what it is rated as."""
     return {
-        f"{item.item_id}/{candidate.candidate_id}": item.item_id
+        rated_name(item.item_id, candidate.candidate_id): item.item_id
         for item in items
         for candidate in item.candidates
     }
@@ -43,7 +43,7 @@ def scalar_targets(
 def target_rows(items: Iterable[Item], ratings: Sequence[Rating]) -> Iterator[dict[str, Any]]:
     """A row for each rated answer: its prompt, its text and its target, for a reward model that is fitted to scalars.
 
-    ratings: of candidates, named item_id/candidate_id. The rating stays beside the target, with its 95 % interval.
+    ratings: of candidates. The rating stays beside the target, with its 95 % interval.
     """
     items = list(items)
     item_of = items_of(items)
@@ -51,7 +51,7 @@ def target_rows(items: Iterable[Item], ratings: Sequence[Rating]) -> Iterator[di
     targets = scalar_targets(list(rated.values()), group=item_of.__getitem__)
     for item in items:
         for candidate in item.candidates:
-            subject = f"{item.item_id}/{candidate.candidate_id}"
+            subject = rated_name(item.item_id, candidate.candidate_id)
             if subject not in rated:
                 continue
             found = rated[subject]

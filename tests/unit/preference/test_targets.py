@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from services.common.errors import InvalidInput
+from services.preference.domain import rated_name
 from services.preference.ratings import Game, Rating, RatingMethod, rate
 from services.preference.targets import items_of, scalar_targets, target_rows
 from tests.unit.preference.builders import item
@@ -72,6 +73,13 @@ def test_a_candidate_s_id_may_hold_a_slash() -> None:
     ]
     assert [row["target"] for row in target_rows([slashed], found)] == [1.0, -1.0]
     assert items_of([slashed]) == dict.fromkeys((rating.subject for rating in found), one.item_id)
+
+
+def test_no_two_candidates_are_rated_as_one() -> None:
+    """The slash between item and candidate is the first one, so a/b of c and a of b/c are two."""
+    assert rated_name("a", "b/c") == "a/b/c"
+    assert rated_name("a/b", "c") == "a%2Fb/c"
+    assert rated_name("a%2Fb", "c") == "a%252Fb/c"
 
 
 def test_rows_of_targets_are_of_rated_answers_alone() -> None:
