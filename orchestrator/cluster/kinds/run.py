@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from orchestrator.cluster.kinds.base import Name, ObjectMeta, SecretKey, immutable, map_of, rules
 from orchestrator.cluster.kinds.engine import ENGINE_RULES, ENGINE_TOGETHER
-from orchestrator.cluster.kinds.pods import LearnerRole, PodSettings, ServiceRole
-from orchestrator.cluster.kinds.reward_model import NAMED_WELL, Digest
+from orchestrator.cluster.kinds.pods import LearnerRole, ServiceRole
+from orchestrator.cluster.kinds.reward_model import NAMED_WELL
+from orchestrator.cluster.kinds.rewards import STAGE_PATTERN, TRAINED, RewardStage
+from orchestrator.cluster.kinds.stages import Stages
 from orchestrator.cluster.kinds.status import TrainingRunStatus
-from orchestrator.cluster.kinds.storage import ModelCacheSpec, RedisSpec, StorageSpec, one_of
+from orchestrator.cluster.kinds.storage import ModelCacheSpec, RedisSpec, StorageSpec
 from services.common.spec.algorithms import PpoSpec
 from services.common.spec.base import Spec
 from services.common.spec.engine import EngineSpec, unfit_for_training
@@ -30,95 +33,9 @@ from services.common.spec.run import (
 from services.common.spec.service import ModelSpec
 from services.common.spec.watch import WatchSpec
 
-STAGE_PATTERN = r"^(policy|reference|reward(/[a-z0-9]([-a-z0-9]{0,14}[a-z0-9])?)?)$"
-"""A stage on Kubernetes: Services are named after it."""
 MOST_REWARDS = 16
 KUEUE_REWARDS = 5
 """Kueue's Workload has at most 8 sets of pods: policy, reference, learner, and these."""
-
-
-TRAINED = "this-run"
-"""Path of the reward model that the run itself trains, in stages.rewardModel."""
-
-
-class RefTlsSpec(Spec):
-    """How the bridge worker speaks TLS with the RewardModel. Secrets are of the run's namespace."""
-
-    ca_secret: SecretKey | None = Field(
-        None, description="Authorities to trust, PEM; left out: those that gRPC brings."
-    )
-    client_secret: Name | None = Field(
-        None, description="Secret of type kubernetes.io/tls, where the RewardModel asks for a certificate."
-    )
-
-
-class RewardModelRef(Spec):
-    """A RewardModel that serves several runs; a small bridge worker of the run's own calls it."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            (
-                "!has(self.keySecret) || has(self.tls) || self.allowPlaintext",
-                "keySecret without tls would send the key in the clear: give tls, or allowPlaintext",
-            )
-        )
-    )
-
-    name: Name = Field(description="The RewardModel.")
-    namespace: Name | None = Field(None, description="Left out: the run's own.")
-    digest: Digest | None = Field(
-        None,
-        description="Groups fail, and with them the run, rather than take scores of another model; as the "
-        "RewardModel's status has it. Left out: whatever serves.",
-    )
-    key_secret: SecretKey | None = Field(None, description="API key, where the RewardModel asks for one.")
-    tls: RefTlsSpec | None = Field(None, description="Where the RewardModel has tls.")
-    allow_plaintext: bool = Field(
-        False, description="Send the key without TLS, because a mesh encrypts between the pods."
-    )
-
-    @model_validator(mode="after")
-    def _safe(self) -> RewardModelRef:
-        if self.key_secret is not None and self.tls is None and not self.allow_plaintext:
-            raise ValueError("keySecret without tls would send the key in the clear")
-        return self
-
-
-class RewardStage(Spec):
-    """One scoring stage of the run, and where its scores come from."""
-
-    model_config = ConfigDict(
-        json_schema_extra=one_of(
-            "a reward takes exactly one of path, rule, function, rewardModelRef",
-            "path",
-            "rule",
-            "function",
-            "rewardModelRef",
-        )
-    )
-
-    stage: Annotated[str, StringConstraints(max_length=23, pattern=STAGE_PATTERN)] = Field(
-        description="Word of rollout.slip: reward, or reward/<name>."
-    )
-    path: str | None = Field(None, min_length=1, max_length=1024, description="Folder of a reward model.")
-    rule: str | None = Field(
-        None, min_length=1, max_length=1024, description="sentiment, length:target=40, …"
-    )
-    function: str | None = Field(
-        None,
-        min_length=1,
-        max_length=512,
-        description="A Python function in the image: entry point of group trimtab.rewards, or package.module:function.",
-    )
-    reward_model_ref: RewardModelRef | None = None
-    role: ServiceRole | None = Field(None, description="Its pods; left out: as roles.reward.")
-
-    @model_validator(mode="after")
-    def _one(self) -> RewardStage:
-        sources = (self.path, self.rule, self.function, self.reward_model_ref)
-        if sum(source is not None for source in sources) != 1:
-            raise ValueError("expected exactly one of path, rule, function, rewardModelRef")
-        return self
 
 
 class Roles(Spec):
@@ -130,65 +47,6 @@ class Roles(Spec):
         ServiceRole(), description="Scores; each stage reward/<name> has its own pods."
     )
     learner: LearnerRole = Field(LearnerRole(), description="Trains.")
-
-
-class JobStage(PodSettings):
-    """A job that runs to its end before the next stage begins, with one GPU or none."""
-
-    data: str = Field(min_length=1, max_length=1024, description="What it trains on, JSONL.")
-    model: str = Field("", max_length=1024, description="Where it begins; empty: spec.model.path.")
-    arguments: tuple[Annotated[str, StringConstraints(max_length=1024)], ...] = Field(
-        (),
-        max_length=64,
-        description="More flags of `python -m services.learner.jobs`.",
-        json_schema_extra={"x-kubernetes-list-type": "atomic"},
-    )
-    retries: int = Field(2, ge=0, le=100)
-
-
-class RlStage(Spec):
-    """Reinforcement learning: the sections algorithm, sampling, rollout."""
-
-    enabled: bool = Field(True, description="False: only the jobs before it.")
-
-
-class IterateStage(Spec):
-    """Going round again with fresh comparisons on the new policy."""
-
-    rounds: int = Field(1, ge=1, le=1000, description="1: once, without fresh comparisons.")
-    preference_url: str = Field(
-        "",
-        max_length=512,
-        pattern=r"^([^\s/@]+:[0-9]+)?$",
-        description="host:port of the preference service.",
-    )
-
-    @model_validator(mode="after")
-    def _comparisons(self) -> IterateStage:
-        if self.rounds > 1 and not self.preference_url:
-            raise ValueError("more than one round needs preferenceUrl, where the comparisons come from")
-        return self
-
-
-class Stages(Spec):
-    """What the run consists of, always in this order. Left out: RL alone."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            (
-                (
-                    "!has(self.iterate) || self.iterate.rounds == 1 || "
-                    "(has(self.iterate.preferenceUrl) && self.iterate.preferenceUrl != '')"
-                ),
-                "stages.iterate: more than one round needs preferenceUrl, where the comparisons come from",
-            )
-        )
-    )
-
-    sft: JobStage | None = Field(None, description="Supervised fine-tuning of the starting model.")
-    reward_model: JobStage | None = Field(None, description="Training of the reward model.")
-    rl: RlStage = RlStage()
-    iterate: IterateStage | None = None
 
 
 class QueueingSpec(Spec):
@@ -411,8 +269,6 @@ class TrainingRunSpec(Spec):
 
     @model_validator(mode="after")
     def _fits(self) -> TrainingRunSpec:
-        import re
-
         wrong = [stage for stage in self.rollout.slip if not re.match(STAGE_PATTERN, stage)]
         if wrong:
             raise ValueError(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.cluster.kinds import TrainingRun
-from orchestrator.cluster.kinds.run import TRAINED, RewardStage
+from orchestrator.cluster.kinds.rewards import TRAINED, RewardStage
 from orchestrator.cluster.names import RunNames
 from orchestrator.cluster.render.options import PORTS
 from orchestrator.cluster.render.storage import reads_storage

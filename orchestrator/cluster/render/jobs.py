@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.cluster.kinds import TrainingRun
-from orchestrator.cluster.kinds.run import JobStage
+from orchestrator.cluster.kinds.stages import JobStage
 from orchestrator.cluster.names import RunNames
 from orchestrator.cluster.render.config import starting_model
 from orchestrator.cluster.render.options import RenderOptions

@@ -14,7 +14,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from orchestrator.cluster.kinds import TrainingRun
-from orchestrator.cluster.kinds.run import RewardModelRef
+from orchestrator.cluster.kinds.rewards import RewardModelRef
 from orchestrator.cluster.names import REWARD_MODEL, ROLE, RUN, SERVICE, RunNames, service_of
 from orchestrator.cluster.render.config import reward_path, starting_model
 from orchestrator.cluster.render.options import PORTS, REDIS_PORT, RenderOptions

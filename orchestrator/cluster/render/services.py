@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.cluster.kinds import ServiceRole, TrainingRun
-from orchestrator.cluster.kinds.run import RefTlsSpec, RewardModelRef
+from orchestrator.cluster.kinds.rewards import RefTlsSpec, RewardModelRef
 from orchestrator.cluster.names import CONFIG, CONFIG_HASH, DIGEST, RunNames, service_of
 from orchestrator.cluster.render.config import (
     CA_FILE,
