@@ -103,3 +103,9 @@ FULL_MODEL = changed(
     replicas=3,
     allowedNamespaces=["team-b"],
 )
+
+
+def found(manifests: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
+    """The one manifest of this kind and name."""
+    [one] = [item for item in manifests if item["kind"] == kind and item["metadata"]["name"] == name]
+    return one

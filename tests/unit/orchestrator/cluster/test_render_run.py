@@ -13,8 +13,7 @@ from orchestrator.cluster.names import RunNames
 from orchestrator.cluster.render import RenderOptions, RunState, redis_secret, render_run
 from orchestrator.cluster.render.config import DRAIN_FILE
 from orchestrator.queue_users import QueueUsers
-from services.common.errors import InvalidInput
-from tests.unit.orchestrator.cluster.objects import FULL_RUN, RUN, UID, changed, run
+from tests.unit.orchestrator.cluster.objects import FULL_RUN, RUN, UID, changed, found, run
 from tests.unit.orchestrator.cluster.pods_rules import pod_specs, restricted_problems
 from tests.unit.orchestrator.cluster.versions import VERSIONS, check
 
@@ -24,11 +23,6 @@ TMP = "/tmp"  # noqa: S108 of the pod
 
 def full(**paths: Any) -> TrainingRun:
     return read_object(TrainingRun, changed(FULL_RUN, **paths))
-
-
-def found(manifests: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
-    [one] = [item for item in manifests if item["kind"] == kind and item["metadata"]["name"] == name]
-    return one
 
 
 CASES = {
@@ -316,43 +310,6 @@ def test_an_overlay_cannot_lose_the_selector() -> None:
     assert (labels["trimtab.dev/run"], labels["x"]) == ("helpful", "y")
 
 
-def test_a_shared_reward_model_is_reached_by_a_bridge() -> None:
-    """A worker that calls it, with the pinned digest, its key, whom to trust and a certificate of its own."""
-    manifests = render_run(full())
-    config = tomllib.loads(found(manifests, "ConfigMap", "helpful-reward-hh")["data"]["reward.toml"])
-    [model] = config["models"]
-    assert model["remote"]["url"] == "grpcs://hh.rlhf.svc:50053"
-    template = found(manifests, "Deployment", "helpful-reward-hh")["spec"]["template"]
-    assert template["metadata"]["annotations"]["trimtab.dev/digest"] == "blake3:0123456789abcdef"
-    assert model["remote"]["digest"] == "blake3:0123456789abcdef"
-    mounts = {mount["mountPath"] for mount in template["spec"]["containers"][0]["volumeMounts"]}
-    files = ("key_file", "ca_file", "certificate_file", "private_key_file")
-    assert {model["remote"][name].rpartition("/")[0] for name in files} <= mounts
-    volumes = {one["name"]: one.get("secret") for one in template["spec"]["volumes"]}
-    assert volumes["key"] == {"secretName": "hh-key", "items": [{"key": "key", "path": "key"}]}
-    assert volumes["ca"] == {"secretName": "ca", "items": [{"key": "ca.crt", "path": "ca.crt"}]}
-    assert volumes["client"] == {"secretName": "hh-client", "defaultMode": 0o440}
-
-
-@pytest.mark.parametrize(
-    ("fields", "remote"),
-    [
-        ({}, {"url": "grpc://hh.rlhf.svc:50053"}),
-        ({"tls": {}}, {"url": "grpcs://hh.rlhf.svc:50053"}),
-        (
-            {"keySecret": {"name": "k", "key": "k"}, "allowPlaintext": True},
-            {"url": "grpc://hh.rlhf.svc:50053", "key_file": "/run/trimtab/key/key", "allow_plaintext": True},
-        ),
-    ],
-)
-def test_how_a_bridge_speaks(fields: dict[str, Any], remote: dict[str, Any]) -> None:
-    """Plaintext, TLS by gRPC's own authorities, a key where a mesh encrypts."""
-    ref = {"name": "hh", **fields}
-    manifests = render_run(run(rewards=[{"stage": "reward", "rewardModelRef": ref}], rewardModel=None))
-    config = tomllib.loads(found(manifests, "ConfigMap", "helpful-reward")["data"]["reward.toml"])
-    assert config["models"][0]["remote"] == remote | {"model": "hh"}
-
-
 def test_the_policy_reads_what_generates() -> None:
     """The engine's table as its service understands it, its key as a file; the mask of an algorithm with one."""
     engine = {"kind": "vllm", "url": "http://vllm:8000", "weightsFolder": "/weights"}
@@ -372,13 +329,6 @@ def test_the_policy_reads_what_generates() -> None:
     config = tomllib.loads(found(masked, "ConfigMap", "helpful-policy")["data"]["policy.toml"])
     assert config["decoding"] == {"mask": {"top_p": 0.9, "min_tokens": 2}}
     assert "engine" not in config
-
-
-def test_a_key_does_not_travel_in_the_clear() -> None:
-    """keySecret alone is refused before any pod would refuse it."""
-    ref = {"name": "hh", "keySecret": {"name": "k", "key": "k"}}
-    with pytest.raises(InvalidInput, match="keySecret without tls would send the key in the clear"):
-        run(rewards=[{"stage": "reward", "rewardModelRef": ref}], rewardModel=None)
 
 
 def test_storage_is_mounted_where_it_is_read() -> None:
@@ -418,16 +368,6 @@ def test_jobs_go_before_rl() -> None:
     assert not [m for m in manifests if m["kind"] == "Deployment"]
     config = found(render_run(full()), "ConfigMap", "helpful-policy")["data"]["policy.toml"]
     assert tomllib.loads(config)["model"]["path"] == "/storage/runs/helpful-0123abcd/sft"
-
-
-def test_a_reward_model_that_the_run_trains() -> None:
-    """With a stage that trains the reward model and no other source, reward workers read what it wrote."""
-    spec = run(rewardModel=None, stages={"rewardModel": {"data": "/storage/pairs.jsonl"}})
-    config = found(render_run(spec), "ConfigMap", "helpful-reward")["data"]["reward.toml"]
-    assert tomllib.loads(config)["models"][0]["path"] == "/storage/runs/helpful-0123abcd/reward-model"
-    job = found(render_run(spec, state=RunState(stage="rewardModel")), "Job", "helpful-reward-model")
-    arguments = job["spec"]["template"]["spec"]["containers"][0]["args"]
-    assert arguments[arguments.index("--out") + 1] == "/storage/runs/helpful-0123abcd/reward-model"
 
 
 def test_kueue_sees_one_workload() -> None:
@@ -483,16 +423,6 @@ def test_images_and_address_come_from_the_installation() -> None:
     )
     assert (policy["image"], reference["image"]) == ("mine:1", "theirs:2")
     assert "server.host=$(POD_IP)" in policy["args"]
-
-
-def test_a_function_of_the_image_scores() -> None:
-    """A reward stage may name a Python function; its pods read nothing of the storage for it."""
-    function = "services.common.tasks.randomwalks:score"
-    manifests = render_run(run(rewardModel=None, rewards=[{"stage": "reward", "function": function}]))
-    tables = tomllib.loads(found(manifests, "ConfigMap", "helpful-reward")["data"]["reward.toml"])
-    assert tables["models"] == [{"name": "reward", "function": {"name": function}}]
-    mounted = found(manifests, "Deployment", "helpful-reward")["spec"]["template"]["spec"]["volumes"]
-    assert "storage" not in [volume["name"] for volume in mounted]
 
 
 def test_a_server_of_the_runs_own_listens_on_its_pods_address_where_pods_share_one() -> None:
