@@ -23,6 +23,7 @@ from services.learner.jobs.comparisons import Compared, batches, split_by_group,
 from services.learner.jobs.course import checkpointing, rate_factor
 from services.learner.jobs.evaluation import Evaluation, Judged, accuracy, evaluate, judged
 from services.learner.jobs.losses import Objective, said, said_loss
+from services.models.dropout import dropping
 from services.models.master_weights import MasterWeights, ParameterGroup
 from services.models.reward_model import RewardModel
 from services.models.scorer import Encoded, ScoreText
@@ -278,7 +279,7 @@ def update(
     terms = said(batch, objective)
     gain, bias = model.settings.gain, model.settings.bias
     total = 0.0
-    with _dropout(model, options.dropout):
+    with dropping(model, model.backbone, options.dropout):
         for micro in model.family_batches(encoded, options.micro_batch_tokens):
             scores = gain * model.family_outputs([encoded[index] for index in micro]) + bias
             loss = said_loss(scores, [batch[index] for index in micro], objective) / terms
@@ -287,24 +288,6 @@ def update(
             total += float(loss.detach())
     optimiser.step(factor)
     return total
-
-
-@contextlib.contextmanager
-def _dropout(model: RewardModel, share: float) -> Iterator[None]:
-    """Dropout on in here, in the places where the model has it."""
-    if not share:
-        yield
-        return
-    places = [module for module in model.modules() if isinstance(module, torch.nn.Dropout)]
-    for place in places:
-        place.p = share
-    model.train()
-    try:
-        yield
-    finally:
-        for place in places:
-            place.p = 0.0
-        model.eval()
 
 
 @contextlib.contextmanager
