@@ -40,15 +40,16 @@ class Layout:
     """What all blocks share: which tokens are a row, what they see of it, and the model's form.
 
     rows, time: how many rows, and the longest one's length. places: [tokens] int64, where each token stands in
-    rows x time; None where every place has a token of its own. copies: tokens that stand in several rows. cosine, sine:
-    [tokens, 1, width of a head], the sine with the sign of rotate_half in its first half. unseen: [1 or rows, time,
-    time] of the states' dtype, what is added to the scores of a token (second last): 0, and minus infinity where it
-    does not see.
+    rows x time, and source [rows * time] int64, which token at each place; None where every place has a token of its
+    own. copies: tokens that stand in several rows. cosine, sine: [tokens, 1, width of a head], the sine with the sign
+    of rotate_half in its first half. unseen: [1 or rows, time, time] of the states' dtype, what is added to the scores
+    of a token (second last): 0, and minus infinity where it does not see.
     """
 
     rows: int
     time: int
     places: torch.Tensor | None
+    source: torch.Tensor | None
     copies: Copies | None
     cosine: torch.Tensor
     sine: torch.Tensor
@@ -343,8 +344,8 @@ def _by_key_head(x: torch.Tensor, layout: Layout, *, once: bool = False) -> torc
 
     A token that stands in several rows comes in all of them; `once` in its first alone, and 0 stands in the others.
     """
-    if layout.copies is not None and not once:
-        x = x.index_select(0, layout.copies.source)
+    if layout.source is not None and not once:
+        x = x.index_select(0, layout.source)
     elif layout.places is not None:
         spread = x.new_zeros((layout.rows * layout.time, *x.shape[1:]))
         x = spread.index_copy_(0, layout.places, x)
@@ -364,9 +365,9 @@ def _of_copies(x: torch.Tensor, layout: Layout) -> torch.Tensor:
         return _by_token(x, layout)
     flat = _by_place(x, layout)
     result = flat[layout.places]
-    padded = torch.cat([flat, flat.new_zeros((1, *flat.shape[1:]))])
     exact = torch.promote_types(flat.dtype, torch.float32)
-    result[layout.copies.shared] = padded[layout.copies.places].sum(1, dtype=exact).to(flat.dtype)
+    for shared, places in zip(layout.copies.shared, layout.copies.places, strict=True):
+        result[shared] = flat[places].sum(1, dtype=exact).to(flat.dtype)
     return result
 
 

@@ -140,7 +140,9 @@ def token_states(backbone: Any, forest: Forest, layers: Unrolled | None = None) 
     if layers is not None:
         embedded = backbone.get_input_embeddings()(forest.ids.to(device))
         unseen, places = forest.hidden[:, 0, 0].to(device), forest.back.to(device)
-        return layers.states(embedded, Tokens(forest.positions.to(device), places, None), unseen, len(unseen))
+        source = forest.place.view(-1).to(device)
+        tokens = Tokens(forest.positions.to(device), places, source, None)
+        return layers.states(embedded, tokens, unseen, len(unseen))
     states: torch.Tensor = backbone(
         input_ids=forest.ids[None].to(device),
         position_ids=forest.positions[None].to(device),

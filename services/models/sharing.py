@@ -1,92 +1,95 @@
-"""Which tokens of padded rows are computed: no padding, and a prompt that several rows begin with once.
+"""Which tokens of padded rows are computed: no padding, and once what several rows begin with.
 
-    rows   [p p a a a]   tokens [p p a a a b b]      both rows' attention reads the keys of p,
-           [p p b b ·]   source  0 1 2 3 4           and their gradients by them are summed
-                                 0 1 5 6 ·
+    rows   [s p p a a a]   tokens [s p p a a a b b q c]      both rows of p read its keys, all three rows those of s,
+           [s p p b b ·]   source  0 1 2 3 4 5               and their gradients by them are summed
+           [s q c · · ·]           0 1 2 6 7 ·
+                                   0 8 9 · · ·
 
-What comes before a token alone decides its state, so the completions of one prompt share the prompt's. Pure index
-arithmetic; knows no model.
+What comes before a token alone decides its state, so the completions of one prompt share the prompt's, and prompts
+under one system message share the message's. Pure index arithmetic; knows no model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+Ids = npt.NDArray[np.int32]
+Indices = npt.NDArray[np.int64]
+
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """Tokens that stand in several rows.
+    """Tokens that stand in several rows: at two places, at three, …
 
-    source: [rows * time] int64 into the tokens, whose state stands at each place; 0 where there is padding.
-    shared: [shared] int64 into the tokens, those with copies. places: [shared, most] int64 into rows * time, all
-    places of each; rows * time where it has fewer.
+    shared: [shared] int64 into the tokens, of each number. places: [shared, number] int64 into rows * time, the first
+    place first.
     """
 
-    source: torch.Tensor
-    shared: torch.Tensor
-    places: torch.Tensor
+    shared: tuple[torch.Tensor, ...]
+    places: tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The tokens to compute: places [tokens] int64 into rows * time, of each its first; positions [tokens] int64.
+    """The tokens to compute: positions [tokens] int64; places [tokens] int64 into rows * time, of each its first.
 
-    places: None where every place is a token of its own. copies: None where no row shares anything.
+    source: [rows * time] int64 into the tokens, whose state stands at each place, 0 where there is padding. Both None
+    where every place is a token of its own. copies: None where no row shares anything.
     """
 
     positions: torch.Tensor
     places: torch.Tensor | None
+    source: torch.Tensor | None
     copies: Copies | None
 
 
-def tokens_of(lengths: Sequence[int], time: int, prompts: Sequence[npt.NDArray[np.int32]] = ()) -> Tokens:
+def tokens_of(lengths: Sequence[int], time: int, prompts: Sequence[Ids] = ()) -> Tokens:
     """Of rows of these lengths, padded to `time`. prompts: what each row begins with; none: nothing is shared."""
-    families = _families(prompts)
-    first_places: list[npt.NDArray[np.int64]] = []
-    positions: list[npt.NDArray[np.int64]] = []
+    order, same = _beginnings(prompts) if prompts else (range(len(lengths)), [0] * len(lengths))
     source = np.zeros((len(lengths), time), np.int64)
-    count = 0
-    for row, length in enumerate(lengths):
-        first = families[row][0] if families else row
-        known = 0 if first == row else len(prompts[row])
-        source[row, :known] = source[first, :known]
-        own = np.arange(known, length)
-        source[row, known:length] = count + own - known
-        count += len(own)
-        first_places.append(row * time + own)
-        positions.append(own)
-    places = None if count == len(lengths) * time else torch.from_numpy(np.concatenate(first_places))
-    shared = {family[0]: family for family in families if len(family) > 1}
-    copies = _copies(source, time, prompts, list(shared.values())) if shared else None
-    return Tokens(torch.from_numpy(np.concatenate(positions)), places, copies)
+    count, before = 0, 0
+    for row, known in zip(order, same, strict=True):
+        own = lengths[row] - known
+        source[row, :known] = source[before, :known]
+        source[row, known : lengths[row]] = np.arange(count, count + own)
+        count, before = count + own, row
+    real = np.flatnonzero(np.arange(time) < np.array(lengths)[:, None])
+    # The places of each token one after the other, in order.
+    by_token = real[np.argsort(source.reshape(-1)[real], kind="stable")]
+    times = np.bincount(source.reshape(-1)[real], minlength=count)
+    starts = np.cumsum(times) - times
+    first = by_token[starts]
+    positions = torch.from_numpy(first % time)
+    if count == source.size:
+        return Tokens(positions, None, None, None)
+    copies = _copies(by_token, starts, times) if count < len(real) else None
+    return Tokens(positions, torch.from_numpy(first), torch.from_numpy(source.reshape(-1)), copies)
 
 
-def _families(prompts: Sequence[npt.NDArray[np.int32]]) -> list[list[int]]:
-    """For each row, the rows that begin as it does, itself among them."""
-    by_prompt: dict[Hashable, list[int]] = {}
-    for row, prompt in enumerate(prompts):
-        by_prompt.setdefault(prompt.tobytes(), []).append(row)
-    return [by_prompt[prompt.tobytes()] for prompt in prompts]
+def _beginnings(prompts: Sequence[Ids]) -> tuple[Sequence[int], list[int]]:
+    """The rows in an order in which each shares with the one before it as much as with any, and how much that is.
+
+    As they are where none shares anything.
+    """
+    order = sorted(range(len(prompts)), key=lambda row: prompts[row].tolist())
+    same = [0, *(_same(prompts[one], prompts[other]) for one, other in pairwise(order))]
+    return (order, same) if any(same) else (range(len(prompts)), same)
 
 
-def _copies(
-    source: npt.NDArray[np.int64],
-    time: int,
-    prompts: Sequence[npt.NDArray[np.int32]],
-    families: Sequence[Sequence[int]],
-) -> Copies:
-    most = max(map(len, families))
-    shared, places = [], []
-    for family in families:
-        columns = np.arange(len(prompts[family[0]]))
-        shared.append(source[family[0], columns])
-        here = np.full((len(columns), most), source.size, np.int64)
-        here[:, : len(family)] = columns[:, None] + np.array(family)[None] * time
-        places.append(here)
-    arrays = (source.reshape(-1), np.concatenate(shared), np.concatenate(places))
-    return Copies(*map(torch.from_numpy, arrays))
+def _same(one: Ids, other: Ids) -> int:
+    """How many first ids are the same."""
+    most = min(len(one), len(other))
+    differing = np.flatnonzero(one[:most] != other[:most])
+    return int(differing[0]) if len(differing) else most
+
+
+def _copies(by_token: Indices, starts: Indices, times: Indices) -> Copies:
+    shared = [np.flatnonzero(times == many) for many in np.unique(times) if many > 1]
+    places = [by_token[starts[tokens][:, None] + np.arange(times[tokens[0]])] for tokens in shared]
+    return Copies(tuple(map(torch.from_numpy, shared)), tuple(map(torch.from_numpy, places)))

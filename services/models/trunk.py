@@ -57,6 +57,8 @@ class Split:
     upper_half: Any
     unrolled: Unrolled | None = None
     """The upper half's layers in a faster way, where there is one."""
+    unrolled_below: Unrolled | None = None
+    """The lower half's: on a processor, since the model may be moved to a GPU after it was split."""
     trains_embeddings: bool = False
 
     def lower(self, ids: torch.Tensor) -> torch.Tensor:
@@ -81,7 +83,14 @@ class Split:
     def lower_rows(self, rows: Sequence[Row]) -> list[torch.Tensor]:
         """See Halves."""
         ids = [torch.from_numpy(np.concatenate(row).astype(np.int64)) for row in rows]
-        hidden = self.lower(pad_sequence(ids, batch_first=True).to(self.lower_half.device))
+        padded = pad_sequence(ids, batch_first=True).to(self.lower_half.device)
+        if self.unrolled_below is None or padded.device.type != "cpu":
+            hidden = self.lower(padded)
+        else:
+            embedded = self.lower_half.get_input_embeddings()(padded)
+            lengths, prompts = [len(one) for one in ids], [prompt for prompt, _ in rows]
+            with torch.no_grad():
+                hidden = self.unrolled_below(embedded, lengths, prompts)
         return [states[: len(row)] for states, row in zip(hidden, ids, strict=True)]
 
     def upper_rows(
@@ -144,7 +153,8 @@ def freeze(model: Any, layers: int, *, embeddings: bool = False, written_out: bo
             parameter.requires_grad_(False)
     lower = with_layers(backbone, torch.nn.ModuleList(backbone.layers[:layers]), norm=torch.nn.Identity())
     upper = with_layers(backbone, torch.nn.ModuleList(backbone.layers[layers:]), norm=backbone.norm)
-    return Split(lower, upper, unroll(upper) if written_out else None, embeddings)
+    above, below = unroll(upper) if written_out else None, unroll(lower) if layers else None
+    return Split(lower, upper, above, below, embeddings)
 
 
 def layers_of(model: Any) -> list[Any]:

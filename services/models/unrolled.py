@@ -48,7 +48,7 @@ class Unrolled:
     ) -> torch.Tensor:
         """Last hidden states [rows, time, width] from those before the layers; 0 past the lengths of the rows.
 
-        prompts: what each row begins with; one that several rows begin with is computed once.
+        prompts: what each row begins with; what several of them begin with is computed once.
         """
         rows, time, width = hidden.shape
         if len(lengths) != rows or max(lengths) > time:
@@ -56,13 +56,15 @@ class Unrolled:
         tokens = tokens_of(lengths, time, prompts)
         unseen = torch.ones((1, time, time), dtype=torch.bool, device=hidden.device).triu(1)
         x = hidden.reshape(rows * time, width)
-        x = self.states(x if tokens.places is None else x[tokens.places], tokens, unseen, rows)
+        states = self.states(x if tokens.places is None else x[tokens.places], tokens, unseen, rows)
+        x = states
         if tokens.places is not None:
-            x = x.new_zeros((rows * time, width)).index_copy(0, tokens.places, x)
+            x = states.new_zeros((rows * time, width)).index_copy(0, tokens.places, states)
         if tokens.copies is not None:
-            first = tokens.copies.places[:, :1].expand_as(tokens.copies.places)
-            other = tokens.copies.places < rows * time
-            x = x.index_copy(0, tokens.copies.places[other], x[first[other]])
+            for shared, places in zip(tokens.copies.shared, tokens.copies.places, strict=True):
+                others = places[:, 1:]
+                alike = states[shared][:, None].expand(*others.shape, width)
+                x = x.index_copy(0, others.reshape(-1), alike.reshape(-1, width))
         return x.view(rows, time, width)
 
     def states(
@@ -80,6 +82,7 @@ class Unrolled:
             rows,
             unseen.shape[-1],
             tokens.places,
+            tokens.source,
             tokens.copies,
             self._cosine[tokens.positions],
             self._sine[tokens.positions],

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.cache_utils import Cache, DynamicLayer
@@ -16,6 +17,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from services.common.errors import InvalidInput
 from services.models.encoder_decoder import is_encoder_decoder
 from services.models.fused import FusedDecoder, fuse
+from services.models.sharing import tokens_of
 from services.policy.engines.kv_cache import KeyValueCache
 from services.policy.engines.windows import Windows
 
@@ -125,25 +127,33 @@ class FusedRunner(_Cached):
         self._decoder.refresh()
 
     def join(self, started: Sequence[Started], copies: Sequence[int]) -> torch.Tensor:
-        """See Runner."""
+        """See Runner. What several of them begin with is computed once."""
         sequences = _sequences(started)
-        device, lengths = self._decoder.device, [len(each) for each in sequences]
+        lengths = [len(each) for each in sequences]
+        rows, time = len(lengths), max(lengths)
         places = self.cache.add(lengths, copies)
-        ids = _padded(sequences, device)
-        rows, time = ids.shape
+        tokens = tokens_of(lengths, time, [np.array(each, np.int32) for each in sequences])
+        at, source = (
+            None if one is None else one.to(self._decoder.device) for one in (tokens.places, tokens.source)
+        )
+
+        def padded(states: torch.Tensor) -> torch.Tensor:
+            spread = states if source is None else states.index_select(0, source)
+            return spread.view(rows, time, *states.shape[1:])
 
         def attend(layer: int, queries: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
-            shaped = pairs.view(rows, time, *pairs.shape[1:])
+            shaped = padded(pairs)
             for row, length in enumerate(lengths):
                 self.cache.fill(layer, places[row], shaped[row, :length])
             keys, values = shaped.transpose(1, 2).chunk(2, 1)
-            queries = queries.view(rows, time, *queries.shape[1:]).transpose(1, 2)
-            out = self._attention(queries, keys, values, is_causal=time > 1)
-            return out.transpose(1, 2).reshape(rows * time, -1)
+            out = self._attention(padded(queries).transpose(1, 2), keys, values, is_causal=time > 1)
+            flat = out.transpose(1, 2).reshape(rows * time, -1)
+            return flat if at is None else flat.index_select(0, at)
 
-        positions = torch.arange(time, device=device).repeat(rows)
-        states = self._decoder.states(ids.view(-1), positions, attend).view(rows, time, -1)
-        return _lasts(states, sequences, copies)
+        ids = _padded(sequences, self._decoder.device).view(-1)
+        positions = tokens.positions.to(self._decoder.device)
+        states = self._decoder.states(ids if at is None else ids[at], positions, attend)
+        return _lasts(padded(states), sequences, copies)
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         """See Runner."""
