@@ -23,7 +23,7 @@ import structlog
 import torch
 
 from services.models.packed import padded_states, probe_rows, same_states, windowed
-from services.models.sharing import Tokens
+from services.models.sharing import Copies, Tokens, tokens_of
 from services.models.unrolled import Unrolled
 
 ATTENTION = "trimtab_forest"
@@ -45,8 +45,9 @@ class Forest:
     """One micro-batch.
 
     ids, positions: [tokens] int64. ends: [rows] int64, where each row's last token stands. place: [trees, longest]
-    int64 into tokens, filled up with 0. back: [tokens] int64, where each token stands in `place`, flat.
-    hidden: [trees, 1, 1, longest, longest] bool, what a token (second last) does not see.
+    int64 into tokens, filled up with 0. back: [tokens] int64, where each token stands first in `place`, flat. copies:
+    the tokens that stand in several trees. hidden: [trees, 1, 1, longest, longest] bool, what a token (second last)
+    does not see.
     """
 
     ids: torch.Tensor
@@ -54,6 +55,7 @@ class Forest:
     ends: torch.Tensor
     place: torch.Tensor
     back: torch.Tensor
+    copies: Copies | None
     hidden: torch.Tensor
 
 
@@ -85,45 +87,75 @@ def trees_of(rows: Sequence[Sequence[int]], limit: int = TREE_TOKENS) -> list[Tr
     return trees
 
 
-def plant(families: Iterable[Sequence[Sequence[int]]], limit: int = TREE_TOKENS) -> Forest:
-    """A forest of families of rows (token ids). `ends` is in the order of the rows."""
-    ids: list[int] = []
-    positions: list[int] = []
-    ends: list[int] = []
-    laid: list[tuple[int, int, list[tuple[int, int, int]]]] = []
-    for family in families:
-        for tree in trees_of(family, limit):
-            start, branches = len(ids), []
-            for number, same in zip(tree.rows, tree.shared, strict=True):
-                row = family[number]
-                branches.append((len(ids) - start, len(ids) - start + len(row) - same, same))
-                ids += row[same:]
-                positions += range(same, len(row))
-                ends.append(len(ids) - 1)
-            laid.append((start, len(ids) - start, branches))
-    return _forest(ids, positions, ends, laid)
-
-
-def _forest(
-    ids: list[int],
-    positions: list[int],
-    ends: list[int],
-    laid: list[tuple[int, int, list[tuple[int, int, int]]]],
+def plant(
+    families: Iterable[Sequence[Sequence[int]]], limit: int = TREE_TOKENS, *, alike: bool = False
 ) -> Forest:
-    longest = max(tokens for _, tokens, _ in laid)
-    place = np.zeros((len(laid), longest), dtype=np.int64)
-    back = np.zeros(len(ids), dtype=np.int64)
+    """A forest of families of rows (token ids). `ends` is in the order of the rows.
+
+    alike: what several trees begin with stands once, too. For layers of unrolled.py alone, which sum its gradients.
+    """
+    laid: list[_Laid] = []
+    for family in families:
+        laid += [_laid([family[number] for number in tree.rows], tree) for tree in trees_of(family, limit)]
+    sizes, firsts = [len(one.ids) for one in laid], [np.array(one.first, np.int32) for one in laid]
+    longest = max(sizes)
+    tokens = tokens_of(sizes, longest, firsts if alike else ())
+    every = torch.arange(len(laid) * longest)
+    place, back = (every if one is None else one for one in (tokens.source, tokens.places))
+    ids = _side_by_side([one.ids for one in laid], longest)[back]
+    positions = _side_by_side([one.positions for one in laid], longest)[back]
+    ends = [number * longest + end for number, one in enumerate(laid) for end in one.ends]
+    return Forest(
+        ids,
+        positions,
+        place[torch.tensor(ends)],
+        place.view(len(laid), longest),
+        back,
+        tokens.copies,
+        _hidden(laid, longest),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Laid:
+    """A tree side by side: its first row; ids and positions [tokens]; where each row ends; branches: where each row's
+    own tokens begin and end, and how many it shares."""
+
+    first: Sequence[int]
+    ids: list[int]
+    positions: list[int]
+    ends: list[int]
+    branches: list[tuple[int, int, int]]
+
+
+def _laid(rows: Sequence[Sequence[int]], tree: Tree) -> _Laid:
+    one = _Laid(rows[0], [], [], [], [])
+    for row, same in zip(rows, tree.shared, strict=True):
+        one.branches.append((len(one.ids), len(one.ids) + len(row) - same, same))
+        one.ids.extend(row[same:])
+        one.positions.extend(range(same, len(row)))
+        one.ends.append(len(one.ids) - 1)
+    return one
+
+
+def _side_by_side(trees: Sequence[Sequence[int]], longest: int) -> torch.Tensor:
+    """[trees * longest] int64, filled up with 0."""
+    found = np.zeros((len(trees), longest), np.int64)
+    for number, tree in enumerate(trees):
+        found[number, : len(tree)] = tree
+    return torch.from_numpy(found.reshape(-1))
+
+
+def _hidden(laid: Sequence[_Laid], longest: int) -> torch.Tensor:
     hidden = np.ones((len(laid), longest, longest), dtype=bool)
     causal = np.triu(np.ones((longest, longest), dtype=bool), 1)
-    for number, (start, tokens, branches) in enumerate(laid):
-        place[number, :tokens] = np.arange(start, start + tokens)
-        back[start : start + tokens] = number * longest + np.arange(tokens)
+    for number, one in enumerate(laid):
+        tokens = len(one.ids)
         hidden[number, :tokens, :tokens] = causal[:tokens, :tokens]
-        for first, last, same in branches[1:]:
+        for first, last, same in one.branches[1:]:
             hidden[number, first:last, same:first] = True
         hidden[number, tokens:, 0] = False  # a row of nothing but hidden places has no softmax
-    tensors = (torch.from_numpy(array) for array in (place, back, hidden[:, None, None]))
-    return Forest(torch.tensor(ids), torch.tensor(positions), torch.tensor(ends), *tensors)
+    return torch.from_numpy(hidden[:, None, None])
 
 
 def forest_states(backbone: Any, forest: Forest, layers: Unrolled | None = None) -> torch.Tensor:
@@ -141,8 +173,10 @@ def token_states(backbone: Any, forest: Forest, layers: Unrolled | None = None) 
         embedded = backbone.get_input_embeddings()(forest.ids.to(device))
         unseen, places = forest.hidden[:, 0, 0].to(device), forest.back.to(device)
         source = forest.place.view(-1).to(device)
-        tokens = Tokens(forest.positions.to(device), places, source, None)
+        tokens = Tokens(forest.positions.to(device), places, source, forest.copies)
         return layers.states(embedded, tokens, unseen, len(unseen))
+    if forest.copies is not None:
+        raise ValueError("trees that begin alike need layers that know of it")
     states: torch.Tensor = backbone(
         input_ids=forest.ids[None].to(device),
         position_ids=forest.positions[None].to(device),

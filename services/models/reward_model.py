@@ -151,7 +151,8 @@ class RewardModel(torch.nn.Module):
         """
         if not self.sharing:
             return self.head_outputs([row for family in families for row in family])
-        forest = plant([[row.ids for row in family] for family in families])
+        rows = [[row.ids for row in family] for family in families]
+        forest = plant(rows, alike=self._layers is not None)
         return self._head(forest_states(self.backbone, forest, self._layers).float())
 
     def read(self, rows: Sequence[Encoded]) -> list[Reading]:

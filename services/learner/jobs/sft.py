@@ -118,14 +118,13 @@ class Trainee:
             ]
             packed = pack(pairs, head.device)
             return token_logprobs(completion_states(self.backbone, packed), head, packed.targets, 1.0)
-        states = token_states(self.backbone, plant([[row.ids] for row in rows]), self.layers)
-        begins = np.cumsum([0, *(len(row.ids) for row in rows)])
+        forest = plant([[row.ids] for row in rows], alike=self.layers is not None)
+        states = token_states(self.backbone, forest, self.layers)
         places = [
-            np.arange(begin + row.start - 1, begin + len(row.ids) - 1)
-            for begin, row in zip(begins, rows, strict=False)
+            tree[row.start - 1 : len(row.ids) - 1] for tree, row in zip(forest.place, rows, strict=True)
         ]
         targets = [token for row in rows for token in row.ids[row.start :]]
-        chosen = states[torch.from_numpy(np.concatenate(places)).to(head.device)]
+        chosen = states[torch.cat(places).to(head.device)]
         return token_logprobs(chosen, head, torch.tensor(targets, device=head.device), 1.0)
 
     def loss(self, rows: Sequence[Row], token_budget: int) -> float:

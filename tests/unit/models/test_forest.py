@@ -7,6 +7,7 @@ import torch
 from transformers import MistralConfig, MistralModel
 
 from services.models.forest import enable_forests, forest_states, plant, shared_beginning, trees_of
+from services.models.unrolled import unroll
 from tests.unit.models.test_packed import DECODER, FAMILIES, made
 
 PROMPT = [3, 4, 5, 6, 7]
@@ -48,6 +49,33 @@ def test_states_and_gradients_are_those_of_each_row_alone(limit: int) -> None:
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
     for one, other in zip(gradients(together), expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("limit", [512, 9, 1])
+def test_trees_that_begin_alike_share_that_too(limit: int) -> None:
+    """Layers that know of it give the states and gradients of each row alone, from fewer tokens."""
+    model = FAMILIES["llama"]()
+    layers = unroll(model)
+    assert layers is not None
+    families = [FAMILY_A, [[3, 4, 21, 22], [3, 4, 23]], [[3, 4, 21, 24]], FAMILY_B]
+    rows = [row for family in families for row in family]
+    weights = torch.linspace(-1, 1, len(rows))[:, None]
+    forest = plant(families, limit, alike=True)
+    assert len(forest.ids) <= len(plant(families, limit).ids) - 2 - 3
+
+    def gradients(states: torch.Tensor) -> list[torch.Tensor]:
+        model.zero_grad()
+        (states * weights).sin().sum().backward()
+        return [parameter.grad.clone() for parameter in model.parameters()]
+
+    alone = torch.stack([model(input_ids=torch.tensor([row])).last_hidden_state[0, -1] for row in rows])
+    expected = gradients(alone)
+    together = forest_states(model, forest, layers)
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+    for one, other in zip(gradients(together), expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+    with pytest.raises(ValueError, match="layers that know of it"):
+        forest_states(model, forest)
 
 
 def test_a_model_with_a_window_stays_as_it_is() -> None:
