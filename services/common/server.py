@@ -33,6 +33,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from services.common import garbage
 from services.common.access.gate import Gate
 from services.common.access.opening import open_gate
 from services.common.access.safety import check_access
@@ -84,6 +85,13 @@ class AnswersEarly(Protocol):
     """An application that takes calls while it starts (others refuse them with UNAVAILABLE)."""
 
     answers_while_starting: bool
+
+
+@runtime_checkable
+class KeepsWhatItLoads(Protocol):
+    """An application whose models live as long as its process: see garbage.py."""
+
+    keeps_what_it_loads: bool
 
 
 @runtime_checkable
@@ -285,6 +293,8 @@ async def _serve(server: ServiceServer, application: Application, stop: asyncio.
             _log.info("stopped while loading")
             await server.drain()
             return _stopped(application)
+        if isinstance(application, KeepsWhatItLoads):
+            garbage.set_aside()
         waiting = asyncio.ensure_future(application.wait())
         try:
             await asyncio.wait((stopping, waiting), return_when=asyncio.FIRST_COMPLETED)

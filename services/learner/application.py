@@ -51,6 +51,7 @@ class LearnerApplication:
     name = "learner"
     # Status is worth having while the model loads.
     answers_while_starting = True
+    keeps_what_it_loads = True
 
     def __init__(self, config: LearnerConfig, place: Place | None = None) -> None:
         """place: of the first of several processes."""

@@ -28,6 +28,7 @@ class PolicyApplication:
     """See services/common/server.py Application."""
 
     name = "policy"
+    keeps_what_it_loads = True
 
     def __init__(self, config: PolicyConfig) -> None:
         self._config = config

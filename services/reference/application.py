@@ -25,6 +25,7 @@ class ReferenceApplication:
     """See services/common/server.py Application."""
 
     name = "reference"
+    keeps_what_it_loads = True
 
     def __init__(self, config: ReferenceConfig) -> None:
         self._config = config
