@@ -293,7 +293,7 @@ async def _serve(server: ServiceServer, application: Application, stop: asyncio.
             _log.info("stopped while loading")
             await server.drain()
             return _stopped(application)
-        if isinstance(application, KeepsWhatItLoads):
+        if isinstance(application, KeepsWhatItLoads) and application.keeps_what_it_loads:
             garbage.set_aside()
         waiting = asyncio.ensure_future(application.wait())
         try:

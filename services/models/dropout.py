@@ -47,42 +47,35 @@ def mask(shape: torch.Size, share: float, dtype: torch.dtype) -> torch.Tensor:
 def dropping(model: torch.nn.Module, backbone: Any, share: float) -> Iterator[None]:
     """`model` in training mode with dropout, in the places where it has it; in eval mode without afterwards.
 
-    Nothing at a share of 0. backbone: the transformer in it, whose attention drops by `mask`, too, where transformers
-    lets one choose it.
+    Nothing at a share of 0. backbone: the transformer in it; its attention drops by `mask`, too, where that is torch's.
     """
     if not share:
         yield
         return
-    places = [
-        (parent, name, part)
-        for parent in model.modules()
-        for name, part in parent.named_children()
-        if isinstance(part, torch.nn.Dropout)
-    ]
-    for parent, name, _ in places:
-        setattr(parent, name, QuickDropout(share))
-    before = _attend_quickly(backbone)
-    model.train()
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(model.eval)
+        for parent in list(model.modules()):
+            for name, part in list(parent._modules.items()):
+                if isinstance(part, torch.nn.Dropout):
+                    undo.callback(setattr, parent, name, part)
+                    setattr(parent, name, QuickDropout(share))
+        _attend_quickly(backbone, undo)
+        model.train()
         yield
-    finally:
-        model.eval()
-        backbone.set_attn_implementation(before)
-        for parent, name, part in places:
-            setattr(parent, name, part)
 
 
-def _attend_quickly(backbone: Any) -> str:
-    """Attention of this module, where the backbone allows it; what it had before."""
+def _attend_quickly(backbone: Any, undo: contextlib.ExitStack) -> None:
+    """Attention of this module where it was torch's, on a processor. Any other may do more than meets the eye."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
-    before = str(backbone.config._attn_implementation)
-    if getattr(backbone, "_supports_attention_backend", False):
+    before = getattr(backbone.config, "_attn_implementation", None)
+    chosen = before == "sdpa" and getattr(backbone, "_supports_attention_backend", False)
+    if chosen and backbone.device.type == "cpu":
         AttentionInterface.register(ATTENTION, _attention)
         AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+        undo.callback(backbone.set_attn_implementation, before)
         backbone.set_attn_implementation(ATTENTION)
-    return before
 
 
 def _attention(

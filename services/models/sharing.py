@@ -54,7 +54,8 @@ def tokens_of(lengths: Sequence[int], time: int, prompts: Sequence[Ids] = ()) ->
     order, same = _beginnings(prompts) if prompts else (range(len(lengths)), [0] * len(lengths))
     source = np.zeros((len(lengths), time), np.int64)
     count, before = 0, 0
-    for row, known in zip(order, same, strict=True):
+    for row, alike in zip(order, same, strict=True):
+        known = min(alike, lengths[row], lengths[before])
         own = lengths[row] - known
         source[row, :known] = source[before, :known]
         source[row, known : lengths[row]] = np.arange(count, count + own)
@@ -77,7 +78,8 @@ def _beginnings(prompts: Sequence[Ids]) -> tuple[Sequence[int], list[int]]:
 
     As they are where none shares anything.
     """
-    order = sorted(range(len(prompts)), key=lambda row: prompts[row].tolist())
+    # Bytes from the highest on are in the order of the ids, which are not negative.
+    order = sorted(range(len(prompts)), key=lambda row: prompts[row].astype(">i4").tobytes())
     same = [0, *(_same(prompts[one], prompts[other]) for one, other in pairwise(order))]
     return (order, same) if any(same) else (range(len(prompts)), same)
 

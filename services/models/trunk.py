@@ -20,6 +20,10 @@ from services.common.errors import InvalidInput
 from services.models.encoder_decoder import Row, freeze_encoder_decoder, is_encoder_decoder
 from services.models.unrolled import Unrolled, unroll, with_layers
 
+WRITTEN_OUT = 512
+"""Tokens of the longest row up to which the lower half, which has no way back, goes through products written out as the
+upper one does: 8 rows of 256 with one prompt 98 ms a layer instead of 215, 4 of 1,024 688 instead of torch's 364."""
+
 
 class Halves(Protocol):
     """A model in two halves, for rows of (prompt ids, completion ids): what the learner asks of an architecture."""
@@ -84,7 +88,7 @@ class Split:
         """See Halves."""
         ids = [torch.from_numpy(np.concatenate(row).astype(np.int64)) for row in rows]
         padded = pad_sequence(ids, batch_first=True).to(self.lower_half.device)
-        if self.unrolled_below is None or padded.device.type != "cpu":
+        if self.unrolled_below is None or padded.device.type != "cpu" or padded.shape[1] > WRITTEN_OUT:
             hidden = self.lower(padded)
         else:
             embedded = self.lower_half.get_input_embeddings()(padded)

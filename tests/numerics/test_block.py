@@ -177,6 +177,7 @@ def test_lengths_that_are_not_the_rows_are_refused(model: Any) -> None:
             unrolled(hidden, lengths)
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="told in another form there")
 def test_a_block_keeps_a_length_that_is_taken_again(capfd: pytest.CaptureFixture[str]) -> None:
     """Nothing stays of a hundred passes: CPython 3.11 keeps freed tuples of twenty and never takes them again."""
     layout = layout_of([3, 3])
@@ -187,7 +188,7 @@ def test_a_block_keeps_a_length_that_is_taken_again(capfd: pytest.CaptureFixture
         for _ in range(100):
             Block.apply(x, layout, *weights).sum().backward()
         sys._debugmallocstats()
-        found = re.search(r"^(\d+) free 20-sized PyTupleObjects", capfd.readouterr().err, re.MULTILINE)
+        found = re.search(r"^ *(\d+) free 20-sized PyTupleObjects", capfd.readouterr().err, re.MULTILINE)
         return int(found.group(1)) if found else 0
 
     assert left() < 50

@@ -52,8 +52,8 @@ def spec_of(folder: Path, algorithm: dict[str, Any], **optimiser: Any) -> RunSpe
         folder / "tiny",
         algorithm=algorithm,
         data={"prompts": "none.jsonl", **texts},
-        # Few tokens, so that processes have several rounds, and not all equally many. Adam divides a gradient by its own
-        # size: with its usual eps one that is rounding alone moves a weight by up to the rate, whoever computes it.
+        # Few tokens, so that processes have several rounds, and not all equally many. Adam divides a gradient by its
+        # own size: with its usual eps one that is rounding alone moves a weight by the rate, whoever computes it.
         optimiser={"learning_rate": 1e-3, "eps": 1e-6, "micro_batch_tokens": 24, **optimiser},
         rollout={"slip": ("policy", "reference", "reward")},
     )

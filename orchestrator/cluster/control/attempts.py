@@ -11,7 +11,7 @@
     yes      failed, and the spec is another now    the Job is deleted, failures count from 0
     yes      failed, not counted yet                count it, in status, before anything else; in a row only if
                                                     no pod of it was taken away (drained, preempted, evicted)
-    yes      failed by the user's mistake           the run has failed: another attempt ends the same way
+    yes      failed by the user's mistake, now told the run has failed: another attempt ends the same way
     yes      failed, `restart_limit` in a row       the run has failed
     yes      failed, back-off not over              (wait) the Job stays: it alone remembers when it ended
     yes      failed                                 the Job is deleted
@@ -205,7 +205,8 @@ def _failed(
     if count.counted < job.attempt:
         count = count.failed(job.attempt, terms.checkpoint_step, disrupted=job.disrupted)
         told = why
-    if job.users_mistake:
+    # Told in the look that counts it, with which the run has failed. Later it is of a spec that has been changed.
+    if told and job.users_mistake:
         ended = f"attempt {job.attempt} ended by a mistake in what it was given: {why}"
         return Learner(attempt=job.attempt, count=count, finished="Failed", message=ended, failed_now=told)
     if count.in_a_row > terms.restart_limit:

@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from services.common import garbage
 from services.common.errors import ServiceError, Unavailable
 from services.learner.config import LearnerConfig
 from services.learner.distributed.commands import Follower
@@ -51,6 +52,7 @@ class FollowerProgram:
         follower = Follower(part.trainer, group, part.serving, server.publish)
         together = InParts(group, follower.gathered().sizes(), server.start())
         server.attach(part.loaded, together)
+        garbage.set_aside()
         try:
             follower.follow()
         finally:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModel
 
 from services.models import dropout
 from services.models.dropout import QuickDropout, dropped, dropping, mask
@@ -96,5 +97,35 @@ def test_every_place_drops_and_is_put_back(backbone: Any) -> None:
         assert kinds == {QuickDropout}
     assert torch.equal(states(backbone), expected)
     assert backbone.config._attn_implementation == before
+    assert QuickDropout not in {type(part) for part in backbone.modules()}
+    assert not backbone.training
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "gpt_oss"])
+def test_attention_that_does_more_than_torchs_is_left_alone(kind: str) -> None:
+    """Capped scores, sinks: what such a model computes without a loss is what it computed before."""
+    small = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    experts = {"num_local_experts": 2, "num_experts_per_tok": 1} if kind == "gpt_oss" else {}
+    config = AutoConfig.for_model(kind, **small, **heads, **experts)
+    model = AutoModel.from_config(config).eval()
+    ids = torch.arange(12).view(2, 6)
+    expected, before = model(input_ids=ids).last_hidden_state, model.config._attn_implementation
+    with dropping(model, model, 0.1):
+        assert model.config._attn_implementation == before
+        assert torch.allclose(model(input_ids=ids).last_hidden_state, expected, atol=1e-5)
+
+
+def test_what_breaks_on_the_way_in_leaves_nothing_behind(
+    backbone: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Modules and mode are as they were."""
+
+    def refuse(_: str) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(backbone, "set_attn_implementation", refuse)
+    with pytest.raises(RuntimeError, match="no"), dropping(backbone, backbone, 0.1):
+        pass
     assert QuickDropout not in {type(part) for part in backbone.modules()}
     assert not backbone.training

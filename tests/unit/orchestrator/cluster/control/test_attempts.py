@@ -116,6 +116,18 @@ def test_the_last_job_of_a_failed_run_stays() -> None:
     assert decide(*jobs, terms=replace(TERMS, anew=True)).delete == ("run-1", "run-2")
 
 
+def test_another_try_after_a_mistake_is_one() -> None:
+    """The old Job may outlive the look that begins anew, where nobody could delete it: it fails the run no more."""
+    mistaken, failed = job(JobState.FAILED, users_mistake=True), replace(TERMS, failed=True)
+    first = decide(mistaken)
+    assert (first.finished, first.count.counted) == ("Failed", 1)
+    assert decide(mistaken, count=first.count, wanted=False, terms=failed).delete == ()
+    anew = decide(mistaken, count=first.count, terms=replace(TERMS, anew=True))
+    assert (anew.finished, anew.delete) == ("", ("run-1",))
+    again = decide(mistaken, count=anew.count)
+    assert (again.finished, again.delete) == ("", ("run-1",))
+
+
 def test_a_failure_is_counted_once() -> None:
     """The first look counts and tells it; the next, with status written, only deletes."""
     first = decide(job(JobState.FAILED))
