@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import MistralConfig, MistralModel
@@ -30,24 +32,25 @@ def test_trees_hold_whole_rows_within_the_limit() -> None:
     assert [t.rows for t in trees_of(FAMILY_A, 1)] == [(0,), (1,), (2,)]
 
 
+def gradients(model: Any, states: torch.Tensor) -> list[torch.Tensor]:
+    """Of all parameters, by something that looks at each row in another way."""
+    model.zero_grad()
+    (states * torch.linspace(-1, 1, len(states))[:, None]).sin().sum().backward()
+    return [parameter.grad.clone() for parameter in model.parameters()]
+
+
 @pytest.mark.parametrize("limit", [512, 9, 1])
 def test_states_and_gradients_are_those_of_each_row_alone(limit: int) -> None:
     """In float32 to 1e-5, whatever is shared; each parameter's gradient too."""
     model = FAMILIES["llama"]()
     rows = [*FAMILY_A, *FAMILY_B]
-    weights = torch.linspace(-1, 1, len(rows))[:, None]
-
-    def gradients(states: torch.Tensor) -> list[torch.Tensor]:
-        model.zero_grad()
-        (states * weights).sin().sum().backward()
-        return [parameter.grad.clone() for parameter in model.parameters()]
 
     alone = torch.stack([model(input_ids=torch.tensor([row])).last_hidden_state[0, -1] for row in rows])
-    expected = gradients(alone)
+    expected = gradients(model, alone)
     assert enable_forests(model)
     together = forest_states(model, plant([FAMILY_A, FAMILY_B], limit))
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
-    for one, other in zip(gradients(together), expected, strict=True):
+    for one, other in zip(gradients(model, together), expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
 
 
@@ -59,20 +62,14 @@ def test_trees_that_begin_alike_share_that_too(limit: int) -> None:
     assert layers is not None
     families = [FAMILY_A, [[3, 4, 21, 22], [3, 4, 23]], [[3, 4, 21, 24]], FAMILY_B]
     rows = [row for family in families for row in family]
-    weights = torch.linspace(-1, 1, len(rows))[:, None]
     forest = plant(families, limit, alike=True)
     assert len(forest.ids) <= len(plant(families, limit).ids) - 2 - 3
 
-    def gradients(states: torch.Tensor) -> list[torch.Tensor]:
-        model.zero_grad()
-        (states * weights).sin().sum().backward()
-        return [parameter.grad.clone() for parameter in model.parameters()]
-
     alone = torch.stack([model(input_ids=torch.tensor([row])).last_hidden_state[0, -1] for row in rows])
-    expected = gradients(alone)
+    expected = gradients(model, alone)
     together = forest_states(model, forest, layers)
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
-    for one, other in zip(gradients(together), expected, strict=True):
+    for one, other in zip(gradients(model, together), expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
     with pytest.raises(ValueError, match="layers that know of it"):
         forest_states(model, forest)
