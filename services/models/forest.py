@@ -23,7 +23,7 @@ import structlog
 import torch
 
 from services.models.packed import padded_states, probe_rows, same_states, windowed
-from services.models.sharing import Copies, Tokens, tokens_of
+from services.models.sharing import Copies, Tokens, beginning, tokens_of
 from services.models.unrolled import Unrolled
 
 ATTENTION = "trimtab_forest"
@@ -61,11 +61,7 @@ class Forest:
 
 def shared_beginning(one: Sequence[int], other: Sequence[int]) -> int:
     """How many first tokens are the same; never a whole row, since a row's last token is its own."""
-    most = min(len(one), len(other)) - 1
-    for at in range(most):
-        if one[at] != other[at]:
-            return at
-    return max(0, most)
+    return max(0, min(beginning(one, other), len(one) - 1, len(other) - 1))
 
 
 def trees_of(rows: Sequence[Sequence[int]], limit: int = TREE_TOKENS) -> list[Tree]:
@@ -97,9 +93,10 @@ def plant(
     laid: list[_Laid] = []
     for family in families:
         laid += [_laid([family[number] for number in tree.rows], tree) for tree in trees_of(family, limit)]
-    sizes, firsts = [len(one.ids) for one in laid], [np.array(one.first, np.int32) for one in laid]
+    sizes = [len(one.ids) for one in laid]
     longest = max(sizes)
-    tokens = tokens_of(sizes, longest, firsts if alike else ())
+    firsts = [np.array(one.ids[: one.ends[0] + 1], np.int32) for one in laid] if alike else []
+    tokens = tokens_of(sizes, longest, firsts)
     every = torch.arange(len(laid) * longest)
     place, back = (every if one is None else one for one in (tokens.source, tokens.places))
     ids = _side_by_side([one.ids for one in laid], longest)[back]
@@ -118,10 +115,9 @@ def plant(
 
 @dataclass(frozen=True, slots=True)
 class _Laid:
-    """A tree side by side: its first row; ids and positions [tokens]; where each row ends; branches: where each row's
-    own tokens begin and end, and how many it shares."""
+    """A tree side by side: ids and positions [tokens]; where each row ends; branches: where each row's own tokens begin
+    and end, and how many it shares."""
 
-    first: Sequence[int]
     ids: list[int]
     positions: list[int]
     ends: list[int]
@@ -129,7 +125,7 @@ class _Laid:
 
 
 def _laid(rows: Sequence[Sequence[int]], tree: Tree) -> _Laid:
-    one = _Laid(rows[0], [], [], [], [])
+    one = _Laid([], [], [], [])
     for row, same in zip(rows, tree.shared, strict=True):
         one.branches.append((len(one.ids), len(one.ids) + len(row) - same, same))
         one.ids.extend(row[same:])

@@ -80,14 +80,14 @@ def _beginnings(prompts: Sequence[Ids]) -> tuple[Sequence[int], list[int]]:
     """
     # Bytes from the highest on are in the order of the ids, which are not negative.
     order = sorted(range(len(prompts)), key=lambda row: prompts[row].astype(">i4").tobytes())
-    same = [0, *(_same(prompts[one], prompts[other]) for one, other in pairwise(order))]
+    same = [0, *(beginning(prompts[one], prompts[other]) for one, other in pairwise(order))]
     return (order, same) if any(same) else (range(len(prompts)), same)
 
 
-def _same(one: Ids, other: Ids) -> int:
+def beginning(one: Ids | Sequence[int], other: Ids | Sequence[int]) -> int:
     """How many first ids are the same."""
     most = min(len(one), len(other))
-    differing = np.flatnonzero(one[:most] != other[:most])
+    differing = np.flatnonzero(np.asarray(one[:most]) != np.asarray(other[:most]))
     return int(differing[0]) if len(differing) else most
 
 
