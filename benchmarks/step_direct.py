@@ -35,7 +35,10 @@ def direct_seconds(job: Job) -> dict[str, float]:
 
 
 def mean_reward(model: str, job: Job) -> float:
-    """VADER's mean over 256 completions of the job's prompts, drawn with fixed numbers."""
+    """VADER's mean over 256 completions of the job's prompts, drawn with fixed numbers.
+
+    In float32, whatever the weights were trained or saved in: rounding TRL's to bfloat16 would undo most of its steps.
+    """
     return _computed(lambda: _mean_reward(model, job))
 
 
@@ -87,7 +90,7 @@ def _drafts(engine: TransformersEngine, rows: list[Any], job: Job, *, seed: int)
 
 
 def _mean_reward(model: str, job: Job) -> float:
-    loaded = load_causal(ModelSpec(path=model, dtype="bfloat16", threads=job.threads))
+    loaded = load_causal(ModelSpec(path=model, dtype="float32", threads=job.threads))
     engine, rule = TransformersEngine(loaded, max_rows=64), make_rule("sentiment")
     prompts = [np.array(loaded.tokenizer(text)["input_ids"], np.int32) for text in job.texts]
     rows = [prompts[at % len(prompts)] for at in range(EVALUATED)]

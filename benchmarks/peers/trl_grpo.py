@@ -82,7 +82,7 @@ def main() -> None:
         )
         trainer.train()
     if job["model_out"]:
-        trainer.model.to(torch.bfloat16).save_pretrained(job["model_out"])
+        trainer.model.save_pretrained(job["model_out"])
         tokenizer.save_pretrained(job["model_out"])
     Path(job["out"]).write_text(json.dumps({"seconds": clock.seconds, "rewards": clock.rewards}))
 

@@ -1,6 +1,7 @@
 """Low-precision weights for the passes, float32 masters for the optimiser: the published bytes are their cast.
 
-Gradients of micro-batches are summed in float32: in bfloat16 a small one added to a large sum is lost.
+Gradients of micro-batches are summed in float32: in bfloat16 a small one added to a large sum is lost. Masters begin
+anywhere in the rounding cells of the weights they are made of (dither.py), not in the middle of them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from services.common.errors import Corrupted, Mismatch
+from services.models.dither import dithered
 from services.models.eight_bit import adamw_8bit
 
 # Elements of one dot product.
@@ -77,7 +79,7 @@ class MasterWeights:
 
     def _master(self, parameter: torch.nn.Parameter) -> torch.nn.Parameter:
         same = parameter.dtype == torch.float32
-        master = parameter if same else torch.nn.Parameter(parameter.detach().float())
+        master = parameter if same else torch.nn.Parameter(dithered(parameter))
         self._pairs.append((parameter, master))
         return master
 

@@ -87,6 +87,11 @@ def steps(
     return metrics, {name: value.clone() for name, value in leader.serving_weights().items()}
 
 
+def written(leader: Leader, part: Part, folder: Path) -> Path:
+    """The checkpoint of a run that has not begun."""
+    return Checkpoints(folder, keep=1, files=leader).write(0, part.loaded, leader.state_dict(), {"epoch": 1})
+
+
 def go_on(leader: Leader, part: Part, folder: Path, batch: list[Any]) -> dict[str, Any]:
     """From the newest checkpoint a step, a checkpoint, another step, and that one again from the checkpoint."""
     kept = Checkpoints(folder / leader.trainer.spec.name, keep=3, files=leader)

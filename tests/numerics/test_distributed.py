@@ -17,7 +17,7 @@ from services.learner.sample import Sample
 from services.learner.training import Trainer
 from services.models.loading import serving_state
 from services.models.manifest import entries_of
-from tests.fakes.learner_groups import go_on, in_group, steps
+from tests.fakes.learner_groups import go_on, in_group, steps, written
 from tests.fakes.tiny_models import make_tiny_causal
 from tests.fakes.tiny_runs import loaded_from, random_pairs, run_spec, samples_from
 
@@ -115,6 +115,18 @@ def test_any_number_of_processes_gives_the_same_steps(
     found = in_group(processes, {name: specs[name] for name in names}, tmp_path, steps, batches)
     for name in names:
         assert_same(found[name], stepped(alone(specs[name]), batches))
+
+
+def test_processes_begin_with_the_masters_of_one(tmp_path: Path, folder: Path) -> None:
+    """Of bfloat16 weights: each where it begins in its rounding cell, bit for bit, in the layers and beside them."""
+    spec = spec_of(folder, {"kind": "ppo", "value_model": "policy"})
+    spec = spec.model_copy(update={"model": spec.model.model_copy(update={"dtype": "bfloat16"})})
+    expected = alone(spec).state_dict()["optimiser"]["masters"]
+    path = in_group(2, {"half": spec}, tmp_path, written, tmp_path / "half")["half"]
+    found = Checkpoints(tmp_path / "half", keep=1).read(path)[0]["optimiser"]["masters"]
+    assert any((one != one.bfloat16()).any() for one in expected)
+    for one, two in zip(expected, found, strict=True):
+        assert torch.equal(one, two)
 
 
 def test_checkpoints_go_on_with_another_number_of_processes(

@@ -241,7 +241,7 @@ def test_the_average_is_kept_in_float32_and_put_in_for_a_while(dtype: torch.dtyp
     """a <- 0.75 a + 0.25 w after each update, from the start; the weights come back bit for bit; a resume goes on."""
     trained = parameters(dtype)
     masters = MasterWeights([ParameterGroup(trained, 0.1)], **OPTIONS, average=0.75)
-    mean = [one.detach().float().clone() for one in trained]
+    mean = [one.clone() for one in masters.state_dict()["masters"]]
     for number in range(3):
         backward(trained, number)
         masters.accumulate()

@@ -18,6 +18,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from services.common.errors import InvalidInput
+from services.models.dither import dithered
 
 _HOOKS = (
     "_forward_hooks",
@@ -44,7 +45,7 @@ def shard_trunk(trunk: Any, mesh: DeviceMesh) -> None:
     divided: set[torch.nn.Parameter] = set()
     for layer in trunk.layers:
         serving = next(layer.parameters()).dtype
-        divided.update(_shard(layer.float(), mesh, serving).parameters())
+        divided.update(_shard(_masters(layer), mesh, serving).parameters())
     others = {parameter for parameter in trunk.parameters() if parameter not in divided}
     # The root holds no tensor: it is where the layers' streams meet.
     _sum_gradients(fully_shard(trunk, mesh=mesh, ignored_params=others))
@@ -57,6 +58,14 @@ def move_rest(model: torch.nn.Module, device: torch.device) -> None:
             parameter.data = parameter.data.to(device)
     for buffer in model.buffers():
         buffer.data = buffer.data.to(device)
+
+
+def _masters(layer: torch.nn.Module) -> torch.nn.Module:
+    """The layer in float32, its weights those that MasterWeights begins with: of whole tensors, so as it does alone."""
+    for parameter in layer.parameters():
+        if parameter.dtype != torch.float32:
+            parameter.data = dithered(parameter)
+    return layer.float()
 
 
 def _shard(layer: torch.nn.Module, mesh: DeviceMesh, serving: torch.dtype) -> torch.nn.Module:
