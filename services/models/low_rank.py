@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from services.common.errors import Mismatch
+from services.models.dither import dithered
 
 A, B, MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude.weight"
 _ENDS = (A, B, MAGNITUDE)
@@ -57,13 +58,21 @@ def merged(
 ) -> torch.Tensor:
     """W + B A in float32, rounded to W's dtype once. base: [out, in]; a: [rank, in]; b: [out, rank], scaled.
 
+    A bfloat16 W stands anywhere in its rounding cells (dither.py): what is merged follows the smallest factors, on
+    average, and without any is W, bit for bit.
+
     With a magnitude [out] (DoRA, eq. 5 of arXiv 2402.09353) each row is brought to that length, which is a constant to
     gradients (section 4.3).
     """
-    whole = torch.addmm(base.float(), b.float(), a.float())
+    whole = torch.addmm(in_float32(base), b.float(), a.float())
     if magnitude is not None:
         whole = whole * (magnitude.float() / torch.linalg.vector_norm(whole.detach(), dim=1))[:, None]
     return whole.to(base.dtype)
+
+
+def in_float32(base: torch.Tensor) -> torch.Tensor:
+    """What factors are added to, and DoRA's lengths are measured of."""
+    return dithered(base) if base.dtype == torch.bfloat16 else base.detach().float()
 
 
 def merged_layer(layer: str, base: torch.Tensor, factors: Mapping[str, torch.Tensor]) -> torch.Tensor:

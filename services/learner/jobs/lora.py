@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from services.common.errors import ConfigError
+from services.models import low_rank
 
 
 def with_adapters(model: Any, *, rank: int, alpha: int, seed: int) -> Any:
@@ -25,5 +26,11 @@ def with_adapters(model: Any, *, rank: int, alpha: int, seed: int) -> Any:
 
 
 def merged(adapted: Any) -> Any:
-    """The plain model with the adapters' products added to its weights."""
-    return adapted.merge_and_unload()
+    """The plain model with the adapters' products added to its weights, as a run's are (low_rank.py)."""
+    for layer in adapted.modules():
+        if hasattr(layer, "lora_A"):
+            (name,) = layer.active_adapters
+            weight = layer.get_base_layer().weight
+            b = layer.lora_B[name].weight * layer.scaling[name]
+            weight.data = low_rank.merged(weight.data, layer.lora_A[name].weight.data, b.data)
+    return adapted.unload()

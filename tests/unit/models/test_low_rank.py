@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from services.common.errors import Mismatch
-from services.models.low_rank import check_factors, is_factor, layers_of, merged, merged_layer
+from services.models.low_rank import check_factors, in_float32, is_factor, layers_of, merged, merged_layer
 
 BASE = torch.tensor([[1.0, 2.0], [3.0, 4.0], [0.0, 5.0]])
 A, B = torch.tensor([[1.0, -1.0]]), torch.tensor([[2.0], [0.0], [3.0]])
@@ -30,6 +30,23 @@ def test_it_is_rounded_once() -> None:
     whole = merged(base, torch.tensor([[0.75], [0.75]]), torch.tensor([[1.0, 1.0]]))
     assert whole.dtype == torch.bfloat16
     assert float(whole) == 258.0
+
+
+def test_no_factors_leave_a_bfloat16_weight_as_it_is() -> None:
+    """Bit for bit, and under DoRA where the lengths are those it is measured by."""
+    base = (0.1 * torch.randn(64, 96, generator=torch.Generator().manual_seed(1))).bfloat16()
+    nothing = torch.zeros(4, 96), torch.zeros(64, 4)
+    lengths = torch.linalg.vector_norm(in_float32(base), dim=1)
+    assert torch.equal(merged(base, *nothing), base)
+    assert torch.equal(merged(base, *nothing, lengths), base)
+
+
+def test_small_factors_reach_a_bfloat16_weight() -> None:
+    """A product of 1e-5, a fiftieth of the weights' rounding cells, moves what is merged by that on average."""
+    base = (0.1 * torch.randn(1000, 1000, generator=torch.Generator().manual_seed(1))).bfloat16()
+    whole = merged(base, torch.full((1, 1000), 1e-3), torch.full((1000, 1), 1e-2))
+    assert float((whole.float() - base.float()).mean()) == pytest.approx(1e-5, rel=0.05)
+    assert torch.equal(whole.bfloat16(), whole)
 
 
 def test_names() -> None:
