@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from services.common.errors import ConfigError, Mismatch
 from services.common.spec.lora import LoraSpec
 from services.models import low_rank
+from services.models.dither import dithered
 from services.models.loading import LoadedModel, serving_state
 
 _NAME = "default"
@@ -166,7 +167,7 @@ def _measure_again(model: Any) -> None:
     """DoRA's magnitudes in float32: peft measures in the base's dtype, where the adapter would begin as a change."""
     for layer in model.modules():
         if hasattr(layer, "lora_A") and _NAME in layer.lora_magnitude_vector:
-            lengths = torch.linalg.vector_norm(low_rank.in_float32(layer.base_layer.weight), dim=1)
+            lengths = torch.linalg.vector_norm(dithered(layer.base_layer.weight), dim=1)
             layer.lora_magnitude_vector[_NAME].weight.data.copy_(lengths)
 
 

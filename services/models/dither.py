@@ -21,11 +21,13 @@ _NUMBERS, _VALUES, _MIXED = -1640531535, -2048144777, -1028477379
 
 
 def dithered(weight: torch.Tensor) -> torch.Tensor:
-    """float32 values whose casts to bfloat16 are `weight` (finite bfloat16, any shape), each anywhere in its cell.
+    """float32 values that round to these bfloat16 ones (finite, any shape), each anywhere in its cell.
 
     Zeros stay zeros. The places are a function of the values and their order alone: every process, and every resume,
-    finds the same.
+    finds the same. Weights of another dtype are as they are.
     """
+    if weight.dtype != torch.bfloat16:
+        return weight.detach().float()
     found = weight.detach().float().contiguous()
     flat = found.view(-1).view(torch.int32)
     for begin in range(0, len(flat), _PART):

@@ -64,15 +64,10 @@ def merged(
     With a magnitude [out] (DoRA, eq. 5 of arXiv 2402.09353) each row is brought to that length, which is a constant to
     gradients (section 4.3).
     """
-    whole = torch.addmm(in_float32(base), b.float(), a.float())
+    whole = torch.addmm(dithered(base), b.float(), a.float())
     if magnitude is not None:
         whole = whole * (magnitude.float() / torch.linalg.vector_norm(whole.detach(), dim=1))[:, None]
     return whole.to(base.dtype)
-
-
-def in_float32(base: torch.Tensor) -> torch.Tensor:
-    """What factors are added to, and DoRA's lengths are measured of."""
-    return dithered(base) if base.dtype == torch.bfloat16 else base.detach().float()
 
 
 def merged_layer(layer: str, base: torch.Tensor, factors: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -40,6 +40,13 @@ def test_casts_of_edges_are_they() -> None:
     assert not found[given == 0].any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_others_are_as_they_are(dtype: torch.dtype) -> None:
+    """What has no bfloat16 cell keeps its value."""
+    given = weights(1000).to(dtype)
+    assert torch.equal(dithered(given), given.float())
+
+
 def test_every_place_of_a_cell_is_as_likely() -> None:
     """Tenths of the cell hold a tenth of the masters each, within four standard errors."""
     given = weights(500_000)

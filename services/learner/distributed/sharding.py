@@ -63,9 +63,8 @@ def move_rest(model: torch.nn.Module, device: torch.device) -> None:
 def _masters(layer: torch.nn.Module) -> torch.nn.Module:
     """The layer in float32, its weights those that MasterWeights begins with: of whole tensors, so as it does alone."""
     for parameter in layer.parameters():
-        if parameter.dtype != torch.float32:
-            parameter.data = dithered(parameter)
-    return layer.float()
+        parameter.data = dithered(parameter)
+    return layer.float()  # buffers
 
 
 def _shard(layer: torch.nn.Module, mesh: DeviceMesh, serving: torch.dtype) -> torch.nn.Module:

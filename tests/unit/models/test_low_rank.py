@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from services.common.errors import Mismatch
-from services.models.low_rank import check_factors, in_float32, is_factor, layers_of, merged, merged_layer
+from services.models.dither import dithered
+from services.models.low_rank import check_factors, is_factor, layers_of, merged, merged_layer
 
 BASE = torch.tensor([[1.0, 2.0], [3.0, 4.0], [0.0, 5.0]])
 A, B = torch.tensor([[1.0, -1.0]]), torch.tensor([[2.0], [0.0], [3.0]])
@@ -36,7 +37,7 @@ def test_no_factors_leave_a_bfloat16_weight_as_it_is() -> None:
     """Bit for bit, and under DoRA where the lengths are those it is measured by."""
     base = (0.1 * torch.randn(64, 96, generator=torch.Generator().manual_seed(1))).bfloat16()
     nothing = torch.zeros(4, 96), torch.zeros(64, 4)
-    lengths = torch.linalg.vector_norm(in_float32(base), dim=1)
+    lengths = torch.linalg.vector_norm(dithered(base), dim=1)
     assert torch.equal(merged(base, *nothing), base)
     assert torch.equal(merged(base, *nothing, lengths), base)
 
