@@ -33,9 +33,15 @@ BARS = {"time_to_reward_vs_trl": harness.at_least(3.3)}
 
 def measure(quick: bool) -> dict[str, float]:
     """All figures; `quick`: one seed, ten steps of TRL."""
-    model = required("trl")
-    job = Job(algorithm="grpo", model=model, texts=texts(), steps=0, fixed_length=False)
-    job = replace(job, beta=0.02, learning_rate=1e-5, steps=TRL_STEPS // 4 if quick else TRL_STEPS)
+    job = Job(
+        algorithm="grpo",
+        model=required("trl"),
+        texts=texts(),
+        steps=TRL_STEPS // 4 if quick else TRL_STEPS,
+        fixed_length=False,
+        beta=0.02,
+        learning_rate=1e-5,
+    )
     try:
         with tempfile.TemporaryDirectory(prefix="trimtab-reward-") as name:
             return _to_reward(job, Path(name), SEEDS[:1] if quick else SEEDS)
