@@ -132,11 +132,12 @@ class Course:
     ) -> list[Answered]:
         prompts, began = self._material.train, time.monotonic()
         path = self._round_folder(number) / f"answers-{version}.jsonl"
+        at_once = self._iterate.prompts_in_call(count)
         return await answered(
             path,
-            lambda: self._sampler(version),
+            lambda: self._sampler(version, at_once),
             prompts,
-            call_prompts=self._iterate.call_prompts,
+            call_prompts=at_once,
             count=count,
             seed=self._spec.seed + _TRAIN_DRAWS * (number + 1) + version,
             heard=lambda done: moving(
@@ -292,12 +293,14 @@ class Course:
     async def _held_out(self, version: int, moving: Callable[[str], None]) -> list[Answered]:
         """A version's answers to the held-out prompts: asked for once, then on file."""
         prompts, began = self._material.held_out, time.monotonic()
+        count = self._iterate.completions
+        at_once = self._iterate.prompts_in_call(count)
         return await answered(
             self._layout.root / "held_out" / f"answers-{version}.jsonl",
-            lambda: self._sampler(version),
+            lambda: self._sampler(version, at_once),
             prompts,
-            call_prompts=self._iterate.call_prompts,
-            count=self._iterate.completions,
+            call_prompts=at_once,
+            count=count,
             seed=self._spec.seed + _HELD_DRAWS + version,
             heard=lambda done: moving(
                 f"{contest.source(version)}: {share_done(done, len(prompts), began, time.monotonic())} prompts"
@@ -344,14 +347,14 @@ class Course:
         """The folder of a version; 0 is the initial model."""
         return str(self._round_folder(version) / "model") if version else self._spec.model.path
 
-    async def _sampler(self, version: int) -> Sampler:
-        """The policy service with this version, and a sampler that no other version answers."""
+    async def _sampler(self, version: int, at_once: int) -> Sampler:
+        """The policy service with this version, and a sampler of so many prompts at once that no other answers."""
         digest = self._rounds.rounds[version - 1].policy_digest if version else ""
         client = await self._crew.policy_client(self._model(version))
         return Sampler(
             client,
             lambda: self._crew.stack.ready("policy"),
-            self._iterate.call_prompts,
+            at_once,
             self._spec.sampling.max_new_tokens,
             common.WeightsVersion(digest=digest) if digest else None,
         )

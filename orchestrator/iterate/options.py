@@ -59,7 +59,11 @@ class IterateSpec(Spec):
     train_embeddings: bool = Field(True, description="Of the reward model.")
     held_out_prompts: int = Field(100, ge=1)
     completions: int = Field(4, ge=1, description="To each held-out prompt, by each policy.")
-    call_prompts: int = Field(25, ge=1, description="Prompts in one Generate call.")
+    call_prompts: int = Field(
+        25,
+        ge=1,
+        description="Prompts in one Generate call for all `answers`; of a call for fewer answers each, so many more.",
+    )
     stop_on_plateau: bool = Field(
         True, description="End after a round whose policy does not win more than half, with its interval."
     )
@@ -68,6 +72,10 @@ class IterateSpec(Spec):
     def by_people(self) -> bool:
         """Whether people compare."""
         return not self.annotator_rule
+
+    def prompts_in_call(self, count: int) -> int:
+        """Prompts in a Generate call of `count` answers each: a step of the policy costs little more for more rows."""
+        return max(1, self.call_prompts * self.answers // count)
 
     def label_seconds(self) -> float | None:
         """How long to wait for labels; None: as long as it takes."""

@@ -10,7 +10,7 @@ padded pass: a model that does more with positions or masks than meets the eye f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -102,16 +102,21 @@ def packed_states(
 
 def enable_packing(backbone: Any) -> bool:
     """Switch a backbone to packed passes; false, and unchanged, for one that packing does not suit."""
+    return packs_with(backbone, ATTENTION, packed_attention)
+
+
+def packs_with(backbone: Any, name: str, attention: Callable[..., Any]) -> bool:
+    """The same with an attention of this name in transformers' registry, which takes `packed_lengths`."""
     if not getattr(backbone, "_supports_attention_backend", False) or windowed(backbone.config):
         return False
     from transformers import AttentionInterface
 
-    AttentionInterface.register(ATTENTION, packed_attention)
+    AttentionInterface.register(name, attention)
     before = backbone.config._attn_implementation
     try:
         rows = probe_rows(backbone)
         expected = padded_states(backbone, rows)
-        backbone.set_attn_implementation(ATTENTION)
+        backbone.set_attn_implementation(name)
         with torch.inference_mode():
             found = packed_states(backbone, rows)
         if same_states(expected, found):

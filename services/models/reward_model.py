@@ -11,10 +11,10 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -35,6 +35,7 @@ from services.models.packed import enable_packing, packed_states
 from services.models.packing import micro_batches
 from services.models.precision import torch_dtype
 from services.models.scorer import Encoded, Reading, ScorerAbout, ScoreText, cut_left
+from services.models.unpadded import leave_out_padding
 from services.models.unrolled import Unrolled, unroll
 
 Pooling = Literal["mean", "last"]
@@ -82,9 +83,15 @@ class RewardModel(torch.nn.Module):
         """Serve without padding from now on, where the backbone allows it. Not for training."""
         self.packed = enable_packing(self.backbone)
 
-    def share_beginnings(self) -> None:
-        """From now on answers to one prompt read it once, where the backbone allows it. For training."""
-        if self.settings.pooling == "last":
+    def prepare_training(self, *, dropout: bool) -> None:
+        """From now on no pass computes what it need not, where the backbone allows it; what is computed stays the same.
+
+        A causal model reads a prompt once for all answers to it: without `dropout`, which each answer has its own of.
+        An encoder leaves padding out.
+        """
+        if self.settings.pooling == "mean":
+            self.packed = leave_out_padding(self.backbone)
+        elif not dropout:
             # First: its trial is against the backbone's own attention.
             self._layers = unroll(self.backbone)
             self.sharing = enable_forests(self.backbone)
@@ -123,7 +130,10 @@ class RewardModel(torch.nn.Module):
         return self.head_outputs([self.encode(row) for row in rows])
 
     def head_outputs(self, encoded: Sequence[Encoded]) -> torch.Tensor:
-        """Head outputs for encoded rows padded into one batch, [rows] float32."""
+        """Head outputs for encoded rows in one pass, [rows] float32."""
+        return self._packed_outputs(encoded) if self.packed else self._padded_outputs(encoded)
+
+    def _padded_outputs(self, encoded: Sequence[Encoded]) -> torch.Tensor:
         device = self.head.weight.device
         width = max(len(row.ids) for row in encoded)
         ids = torch.zeros((len(encoded), width), dtype=torch.long)
@@ -158,10 +168,7 @@ class RewardModel(torch.nn.Module):
     def read(self, rows: Sequence[Encoded]) -> list[Reading]:
         """gain * head + bias of each row, in order, by one forward pass."""
         with torch.inference_mode():
-            if self.sharing:
-                outputs = self.family_outputs([[row] for row in rows])
-            else:
-                outputs = self._packed_outputs(rows) if self.packed else self.head_outputs(rows)
+            outputs = self.family_outputs([[row] for row in rows])
         gain, bias = self.settings.gain, self.settings.bias
         return [Reading(value=gain * output + bias) for output in outputs.tolist()]
 
@@ -179,6 +186,8 @@ class RewardModel(torch.nn.Module):
 
         Padded, a family counts as so many rows as the largest one, all as long as its longest.
         """
+        if self.packed:
+            return micro_batches([sum(len(row.ids) for row in rows) for rows in families], token_budget)
         if self.sharing:
             return micro_batches(
                 [sum(tree.tokens for tree in trees_of([row.ids for row in rows])) for rows in families],
@@ -212,13 +221,11 @@ class RewardModel(torch.nn.Module):
             else None
         )
         states = packed_states(self.backbone, [row.ids for row in rows], types)
-        ends = np.cumsum([len(row.ids) for row in rows]).tolist()
+        lengths = [len(row.ids) for row in rows]
         if self.settings.pooling == "last":
-            return self._head(states[[end - 1 for end in ends]].float())
-        means = [
-            states[end - len(row.ids) + row.start : end].float().mean(0)
-            for row, end in zip(rows, ends, strict=True)
-        ]
+            return self._head(states[[end - 1 for end in accumulate(lengths)]].float())
+        parts = states.split(lengths)
+        means = [part[row.start :].float().mean(0) for row, part in zip(rows, parts, strict=True)]
         return self._head(torch.stack(means))
 
     def _head(self, pooled: torch.Tensor) -> torch.Tensor:

@@ -133,8 +133,8 @@ class _Course:
     def run(self, pretraining: Sequence[Compared], reference: Sequence[ScoreText]) -> RewardReport:
         options, model = self._options, self._model
         began = time.perf_counter()
-        if not options.dropout and not model.packed:
-            model.share_beginnings()
+        if not model.packed:
+            model.prepare_training(dropout=bool(options.dropout))
         answers = [[row] for row in reference] or [
             rows_of(one) for one in _first(self._fit, _NORMALISED_BY, lambda one: len(one.answers))
         ]

@@ -55,20 +55,21 @@ def update(model: RewardModel, options: job.RewardTraining) -> float:
     return job.update(model, batch, encoded, options, job.make_optimiser(model, options, 1e-2), 0.0)
 
 
-@pytest.mark.parametrize("sharing", [False, True])
+@pytest.mark.parametrize("prepared", [False, True])
 @pytest.mark.parametrize("budget", [1, 64, 8192])
-def test_the_loss_is_the_mean_over_all_comparisons(model: RewardModel, budget: int, sharing: bool) -> None:
+def test_the_loss_is_the_mean_over_all_comparisons(model: RewardModel, budget: int, prepared: bool) -> None:
     """-log sigmoid of the difference of scores, averaged over the five pairs, for any cut into micro-batches and
-    whether or not what answers begin with is shared."""
+    whether or not padding is left out and what answers begin with is shared."""
     expected = 0.0
     for prompt in PROMPTS:
         scores = model.score(job.rows_of(prompt))
         for win in prompt.wins:
             difference = torch.tensor(scores[win.better] - scores[win.worse])
             expected -= float(torch.nn.functional.logsigmoid(difference)) / 5
-    if sharing:
-        model.share_beginnings()
+    if prepared:
+        model.prepare_training(dropout=False)
         assert model.sharing == (model.settings.pooling == "last")
+        assert model.packed == (model.settings.pooling == "mean")
     found = update(model, replace(OPTIONS, micro_batch_tokens=budget))
     assert found == pytest.approx(expected, rel=1e-5)
 
@@ -80,13 +81,16 @@ def test_margins_are_better_minus_worse_in_order(model: RewardModel) -> None:
         scores = [model.score([row])[0] for row in job.rows_of(prompt)]
         scored += [scores[win.better] - scores[win.worse] for win in prompt.wins]
     assert job.margins(model, PROMPTS) == pytest.approx(scored, abs=1e-5)
-    model.share_beginnings()
+    model.prepare_training(dropout=False)
     assert job.margins(model, PROMPTS) == pytest.approx(scored, abs=1e-5)
 
 
-def test_dropout_is_on_in_training_and_off_after_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("prepared", [False, True])
+def test_dropout_is_on_in_training_and_off_after_it(tmp_path: Path, prepared: bool) -> None:
     """With dropout two passes over the same batch differ and scores afterwards do not."""
     model = made(str(make_tiny_encoder(tmp_path / "encoder")))
+    if prepared:
+        model.prepare_training(dropout=True)
     options = replace(OPTIONS, dropout=0.3)
     plain = update(model, OPTIONS)
     assert update(model, options) != update(model, options)

@@ -11,6 +11,7 @@ import pytest
 from orchestrator.demo.collect import DemoPrompt
 from orchestrator.iterate import answers, contest, state
 from orchestrator.iterate.contest import Verdict
+from orchestrator.iterate.options import IterateSpec
 from services.common.errors import Corrupted
 from trimtab.common.v1 import common_pb2 as common
 from trimtab.policy.v1 import policy_pb2 as policy
@@ -117,6 +118,12 @@ class FakeSampler:
             )
             for one in prompts
         ]
+
+
+@pytest.mark.parametrize("count, prompts", [(5, 25), (4, 31), (1, 125), (200, 1)])
+def test_calls_for_fewer_answers_hold_more_prompts(count: int, prompts: int) -> None:
+    """No call asks for more completions than one of 25 prompts for all five answers, and each for one prompt's."""
+    assert IterateSpec(call_prompts=25, answers=5).prompts_in_call(count) == prompts
 
 
 async def test_answers_go_on_where_they_were_broken_off(tmp_path: Path) -> None:
