@@ -139,7 +139,7 @@ PEER_verl := -e protos verl==0.9.1 torch==2.13.0
 PEER_trl := -c constraints.txt -e protos trl==1.16.0 datasets==5.2.0 accelerate torch transformers vaderSentiment
 # The last release that has PPO.
 PEER_trl112 := -c constraints.txt trl==1.12.0 datasets==5.2.0 accelerate torch transformers
-peer-trl: .venv-peers/trl/.ready ## TRL, for tests/e2e/test_trl.py, benchmarks.reward_model, .losses and .step
+peer-trl: .venv-peers/trl/.ready ## TRL, for tests/e2e/test_trl*.py, benchmarks.reward_model, .losses and .step
 peer-trl112: .venv-peers/trl112/.ready ## TRL 1.12, for benchmarks.losses and .step
 peer-verl: .venv-peers/verl/.ready ## verl, for tests/e2e/test_trainers.py
 
