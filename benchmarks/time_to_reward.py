@@ -11,9 +11,8 @@ with fixed numbers in float32; three seeds each.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -28,6 +27,8 @@ SEEDS = (1, 2, 3)
 TRL_STEPS = 40
 STEPS_TRIED = (0.8, 0.9, 1.0, 1.25, 1.5)
 """In shares of TRL's."""
+Side = Callable[[Job, Path], tuple[float, Path]]
+"""Runs a job below a folder: its seconds, and the folder of its model."""
 BARS = {"time_to_reward_vs_trl": harness.at_least(3.3)}
 
 
@@ -51,11 +52,11 @@ def measure(quick: bool) -> dict[str, float]:
 
 
 def _to_reward(job: Job, folder: Path, seeds: Sequence[int]) -> dict[str, float]:
-    goal, trl_seconds = _theirs_after(replace(job, bfloat16=False), folder, seeds)
+    goal, trl_seconds = _after(_theirs, replace(job, bfloat16=False), folder, seeds)
     found = {"reward_before": mean_reward(job.model, job), "reward_trl": goal}
     for share in STEPS_TRIED:
         tried = replace(job, steps=round(share * job.steps), bfloat16=prefers_bfloat16())
-        reward, seconds = _ours_after(tried, folder, seeds)
+        reward, seconds = _after(_ours, tried, folder, seeds)
         if reward >= goal:
             break
         seconds = float("inf")
@@ -69,26 +70,28 @@ def _to_reward(job: Job, folder: Path, seeds: Sequence[int]) -> dict[str, float]
     }
 
 
-def _theirs_after(job: Job, folder: Path, seeds: Sequence[int]) -> tuple[float, float]:
-    """Mean reward after TRL's runs, and their mean seconds."""
-    rewards, seconds = [], []
-    for seed in seeds:
-        out = str(folder / f"trl-{seed}")
-        seconds.append(sum(theirs(replace(job, seed=seed), out).seconds))
-        rewards.append(mean_reward(out, job))
-        harness.say(f"seed {seed}: TRL at {rewards[-1]:.3f} after {seconds[-1]:.0f} s")
-    return fmean(rewards), fmean(seconds)
+def _theirs(job: Job, folder: Path) -> tuple[float, Path]:
+    """Seconds of a run of TRL's, and the folder of its model."""
+    model = folder / "model"
+    return sum(theirs(job, str(model)).seconds), model
 
 
-def _ours_after(job: Job, folder: Path, seeds: Sequence[int]) -> tuple[float, float]:
-    """Mean reward after our runs, and their mean seconds."""
+def _ours(job: Job, folder: Path) -> tuple[float, Path]:
+    """Seconds of a run of ours, and the folder of its model."""
+    run = folder / "run"
+    return sum(ours(job, run).seconds), run / "model"
+
+
+def _after(side: Side, job: Job, folder: Path, seeds: Sequence[int]) -> tuple[float, float]:
+    """Mean reward after a side's runs, and their mean seconds."""
     rewards, seconds = [], []
     for seed in seeds:
-        run = folder / f"ours-{job.steps}-{seed}"
-        seconds.append(sum(ours(replace(job, seed=seed), run).seconds))
-        rewards.append(mean_reward(str(run / "model"), job))
-        shutil.rmtree(run)
-        harness.say(f"seed {seed}: ours at {rewards[-1]:.3f} after {job.steps} steps, {seconds[-1]:.0f} s")
+        with tempfile.TemporaryDirectory(dir=folder) as run:  # checkpoints of a run are gigabytes
+            took, model = side(replace(job, seed=seed), Path(run))
+            rewards.append(mean_reward(str(model), job))
+        seconds.append(took)
+        name = "TRL" if side is _theirs else "ours"
+        harness.say(f"seed {seed}: {name} at {rewards[-1]:.3f} after {job.steps} steps, {took:.0f} s")
     return fmean(rewards), fmean(seconds)
 
 
