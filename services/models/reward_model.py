@@ -184,10 +184,9 @@ class RewardModel(torch.nn.Module):
     def family_batches(self, families: Sequence[Sequence[Encoded]], token_budget: int) -> list[list[int]]:
         """Indices of families, as they go through the model together: by the tokens that are read of each.
 
-        Padded, a family counts as so many rows as the largest one, all as long as its longest.
+        Padded, be it in the attention alone, a family counts as so many rows as the largest one, all as long as its
+        longest.
         """
-        if self.packed:
-            return micro_batches([sum(len(row.ids) for row in rows) for rows in families], token_budget)
         if self.sharing:
             return micro_batches(
                 [sum(tree.tokens for tree in trees_of([row.ids for row in rows])) for rows in families],

@@ -1,4 +1,4 @@
-"""Padding-free passes for training an encoder: padding stands in its attention alone, and dropout is drawn quickly.
+"""Padding-free passes for training encoders on processors: attention alone is padded, and dropout is drawn quickly.
 
     rows [a a a] [b] [c c]  ──▶  linear layers, norms, dropout: [a a a b c c]
                             ──▶  attention: [a a a]  softmax(q k' scale) v by row, what pads a row unseen
@@ -61,5 +61,5 @@ def _by_row(x: torch.Tensor, places: torch.Tensor, real: torch.Tensor) -> torch.
 
 
 def leave_out_padding(backbone: Any) -> bool:
-    """Switch an encoder to such passes; false, and unchanged, for one that they do not suit."""
-    return packs_with(backbone, ATTENTION, unpadded_attention)
+    """Switch an encoder to such passes; false, and unchanged, for one on another device or that they do not suit."""
+    return backbone.device.type == "cpu" and packs_with(backbone, ATTENTION, unpadded_attention)
