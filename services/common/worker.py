@@ -7,7 +7,8 @@
     marked: the same, then it rests, and takes again once the mark is gone
 
 Whatever goes wrong with a group is data and travels with it; whatever goes wrong with the queue is waited
-out. The loop itself never raises.
+out, and so is, for a while, what the work is done by (a server of somebody else's) where that is away or full.
+The loop itself never raises.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from google.protobuf.message import DecodeError
 
 from services.common import tracing
 from services.common.drain_mark import DrainMark, Mark
-from services.common.errors import Corrupted, TrimtabError, Unauthenticated, Unavailable
+from services.common.errors import Corrupted, Overloaded, TrimtabError, Unauthenticated, Unavailable
 from services.common.failures import error_info, failed_payload
 from services.common.stage_metrics import StageMetrics
 from services.common.stages.base import (
@@ -41,6 +42,8 @@ from trimtab.common.v1 import common_pb2 as common
 from trimtab.rollout.v1.rollout_pb2 import RolloutGroup
 
 BLOCK_SECONDS = 1.0
+# For a server that restarts with its model; what our clients have, too. Then a group has failed once.
+PATIENCE_SECONDS = 300.0
 _LONGEST_PAUSE_SECONDS = 2.0
 
 # Not the groups' fault: a server that is away, and one whose users have not the rights (yet) that a worker needs.
@@ -51,10 +54,19 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one group: done, to be continued by whoever takes it next, or failed with an error."""
+    """What became of one group: done, to be continued by whoever takes it next, or failed with an error.
 
-    kind: Literal["done", "unfinished", "failed"]
+    away: what the work is done by cannot be reached or is full, by its error; the worker asks for the group again.
+    """
+
+    kind: Literal["done", "unfinished", "failed", "away"]
     error: common.ErrorInfo | None = None
+
+
+def outcome_of_error(error: Exception, *, origin: str) -> Outcome:
+    """A group's outcome where its work raised: away for what may pass by itself, else failed."""
+    kind: Literal["failed", "away"] = "away" if isinstance(error, Overloaded | Unavailable) else "failed"
+    return Outcome(kind, error_info(error, origin=origin))
 
 
 class StageProcessor(Protocol):
@@ -64,7 +76,7 @@ class StageProcessor(Protocol):
         """Edit the groups in place; one outcome each, in order. Runs on the worker's executor.
 
         Once `stopping` is set, return soon, with "unfinished" for what can be continued elsewhere. An
-        exception counts as a failure of every group of the call.
+        exception counts for every group of the call (`outcome_of_error`). A group may come again, as it was left.
         """
         ...
 
@@ -95,6 +107,7 @@ class StageWorker:
         attempt_limit: int = ATTEMPT_LIMIT,
         replica: str = "",
         block_seconds: float = BLOCK_SECONDS,
+        patience_seconds: float = PATIENCE_SECONDS,
         mark: Mark | None = None,
     ) -> None:
         self._queue = queue
@@ -105,6 +118,7 @@ class StageWorker:
         self._renew_seconds = renew_seconds
         self._attempt_limit = attempt_limit
         self._block_seconds = block_seconds
+        self._patience_seconds = patience_seconds
         self._mark: Mark = mark or DrainMark(None)
         self._marked = False
         # What processors look at: set while this worker is to hold nothing, for now (marked) or for good.
@@ -214,15 +228,7 @@ class StageWorker:
             return
         groups = [group for _, group in pairs]
         began = time.monotonic()
-        try:
-            outcomes = self._processor.process(groups, self._letting_go)
-            if len(outcomes) != len(groups):
-                raise Corrupted(f"the processor gave {len(outcomes)} outcomes for {len(groups)} groups")
-        except Exception as error:
-            # Also what is not ours: a model's own exceptions fail groups, never the service.
-            if not isinstance(error, TrimtabError):
-                self._log.exception("processor raised", group_ids=[group.group_id for group in groups])
-            outcomes = [Outcome("failed", self._info(error))] * len(groups)
+        outcomes = self._patiently(groups)
         ended = time.monotonic()
         self._metrics.worked(len(groups), ended - began)
         for (job, group), outcome in zip(pairs, outcomes, strict=True):
@@ -231,6 +237,38 @@ class StageWorker:
                 f"stage {self._stage}", job.entry.traceparent, began, ended, error=code, groups=len(groups)
             )
             self._conclude(job, group, outcome)
+
+    def _patiently(self, groups: Sequence[RolloutGroup]) -> list[Outcome]:
+        """Outcomes of all groups. Those of which the work is away are tried again, for a while."""
+        outcomes = self._tried(groups)
+        ends = time.monotonic() + self._patience_seconds
+        pause = 0.1
+        while away := [at for at, outcome in enumerate(outcomes) if outcome.kind == "away"]:
+            error = outcomes[away[0]].error or self._info(Unavailable("away without an error"))
+            if pause == 0.1:
+                self._log.warning("what does the work is away or full, waiting for it", error=error.message)
+            if time.monotonic() >= ends:
+                outcomes = [Outcome("failed", one.error) if one.kind == "away" else one for one in outcomes]
+            elif self._letting_go.wait(pause * random.uniform(0.5, 1.0)):
+                outcomes = [Outcome("unfinished") if one.kind == "away" else one for one in outcomes]
+            else:
+                again = self._tried([groups[at] for at in away])
+                for at, outcome in zip(away, again, strict=True):
+                    outcomes[at] = outcome
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+        return outcomes
+
+    def _tried(self, groups: Sequence[RolloutGroup]) -> list[Outcome]:
+        try:
+            outcomes = self._processor.process(list(groups), self._letting_go)
+            if len(outcomes) != len(groups):
+                raise Corrupted(f"the processor gave {len(outcomes)} outcomes for {len(groups)} groups")
+        except Exception as error:
+            # Also what is not ours: a model's own exceptions fail groups, never the service.
+            if not isinstance(error, TrimtabError):
+                self._log.exception("processor raised", group_ids=[group.group_id for group in groups])
+            return [outcome_of_error(error, origin=self._stage)] * len(groups)
+        return outcomes
 
     def _parse(self, job: _Job) -> RolloutGroup | None:
         """The group, or None where it has failed already: too many attempts, unreadable, not for us."""

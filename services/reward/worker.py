@@ -11,16 +11,14 @@ from collections.abc import Iterator, Sequence
 from typing import cast
 
 from services.common.arrays import to_numpy
-from services.common.errors import InvalidInput
-from services.common.failures import error_info
+from services.common.errors import InvalidInput, ServiceError, TrimtabError
 from services.common.timing import record_timings
-from services.common.worker import Outcome
+from services.common.worker import Outcome, outcome_of_error
 from services.reward.observing import SILENT, Observer
-from services.reward.rewards.base import Caller, ScoreRow
-from services.reward.scoring import RewardModels
+from services.reward.rewards.base import Caller, ScoreOutcome, ScoreRow
+from services.reward.scoring import RewardModels, Scored
 from services.reward.shadow import ShadowRunner
 from services.reward.wire import conversation, encode_score
-from trimtab.common.v1 import common_pb2 as common
 from trimtab.rollout.v1 import rollout_pb2 as rollout
 
 # Rows between two looks at `stopping`: a drain has 10 seconds.
@@ -31,7 +29,8 @@ _CALLER = Caller(client="stage")
 class RewardProcessor:
     """A StageProcessor that scores by one name of the table.
 
-    A group of which a completion cannot be scored fails as a whole: an error must never look like a reward.
+    A group of which a completion cannot be scored fails as a whole: an error must never look like a reward. Where
+    what scores is away or full, the group is to come again.
     """
 
     def __init__(
@@ -67,25 +66,34 @@ class RewardProcessor:
             scored = self._models.score(self._model, rows, _CALLER)
         except Exception as error:
             self._observer.failed(self._model, len(rows), error)
-            raise
+            if not isinstance(error, TrimtabError):
+                raise
+            return [outcome_of_error(error, origin=self._stage) for _ in groups]
         seconds = time.perf_counter() - started
         self._observer.answered(scored, rows, _CALLER, seconds)
         self._shadows.offer(scored, rows)
-        scores = iter([encode_score(outcome, scored, origin=self._stage) for outcome in scored.outcomes])
-        outcomes = [self._write(group, [next(scores) for _ in group.completions]) for group in groups]
-        work = [(group, _tokens(group)) for group in groups]
+        answers = iter(scored.outcomes)
+        outcomes = [
+            self._write(group, [next(answers) for _ in group.completions], scored) for group in groups
+        ]
+        work = [
+            (group, _tokens(group))
+            for group, outcome in zip(groups, outcomes, strict=True)
+            if outcome.kind != "away"
+        ]
         record_timings(work, stage=self._stage, replica=self._replica, seconds=seconds)
         return outcomes
 
-    def _write(self, group: rollout.RolloutGroup, scores: Sequence[common.Score]) -> Outcome:
-        if not scores:
-            return Outcome(
-                "failed", error_info(InvalidInput("the group has no completions"), origin=self._stage)
-            )
-        wrong = next((score.error for score in scores if score.HasField("error")), None)
-        if wrong is not None:
-            return Outcome("failed", wrong)
-        for completion, score in zip(group.completions, scores, strict=True):
+    def _write(self, group: rollout.RolloutGroup, answers: Sequence[ScoreOutcome], scored: Scored) -> Outcome:
+        if not answers:
+            return outcome_of_error(InvalidInput("the group has no completions"), origin=self._stage)
+        wrong = [one.error or ServiceError("there is no score") for one in answers if one.value is None]
+        if wrong:
+            # What will not pass by itself decides: there is nothing to wait for.
+            told = [outcome_of_error(error, origin=self._stage) for error in wrong]
+            return next((one for one in told if one.kind == "failed"), told[0])
+        for completion, answer in zip(group.completions, answers, strict=True):
+            score = encode_score(answer, scored, origin=self._stage)
             completion.scores.append(rollout.StageScore(stage=self._stage, score=score))
         return Outcome("done")
 

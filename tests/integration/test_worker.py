@@ -16,12 +16,12 @@ import redis
 from structlog.testing import capture_logs
 
 from orchestrator.local.queue_server import QueueServer
-from services.common.errors import Overloaded
+from services.common.errors import Overloaded, Unavailable
 from services.common.failures import error_info
 from services.common.stages.base import LEARNER_STAGE, Advance, Entry, NewEntry
 from services.common.stages.entry import GROUP, RunKeys
 from services.common.stages.redis_stages import RedisStages
-from services.common.worker import Outcome, StageProcessor, StageWorker
+from services.common.worker import PATIENCE_SECONDS, Outcome, StageProcessor, StageWorker, outcome_of_error
 from trimtab.common.v1 import common_pb2 as common
 from trimtab.rollout.v1.rollout_pb2 import RolloutGroup
 
@@ -95,6 +95,7 @@ async def working(
     *,
     batch_groups: int = 4,
     renew_seconds: float = 3.0,
+    patience_seconds: float = PATIENCE_SECONDS,
 ) -> AsyncIterator[StageWorker]:
     """A worker that runs inside the block and is drained at its end."""
     with ThreadPoolExecutor(1) as executor:
@@ -107,6 +108,7 @@ async def working(
             renew_seconds=renew_seconds,
             replica=queue.consumer,
             block_seconds=0.1,
+            patience_seconds=patience_seconds,
         )
         task = asyncio.create_task(worker.run())
         try:
@@ -202,6 +204,55 @@ async def test_a_failed_outcome_keeps_its_error(run: Run) -> None:
         [group] = (await run.receive(1)).values()
     assert group.failure == common.ErrorInfo(code="RESOURCE_EXHAUSTED", message="no room", origin="elsewhere")
     assert processor.calls == [["g0"]] * 3
+
+
+async def test_work_that_is_away_for_a_while_costs_no_attempt(run: Run) -> None:
+    """Where what scores is full or away, groups wait for it, together, and arrive whole; the others are not redone."""
+    asked: dict[str, int] = {}
+
+    def comes_back(group: RolloutGroup) -> Outcome:
+        asked[group.group_id] = asked.get(group.group_id, 0) + 1
+        if group.group_id == "g0" or asked[group.group_id] > 3:
+            return mark(group)
+        return outcome_of_error(Overloaded("4 rows wait"), origin=STAGE)
+
+    await run.admit(3)
+    processor = Each(comes_back)
+    async with working(run.connect("w"), processor):
+        groups = await run.receive(3)
+    assert not any(group.HasField("failure") for group in groups.values())
+    assert asked == {"g0": 1, "g1": 4, "g2": 4}
+    assert processor.calls[1:] == [["g1", "g2"]] * 3
+
+
+async def test_patience_with_what_is_away_ends(run: Run) -> None:
+    """After `patience_seconds` a group has failed once; after its last attempt the learner hears why."""
+
+    def away(_: RolloutGroup) -> Outcome:
+        raise Unavailable("nobody there")
+
+    await run.admit(1)
+    async with working(run.connect("w"), Each(away), patience_seconds=0.3):
+        [group] = (await run.receive(1)).values()
+    assert group.failure == common.ErrorInfo(code="UNAVAILABLE", message="nobody there", origin=STAGE)
+
+
+async def test_a_worker_that_leaves_waits_for_nobody(run: Run) -> None:
+    """A drain hands groups whose work is away back as they were; another worker then does them."""
+    tried = threading.Event()
+
+    def away(_: RolloutGroup) -> Outcome:
+        tried.set()
+        raise Unavailable("nobody there")
+
+    await run.admit(2)
+    async with working(run.connect("a"), Each(away)):
+        await until(tried.is_set)
+    processor = Each(mark)
+    async with working(run.connect("b"), processor):
+        await run.receive(2)
+    assert sorted(name for call in processor.calls for name in call) == ["g0", "g1"]
+    assert len(processor.calls) == 1
 
 
 async def test_a_payload_that_is_no_group_reaches_the_learner_as_a_failure(run: Run) -> None:

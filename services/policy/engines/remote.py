@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from services.common.errors import InvalidInput, Overloaded, TrimtabError, Unavailable
+from services.common.errors import InvalidInput, Overloaded, ServiceError, TrimtabError, Unavailable
 from services.common.spec.service import ModelSpec
 from services.models.facts import ModelFacts, chat_template_digest, tokenizer_fingerprint
 from services.models.loading import load_tokenizer, resolve, run_loader
@@ -23,6 +23,8 @@ from services.policy.engines.base import Draft, Emit, Ids, Request, Sampling, ch
 _STOP_SECONDS = 0.1
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 30.0
 _OVERLOADED, _SERVER = 429, 500
+# Of what stands before it, or of itself while it starts; 500 is what broke over this very request.
+_AWAY = (502, 503, 504)
 
 
 class RemoteModel:
@@ -152,7 +154,7 @@ class JsonServer:
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_seconds, limits=limits)
 
     def post(self, path: str, body: Mapping[str, Any] | None = None, **query: str) -> Any:
-        """The answer's JSON. Raises InvalidInput, Overloaded or Unavailable."""
+        """The answer's JSON. Raises InvalidInput, Overloaded, Unavailable or ServiceError."""
         return self._answer("POST", path, json=dict(body) if body is not None else None, params=query)
 
     def get(self, path: str) -> Any:
@@ -178,7 +180,9 @@ def error_of(name: str, status: int, message: str) -> TrimtabError:
     text = f"{name} answered {status}: {message}"
     if status == _OVERLOADED:
         return Overloaded(text)
-    return Unavailable(text) if status >= _SERVER else InvalidInput(text)
+    if status in _AWAY:
+        return Unavailable(text)
+    return ServiceError(text) if status >= _SERVER else InvalidInput(text)
 
 
 def _message(answer: httpx.Response) -> str:
