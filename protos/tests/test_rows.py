@@ -41,6 +41,14 @@ def test_an_empty_answer_is_an_answer() -> None:
     """An empty completion is kept as the assistant's turn; an empty prompt is no turn."""
     assert pairs(score_input([USER], "")) == [("user", "How are you?"), ("assistant", "")]
     assert pairs(score_input("", [FINE])) == [("assistant", "Fine")]
+    assert pairs(score_input("", "")) == [("assistant", "")]
+
+
+def test_an_answer_cut_off_behind_a_tools_result_is_empty() -> None:
+    """TRL hands such an answer over with the tool's message last; the score is of the turn that never came."""
+    calls = {"role": "assistant", "content": None, "tool_calls": [{"name": "add"}]}
+    row = score_input([USER], [calls, {"role": "tool", "content": "4"}])
+    assert pairs(row)[-2:] == [("tool", "4"), ("assistant", "")]
 
 
 def test_parts_and_tool_calls_become_text() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from trimtab import openrlhf, verl
 from trimtab.clients.reward import RowError
+from trimtab.common.v1 import common_pb2 as common
 
 ROW = {"data_source": "gsm8k", "solution_str": "four", "ground_truth": 4}
 
@@ -43,6 +44,7 @@ def test_verl_misses_the_prompt(fake: Any) -> None:
     with pytest.raises(ValueError, match="no prompt under problem"):
         verl.compute_score(**ROW, extra_info={"prompt": "2 + 2?"}, target=fake.target, prompt_key="problem")
     assert verl.compute_score(**ROW, target=fake.target, prompt_key="") == 4.0
+    assert verl.compute_score("gsm8k", "", 4, target=fake.target, prompt_key="") == 0.0
 
 
 def test_verl_scores_a_batch(fake: Any) -> None:
@@ -108,6 +110,14 @@ def test_openrlhf_says_whether_text_is_rendered(fake: Any, rendered: bool) -> No
     openrlhf._scores(["pfour"], ["p"], [None], {"target": fake.target}, rendered=rendered)
     [row] = fake.requests[0].inputs
     assert (row.prompt, row.completion, row.rendered) == ("p", "four", rendered)
+
+
+def test_openrlhf_logs_what_every_row_has() -> None:
+    """A component that a composite skipped for some row is no log of numbers: its absence would read as 0."""
+    both, one = common.Score(components={"a": 1.0, "b": 2.0}), common.Score(components={"b": 0.0})
+    assert openrlhf._everywhere([both, one]) == ["b"]
+    assert openrlhf._everywhere([both, both]) == ["a", "b"]
+    assert openrlhf._everywhere([]) == []
 
 
 def test_openrlhf_error_is_logged(fake: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -62,7 +62,7 @@ def make_reward_func(
         rewards = torch.tensor(values_or_raise(scores), dtype=torch.float32)
         logs = {
             name: torch.tensor([score.components[name] for score in scores], dtype=torch.float32)
-            for name in sorted(scores[0].components)
+            for name in _everywhere(scores)
         }
         return {"rewards": rewards, "scores": rewards, "extra_logs": logs}
 
@@ -70,6 +70,11 @@ def make_reward_func(
 
 
 reward_func = make_reward_func()
+
+
+def _everywhere(scores: Sequence[common.Score]) -> list[str]:
+    """Components that every score has: of a composite that may skip one, what is not there would read as 0."""
+    return sorted(set.intersection(*(set(score.components) for score in scores))) if scores else []
 
 
 def _scores(

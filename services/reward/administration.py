@@ -76,7 +76,18 @@ class Administration:
             self._models.set_shadow(name, shadow)
 
     async def _opened(self, definition: SourceSpec, name: str) -> RewardSource:
-        return await asyncio.to_thread(self._open, definition, name)
+        """Opening goes on where its caller gives up: no other begins before it ends, and what it opened is closed."""
+        opening = asyncio.create_task(asyncio.to_thread(self._open, definition, name))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._unwanted)
+            await asyncio.wait([opening])
+            raise
+
+    def _unwanted(self, opening: asyncio.Task[RewardSource]) -> None:
+        if not opening.cancelled() and opening.exception() is None:
+            self._close(opening.result())
 
     def _close(self, source: RewardSource) -> None:
         """Let it finish what it holds, beside everything else."""
@@ -108,7 +119,7 @@ def parse_definition(name: str, path: str, definition: str) -> SourceSpec:
 
 def source_at(location: str) -> SourceSpec:
     """The source at a location as one writes it: a folder, rule:<rule>, function:<function> or trl:<function>."""
-    return SourceSpec.model_validate(source_table(location))
+    return checked_definition(source_table(location))
 
 
 def checked_definition(table: Any) -> SourceSpec:
@@ -124,7 +135,7 @@ def checked_definition(table: Any) -> SourceSpec:
 def _name_violations(name: str) -> Violations:
     found = Violations()
     found.check(
-        bool(re.match(NAME_PATTERN, name)) and len(name) <= 63,
+        bool(re.fullmatch(NAME_PATTERN, name)) and len(name) <= 63,
         "name",
         "expected 1 to 63 letters, digits, dots, dashes or underscores",
     )

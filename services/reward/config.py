@@ -14,6 +14,8 @@ from services.reward.drift import DriftSpec
 from services.reward.request_log import RequestLogSpec
 
 NAME_PATTERN = r"^[A-Za-z0-9_.-]+$"
+# A day: what waits takes its time in milliseconds of 32 bits.
+MOST_SECONDS = 86_400.0
 _KINDS = ("path", "rule", "function", "composite", "running", "remote", "judge")
 
 
@@ -65,7 +67,9 @@ class FunctionSpec(Spec):
     name: str = Field(
         min_length=1, description="Entry point of group trimtab.rewards, or package.module:function."
     )
-    timeout_seconds: float = Field(5.0, gt=0, description="For one call, of at most batch_rows rows.")
+    timeout_seconds: float = Field(
+        5.0, gt=0, le=MOST_SECONDS, description="For one call, of at most batch_rows rows."
+    )
     workers: int = Field(1, ge=1, le=64, description="Processes.")
     batch_rows: int = Field(64, ge=1, description="Rows handed over in one call.")
     convention: Literal["plain", "trl"] = Field(
@@ -88,7 +92,7 @@ class RemoteSpec(Spec):
     certificate_file: Path | None = Field(None, description="Our own, where the other service asks for one.")
     private_key_file: Path | None = Field(None, description="Its key, without a password.")
     allow_plaintext: bool = Field(False, description="Send the key without TLS beyond this machine.")
-    timeout_seconds: float = Field(30.0, gt=0)
+    timeout_seconds: float = Field(30.0, gt=0, le=MOST_SECONDS)
     attempts: int = Field(3, ge=1, le=10)
     breaker_failures: int = Field(5, ge=1, description="Failures in a row that open the circuit.")
     breaker_seconds: float = Field(10.0, gt=0, description="How long it stays open before one call is tried.")
@@ -119,7 +123,7 @@ class JudgeSpec(Spec):
     low: float = Field(0.0, description="Values below are an error.")
     high: float = Field(10.0, description="Values above are an error.")
     max_tokens: int = Field(16, ge=1)
-    timeout_seconds: float = Field(60.0, gt=0)
+    timeout_seconds: float = Field(60.0, gt=0, le=MOST_SECONDS)
     attempts: int = Field(3, ge=1, le=10)
     concurrent_calls: int = Field(8, ge=1, le=256)
     breaker_failures: int = Field(5, ge=1)

@@ -233,6 +233,26 @@ async def test_a_remotes_components_come_along(scheme: str) -> None:
     assert dict(outcome.components) == {"words": 2.0}
 
 
+async def test_a_remotes_answer_without_a_number_is_an_error() -> None:
+    """A value, part or step that is missing, no finite number or too long for one is its row's error, never 0."""
+    wrong: list[dict[str, Any]] = [
+        {"value": 1.0, "components": {"a": None}},
+        {"value": 1.0, "components": {"a": "7"}},
+        {"value": 1.0, "steps": [0.5, None]},
+        {"value": 1.0, "steps": [float("nan")]},
+        {"value": 10**400},
+        {"value": 1.0, "components": {"a": 10**400}},
+    ]
+    right = {"value": 2.0, "components": {"a": 3}, "steps": [1, 0.5], "truncated_tokens": 10**400}
+    listed = Reply({"models": [{"name": "m", "digest": "d", "max_tokens": None, "gain": None}]})
+    with HttpServer(in_turn(listed, Reply({"scores": [*wrong, right]}))) as server:
+        async with remote(server.url) as source:
+            *errors, good = await scored(source, *[row("a")] * 7)
+    assert [error_of(one).status for one in errors] == ["DATA_LOSS"] * 6
+    assert (good.value, dict(good.components), good.steps) == (2.0, {"a": 3.0}, (1.0, 0.5))
+    assert good.truncated_tokens == 0
+
+
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
 async def test_scores_name_the_model_that_a_swap_brought(scheme: str) -> None:
     """After a swap over there the next score has the new digest, on its outcome and in what the service lists."""

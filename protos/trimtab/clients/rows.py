@@ -20,12 +20,21 @@ def score_input(
 ) -> wire.ScoreInput:
     """One row. Text stays text; as soon as one side is messages the whole row is a conversation.
 
-    rendered: the text has a chat template around it already, so the model puts none.
+    rendered: the text has a chat template around it already, so the model puts none. An answer of no text, which
+    a policy that ends at once gives, is one all the same, with or without a prompt.
     """
-    if isinstance(prompt, str) and isinstance(completion, str):
+    if isinstance(prompt, str) and isinstance(completion, str) and (prompt or completion or rendered):
         return wire.ScoreInput(prompt=prompt, completion=completion, columns=columns, rendered=rendered)
     before = _messages(prompt, "user") if len(prompt) else []
-    return wire.ScoreInput(messages=[*before, *_messages(completion, "assistant")], columns=columns)
+    return wire.ScoreInput(messages=[*before, *_answer(completion)], columns=columns)
+
+
+def _answer(completion: Any) -> list[common.ChatMessage]:
+    """The answer's messages. One that was cut off behind a tool's result ends in an answer of no text."""
+    messages = _messages(completion, "assistant")
+    if messages and messages[-1].role == "tool":
+        messages.append(common.ChatMessage(role="assistant"))
+    return messages
 
 
 def _messages(value: Any, role: str) -> list[common.ChatMessage]:

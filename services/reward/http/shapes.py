@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from services.common.errors import Corrupted, InvalidInput, ServiceError, TooLarge, TrimtabError, UserError
@@ -30,7 +30,6 @@ FIRST_ERROR = Field(fail_fast=True)
 _MAX_VIOLATIONS = 16
 # A JSON value takes up to 150 bytes once it is parsed, whatever it took as text: 64 MiB of "{}," would become 3 GiB.
 MAX_VALUES = 1 << 21
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 
 class Strict(BaseModel):
@@ -196,8 +195,15 @@ def checked(outcome: ScoreOutcome) -> ScoreOutcome:
 
 def _check_values(raw: bytes) -> None:
     # Commas within texts count only where there are suspiciously many in all.
-    if raw.count(b",") > MAX_VALUES and _STRING.sub(b"", raw).count(b",") > MAX_VALUES:
+    if raw.count(b",") > MAX_VALUES and _commas_between_texts(raw) > MAX_VALUES:
         raise TooLarge(f"the body has more than {MAX_VALUES} values; send it in several requests")
+
+
+def _commas_between_texts(raw: bytes) -> int:
+    """Of JSON up to its first mistake, in time that grows with its length alone: the event loop waits for it."""
+    unescaped = np.frombuffer(raw.replace(b"\\\\", b"").replace(b'\\"', b""), np.uint8)
+    within = np.logical_xor.accumulate(unescaped == ord('"'))
+    return int(np.count_nonzero((unescaped == ord(",")) & ~within))
 
 
 def _with_place(error: TrimtabError | None, place: str, count: int) -> TrimtabError:

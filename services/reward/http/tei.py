@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 
 from services.common.errors import InvalidInput
 from services.reward.answering import Decoded
-from services.reward.http.activation import sigmoid
+from services.reward.http.activation import shown
 from services.reward.http.shapes import (
     FIRST_ERROR,
     ROWS,
@@ -42,7 +42,7 @@ class PredictRequest(Tolerant):
 
     inputs: str | Texts | Batch
     truncate: bool = Field(True, description="False: an input that is too long is an error.")
-    raw_scores: bool = Field(True, description="False: the sigmoid of the score.")
+    raw_scores: bool = Field(True, description="False: the score's sigmoid, unless it is a probability.")
 
 
 class Prediction(BaseModel):
@@ -66,8 +66,10 @@ class PredictShape(ForeignShape[PredictRequest]):
         values = values_of(scored, "inputs")
         if not body.truncate:
             _check_whole(scored)
-        shown = values if body.raw_scores else [sigmoid(value) for value in values]
-        predictions = [[{"score": value, "label": LABEL}] for value in shown]
+        predictions = [
+            [{"score": shown(outcome, value, activated=not body.raw_scores), "label": LABEL}]
+            for value, outcome in zip(values, scored.outcomes, strict=True)
+        ]
         return predictions if _is_batch(body) else predictions[0]
 
 

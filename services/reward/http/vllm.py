@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from services.common.errors import Mismatch
 from services.reward.answering import Decoded
-from services.reward.http.activation import sigmoid
+from services.reward.http.activation import shown
 from services.reward.http.score import MAX_IDS, MAX_MESSAGES, TokenId
 from services.reward.http.shapes import (
     FIRST_ERROR,
@@ -71,7 +71,9 @@ class PoolingRequest(Tolerant):
     messages: (
         Annotated[list[PoolingMessage], Field(min_length=1, max_length=MAX_MESSAGES), FIRST_ERROR] | None
     ) = None
-    use_activation: bool | None = Field(None, description="True: the sigmoid of the score.")
+    use_activation: bool | None = Field(
+        None, description="True: the sigmoid of the score, unless that is a probability."
+    )
     activation: bool | None = Field(None, description="The same, as older releases call it.")
     add_special_tokens: bool = Field(
         True, description="Around texts of `input`, unless they begin with them."
@@ -169,8 +171,15 @@ class ClassifyShape(_PoolingShape):
     def answer(self, body: PoolingRequest, _query: Query, scored: Scored) -> Any:
         """See ClassifyAnswer."""
         data = [
-            {"index": index, "label": LABEL, "probs": [_shown(value, body)], "num_classes": 1}
-            for index, value in enumerate(values_of(scored, "input"))
+            {
+                "index": index,
+                "label": LABEL,
+                "probs": [shown(outcome, value, activated=body.activated)],
+                "num_classes": 1,
+            }
+            for index, (value, outcome) in enumerate(
+                zip(values_of(scored, "input"), scored.outcomes, strict=True)
+            )
         ]
         return self._listed("classify", scored, data)
 
@@ -185,15 +194,12 @@ class PoolingShape(_PoolingShape):
             {
                 "index": index,
                 "object": "pooling",
-                "data": [[_shown(step, body)] for step in outcome.steps] or [_shown(value, body)],
+                "data": [[step] for step in outcome.steps]
+                or [shown(outcome, value, activated=body.activated)],
             }
             for index, (value, outcome) in enumerate(zip(values, scored.outcomes, strict=True))
         ]
         return self._listed("pool", scored, data)
-
-
-def _shown(value: float, body: PoolingRequest) -> float:
-    return sigmoid(value) if body.activated else value
 
 
 def _row(given: str | list[int], query: Query, special_tokens: bool) -> ScoreRow:

@@ -5,6 +5,7 @@ submit ──▶ tokenise (threads, off the event loop) ──▶ Batcher ──
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from services.common.errors import InvalidInput, Mismatch, NotFound, ServiceError, TrimtabError
+from services.common.errors import Corrupted, InvalidInput, Mismatch, NotFound, ServiceError, TrimtabError
 from services.models.classifiers import Readout, load_classifier
 from services.models.reward_model import SETTINGS_FILE, load_reward_model
 from services.models.scorer import Encoded, Reading, Scorer, ScoreText
@@ -214,4 +215,6 @@ def _outcome(read: _Read, cut: int) -> ScoreOutcome:
     outcome = outcome_of(read.value, truncated_tokens=cut)
     if outcome.value is None or not read.steps:
         return outcome
+    if not all(map(math.isfinite, read.steps)):
+        return ScoreOutcome(error=Corrupted("the score of a step is not a finite number"))
     return ScoreOutcome(value=outcome.value, truncated_tokens=cut, steps=read.steps)

@@ -32,7 +32,9 @@ class SourceOpener:
         if definition.function is not None:
             from services.reward.rewards.function import FunctionReward
 
-            return FunctionReward(definition.function, name=name)
+            return FunctionReward(
+                definition.function, name=name, max_queued_rows=self._config.max_queued_rows
+            )
         if definition.composite is not None:
             from services.reward.rewards.composite import CompositeReward
 
@@ -44,11 +46,11 @@ class SourceOpener:
         if definition.remote is not None:
             from services.reward.rewards.remote import RemoteReward
 
-            return RemoteReward(definition.remote)
+            return RemoteReward(definition.remote, max_queued_rows=self._config.max_queued_rows)
         if definition.judge is not None:
             from services.reward.rewards.judge import JudgeReward
 
-            return JudgeReward(definition.judge)
+            return JudgeReward(definition.judge, max_queued_rows=self._config.max_queued_rows)
         return self._model(definition, name)
 
     def _model(self, definition: SourceSpec, name: str) -> RewardSource:

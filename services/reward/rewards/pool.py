@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 from services.common.errors import Expired, Overloaded
 from services.reward.rewards.base import Caller, ScoreOutcome, ScoreRow, SourceClosed
@@ -32,8 +33,10 @@ class RowPool:
             if self._rows and self._rows + len(rows) > self._max_rows:
                 raise Overloaded(f"{self._rows} rows wait for {self._name}, the limit is {self._max_rows}")
             self._rows += len(rows)
-            future = self._executor.submit(self._run, rows, caller, work)
-        future.add_done_callback(lambda _: self._leave(len(rows)))
+            # The executor keeps what was cancelled until a thread comes to it: not the rows, of which none are counted.
+            held = [rows]
+            future = self._executor.submit(self._run, held, caller, work)
+        future.add_done_callback(partial(self._leave, held, len(rows)))
         return future
 
     def close(self) -> None:
@@ -42,11 +45,12 @@ class RowPool:
             self._closed = True
         self._executor.shutdown(wait=True)
 
-    def _run(self, rows: Sequence[ScoreRow], caller: Caller, work: Work) -> list[ScoreOutcome]:
+    def _run(self, held: list[Sequence[ScoreRow]], caller: Caller, work: Work) -> list[ScoreOutcome]:
         if caller.deadline is not None and time.monotonic() >= caller.deadline:
             raise Expired("the deadline passed before it was this call's turn")
-        return work(rows)
+        return work(held[0])
 
-    def _leave(self, rows: int) -> None:
+    def _leave(self, held: list[Sequence[ScoreRow]], rows: int, _: Future[list[ScoreOutcome]]) -> None:
+        held.clear()
         with self._lock:
             self._rows -= rows

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from typing import Literal, Protocol
 import structlog
 
 from services.common.digests import same_digest
-from services.common.errors import InvalidInput, Mismatch, NotFound, ServiceError, TrimtabError
+from services.common.errors import Corrupted, InvalidInput, Mismatch, NotFound, ServiceError, TrimtabError
 from services.reward.config import RemoteSpec
 from services.reward.rewards.base import Caller, ScoreOutcome, ScoreRow, SourceDescription
 from services.reward.rewards.calling import Calls
@@ -137,7 +138,10 @@ class RemoteReward:
         return [self._checked(replace(outcome, digest=outcome.digest or fallback)) for outcome in outcomes]
 
     def _checked(self, outcome: ScoreOutcome) -> ScoreOutcome:
-        """The outcome, or an error in its place where another model than the pinned one gave it."""
+        """The outcome; an error in its place where another model than the pinned one gave it, or no finite number."""
+        if not all(map(math.isfinite, (*outcome.components.values(), *outcome.steps))):
+            error = Corrupted(f"{self._spec.url} answered a component or step that is not a finite number")
+            return ScoreOutcome(error=error, digest=outcome.digest)
         try:
             self._check(outcome.digest)
         except Mismatch as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
@@ -84,9 +85,9 @@ def _model(entry: Mapping[str, Any]) -> RemoteModel:
         about=SourceDescription(
             input_kind=next((kind for kind in kinds if kind == entry.get("input")), "text"),
             truncates=next((side for side in sides if side == entry.get("truncates")), "never"),
-            max_tokens=int(_finite(entry.get("max_tokens"), 0)),
-            gain=_finite(entry.get("gain"), 1.0),
-            bias=_finite(entry.get("bias"), 0.0),
+            max_tokens=_count(entry.get("max_tokens")),
+            gain=_number(entry.get("gain", 1.0)),
+            bias=_number(entry.get("bias", 0.0)),
         ),
     )
 
@@ -96,11 +97,9 @@ def _outcome(score: Any) -> ScoreOutcome:
     entry = score if isinstance(score, dict) else {}
     return replace(
         _value_or_error(entry),
-        truncated_tokens=int(_finite(entry.get("truncated_tokens"), 0)),
-        components={
-            str(name): _finite(value, 0.0) for name, value in _mapping(entry.get("components")).items()
-        },
-        steps=tuple(_finite(step, 0.0) for step in _sequence(entry.get("steps"))),
+        truncated_tokens=_count(entry.get("truncated_tokens")),
+        components={str(name): _number(value) for name, value in _mapping(entry.get("components")).items()},
+        steps=tuple(map(_number, _sequence(entry.get("steps")))),
         digest=str(entry.get("model_digest") or ""),
     )
 
@@ -118,7 +117,7 @@ def _value_or_error(entry: Mapping[str, Any]) -> ScoreOutcome:
         return ScoreOutcome(
             error=ServiceError("the remote service answered neither value nor error for this row")
         )
-    return outcome_of(float(value))
+    return outcome_of(_number(value))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -129,5 +128,15 @@ def _sequence(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list) else []
 
 
-def _finite(value: Any, otherwise: float) -> float:
-    return float(value) if isinstance(value, int | float) else otherwise
+def _number(value: Any) -> float:
+    """As it came; NaN for what is none, which makes the row an error: never a number in its place."""
+    try:
+        return float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:  # an integer of hundreds of digits
+        return math.nan
+
+
+def _count(value: Any) -> int:
+    """For information alone: 0 where none is told."""
+    number = _number(value)
+    return int(number) if math.isfinite(number) else 0

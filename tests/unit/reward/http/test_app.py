@@ -297,6 +297,14 @@ async def test_models_come_and_go() -> None:
         ({"name": "a b", "path": "rule:length"}, "name"),
         ({"path": "rule:length"}, "name"),
         ({"name": "a", "path": 5}, "path"),
+        ({"name": "a\n", "path": "rule:length"}, "name"),
+        ({"name": "a", "path": "rule:"}, "definition"),
+        ({"name": "a", "path": "function:"}, "function.name"),
+        ({"name": "a", "path": "trl:"}, "function.name"),
+        (
+            {"name": "a", "definition": {"remote": {"url": "grpc://a:1", "timeout_seconds": 1e9}}},
+            "remote.timeout_seconds",
+        ),
     ],
 )
 async def test_what_cannot_be_loaded(body: dict[str, Any], field: str) -> None:

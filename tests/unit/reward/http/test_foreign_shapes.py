@@ -162,11 +162,20 @@ async def test_vllm_messages_and_ids() -> None:
 
 
 async def test_vllm_pooling_has_steps_where_there_are_steps() -> None:
-    """A process reward model gives [[step], …] for each text, any other [score]."""
+    """A process reward model gives [[step], …] for each text, any other [score]; probabilities stay what they are."""
     outcomes = [ScoreOutcome(value=0.5, steps=(0.9, 0.5)), ScoreOutcome(value=2.0)]
     async with served({"prm": Recorder(outcomes, kind="process")}) as around:
         body = (await around.client.post("/pooling", json={"model": "prm", "input": ["a", "b"]})).json()
+        active = {"model": "prm", "input": ["a", "b"], "use_activation": True}
+        probable = (await around.client.post("/pooling", json=active)).json()
+        classes = (await around.client.post("/classify", json=active)).json()
+        tei = {"inputs": [["a"], ["b"]], "raw_scores": False}
+        predicted = (await around.client.post("/predict?model=prm", json=tei)).json()
+    sigmoid = pytest.approx(1 / (1 + math.exp(-2.0)))
     assert [one["data"] for one in body["data"]] == [[[0.9], [0.5]], [2.0]]
+    assert [one["data"] for one in probable["data"]] == [[[0.9], [0.5]], [sigmoid]]
+    assert [one["probs"] for one in classes["data"]] == [[0.5], [sigmoid]]
+    assert [one[0]["score"] for one in predicted] == [0.5, sigmoid]
     assert [one["object"] for one in body["data"]] == ["pooling", "pooling"]
 
 

@@ -204,6 +204,16 @@ async def test_a_body_of_millions_of_values_is_refused_unparsed() -> None:
         assert response.json()["scores"][0]["value"] == len(texts)
 
 
+async def test_a_text_that_never_ends_is_counted_like_any_other() -> None:
+    """A body whose last text is a hundred thousand escaped quotes is refused as others are, not searched for hours."""
+    body = b'{"inputs": [' + b"0," * MAX_VALUES + b'0,"' + b'\\"' * 100_000
+    async with served({"hh": Recorder()}, characters=10**8) as around:
+        response = await around.client.post(
+            "/v1/score", content=body, headers={"content-type": "application/json"}
+        )
+    error_of(response, 413, "RESOURCE_EXHAUSTED")
+
+
 async def test_models_are_listed_for_us_and_for_openai_clients() -> None:
     """Every model by name, with what identifies it; `data` holds the same names."""
     async with served({"b": Recorder(kind="rule", digest="d2"), "a": Recorder()}) as around:
