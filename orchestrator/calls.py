@@ -84,16 +84,17 @@ def generate(
     by: Approach = PLAIN,
 ) -> policy.GenerateResponse:
     """Completions of text prompts by a policy service. Raises the error tree."""
-    request = policy.GenerateRequest(
-        prompts=[rollout.Prompt(prompt_id=str(i), text=text) for i, text in enumerate(prompts)],
-        sampling=common.SamplingOptions(
-            temperature=temperature,
-            top_p=1.0,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            num_completions=completions,
-        ),
-    )
+    with _sendable():
+        request = policy.GenerateRequest(
+            prompts=[rollout.Prompt(prompt_id=str(i), text=text) for i, text in enumerate(prompts)],
+            sampling=common.SamplingOptions(
+                temperature=temperature,
+                top_p=1.0,
+                max_new_tokens=max_new_tokens,
+                seed=seed,
+                num_completions=completions,
+            ),
+        )
     with _connected(address, "policy", by) as channel:
         stub = policy_grpc.PolicyServiceStub(channel)
         return stub.Generate(request, timeout=timeout_seconds, metadata=by.metadata)
@@ -108,11 +109,12 @@ def score(
     by: Approach = PLAIN,
 ) -> list[common.Score]:
     """Scores of (prompt, completion) by a reward service; without a model's name, its only one."""
+    with _sendable():
+        inputs = [reward.ScoreInput(prompt=prompt, completion=completion) for prompt, completion in pairs]
+        wanted = reward.ScoreRequest(model=model, inputs=inputs)
     with _connected(address, "reward", by) as channel:
         stub = reward_grpc.RewardServiceStub(channel)
-        name = model or _only_model(stub, timeout_seconds, by)
-        inputs = [reward.ScoreInput(prompt=prompt, completion=completion) for prompt, completion in pairs]
-        wanted = reward.ScoreRequest(model=name, inputs=inputs)
+        wanted.model = model or _only_model(stub, timeout_seconds, by)
         answer = stub.Score(wanted, timeout=timeout_seconds, metadata=by.metadata)
         return list(answer.scores)
 
@@ -133,6 +135,17 @@ def checkpoint(address: str, *, timeout_seconds: float, by: Approach = PLAIN) ->
         stub = learner_grpc.LearnerServiceStub(channel)
         wanted = learner.CheckpointRequest()
         return str(stub.Checkpoint(wanted, timeout=timeout_seconds, metadata=by.metadata).path)
+
+
+@contextmanager
+def _sendable() -> Iterator[None]:
+    """What a message cannot hold, such as bytes that are no UTF-8, is a mistake of who gave it."""
+    try:
+        yield
+    except UnicodeError as error:
+        raise InvalidInput(f"a text is no UTF-8: {error}") from None
+    except ValueError as error:
+        raise InvalidInput(f"a number does not fit: {error}") from None
 
 
 def _only_model(stub: reward_grpc.RewardServiceStub, timeout_seconds: float, by: Approach) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ kubectl apply -f {file}
 spec:                                  # of TrainingRun {run}
   tls: {{}}
 """
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}")
+_HOST = re.compile(r"(\*\.)?[A-Za-z0-9_][A-Za-z0-9._-]{0,250}")
 _ISSUER = re.compile(r"((Issuer|ClusterIssuer)/)?[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 
@@ -63,6 +66,7 @@ def certs(
 
     if run:
         _check_run(run)
+    _check_hosts(host or ())
     if run and name:
         raise ConfigError("--name: a run's certificates have their names from --run")
     if issuer and not (run and _ISSUER.fullmatch(issuer)):
@@ -85,12 +89,27 @@ def _check_run(run: str) -> None:
         )
 
 
+def _check_hosts(hosts: Sequence[str]) -> None:
+    from services.common.errors import ConfigError
+
+    for one in hosts:
+        try:
+            ipaddress.ip_address(one)
+        except ValueError:
+            if not _HOST.fullmatch(one):
+                raise ConfigError(
+                    f"--host {one!r}: expected an address or a DNS name in ASCII (xn--… for other letters)"
+                ) from None
+
+
 def _of_services(out: Path, wanted: Sequence[str], host: Sequence[str], days: int) -> None:
     from services.common.errors import ConfigError
 
     for one in wanted:
-        if not one.replace("-", "").replace(".", "").isalnum() or one == "ca":
-            raise ConfigError(f"--name {one!r}: expected letters, digits, dots and dashes, and not ca")
+        if not _NAME.fullmatch(one) or one == "ca":
+            raise ConfigError(
+                f"--name {one!r}: expected at most 63 of a-z, A-Z, 0-9, dots and dashes, and not ca"
+            )
     made = _make(out, dict.fromkeys(wanted, host), days)
     typer.echo(f"{made} {out / 'ca.pem'}; for {days} days: {', '.join(wanted)}\n")
     typer.echo(_TOLD.format(folder=out), nl=False)

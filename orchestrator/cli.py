@@ -308,10 +308,10 @@ def _approach(
 def generate(
     address: Address,
     prompt: Annotated[list[str], typer.Option(help="Text to continue (again for more).", show_default=False)],
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=2**31 - 1)] = 64,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 1.0,
-    n: Annotated[int, typer.Option("--n", min=1, help="Completions per prompt.")] = 1,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    n: Annotated[int, typer.Option("--n", min=1, max=2**31 - 1, help="Completions per prompt.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**64 - 1)] = 0,
     key_file: KeyFile = None,
     ca_file: CaFile = None,
     certificate_file: CertificateFile = None,

@@ -58,13 +58,15 @@ def read_state(layout: RunLayout) -> RunState | None:
     """The run's state, None if it never was up. After its supervisor's death nothing of it runs."""
     try:
         published = json.loads(layout.endpoints_file.read_text(encoding="utf-8"))
+        return _state(published, layout.supervisor_pid())
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise ServiceError(f"{layout.endpoints_file} is damaged: {error}") from None
-    pid = layout.supervisor_pid()
-    if pid != published["pid"]:
-        pid = None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ServiceError(f"{layout.endpoints_file} is damaged: {type(error).__name__}: {error}") from None
+
+
+def _state(published: dict[str, Any], supervisor: int | None) -> RunState:
+    pid = supervisor if supervisor == published["pid"] else None
     services = {name: _service(name, values, pid) for name, values in published["services"].items()}
     return RunState(
         run_uid=published["run_uid"],

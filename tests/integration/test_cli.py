@@ -146,6 +146,30 @@ def test_unreachable_address() -> None:
         assert told == f"no reward service answers at {address}"
 
 
+@pytest.mark.parametrize("command", [("generate", "--prompt"), ("score", "--completion")])
+def test_text_that_is_no_utf8(command: tuple[str, str], address: str) -> None:
+    """Bytes that no message can hold are told in one line, before anybody is called."""
+    told = one_line(trimtab(command[0], "--address", address, command[1], "\udcff"), 2)
+    assert told.startswith("a text is no UTF-8: ")
+
+
+@pytest.mark.parametrize("flag", ["--max-new-tokens", "--n", "--seed"])
+def test_numbers_that_no_message_holds(flag: str) -> None:
+    """They are refused as the flag's, exit 2, without a stack trace."""
+    done = trimtab("generate", "--address", "127.0.0.1:1", "--prompt", "a", flag, "9" * 23)
+    assert done.returncode == 2
+    assert flag in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"pid": 1, "services": 3}', "no JSON"])
+def test_endpoints_that_are_damaged(folder: Path, text: str) -> None:
+    """Whatever stands in a run's list of endpoints, status says in one line that it is damaged."""
+    layout = RunLayout.prepare(folder)
+    layout.endpoints_file.write_text(text)
+    told = one_line(trimtab("status", "--out", str(folder)), 1)
+    assert told.startswith(f"{layout.endpoints_file} is damaged: ")
+
+
 def test_queue_that_is_not_there() -> None:
     """The queue's URL and the run go together, and a server that is away is told in one line."""
     told = one_line(trimtab("queue", "list", "--url", "redis://127.0.0.1:1"), 2)

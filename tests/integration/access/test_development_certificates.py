@@ -91,9 +91,13 @@ def test_half_an_authority_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not the key of"):
         made(tmp_path)
     (tmp_path / "ca.key").write_bytes(key)
-    for name in ("ca", "../a", ""):
+    for name in ("ca", "../a", "", "naïve", "a" * 64):
         with pytest.raises(ConfigError, match="--name"):
             made(tmp_path, "--name", name)
+    for host in ("bücher.example", "a b", "", "https://a"):
+        with pytest.raises(ConfigError, match="--host"):
+            made(tmp_path / "none", "--host", host)
+    assert not (tmp_path / "none").exists()
     assert not (tmp_path / "policy.pem").exists()
 
 
