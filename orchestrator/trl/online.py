@@ -192,7 +192,9 @@ def convert_ppo(draft: Draft, around: Around) -> None:
         int(draft.value(name))
         for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "num_mini_batches")
     )
-    batch = device * accumulated * mini
+    batch = device * accumulated
+    if batch % mini:
+        draft.refuse("num_mini_batches", f"TRL itself wants a divisor of a batch's {batch} episodes")
     episodes = draft.value("total_episodes")
     whole = int(episodes) if episodes else int(float(draft.value("num_train_epochs")) * around.rows)
     pace = Pace(updates=math.ceil(whole / batch), per_step=1)  # TRL's schedule, too, goes by batches

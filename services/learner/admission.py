@@ -37,6 +37,7 @@ class Versions:
 
     step_of: dict[str, int]
     remembered: int = 64
+    """Versions kept: more than a rollout may be behind."""
     digest_of: dict[tuple[int, int], str] = field(default_factory=dict, compare=False)
     """By (epoch, step), of what this learner published."""
 

@@ -73,13 +73,17 @@ class Intake:
         self._spec, self._run_uid, self._prompts = spec, run_uid, prompts
         self._queue, self._watch_seconds = queue, watch_seconds
         self._vocabulary_size = vocabulary_size
-        self._versions = Versions({})
+        self._versions = Versions({}, self._remembered)
         self._version: Version | None = None
         self._step, self._position, self._failed_in_a_row = 0, 0, 0
         # Taken from the queue and not looked at yet: an error on the way must not lose the rest of a take.
         self._taken: deque[Entry] = deque()
         self._arrived: dict[str, Arrived] = {}
         self._looked_at = time.monotonic()
+
+    @property
+    def _remembered(self) -> int:
+        return max(64, self._spec.rollout.max_staleness + 2)
 
     # ------------------------------------------------------------ what the run tells it
 
@@ -110,7 +114,7 @@ class Intake:
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint's state. Raises Mismatch where the prompt file has become too short."""
         self.ledger = Ledger.of(state["ledger"])
-        self._versions = Versions(dict(state["versions"]))
+        self._versions = Versions(dict(state["versions"]), self._remembered)
         self._position = int(state["position"])
         self._check_prompts(self.ledger.in_flight.values())
 

@@ -10,7 +10,8 @@ With a single update the proximal pass is the update's own forward pass: the rat
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import ChainMap
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,9 +113,10 @@ class Trainer:
         trunk = self._trunk(samples, [every, *updates])
         if self._branch is not None:
             samples = self._branch.told(samples, trunk)
-        proximal = self._forward(
-            samples, trunk, self._micro_batches(samples, every), gradient=single, entropy=True
-        )
+        proximal = [
+            self._forward(samples, trunk, [micro], gradient=single, entropy=True)
+            for micro in self._micro_batches(samples, every)
+        ]
         known = self._known(samples, proximal)
         rollouts, scores = self._rollouts(samples, known)
         targets = self.algorithm.targets(rollouts, self.kl.coefficient)
@@ -131,12 +133,11 @@ class Trainer:
             whole, aims = self._minibatch(rollouts, targets, rows)
             explores = self.settings.entropy_coefficient > 0
             place_of = {row: place for place, row in enumerate(rows)}
-            for micro in [every] if single else self._micro_batches(samples, rows):
-                current = (
-                    proximal
-                    if single
-                    else self._forward(samples, trunk, [micro], gradient=True, entropy=explores)
-                )
+            passes = (
+                self._forward(samples, trunk, [micro], gradient=True, entropy=explores)
+                for micro in self._micro_batches(samples, rows)
+            )
+            for current in proximal if single else passes:
                 self._backward(current, [place_of[row] for row in current.rows], whole, aims, update)
             self._learn_texts(number, update)
             update = self.group.summed(update)
@@ -194,7 +195,8 @@ class Trainer:
         self._trained.check(state)
         self.step_number = int(state["step"])
         self.episodes = int(state["episodes"])
-        self.kl = KlController(self.settings.penalty, float(state["kl_coefficient"]))
+        if self.settings.penalty.kind == "adaptive":  # a fixed one is what the run's file says
+            self.kl = KlController(self.settings.penalty, float(state["kl_coefficient"]))
         self.scores = ScoreNormaliser.of(state["scores"], enabled=self.settings.normalise_scores)
         if self.critic:
             self.critic.head.load_state_dict(state["value_head"])
@@ -243,14 +245,18 @@ class Trainer:
                     result.raw[row] = raw
         return result
 
-    def _known(self, samples: Sequence[Sample], proximal: _Pass) -> _Known:
-        """The pass over the batch, of all processes."""
+    def _known(self, samples: Sequence[Sample], passes: Sequence[_Pass]) -> _Known:
+        """The passes over the batch, of all processes."""
+
+        def whole(parts: Iterable[dict[int, torch.Tensor]], lengths: Sequence[int]) -> list[torch.Tensor]:
+            return self.group.whole(dict(ChainMap(*parts)), lengths)
+
         lengths = [len(sample.completion_ids) for sample in samples]
         return _Known(
-            self.group.whole(proximal.logprobs, lengths),
-            self.group.whole(proximal.values, [self._value_count(sample) for sample in samples]),
-            self.group.whole(proximal.entropy, lengths),
-            self.group.whole(proximal.raw, lengths) if self.masked else [],
+            whole((one.logprobs for one in passes), lengths),
+            whole((one.values for one in passes), [self._value_count(sample) for sample in samples]),
+            whole((one.entropy for one in passes), lengths),
+            whole((one.raw for one in passes), lengths) if self.masked else [],
         )
 
     def _forward_micro(

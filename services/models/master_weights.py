@@ -20,6 +20,8 @@ from services.models.eight_bit import adamw_8bit
 
 # Elements of one dot product.
 _PART = 1 << 18
+# Of a group of parameters, beside its rate: a run's file says them.
+_OPTIONS = ("betas", "eps", "weight_decay", "alpha")
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +209,13 @@ class MasterWeights:
             saved_averages = state.get("averages") or [master for _, master in self._pairs]
             for average, saved in zip(self._averages, saved_averages, strict=False):
                 average.copy_(saved)
+        set_now = [
+            {key: group[key] for key in _OPTIONS if key in group} for group in self.optimiser.param_groups
+        ]
         self.optimiser.load_state_dict(state["optimiser"])
+        # torch takes these from the state as well: what the run's file says now would not hold.
+        for group, options in zip(self.optimiser.param_groups, set_now, strict=True):
+            group.update(options)
         self._updates = int(state.get("updates", 0))
         self.cast()
 

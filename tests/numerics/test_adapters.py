@@ -351,6 +351,18 @@ def test_without_peft_one_line_says_what_to_install(folder: Path, monkeypatch: p
             {"algorithm": {"kind": "trpo"}, "optimiser": {"gradient_checkpointing": True}},
             "optimiser.gradient_checkpointing is not for trpo",
         ),
+        (
+            {"algorithm": {"kind": "trpo", "kl": {"placement": "loss"}}},
+            "trpo's step knows no loss of KL: kl.placement stays reward",
+        ),
+        (
+            {"algorithm": {"kind": "trpo", "entropy_coefficient": 0.01}},
+            "trpo's step knows no bonus of entropy: entropy_coefficient stays 0",
+        ),
+        (
+            {"algorithm": {"kind": "ppo", "missing_end_replaces": True}, "sampling": {"fixed_length": True}},
+            "no completion ends, so all scores would be the same",
+        ),
         ({"optimiser": {"lora": {}, "train_embeddings": True}}, "train_embeddings is not for lora"),
         ({"optimiser": {"lora": {"rank": 0}}}, "greater than or equal to 1"),
         ({"optimiser": {"lora": {"dropout": 1.0}}}, "less than 1"),

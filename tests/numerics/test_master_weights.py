@@ -277,3 +277,19 @@ def test_an_update_shows_in_the_version(kind: Literal["adamw", "rmsprop"], dtype
     masters.accumulate()
     masters.step()
     assert weight._version > before
+
+
+@pytest.mark.parametrize("kind", ["adamw", "rmsprop"])
+def test_a_resume_takes_the_options_that_are_set_now(kind: Literal["adamw", "rmsprop"]) -> None:
+    """Decay, betas and eps are what the run's file says now; moments go on where they were."""
+    old, new = parameters(), parameters()
+    before = MasterWeights([ParameterGroup(old, 0.1)], kind=kind, **OPTIONS)
+    backward(old, 0)
+    before.step()
+    changed = {"betas": (0.8, 0.9), "eps": 1e-5, "weight_decay": 0.2, "max_grad_norm": 1.0}
+    after = MasterWeights([ParameterGroup(new, 0.1)], kind=kind, **changed)
+    after.load_state_dict(copy.deepcopy(before.state_dict()))
+    [group] = after.optimiser.param_groups
+    assert (group["eps"], group["weight_decay"]) == (1e-5, 0.2)
+    assert group.get("betas", (0.8, 0.9)) == (0.8, 0.9)
+    assert len(after.optimiser.state) == len(new)

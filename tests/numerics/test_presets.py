@@ -38,7 +38,7 @@ def value_of(preset: str, value: float, goal: float) -> float:
 
 
 def test_openai_2019() -> None:
-    """Rewards whitened by the biased variance keep their mean: 0.0508, 0.4381, 0.8254; per minibatch; -1 for no end.
+    """Rewards whitened by the biased variance keep their mean: 0.0508, 0.4381, 0.8254; per minibatch.
 
     beta 0.15, target 6, horizon 10,000, fed with the sequence's sum; half the clipped square times 0.1.
     """
@@ -50,7 +50,7 @@ def test_openai_2019() -> None:
     # Advantages are whitened again, without their mean: (1.2 - 1.6) / sqrt(0.6 / 9).
     assert found.advantages[0, 0].item() == pytest.approx(-0.4 / (0.6 / 9) ** 0.5, abs=1e-4)
     assert made(spec).per_minibatch
-    assert (spec.missing_end_penalty, spec.missing_end_replaces) == (1.0, True)
+    assert (spec.missing_end_penalty, spec.missing_end_replaces) == (0.0, False)
     assert KlController.start(spec.kl).updated(6.6, 64).coefficient == pytest.approx(0.150096)
     assert value_of("openai-2019", 0.5, 1.0) == pytest.approx(0.1 * 0.32)
     assert (spec.epochs, spec.minibatches, spec.gamma, spec.gae_lambda) == (4, 1, 1.0, 0.95)

@@ -95,6 +95,36 @@ def test_the_single_pass_is_the_explicit_one(folder: Path, samples: list[Sample]
     assert single[0]["policy/entropy_avg"] > 0
 
 
+def first_gradient(trainer: Trainer, samples: list[Sample]) -> torch.Tensor:
+    """Of the first update, in the optimiser's float32 sums, flat."""
+    found: list[torch.Tensor] = []
+    update = trainer.optimiser.step
+
+    def noted(factor: float) -> float:
+        masters = [master for _, master in trainer.optimiser._pairs if master.grad is not None]
+        found.append(torch.cat([one.grad.flatten().clone() for one in masters if one.grad is not None]))
+        return update(factor)
+
+    trainer.optimiser.step = noted  # type: ignore[method-assign]
+    trainer.step(samples)
+    return found[0]
+
+
+def test_a_single_updates_micro_batches_are_summed_in_float32(folder: Path, samples: list[Sample]) -> None:
+    """In bfloat16 the single pass gives the gradient that explicit ones give, sums of micro-batches in float32."""
+    gradients = [
+        first_gradient(
+            trainer_on(
+                folder, dtype="bfloat16", algorithm={"epochs": epochs}, optimiser={"micro_batch_tokens": 16}
+            )[0],
+            samples,
+        )
+        for epochs in (1, 2)
+    ]
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-7, rtol=1e-5)
+    assert (gradients[0].bfloat16().float() != gradients[0]).float().mean() > 0.5
+
+
 def test_embeddings_learn_where_that_is_asked_for(folder: Path, samples: list[Sample]) -> None:
     """train_embeddings moves the tied embeddings, also beside a value model with its own; otherwise not a bit moves."""
     for algorithm in ({"epochs": 1}, {"epochs": 2, "value_model": "policy"}):

@@ -131,6 +131,15 @@ def test_an_engine_far_off_is_masked_or_bounded(folder: Path, samples: list[Samp
     assert told["sampling/importance_sampling_ratio/mean"] == pytest.approx(2.0)
 
 
+def test_one_completion_beyond_any_number_is_masked_alone(folder: Path, samples: list[Sample]) -> None:
+    """A ratio too large for float32 is left out like any other beyond the cap, and the rest is learnt from."""
+    lost = replace(samples[0], behaviour_logprobs=samples[0].behaviour_logprobs - 60)
+    metrics = trainer_on(folder, {"kind": "grpo", "num_generations": 3}).step([lost, *samples[1:]])
+    assert metrics["sampling/importance_sampling_ratio/min"] == 0
+    assert metrics["sampling/importance_sampling_ratio/max"] == pytest.approx(1.0, abs=1e-4)
+    assert 0 < metrics["grad_norm"] < 1e6
+
+
 def test_a_missing_end_may_replace_the_score(folder: Path, samples: list[Sample]) -> None:
     """Three of six have no end: their scores become -1, the others stay."""
     algorithm = {"kind": "ppo", "missing_end_penalty": 1.0, "missing_end_replaces": True, "epochs": 1}

@@ -39,6 +39,10 @@ class TrpoSpec(CriticSpec):
             )
         if self.value_model == "shared":
             raise ValueError("trpo's critic is a model of its own: value_model is policy or reward_model")
+        if self.kl.placement == "loss":
+            raise ValueError("trpo's step knows no loss of KL: kl.placement stays reward")
+        if self.entropy_coefficient:
+            raise ValueError("trpo's step knows no bonus of entropy: entropy_coefficient stays 0")
         return self
 
     @property

@@ -11,8 +11,8 @@ from typing import Any, Literal
 PresetName = Literal["openai-2019", "instructgpt", "trl", "trlx", "rl4lms"]
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # arXiv 1909.08593, LHP: rewards whitened per minibatch with the biased variance, KL controlled by its sum, the
-    # score of an answer without an end replaced by -1.
+    # arXiv 1909.08593, LHP: rewards whitened per minibatch with the biased variance, KL controlled by its sum. Its -1
+    # for a text without a full stop is the reward's to give: completions of a fixed length never end.
     "openai-2019": {
         "epochs": 4,
         "minibatches": 1,
@@ -21,8 +21,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "whitening": "biased",
         "whiten_scope": "minibatch",
         "kl": {"kind": "adaptive", "coefficient": 0.15, "target": 6.0, "horizon": 10_000},
-        "missing_end_penalty": 1.0,
-        "missing_end_replaces": True,
     },
     # arXiv 2203.02155: beta 0.02, one inner epoch, minibatches of an eighth, no discount.
     "instructgpt": {

@@ -333,6 +333,16 @@ class RunSpec(Spec):
         return self
 
     @model_validator(mode="after")
+    def _ends_can_be_missed(self) -> RunSpec:
+        endless = self.sampling.fixed_length and not self.sampling.stop
+        if endless and getattr(self.algorithm, "missing_end_replaces", False):
+            raise ValueError(
+                "algorithm.missing_end_replaces with sampling.fixed_length: no completion ends, so all scores "
+                "would be the same"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_way_of_rewards(self) -> RunSpec:
         if self.reward_sources and self.reward_model:
             raise ValueError("reward_model and reward_sources: expected one of them")

@@ -28,8 +28,10 @@ def importance(
         logs = logs.sum(-1, keepdim=True)
     ratio = logs.exp()
     low, high = spec.bounds
-    kept = ratio.clamp(low, high) if kind == "truncate" else ratio * ((ratio >= low) & (ratio <= high))
-    return kept.expand_as(old)
+    if kind == "truncate":
+        return ratio.clamp(low, high).expand_as(old)
+    # Not a product with the mask: far off a ratio is infinite, and 0 times that no number.
+    return ratio.masked_fill((ratio < low) | (ratio > high), 0.0).expand_as(old)
 
 
 def importance_metrics(factors: torch.Tensor, mask: torch.Tensor) -> dict[str, float]:

@@ -14,9 +14,8 @@ class TensorboardLog:
     def __init__(self, run: RunIdentity, _spec: LoggingSpec, steps_done: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(
-            str(run.folder / "tensorboard"), purge_step=steps_done + 1 if steps_done else None
-        )
+        # At the first step, too: a run that ended before its first checkpoint begins again.
+        self._writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=steps_done + 1)
 
     def write(self, step: int, moment: float, metrics: Mapping[str, float]) -> None:
         """See MetricLog."""

@@ -315,3 +315,16 @@ async def test_a_resume_keeps_the_data_order_across_readmissions() -> None:
     assert {one.number: one.prompt_index for one in again.intake.ledger.in_flight.values()} == prompts
     assert again.intake.state()["position"] == BATCH
     assert [one.tries for one in again.intake.ledger.in_flight.values()] == [0, 1]
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_as_many_versions_are_known_as_a_rollout_may_be_behind(restored: bool) -> None:
+    """With a staleness of 100, what weights of 100 steps ago made is 100 behind, not of unknown weights."""
+    intake = Bench(max_staleness=100).intake
+    if restored:
+        intake.restore(intake.state())
+    for step in range(101):
+        intake.published(Version(1, step, f"{step:064x}"), step)
+    group = rollout.RolloutGroup()
+    group.completions.add().versions.add().version.digest = f"{0:064x}"
+    assert intake.staleness(group) == 100

@@ -39,6 +39,14 @@ def test_tensorboard_shows_each_step_once(tmp_path: Path) -> None:
     }
 
 
+def test_tensorboard_of_a_run_that_begins_again(tmp_path: Path) -> None:
+    """A life that ended before any checkpoint is hidden by the one that begins at the first step again."""
+    pytest.importorskip("tensorboard")
+    write("tensorboard", tmp_path, first=0, values=[1.0, 2.0, 3.0])
+    write("tensorboard", tmp_path, first=0, values=[1.5])
+    assert read_back.of_tensorboard(tmp_path / "tensorboard")["objective/kl"] == [(1, 1.5)]
+
+
 def test_mlflow_continues_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a server: both lives write to one run, which has the spec as parameters and the uid as a tag."""
     mlflow = pytest.importorskip("mlflow")

@@ -125,8 +125,8 @@ def test_rloo_bounds_its_rewards() -> None:
 def test_ppo_of_trl_1_12() -> None:
     """Its preset, and its fields by name; steps by episodes; the reward model is the value model's beginning."""
     draft = converted(
-        "ppo", total_episodes=100, per_device_train_batch_size=2, num_mini_batches=4, kl_coef=0.1, lam=0.9,
-        cliprange=0.3, missing_eos_penalty=1.0, kl_estimator="k3",
+        "ppo", total_episodes=100, per_device_train_batch_size=4, gradient_accumulation_steps=2, num_mini_batches=4,
+        kl_coef=0.1, lam=0.9, cliprange=0.3, missing_eos_penalty=1.0, kl_estimator="k3",
     )  # fmt: skip
     run = run_of(draft)
     assert (run.rollout.batch_groups, run.steps, run.online.minibatches) == (8, 13, 4)
@@ -147,6 +147,12 @@ def test_ppo_of_trl_1_12() -> None:
         0.7,
         53,
     )
+
+
+def test_minibatches_that_trl_refuses_are_refused() -> None:
+    """A batch is per_device_train_batch_size x gradient_accumulation_steps episodes, cut into num_mini_batches."""
+    with pytest.raises(ConfigError, match="num_mini_batches = 3: TRL itself wants a divisor of a batch's 8"):
+        converted("ppo", per_device_train_batch_size=8, gradient_accumulation_steps=1, num_mini_batches=3)
 
 
 def test_dpo_goes_by_updates() -> None:
