@@ -74,8 +74,10 @@ class RunFacts:
     """Why the spec cannot be carried out."""
     refused: str = ""
     """What the API server says of an object that it does not take: a quota, an admission webhook, a right."""
-    flavors_forbidden: str = ""
-    """Kueue's flavors that may not be read, in the server's words: their pods get no node labels."""
+    kueue_unseen: str = ""
+    """Why nobody knows whether Kueue admits it, in the server's words."""
+    flavors_unread: str = ""
+    """Kueue's flavors that may not be read, or are not there, in the server's words."""
     scaling_blind: str = ""
     """Why the scaler stands still."""
     restarts: int = 0
@@ -266,11 +268,14 @@ def _run_troubles(facts: RunFacts) -> list[_Trouble]:
         troubles.append(_Trouble("Refused", facts.refused))
     if facts.finished or facts.suspended:
         return troubles
+    if facts.kueue_unseen:
+        told = f"left as it is, since what Kueue says of it cannot be seen: {facts.kueue_unseen}"
+        troubles.append(_Trouble("KueueUnseen", told, stalls=False))
     for role in (*facts.beside, *facts.roles):
         troubles += _role_troubles(role, facts.stall_seconds)
-    if facts.flavors_forbidden:
-        told = f"pods may come up on other nodes than Kueue assigned: {facts.flavors_forbidden}"
-        troubles.append(_Trouble("FlavorForbidden", told, stalls=False))
+    if facts.flavors_unread:
+        told = f"pods may come up on other nodes than Kueue assigned: {facts.flavors_unread}"
+        troubles.append(_Trouble("FlavorUnread", told, stalls=False))
     if facts.restarts:
         troubles.append(
             _Trouble(

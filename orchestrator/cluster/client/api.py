@@ -20,7 +20,7 @@ from kubernetes.dynamic import DynamicClient
 
 from orchestrator.cluster.client.errors import error_of
 from orchestrator.cluster.control.resources import RESOURCES, Object, Ref, Resource
-from services.common.errors import Forbidden, NotFound, Unavailable
+from services.common.errors import Unavailable
 
 REQUEST_SECONDS = 4.0
 """Less than what lies between the end of our lease's renewals and its own end (election.Timing)."""
@@ -38,7 +38,10 @@ class Listing:
 
 
 class Api:
-    """The API server. `gate` is called before each write and may raise; `wrote` after each, with kind and verb."""
+    """The API server. `gate` is called before each write and may raise; `wrote` after each, with kind and verb.
+
+    `resources`: where it has each kind, and in which version.
+    """
 
     def __init__(
         self,
@@ -46,14 +49,19 @@ class Api:
         *,
         gate: Callable[[], None] = lambda: None,
         wrote: Callable[[str, str], None] = lambda _kind, _verb: None,
+        resources: Mapping[str, Resource] = RESOURCES,
     ) -> None:
         self._client = client
         self._dynamic = DynamicClient(client, discoverer=lambda _client, _cache: None)
-        self._gate, self._wrote = gate, wrote
+        self._gate, self._wrote, self._resources = gate, wrote, resources
 
     def gated(self, gate: Callable[[], None], wrote: Callable[[str, str], None]) -> Api:
         """The same server, with another gate."""
-        return Api(self._client, gate=gate, wrote=wrote)
+        return Api(self._client, gate=gate, wrote=wrote, resources=self._resources)
+
+    def speaking(self, resources: Mapping[str, Resource]) -> Api:
+        """The same server, kinds in other versions."""
+        return Api(self._client, gate=self._gate, wrote=self._wrote, resources=resources)
 
     def close(self) -> None:
         """Let go of connections."""
@@ -63,31 +71,20 @@ class Api:
 
     def get(self, ref: Ref) -> Object:
         """One object. Raises NotFound."""
-        return self._ask("get", _path(ref), f"get {_named(ref)}")
+        return self._ask("get", self._path(ref), f"get {_named(ref)}")
 
     def log(self, pod: Ref, container: str, lines: int) -> str:
         """The last lines of a container."""
         # The client's own list of query parameters has none of a log's.
         query = urlencode({"container": container, "tailLines": lines})
-        return self._send("get", f"{_path(pod, 'log')}?{query}", f"log of {_named(pod)}").decode(
+        return self._send("get", f"{self._path(pod, 'log')}?{query}", f"log of {_named(pod)}").decode(
             errors="replace"
         )
 
-    def serves(self, kind: str) -> bool:
-        """Whether the server has this kind at all."""
-        resource = RESOURCES[kind]
-        path = (
-            f"/apis/{resource.api_version}" if "/" in resource.api_version else f"/api/{resource.api_version}"
-        )
-        try:
-            found = self._ask("get", path, f"look for {kind}")
-        except (NotFound, Forbidden):
-            return False
-        return any(entry.get("kind") == kind for entry in found.get("resources", ()))
-
     def list(self, kind: str, namespace: str = "", selector: str = "") -> Listing:
-        """All objects of a kind, page by page."""
-        path, what = RESOURCES[kind].path(namespace), f"list {RESOURCES[kind].plural}"
+        """All objects of a kind, page by page. Raises NotFound where the server has no such kind."""
+        resource = self._resources[kind]
+        path, what = resource.path(namespace), f"list {resource.plural}"
         items: list[Object] = []
         more = ""
         while True:
@@ -100,17 +97,18 @@ class Api:
                 _continue=more or None,
                 _request_timeout=LIST_SECONDS,
             )
-            items += [_whole(item, kind) for item in page.get("items") or ()]
+            items += [_whole(item, resource) for item in page.get("items") or ()]
             more = page["metadata"].get("continue", "")
             if not more:
                 return Listing(items, page["metadata"].get("resourceVersion", ""))
 
     def watch(self, kind: str, namespace: str, selector: str, version: str, seconds: int) -> Watching:
         """Changes since `version`, for at most `seconds`. Raises Gone where the server has forgotten them."""
+        resource = self._resources[kind]
         response = self._raw(
             "get",
-            RESOURCES[kind].path(namespace),
-            f"watch {RESOURCES[kind].plural}",
+            resource.path(namespace),
+            f"watch {resource.plural}",
             label_selector=selector or None,
             resource_version=version,
             watch="true",
@@ -118,7 +116,7 @@ class Api:
             timeout_seconds=seconds,
             _request_timeout=(5.0, seconds + 30.0),
         )
-        return Watching(kind, response)
+        return Watching(resource, response)
 
     # ------------------------------------------------------------ writing
 
@@ -147,7 +145,7 @@ class Api:
         return self._write(
             "scale" if subresource == "scale" else "patch",
             "patch",
-            _path(ref, subresource),
+            self._path(ref, subresource),
             ref,
             body=dict(patch),
             content_type=MERGE,
@@ -157,7 +155,7 @@ class Api:
     def replace(self, item: Mapping[str, Any], manager: str) -> Object:
         """Put, with the resourceVersion that it carries. Raises Conflict."""
         ref = Ref.of(item)
-        return self._write("replace", "put", _path(ref), ref, body=dict(item), field_manager=manager)
+        return self._write("replace", "put", self._path(ref), ref, body=dict(item), field_manager=manager)
 
     def delete(self, ref: Ref, uid: str = "", *, grace_seconds: int | None = None) -> Object:
         """Delete it and, in the background, what it owns. `uid`: only this one. Raises NotFound."""
@@ -166,9 +164,12 @@ class Api:
             body["preconditions"] = {"uid": uid}
         if grace_seconds is not None:
             body["gracePeriodSeconds"] = grace_seconds
-        return self._write("delete", "delete", _path(ref), ref, body=body)
+        return self._write("delete", "delete", self._path(ref), ref, body=body)
 
     # ------------------------------------------------------------ sending
+
+    def _path(self, ref: Ref, subresource: str = "") -> str:
+        return self._resources[ref.kind].path(ref.namespace, ref.name, subresource)
 
     def _write(self, verb: str, method: str, path: str, ref: Ref, **options: Any) -> Object:
         self._gate()
@@ -196,13 +197,13 @@ class Api:
 class Watching:
     """A watch under way: an iterator of (type, object), which another thread may end."""
 
-    def __init__(self, kind: str, response: Any) -> None:
-        self._kind, self._response = kind, response
+    def __init__(self, resource: Resource, response: Any) -> None:
+        self._resource, self._response = resource, response
         self._stopped = False
 
     def __iter__(self) -> Iterator[tuple[str, Object]]:
         """ADDED, MODIFIED, DELETED, BOOKMARK. Raises Gone, or Unavailable where the connection breaks."""
-        what = f"watch {RESOURCES[self._kind].plural}"
+        what = f"watch {self._resource.plural}"
         with _explained(what):
             for line in _lines(self._response):
                 if self._stopped:
@@ -212,7 +213,7 @@ class Watching:
                     status = event["object"]
                     code = int(status.get("code") or (410 if status.get("reason") == "Expired" else 500))
                     raise error_of(code, status.get("reason", ""), json.dumps(status), what)
-                yield event["type"], _whole(event["object"], self._kind)
+                yield event["type"], _whole(event["object"], self._resource)
 
     def stop(self) -> None:
         """End it: the iteration stops."""
@@ -260,15 +261,11 @@ def _resource(item: Mapping[str, Any]) -> Resource:
     return replace(RESOURCES[item["kind"]], api_version=item["apiVersion"])
 
 
-def _path(ref: Ref, subresource: str = "") -> str:
-    return RESOURCES[ref.kind].path(ref.namespace, ref.name, subresource)
-
-
 def _named(ref: Ref) -> str:
     where = f" in {ref.namespace}" if ref.namespace else ""
     return f"{ref.kind} {ref.name}{where}"
 
 
-def _whole(item: Object, kind: str) -> Object:
+def _whole(item: Object, resource: Resource) -> Object:
     """Items of lists come without kind and apiVersion."""
-    return {"apiVersion": RESOURCES[kind].api_version, **item, "kind": item.get("kind") or kind}
+    return {"apiVersion": resource.api_version, **item, "kind": item.get("kind") or resource.kind}

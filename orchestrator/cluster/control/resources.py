@@ -43,6 +43,8 @@ class Resource:
         return f"{prefix}{self.api_version}{inside}/{self.plural}{below}"
 
 
+KUEUE_VERSION = "v1beta1"
+"""Of Kueue's API, where an installation says nothing else."""
 _ALL = (
     Resource(API_VERSION, "TrainingRun", "trainingruns"),
     Resource(API_VERSION, "RewardModel", "rewardmodels"),
@@ -56,13 +58,23 @@ _ALL = (
     Resource("v1", "Secret", "secrets"),
     Resource("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),
     Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
-    Resource("kueue.x-k8s.io/v1beta1", "Workload", "workloads"),
-    Resource("kueue.x-k8s.io/v1beta1", "ResourceFlavor", "resourceflavors"),
-    Resource("kueue.x-k8s.io/v1beta1", "WorkloadPriorityClass", "workloadpriorityclasses"),
     Resource("coordination.k8s.io/v1", "Lease", "leases"),
     Resource("events.k8s.io/v1", "Event", "events"),
 )
-RESOURCES: Mapping[str, Resource] = {resource.kind: resource for resource in _ALL}
+_KUEUE = (
+    ("Workload", "workloads"),
+    ("ResourceFlavor", "resourceflavors"),
+    ("WorkloadPriorityClass", "workloadpriorityclasses"),
+)
+
+
+def resources_with(kueue_version: str) -> Mapping[str, Resource]:
+    """All of them by kind, Kueue's in the version that this installation speaks."""
+    kueue = [Resource(f"kueue.x-k8s.io/{kueue_version}", kind, plural) for kind, plural in _KUEUE]
+    return {resource.kind: resource for resource in (*_ALL, *kueue)}
+
+
+RESOURCES = resources_with(KUEUE_VERSION)
 OWNERS = ("TrainingRun", "RewardModel")
 APPLIED = (
     "ServiceAccount",
@@ -77,7 +89,7 @@ APPLIED = (
 """Kinds that are applied, and removed when the spec names them no longer. Jobs begin and end by other rules."""
 PRUNED = (*APPLIED, "Job")
 WATCHED = (*OWNERS, *(kind for kind in APPLIED if kind != "Workload"), "Job", "Pod")
-"""Workloads are watched too where the cluster has Kueue. Secrets are not: operator/secrets.py says why."""
+"""Workloads are watched too, where the cluster has them. Secrets are not: operator/secrets.py says why."""
 
 
 def owner_of(item: Mapping[str, Any]) -> Ref | None:

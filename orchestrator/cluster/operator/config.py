@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints, model_validator
 
 from orchestrator.cluster.control.election import Timing
+from orchestrator.cluster.control.resources import KUEUE_VERSION
 from orchestrator.cluster.render import RenderOptions
 from orchestrator.cluster.render.options import IMAGES
 from services.common.spec.base import Spec
@@ -56,7 +57,7 @@ class RenderSpec(Spec):
     monitoring_namespace: str = Field("monitoring", description="Whose pods may scrape; empty: nobody.")
     listen_on_pod_ip: bool = Field(False, description="For nodes whose pods share an address space.")
     user: int = Field(10001, ge=1)
-    kueue_version: str = "v1beta1"
+    kueue_version: str = Field(KUEUE_VERSION, description="Of Kueue's API: what it is read and written by.")
 
     def options(self, namespace: str) -> RenderOptions:
         """As the renderer takes it."""

@@ -20,7 +20,7 @@ class Flavors:
     def __init__(self, api: Api, clock: Callable[[], float] = time.monotonic) -> None:
         self._api, self._clock = api, clock
         self._known: dict[str, tuple[float, Mapping[str, str]]] = {}
-        self._forbidden: dict[str, str] = {}
+        self._unread: dict[str, str] = {}
 
     def node_labels(self, workload: Object | None) -> dict[str, dict[str, str]]:
         """Per service, the labels of all flavors of its pods."""
@@ -31,27 +31,26 @@ class Flavors:
                 found[service] = labels
         return found
 
-    def forbidden(self, workload: Object | None) -> str:
-        """Which of its flavors may not be read, in the server's words; empty: none."""
+    def unread(self, workload: Object | None) -> str:
+        """Which of its flavors may not be read or are not there, in the server's words; empty: none."""
         names = {name for flavors in assigned_flavors(workload).values() for name in flavors}
-        return "; ".join(sorted(self._forbidden[name] for name in names if name in self._forbidden))
+        return "; ".join(sorted(self._unread[name] for name in names if name in self._unread))
 
     def _labels(self, name: str) -> Mapping[str, str]:
         now = self._clock()
         at, labels = self._known.get(name, (now - KEEP_SECONDS, {}))
         if now - at >= KEEP_SECONDS:
-            labels = self._read(name)
+            labels = self._read(name, labels)
             self._known[name] = (now, labels)
         return labels
 
-    def _read(self, name: str) -> Mapping[str, str]:
-        self._forbidden.pop(name, None)
+    def _read(self, name: str, before: Mapping[str, str]) -> Mapping[str, str]:
+        """Its labels; those that it had where it cannot be read now, so that no pod is rolled for that."""
+        self._unread.pop(name, None)
         try:
             item = self._api.get(Ref("ResourceFlavor", "", name))
-        except NotFound:
-            return {}
-        except Forbidden as error:
-            self._forbidden[name] = " ".join(str(error).split())
-            return {}
+        except (NotFound, Forbidden) as error:
+            self._unread[name] = " ".join(str(error).split())
+            return before
         labels: Mapping[str, str] = (item.get("spec") or {}).get("nodeLabels") or {}
         return labels

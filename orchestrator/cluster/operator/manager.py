@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import structlog
 
 from orchestrator.cluster.client.api import Api
-from orchestrator.cluster.control.resources import OWNERS, WATCHED, Ref
+from orchestrator.cluster.control.resources import OWNERS, WATCHED, Ref, resources_with
 from orchestrator.cluster.control.store import Store
 from orchestrator.cluster.operator.checkpoints import Checkpoints
 from orchestrator.cluster.operator.config import OperatorConfig
@@ -25,13 +25,13 @@ from orchestrator.cluster.operator.leftovers import Leftovers
 from orchestrator.cluster.operator.metrics import OBJECTS, RUNS, WRITES
 from orchestrator.cluster.operator.models import RewardModelReconciler
 from orchestrator.cluster.operator.probe import Probe
-from orchestrator.cluster.operator.reflector import Reflector
+from orchestrator.cluster.operator.reflector import ABSENT_SECONDS, Reflector
 from orchestrator.cluster.operator.runs import RunReconciler
 from orchestrator.cluster.operator.scaler import Scaler
 from orchestrator.cluster.operator.secrets import RunSecrets
 from orchestrator.cluster.operator.service_scaler import ServiceScaler
 from orchestrator.cluster.operator.shared import make_tools
-from services.common.errors import LostOwnership, TrimtabError
+from services.common.errors import LostOwnership
 
 OURS = "app.kubernetes.io/part-of=trimtab"
 """Only objects with this label are watched, of the kinds that are not ours alone."""
@@ -43,6 +43,7 @@ class Operator:
 
     def __init__(self, config: OperatorConfig, api: Api, probe: Probe) -> None:
         self.config, self.store = config, Store()
+        api = api.speaking(resources_with(config.render.kueue_version))
         self._api, self._identity = api, config.who()
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -58,6 +59,7 @@ class Operator:
             self._identity,
             options=config.render.options(config.home()),
             status_seconds=config.status_seconds,
+            kueue_unseen=self._kueue_unseen,
         )
         secrets = RunSecrets(gated)
         self._executor = ThreadPoolExecutor(max_workers=16, thread_name_prefix="checkpoint")
@@ -75,9 +77,8 @@ class Operator:
 
     def start(self) -> None:
         """Watch, wait for the first lists, then become a candidate. Returns at once; `ready` tells."""
-        kinds = [*WATCHED, *(["Workload"] if self._has_kueue() else [])]
         for namespace in self.config.namespaces or ("",):
-            self._reflectors += [self._reflector(kind, namespace) for kind in kinds]
+            self._reflectors += [self._reflector(kind, namespace) for kind in (*WATCHED, "Workload")]
         self._threads += [reflector.start() for reflector in self._reflectors]
         self._threads.append(self._thread(self._begin, "begin"))
 
@@ -98,7 +99,7 @@ class Operator:
 
     def not_ready(self) -> str:
         """What is missing yet; empty: every list is there."""
-        waiting = sorted({one.kind for one in self._reflectors if not one.synced.is_set()})
+        waiting = sorted({one.kind for one in self._reflectors if not one.settled})
         if not self._reflectors or waiting:
             return f"waiting for the first lists: {', '.join(waiting) or 'all'}"
         return ""
@@ -131,14 +132,23 @@ class Operator:
     def _reflector(self, kind: str, namespace: str) -> Reflector:
         selector = "" if kind in OWNERS else OURS
         return Reflector(
-            self._api, self.store, self._changed, kind=kind, namespace=namespace, selector=selector
+            self._api,
+            self.store,
+            self._changed,
+            kind=kind,
+            namespace=namespace,
+            selector=selector,
+            optional=kind == "Workload",
+            absent_seconds=min(ABSENT_SECONDS, self.config.resync_seconds),
         )
 
-    def _has_kueue(self) -> bool:
-        try:
-            return self._api.serves("Workload")
-        except TrimtabError:
-            return False
+    def _kueue_unseen(self, namespace: str) -> str:
+        """Why nobody knows what Kueue says of runs there; empty: it is known."""
+        found = [
+            one for one in self._reflectors if one.kind == "Workload" and one.namespace in ("", namespace)
+        ]
+        why = next((one.unseen for one in found if one.unseen), "")
+        return why and f"{why} (kueue.x-k8s.io/{self.config.render.kueue_version})"
 
     def _begin(self) -> None:
         while self.not_ready() and not self._stopping.wait(0.05):

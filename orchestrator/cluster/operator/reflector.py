@@ -3,6 +3,7 @@
 list ──▶ watch from its version ──ends──▶ watch from the last version seen (bookmarks count)
  ▲                │
  └── 410 Gone ────┘        connection lost: again from the last version, after a back-off
+ └── 404 ─────────┘        of an optional kind: what brings it is not installed (any more); asked again and again
 """
 
 from __future__ import annotations
@@ -19,16 +20,22 @@ from orchestrator.cluster.client.errors import Gone
 from orchestrator.cluster.control.resources import Object, Ref, owner_of
 from orchestrator.cluster.control.store import Store
 from orchestrator.cluster.operator.metrics import LISTS
-from services.common.errors import TrimtabError
+from services.common.errors import Forbidden, NotFound, TrimtabError
 
 WATCH_SECONDS = 300
 PAUSE_FIRST, PAUSE_MOST = 0.2, 30.0
+ABSENT_SECONDS = 60.0
+"""Between two looks for a kind that the server does not have, or does not show."""
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _log = structlog.get_logger(__name__)
 
 
 class Reflector:
-    """One kind in one namespace ("": all). `changed` gets the owner that a change concerns."""
+    """One kind in one namespace ("": all). `changed` gets the owner that a change concerns.
+
+    `optional`: the server may not have the kind (yet). That alone is told from a server that does not answer: what
+    is not known to be absent is waited for.
+    """
 
     def __init__(
         self,
@@ -39,13 +46,26 @@ class Reflector:
         kind: str,
         namespace: str = "",
         selector: str = "",
+        optional: bool = False,
+        absent_seconds: float = ABSENT_SECONDS,
     ) -> None:
         self.kind, self.namespace = kind, namespace
         self._api, self._store, self._changed, self._selector = api, store, changed, selector
-        self._version = ""
+        self._optional, self._absent_seconds = optional, absent_seconds
+        self._version, self._trouble = "", ""
         self._watching: Watching | None = None
         self._stopping = threading.Event()
         self.synced = threading.Event()
+
+    @property
+    def settled(self) -> bool:
+        """Whether nobody needs to wait for it: its list is there, or it is optional and was asked for."""
+        return self.synced.is_set() or (self._optional and bool(self._trouble))
+
+    @property
+    def unseen(self) -> str:
+        """Why the store does not say what is there, in words; empty: it does."""
+        return "" if self.synced.is_set() else self._trouble or f"{self.kind}s have not been listed yet"
 
     def start(self) -> threading.Thread:
         """On a thread of its own."""
@@ -73,9 +93,10 @@ class Reflector:
             except TrimtabError as error:
                 if self._stopping.is_set():
                     return
-                _log.warning("cannot watch", kind=self.kind, namespace=self.namespace, error=str(error))
+                is_absent = self._is_absent(error)
+                self._say(error, is_absent=is_absent)
                 # Many replicas and kinds lose a server at once: they must not all come back in one moment.
-                self._stopping.wait(pause * random.uniform(0.5, 1.0))
+                self._stopping.wait((self._absent_seconds if is_absent else pause) * random.uniform(0.5, 1.0))
                 pause = min(pause * 2, PAUSE_MOST)
 
     def once(self) -> None:
@@ -97,6 +118,20 @@ class Reflector:
         finally:
             self._watching = None
             watching.close()
+
+    def _is_absent(self, error: TrimtabError) -> bool:
+        """Whether the server does not have the kind, or has never shown it: then nobody need ask often."""
+        if self._optional and isinstance(error, NotFound):
+            self._version = ""
+            self.synced.clear()
+        return self._optional and isinstance(error, NotFound | Forbidden) and not self.synced.is_set()
+
+    def _say(self, error: TrimtabError, *, is_absent: bool) -> None:
+        told, self._trouble = self._trouble, str(error)
+        if not is_absent:
+            _log.warning("cannot watch", kind=self.kind, namespace=self.namespace, error=str(error))
+        elif told != self._trouble:
+            _log.info("not watched", kind=self.kind, namespace=self.namespace, why=str(error))
 
     def _list(self) -> None:
         listing = self._api.list(self.kind, self.namespace, self._selector)

@@ -1,7 +1,8 @@
 """Reconciles a TrainingRun: one look at the cache, then only what differs is written.
 
     guard ──▶ read spec ──▶ course, learner (control/) ──▶ Secret ──▶ apply, prune ──▶ numbers ──▶ Job of this
-    (finaliser)   │                                                                                stage or attempt
+    (finaliser)   │              │                                                                 stage or attempt
+                  │              └ Kueue unseen: likewise, until it is suspended or over                   │
                   └ invalid: status says so, nothing else is touched                                       │
                                                     Jobs that are over go ◀── status, Events ◀─────────────┘
 
@@ -11,7 +12,7 @@ that is to go writes its checkpoint, its policies go on: without them it would n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -43,6 +44,7 @@ from orchestrator.cluster.render.services import stage_role, stages_of
 from services.common.errors import InvalidInput
 
 CHECKPOINT_LOOK_SECONDS = 2.0
+HELD_LOOK_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +57,19 @@ class _Plan:
     course: Course
     learner: Learner
     is_admitted: bool
+    kueue_unseen: str
+    """Why nobody knows whether it is admitted; empty: it is known, or Kueue is not asked."""
     waits_for_checkpoint: bool
 
     @property
     def wanted(self) -> bool:
         """Whether a learner is to run now."""
         return _wants_learner(self.run, self.course, is_admitted=self.is_admitted)
+
+    @property
+    def held(self) -> bool:
+        """Whether it is left as it is: who cannot see what Kueue says must neither start a run nor take it down."""
+        return bool(self.kueue_unseen) and not self.run.spec.suspend and not self.course.finished
 
     @property
     def rest(self) -> bool:
@@ -116,6 +125,9 @@ class RunReconciler:
 
     def _bring(self, item: Object, run: TrainingRun) -> float | None:
         plan = self._plan(run, Ref.of(item))
+        if plan.held:
+            self._tell_held(item, plan)
+            return HELD_LOOK_SECONDS
         refused = self._carry_out(item, plan)
         # Numbers and Jobs have moved meanwhile: what is told is what is there now.
         view = view_of(self._tools.store.owned(Ref.of(item)), plan.names)
@@ -134,7 +146,8 @@ class RunReconciler:
         names = RunNames.of(run)
         view = view_of(self._tools.store.owned(ref), names)
         course = course_of(run, view.before_rl or {})
-        is_admitted = run.spec.queueing is None or admitted(view.workload)
+        is_queued = run.spec.queueing is not None
+        is_admitted = not is_queued or admitted(view.workload)
         count = Count.of(run.status)
         learner = next_learner(
             replace(count, in_a_row=0) if course.anew else count,
@@ -162,6 +175,7 @@ class RunReconciler:
             course=course,
             learner=learner,
             is_admitted=is_admitted,
+            kueue_unseen=self._tools.kueue_unseen(names.namespace) if is_queued else "",
             waits_for_checkpoint=waits,
         )
 
@@ -199,6 +213,9 @@ class RunReconciler:
 
         What is refused holds nothing else up but new Jobs: a run over its quota can still be suspended.
         """
+        if plan.kueue_unseen:
+            # The nodes that Kueue assigned are not known, so nothing can be applied; it can still come to rest.
+            return first_refused([lambda: self._set_numbers(item, plan)])
         manifests, uid = self._manifests(plan), plan.run.metadata.uid
         jobs = [one for one in manifests if one["kind"] == "Job"]
         steps: list[Callable[[], object]] = [lambda: self._secrets.ensure(plan.run, plan.names)]
@@ -325,7 +342,8 @@ class RunReconciler:
             finished=plan.course.finished,
             message=plan.course.message,
             refused=str(refused or ""),
-            flavors_forbidden=self._flavors.forbidden(plan.view.workload),
+            kueue_unseen=plan.kueue_unseen,
+            flavors_unread=self._flavors.unread(plan.view.workload),
             scaling_blind=insight.blind if working else "",
             restarts=plan.learner.count.since(self._checkpoint_step(run, Ref.of(item))),
         )
@@ -360,15 +378,26 @@ class RunReconciler:
 
     def _tell_invalid(self, item: Object, error: str) -> None:
         """Say what is wrong. What is there already goes on as it is: half of a spec is worse than the old one."""
-        status = TrainingRunStatus.model_validate(item.get("status") or {})
         facts = RunFacts(generation=item["metadata"].get("generation", 0), invalid=" ".join(error.split()))
+        self._tell_alone(item, facts, ("Degraded", "Progressing"), {"observed_generation": facts.generation})
+
+    def _tell_held(self, item: Object, plan: _Plan) -> None:
+        """Say why it is left as it is. Its spec has not been looked at, so the generation seen stays what it was."""
+        generation = plan.run.metadata.generation
+        facts = RunFacts(generation=generation, admitted=False, kueue_unseen=plan.kueue_unseen)
+        self._tell_alone(item, facts, ("Degraded",), {})
+
+    def _tell_alone(
+        self, item: Object, facts: RunFacts, types: Sequence[str], update: Mapping[str, object]
+    ) -> None:
+        """Conditions of these types; all of them where nothing was told before. The rest of the status stays."""
+        status = TrainingRunStatus.model_validate(item.get("status") or {})
         told = run_conditions(facts, status.conditions, self._tools.now())
         if status.conditions:
-            told = tuple(one for one in told if one.type in ("Degraded", "Progressing"))
+            told = tuple(one for one in told if one.type in types)
         said = {condition.type for condition in told}
         kept = tuple(condition for condition in status.conditions if condition.type not in said)
-        update = {"conditions": (*told, *kept), "observed_generation": facts.generation}
-        new = status.model_copy(update=update)
+        new = status.model_copy(update={"conditions": (*told, *kept), **update})
         self._status.write(item, as_written(new), _as_before(status, item))
         self._tools.recorder.transitions(item, status.conditions, told)
 

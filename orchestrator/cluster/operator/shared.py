@@ -42,6 +42,8 @@ class Tools:
     """Seconds, never back."""
     status_seconds: float = 10.0
     """Between two writes of a status in which only figures differ."""
+    kueue_unseen: Callable[[str], str] = lambda _namespace: ""
+    """Why Workloads of this namespace are not known; empty: they are."""
 
 
 def make_tools(api: Api, store: Store, identity: str, **more: object) -> Tools:

@@ -44,6 +44,13 @@ def kubeconfig(fake: KubeServer | None, tmp_path_factory: pytest.TempPathFactory
 def api_client(kubeconfig: Path) -> Iterator[client.ApiClient]:
     """The official client, our CRDs served."""
     made = connect(kubeconfig)
+    serve_crds(made)
+    yield made
+    made.rest_client.pool_manager.clear()
+
+
+def serve_crds(made: client.ApiClient) -> None:
+    """Install our CRDs and wait until they are served."""
     extensions = client.ApiextensionsV1Api(made)
     for crd in crds():
         extensions.patch_custom_resource_definition(
@@ -62,8 +69,6 @@ def api_client(kubeconfig: Path) -> Iterator[client.ApiClient]:
         )
 
     eventually(established)
-    yield made
-    made.rest_client.pool_manager.clear()
 
 
 @pytest.fixture

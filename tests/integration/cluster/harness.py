@@ -80,6 +80,7 @@ class Harness:
             clock=self.clock,
             now=lambda: datetime.now(UTC) + self.ahead,
             status_seconds=10.0,
+            kueue_unseen=lambda _namespace: "" if "Workload" in self.kinds else "nobody answers",
         )
         secrets = RunSecrets(gated)
         checkpoints = Checkpoints(self.probe, AtOnce(), clock=self.clock)

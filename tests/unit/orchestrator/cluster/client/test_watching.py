@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator.cluster.client.api import Watching
+from orchestrator.cluster.control.resources import RESOURCES
 from services.common.errors import Unavailable
 
 LINE = json.dumps({"type": "ADDED", "object": {"metadata": {"name": "one"}}}).encode() + b"\n"
@@ -34,7 +35,7 @@ class Response:
 
 def test_a_stopped_watch_ends_without_reading_on() -> None:
     """What comes after the stop is neither parsed nor handed out."""
-    watching = Watching("Pod", Response(LINE, LINE))
+    watching = Watching(RESOURCES["Pod"], Response(LINE, LINE))
     seen = []
     for kind, item in watching:
         seen.append((kind, item["metadata"]["name"]))
@@ -46,4 +47,4 @@ def test_a_stopped_watch_ends_without_reading_on() -> None:
 def test_half_a_line_is_a_connection_that_broke(broken: bytes) -> None:
     """It is waited out as any other, and ends no thread."""
     with pytest.raises(Unavailable, match="is no JSON"):
-        list(Watching("Pod", Response(LINE, broken)))
+        list(Watching(RESOURCES["Pod"], Response(LINE, broken)))
