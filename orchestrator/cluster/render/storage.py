@@ -41,16 +41,23 @@ from="$STORE/$RUN"; to="/storage/$RUN"; mkdir -p "$to"
 for path in "$@"; do
   run rclone copyto "$STORE/$path" "/storage/$path"
 done
-steps=$(rclone lsf --dirs-only "$from/checkpoints/" 2>/dev/null | grep '^step-' | sort -r || true)
-for step in $steps; do
-  if rclone lsf "$from/checkpoints/$step" | grep -qx state.json; then
-    run rclone copy "$from/checkpoints/$step" "$to/checkpoints/$step"
-    break
-  fi
-done
-run rclone copy --max-depth 1 "$from" "$to" 2>/dev/null || true
+there=$(rclone lsf "$from/") || [ "$?" = 3 ] || exit 1
+[ -n "$there" ] || exit 0
+if echo "$there" | grep -qx checkpoints/; then
+  steps=$(rclone lsf --dirs-only "$from/checkpoints/") || exit 1
+  for step in $(echo "$steps" | sed -n '/^step-/p' | sort -r); do
+    files=$(rclone lsf "$from/checkpoints/$step") || exit 1
+    if echo "$files" | grep -qx state.json; then
+      run rclone copy "$from/checkpoints/$step" "$to/checkpoints/$step" || exit 1
+      break
+    fi
+  done
+fi
+run rclone copy --max-depth 1 "$from" "$to" || exit 1
 """
 )
+"""Only a folder that is not there (rclone's 3), or an empty one, is a run without a past. Whatever else cannot be read
+ends the attempt: one that began at step 0 for it would upload over the checkpoints that are there, and purge them."""
 UPLOAD = """\
 ending=
 trap 'ending=yes' TERM INT

@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.cluster.render.storage import FETCH, RESTORE, UPLOAD
 
-# Each copy is noted, fails for each line of `fails`, and ends once `go` is there.
+# Each copy is noted, fails for each line of `fails`, and ends once `go` is there; listings end as the lines of `lists`.
 RCLONE = """\
 #!/bin/sh
 verb=$1
@@ -31,7 +31,12 @@ case $verb in
     touch "$AT/copied"
     until [ -e "$AT/go" ]; do sleep 0.02; done ;;
   copyto) mkdir -p "$(dirname "$to")" && until [ -e "$AT/go" ]; do sleep 0.02; done && cp "$from" "$to" ;;
-  lsf) (cd "$to" && ls -p) ;;
+  lsf)
+    status=0
+    if [ -s "$AT/lists" ]; then read -r status < "$AT/lists"; sed -i 1d "$AT/lists"; fi
+    [ "$status" = 0 ] || exit "$status"
+    [ -d "$to" ] || exit 3
+    (cd "$to" && ls -p) ;;
   purge) rm -r "$to" ;;
 esac
 """
@@ -159,3 +164,40 @@ def test_a_newest_whole_checkpoint_is_restored(pod: Pod) -> None:
     assert (pod.at / "storage" / "model").exists()
     assert [one.name for one in (pod.run / "checkpoints").iterdir()] == ["step-1"]
     assert (pod.run / "checkpoints" / "step-1" / "state.json").exists()
+
+
+@pytest.mark.parametrize("listing", [0, 1, 2])
+@pytest.mark.parametrize("status", [1, 3, 5])
+def test_a_listing_that_fails_ends_the_attempt(pod: Pod, listing: int, status: int) -> None:
+    """Not even "directory not found" is believed of what was seen a moment before; nobody begins at step 0 for it."""
+    pod.checkpoint(1)
+    (pod.run.parent).rename(pod.bucket / "runs")
+    (pod.at / "lists").write_text("0\n" * listing + f"{status}\n", encoding="utf-8")
+    pod.go()
+    is_new = listing == 0 and status == 3
+    assert pod.start(RESTORE).wait(PATIENCE_SECONDS) == (0 if is_new else 1)
+    assert not list(pod.run.iterdir())
+
+
+@pytest.mark.parametrize("copy", [0, 1], ids=["the checkpoint", "the files beside"])
+def test_a_copy_that_fails_ends_the_attempt(pod: Pod, copy: int) -> None:
+    """A run is restored as a whole or not at all."""
+    pod.checkpoint(1)
+    (pod.run / "metrics.jsonl").touch()
+    (pod.run.parent).rename(pod.bucket / "runs")
+    if copy:
+        (pod.bucket / "runs" / "a" / "checkpoints" / "step-1" / "state.json").unlink()
+    (pod.at / "fails").write_text("once\n", encoding="utf-8")
+    pod.go()
+    assert pod.start(RESTORE).wait(PATIENCE_SECONDS) == 1
+
+
+@pytest.mark.parametrize("empty", [True, False], ids=["an empty folder", "no folder"])
+def test_a_run_without_a_past_begins(pod: Pod, empty: bool) -> None:
+    """Stores say it in two ways; what the pod reads is there all the same."""
+    if empty:
+        (pod.bucket / "runs" / "a").mkdir(parents=True)
+    (pod.bucket / "model").touch()
+    pod.go()
+    assert pod.start(RESTORE, "model").wait(PATIENCE_SECONDS) == 0
+    assert (pod.at / "storage" / "model").exists()
