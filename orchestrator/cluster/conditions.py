@@ -80,6 +80,8 @@ class RunFacts:
     """Kueue's flavors that may not be read, or are not there, in the server's words."""
     scaling_blind: str = ""
     """Why the scaler stands still."""
+    scaled_at_rest: str = ""
+    """What somebody else scales though the run is at rest, in words."""
     restarts: int = 0
     """Attempts of the learner since its last checkpoint that ended by failure."""
     stall_seconds: float = 60.0
@@ -125,7 +127,7 @@ def run_conditions(facts: RunFacts, previous: Sequence[Condition], now: datetime
         _progressing(facts, troubles),
         _degraded(troubles),
         _stalled(troubles),
-        _scaling(facts.scaling_blind, idle=facts.suspended or bool(facts.finished)),
+        _run_scaling(facts),
         _finished(facts),
         *(_role_ready(role) for role in facts.roles),
     ]
@@ -311,6 +313,12 @@ def _stalled(troubles: Sequence[_Trouble]) -> _Claim:
     if stalled is None:
         return _Claim("Stalled", False, "AsExpected")
     return _Claim("Stalled", True, stalled.reason, stalled.message)
+
+
+def _run_scaling(facts: RunFacts) -> _Claim:
+    if facts.scaled_at_rest:
+        return _Claim("ScalingReady", False, "ScaledAtRest", facts.scaled_at_rest)
+    return _scaling(facts.scaling_blind, idle=facts.suspended or bool(facts.finished))
 
 
 def _scaling(blind: str, *, idle: bool, told: str = "") -> _Claim:

@@ -9,6 +9,7 @@
 | course | which stage a run is in, and whether it is over |
 | attempts | which attempt of the learner goes on, which Jobs go |
 | replicas | numbers at suspend and resume |
+| contest | when somebody else scales what is at rest |
 | facts, status | what is told of it |
 | meter, observed | what the planner is given |
 """

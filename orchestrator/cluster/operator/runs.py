@@ -21,11 +21,12 @@ from typing import Any
 from orchestrator.cluster.client.errors import Refused, first_refused
 from orchestrator.cluster.conditions import RoleFacts, RunFacts, run_conditions
 from orchestrator.cluster.control.attempts import Count, JobState, Learner, Terms, next_learner
+from orchestrator.cluster.control.contest import Contests
 from orchestrator.cluster.control.course import DONE, Course, check_supported, course_of, stages_in_order
 from orchestrator.cluster.control.facts import PODLESS_SECONDS, learner_facts, pod_facts, role_facts
 from orchestrator.cluster.control.pods import moment
 from orchestrator.cluster.control.queueing import holds_quota, keeps_workload, priority_kept
-from orchestrator.cluster.control.replicas import RESUME, number_for, remembered
+from orchestrator.cluster.control.replicas import RESUME, Number, number_for, remembered
 from orchestrator.cluster.control.resources import Object, Ref
 from orchestrator.cluster.control.status import RunPicture, as_written, run_status
 from orchestrator.cluster.control.view import LEARNER, View, admitted, view_of
@@ -85,6 +86,7 @@ class RunReconciler:
     ) -> None:
         self._tools, self._secrets, self._checkpoints = tools, secrets, checkpoints
         self._leftovers = leftovers
+        self._contests: dict[Ref, Contests] = {}
         self._flavors = Flavors(tools.api, tools.clock)
         self._status = StatusWriter(tools.api, tools.store, seconds=tools.status_seconds, clock=tools.clock)
 
@@ -136,6 +138,7 @@ class RunReconciler:
         if refused is not None:
             raise refused
         waits += [plan.learner.wait_seconds, self._end_of_finished(item, run, plan.course)]
+        waits.append(self._contests_of(plan).look_again(self._tools.clock()))
         if plan.waits_for_checkpoint:
             waits.append(CHECKPOINT_LOOK_SECONDS)
         if _is_podless(replace(plan, view=view)):
@@ -270,6 +273,8 @@ class RunReconciler:
             if deployment is None:
                 continue
             number = number_for(deployment, stage_role(plan.run, stage), rest=plan.rest)
+            if plan.rest and self._is_left(plan, name, number):
+                continue
             # Remembered before it goes to zero, forgotten only once it is back.
             if number.remember is not None and number.remember != remembered(deployment):
                 deployment = self._tools.applier.annotate(deployment, {RESUME: str(number.remember)})
@@ -279,6 +284,23 @@ class RunReconciler:
                 self._tools.recorder.tell(item, "Scale", "Scaled", note)
             if number.remember is None and remembered(deployment) is not None:
                 self._tools.applier.annotate(deployment, {RESUME: None})
+
+    def _is_left(self, plan: _Plan, name: str, number: Number) -> bool:
+        """Whether a number at rest is left to somebody else for now, who writes it again and again."""
+        contests, now = self._contests_of(plan), self._tools.clock()
+        if number.replicas is None:
+            contests.stayed(name, now)
+        elif contests.pause(name, now) > 0:
+            return True
+        else:
+            contests.wrote(name, now)
+        return False
+
+    def _contests_of(self, plan: _Plan) -> Contests:
+        ref = Ref("TrainingRun", plan.names.namespace, plan.names.run)
+        if not plan.rest:
+            self._contests.pop(ref, None)
+        return self._contests.setdefault(ref, Contests()) if plan.rest else Contests()
 
     def _start_jobs(self, item: Object, plan: _Plan, jobs: Sequence[Manifest]) -> None:
         if plan.course.finished:
@@ -345,6 +367,7 @@ class RunReconciler:
             kueue_unseen=plan.kueue_unseen,
             flavors_unread=self._flavors.unread(plan.view.workload),
             scaling_blind=insight.blind if working else "",
+            scaled_at_rest=self._contests_of(plan).told(),
             restarts=plan.learner.count.since(self._checkpoint_step(run, Ref.of(item))),
         )
         conditions = run_conditions(facts, run.status.conditions, now)
@@ -404,6 +427,7 @@ class RunReconciler:
     def _forget(self, ref: Ref) -> None:
         self._tools.insights.forget(ref)
         self._checkpoints.keep(ref)
+        self._contests.pop(ref, None)
         self._status.forget(ref)
 
 

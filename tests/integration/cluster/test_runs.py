@@ -445,3 +445,24 @@ def gone(harness: Harness) -> None:
     eventually(lambda: not harness.versions())
     with pytest.raises(NotFound):
         harness.get("Secret", "helpful-redis")
+
+
+def test_who_scales_a_run_at_rest_is_told_and_written_against_ever_more_rarely(harness: Harness) -> None:
+    """Zero is put back at once three times, then after a back-off; once it stays, all is well again."""
+    harness.submit(changed(RUN, roles__reward__scaling__mode="External"))
+    harness.settle()
+    harness.change({"suspend": True})
+    harness.settle()
+    seen = []
+    for _ in range(6):
+        harness.kubectl_scale("helpful-reward", 1)
+        harness.settle()
+        seen.append(harness.replicas("helpful-reward"))
+    assert seen == [0, 0, 0, 1, 1, 1]
+    assert harness.conditions()["ScalingReady"] == ("False", "ScaledAtRest")
+    harness.clock.advance(31)
+    harness.settle()
+    assert harness.replicas("helpful-reward") == 0
+    harness.clock.advance(61)
+    harness.settle()
+    assert harness.conditions()["ScalingReady"] == ("True", "Idle")
