@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from orchestrator.cluster.kinds import Condition
+from orchestrator.cluster.kinds.base import MOST_MESSAGE
 from services.common.digests import same_digest
 
 
@@ -173,7 +174,10 @@ def reward_model_conditions(
 def settled(
     claims: Iterable[_Claim], previous: Sequence[Condition], generation: int, now: datetime
 ) -> tuple[Condition, ...]:
-    """Claims as conditions; a transition time is kept where the status is the same as before."""
+    """Claims as conditions; a transition time is kept where the status is the same as before.
+
+    A message that is too long (an admission webhook may say anything) is cut, so that it can be told at all.
+    """
     before: Mapping[str, Condition] = {condition.type: condition for condition in previous}
     time = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     made = []
@@ -187,13 +191,17 @@ def settled(
                     "type": claim.type,
                     "status": status,
                     "reason": claim.reason,
-                    "message": claim.message,
+                    "message": _cut(claim.message),
                     "lastTransitionTime": old.last_transition_time if old is not None and same else time,
                     "observedGeneration": generation,
                 }
             )
         )
     return tuple(made)
+
+
+def _cut(message: str) -> str:
+    return message if len(message) <= MOST_MESSAGE else message[: MOST_MESSAGE - 1] + "…"
 
 
 def role_condition(role: str) -> str:

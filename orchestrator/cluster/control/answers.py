@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -50,7 +51,7 @@ def pod_figures(page: str) -> PodFigures | None:
             continue
         name, labels, value = match.groups()
         if name in (BUSY, HELD, DRAINING) or (name == GROUPS and 'outcome="done"' in (labels or "")):
-            sums[name] = sums.get(name, 0.0) + float(value)
+            sums[name] = sums.get(name, 0.0) + _number(value)
         elif name == REVISION:
             found = _DIGEST.search(labels or "")
             revision = found[1] if found else revision
@@ -78,7 +79,7 @@ def service_figures(page: str) -> ServiceFigures | None:
         name, labels, value = match[1], match[2] or "", match[3]
         for figure, (metric, part) in _SERVICE.items():
             if name == metric and part in labels:
-                sums[figure] += float(value)
+                sums[figure] += _number(value)
         if name == REVISION:
             found = True
             digest, model = _DIGEST.search(labels), _MODEL.search(labels)
@@ -104,9 +105,15 @@ def _service(sums: Mapping[str, float], revision: str, digests: Mapping[str, str
     )
 
 
+def _number(text: str) -> float:
+    """NaN and infinities of a page count for nothing."""
+    value = float(text)
+    return value if math.isfinite(value) else 0.0
+
+
 def learner_figures(answer: Any, *, paused: bool) -> LearnerFigures:
-    """Of a GetRunStatusResponse."""
-    metrics: Mapping[str, float] = answer.metrics
+    """Of a GetRunStatusResponse. A figure that is no number (a loss that diverged) is none: JSON has no word for it."""
+    metrics = {name: value for name, value in answer.metrics.items() if math.isfinite(value)}
     wall = metrics.get("time/step")
     work = metrics.get("time/update", 0.0) + metrics.get("time/publish", 0.0)
     counts = answer.rollouts

@@ -4,8 +4,8 @@
           ▲                                                                      back-off that doubles, and told
           └────────────── it stays for as long as the back-off was ◀────────────────────┘
 
-An autoscaler with a least of one replica never gives in. To write against it every few seconds would start and end a pod
-each time; to give in would let a suspended run hold nodes for ever.
+An autoscaler with a least of one replica never gives in. To write against it every few seconds would start and end a
+pod each time; to give in would let a suspended run hold nodes for ever.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -77,14 +78,22 @@ def run_status(run: TrainingRun, picture: RunPicture) -> dict[str, Any]:
 
 
 def as_written(status: TrainingRunStatus | Any) -> dict[str, Any]:
-    """A status in the API's words, without what is not there."""
+    """A status in the API's words, without what is not there and without figures that are no numbers."""
     data: dict[str, Any] = status.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return data
+    return _finite(data)
 
 
 def only_figures(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
     """Whether the two differ in nothing but figures that change all the time."""
     return _without_figures(new) == _without_figures(old)
+
+
+def _finite(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _finite(value) if isinstance(value, dict) else value
+        for name, value in fields.items()
+        if not (isinstance(value, float) and not math.isfinite(value))
+    }
 
 
 def _without_figures(status: Mapping[str, Any]) -> dict[str, Any]:

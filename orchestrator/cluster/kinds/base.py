@@ -15,6 +15,8 @@ GROUP = "trimtab.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 
+MOST_MESSAGE = 8192
+"""Characters of a condition's message."""
 Text = Annotated[str, StringConstraints(max_length=1024)]
 Name = Annotated[
     str, StringConstraints(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
@@ -67,7 +69,7 @@ class Condition(StatusModel):
         pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
         description="One word.",
     )
-    message: str = Field("", max_length=8192, description="For a person.")
+    message: str = Field("", max_length=MOST_MESSAGE, description="For a person.")
     last_transition_time: str = Field(
         max_length=64, json_schema_extra={"format": "date-time"}, description="When the status last changed."
     )

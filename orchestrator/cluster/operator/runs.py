@@ -133,7 +133,13 @@ class RunReconciler:
         refused = self._carry_out(item, plan)
         # Numbers and Jobs have moved meanwhile: what is told is what is there now.
         view = view_of(self._tools.store.owned(Ref.of(item)), plan.names)
-        waits = [self._tell(item, replace(plan, view=view), refused)]
+        try:
+            waits = [self._tell(item, replace(plan, view=view), refused)]
+        except Exception:
+            # Suspend counts no failure, so what goes for it need not stand in status first.
+            if run.spec.suspend:
+                self._remove_over(item, plan)
+            raise
         self._remove_over(item, plan)
         if refused is not None:
             raise refused

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from orchestrator.cluster.client.errors import Refused
 from orchestrator.cluster.control.insight import Insight, LearnerFigures
 from orchestrator.cluster.control.resources import Ref
 from orchestrator.cluster.kinds.status import CheckpointStatus
@@ -466,3 +468,44 @@ def test_who_scales_a_run_at_rest_is_told_and_written_against_ever_more_rarely(h
     harness.clock.advance(61)
     harness.settle()
     assert harness.conditions()["ScalingReady"] == ("True", "Idle")
+
+
+def test_a_status_that_is_not_taken_does_not_keep_a_run_from_being_suspended(
+    harness: Harness, faulty: KubeServer
+) -> None:
+    """Nothing that suspend removes has to stand in status first."""
+    harness.submit(RUN)
+    harness.settle()
+    faulty.calls.fail(100, 422, verb="patch", resource="trainingruns.trimtab.dev/status")
+    harness.change({"suspend": True})
+    for _ in range(2):
+        with pytest.raises(Refused):
+            harness.reconcile()
+    faulty.calls.heal()
+    assert harness.names("Job") == set()
+    assert harness.replicas("helpful-policy") == 0
+
+
+def test_a_failure_that_cannot_be_counted_keeps_its_job(harness: Harness, faulty: KubeServer) -> None:
+    """Without the count in status the Job is all that remembers it."""
+    harness.submit(RUN)
+    harness.settle()
+    harness.end_job("helpful-learner-1", "Failed")
+    harness.ahead = timedelta(minutes=6)
+    faulty.calls.fail(1, 422, verb="patch", resource="trainingruns.trimtab.dev/status")
+    with pytest.raises(Refused):
+        harness.reconcile()
+    assert harness.names("Job") == {"helpful-learner-1"}
+
+
+def test_figures_that_are_no_numbers_are_left_out(harness: Harness) -> None:
+    """No server takes them; what else there is to tell is told."""
+    harness.submit(RUN)
+    harness.settle()
+    ref = Ref("TrainingRun", harness.namespace, "helpful")
+    figures = LearnerFigures(step=3, steps=32, kl=math.inf, reward=math.nan)
+    harness.tools.insights.put(ref, Insight(learner=figures))
+    harness.clock.advance(11)
+    harness.settle()
+    assert harness.status()["step"] == 3
+    assert not {"kl", "reward"} & set(harness.status())

@@ -167,3 +167,11 @@ def test_another_model_than_the_pinned_one_is_not_available() -> None:
     served = by_type(reward_model_conditions(replace(facts, digest="blake3:bb"), (), NOW))
     assert served["Available"] == ("True", "Serving")
     assert served["Progressing"] == ("False", "Settled")
+
+
+def test_words_that_are_too_long_are_cut() -> None:
+    """A webhook may say anything; it must not keep the status from being told."""
+    for length, end in ((8192, "x"), (8193, "…"), (100_000, "…")):
+        conditions = run_conditions(replace(TRAINING, refused="x" * length), (), NOW)
+        message = next(one.message for one in conditions if one.type == "Degraded")
+        assert (len(message), message[-1]) == (8192, end)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from prometheus_client import generate_latest
 
@@ -102,3 +104,13 @@ def test_a_learner_before_its_first_step() -> None:
     figures = learner_figures(wire.GetRunStatusResponse(total_steps=8), paused=True)
     assert (figures.step_seconds, figures.idle_share, figures.reward) == (None, None, None)
     assert (figures.last_checkpoint, figures.version, figures.paused) == (None, "", True)
+
+
+def test_a_figure_that_is_no_number_is_none() -> None:
+    """Of a learner whose loss has diverged, and on a worker's page: the others count."""
+    metrics = {"objective/kl": math.nan, "objective/scores": math.inf, "time/step": 2.0, "time/update": 1.0}
+    figures = learner_figures(wire.GetRunStatusResponse(step=3, metrics=metrics), paused=False)
+    assert (figures.kl, figures.reward, figures.idle_share) == (None, None, 0.5)
+    page = pod_figures(PAGE + 'trimtab_stage_held_groups{stage="reward/b"} NaN\n')
+    assert page is not None
+    assert page.held == 2
