@@ -15,6 +15,7 @@ GROUP = "trimtab.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 
+Cidr = Annotated[str, StringConstraints(max_length=64, pattern=r"^[0-9a-fA-F.:]+/[0-9]{1,3}$")]
 MOST_MESSAGE = 8192
 """Characters of a condition's message."""
 Text = Annotated[str, StringConstraints(max_length=1024)]

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from orchestrator.cluster.kinds.base import Name, ObjectMeta, SecretKey, rules
+from orchestrator.cluster.kinds.base import Cidr, Name, ObjectMeta, SecretKey, rules
 from orchestrator.cluster.kinds.pods import ServiceRole
 from orchestrator.cluster.kinds.status import RewardModelStatus
-from orchestrator.cluster.kinds.storage import ModelCacheSpec, ObjectUrl, PvcSpec, one_of
+from orchestrator.cluster.kinds.storage import Endpoint, ModelCacheSpec, ObjectUrl, PvcSpec, one_of
 from services.common.digests import DIGEST_PATTERN
 from services.common.spec.base import Spec
 from services.common.spec.service import Dtype
@@ -117,7 +117,7 @@ class RewardModelSpec(ServiceRole):
     credentials_secret: Name | None = Field(
         None, description="Secret whose keys become variables where it is fetched."
     )
-    endpoint: str = Field("", max_length=512, description="Of an S3 that is not Amazon's.")
+    endpoint: Endpoint = Field("", description="Of an S3 that is not Amazon's.")
     service_account_name: Name | None = Field(
         None, description="For an identity at the object store; never its token."
     )
@@ -129,6 +129,13 @@ class RewardModelSpec(ServiceRole):
         (),
         max_length=32,
         description="Namespaces that may call it beside its own.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
+
+    egress_cidrs: tuple[Cidr, ...] = Field(
+        (),
+        max_length=16,
+        description="More that it may reach, beside where its model is fetched from.",
         json_schema_extra={"x-kubernetes-list-type": "set"},
     )
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from orchestrator.cluster.kinds.base import Name, ObjectMeta, SecretKey, immutable, map_of, rules
+from orchestrator.cluster.kinds.base import Cidr, Name, ObjectMeta, SecretKey, immutable, map_of, rules
 from orchestrator.cluster.kinds.engine import ENGINE_RULES, ENGINE_TOGETHER
 from orchestrator.cluster.kinds.pods import LearnerRole, ServiceRole
 from orchestrator.cluster.kinds.reward_model import NAMED_WELL
@@ -85,9 +85,7 @@ class NetworkSpec(Spec):
         None,
         description="Port 443 of public addresses; left out: where a model comes from a hub or a store is used.",
     )
-    egress_cidrs: tuple[
-        Annotated[str, StringConstraints(max_length=64, pattern=r"^[0-9a-fA-F.:]+/[0-9]{1,3}$")], ...
-    ] = Field(
+    egress_cidrs: tuple[Cidr, ...] = Field(
         (),
         max_length=16,
         description="More that all roles may reach.",

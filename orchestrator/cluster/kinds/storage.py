@@ -10,6 +10,7 @@ from orchestrator.cluster.kinds.base import Name, SecretKey, rules
 from orchestrator.cluster.kinds.pods import PodSettings, Quantity
 from services.common.spec.base import Spec
 
+Endpoint = Annotated[str, StringConstraints(max_length=512, pattern=r"^(https?://[^\s,:]+(:[0-9]+)?/?)?$")]
 OBJECT_URL_PATTERN = r"^(s3|gs|az)://[a-z0-9][-a-z0-9._]*(/[-A-Za-z0-9._/]*)?$"
 ObjectUrl = Annotated[str, StringConstraints(min_length=6, max_length=1024, pattern=OBJECT_URL_PATTERN)]
 
@@ -35,12 +36,7 @@ class ObjectStoreSpec(Spec):
     """An object store. A sidecar of the learner copies whole checkpoints to it; what is read is fetched first."""
 
     url: ObjectUrl = Field(description="s3://bucket/prefix, gs://bucket/prefix, az://container/prefix.")
-    endpoint: str = Field(
-        "",
-        max_length=512,
-        pattern=r"^(https?://[^\s,:]+(:[0-9]+)?/?)?$",
-        description="Of an S3 that is not Amazon's.",
-    )
+    endpoint: Endpoint = Field("", description="Of an S3 that is not Amazon's.")
     credentials_secret: Name | None = Field(
         None,
         description="Secret whose keys become variables (AWS_ACCESS_KEY_ID, …); left out: the nodes' identity.",

@@ -4,7 +4,7 @@ policy ◀─weights─▶ policy ──weights──▶ learner ◀──rendez
   │                   │                                      monitoring ──▶ metrics ports
   ├── queue ──▶ redis ◀── queue ──┤                          every pod ──▶ DNS
 reference ── queue ──▶  reward ── queue ──┘  reward (a bridge) ── gRPC ──▶ RewardModel
-where a model comes from a hub, or files from an object store: port 443 of public addresses
+where a model comes from a hub, or files from an object store: port 443 of public addresses, the endpoint's port of any
 """
 
 from __future__ import annotations
@@ -108,6 +108,17 @@ def internet() -> Manifest:
     return {"to": peers, "ports": open_ports(443)}
 
 
+def to_cidrs(cidrs: Sequence[str]) -> list[Manifest]:
+    """All ports of what the user names."""
+    return [{"to": [{"ipBlock": {"cidr": cidr}} for cidr in cidrs]}] if cidrs else []
+
+
+def to_store(endpoint: str, credentials: str | None) -> list[Manifest]:
+    """What a store takes beside port 443: the port of its own endpoint, and the node's identity without a Secret."""
+    named = [{"ports": open_ports(_port_of(endpoint))}] if endpoint else []
+    return [*named, *([] if credentials else [dict(_METADATA)])]
+
+
 def from_hub(path: str) -> bool:
     """Whether a model's path is a hub id."""
     return bool(path) and not path.startswith(("/", ".", "package:")) and not path.endswith(".gguf")
@@ -122,8 +133,7 @@ def _deny_all(names: RunNames, owner: Owner) -> Manifest:
 def _common(run: TrainingRun, names: RunNames, options: RenderOptions, owner: Owner) -> Manifest:
     """What every pod of the run may: ask for names, be asked by the operator."""
     egress = [dns()]
-    if run.spec.network.egress_cidrs:
-        egress.append({"to": [{"ipBlock": {"cidr": cidr}} for cidr in run.spec.network.egress_cidrs]})
+    egress += to_cidrs(run.spec.network.egress_cidrs)
     return policy(
         f"{names.run}-common",
         {RUN: names.run},
@@ -198,7 +208,8 @@ def _learner(run: TrainingRun, names: RunNames, options: RenderOptions, owner: O
 
 
 def _jobs(run: TrainingRun, names: RunNames, owner: Owner) -> Manifest:
-    egress = _outside(run, run.spec.model.path)
+    stages = [stage for stage in (run.spec.stages.sft, run.spec.stages.reward_model) if stage is not None]
+    egress = _outside(run, run.spec.model.path, *(stage.model for stage in stages))
     selector = {RUN: names.run, ROLE: "job"}
     return policy(
         f"{names.run}-job", selector, owner=owner, labels=names.labels("job"), ingress=[], egress=egress
@@ -245,10 +256,9 @@ def _to_reward_model(ref: RewardModelRef) -> Manifest:
     return {"to": [peer], "ports": open_ports(PORTS["reward"].grpc)}
 
 
-def _outside(run: TrainingRun, model: str) -> list[Manifest]:
+def _outside(run: TrainingRun, *models: str) -> list[Manifest]:
     store = run.spec.storage.object_store
     wanted = run.spec.network.internet
-    if wanted is False or (wanted is None and store is None and not from_hub(model)):
+    if wanted is False or (wanted is None and store is None and not any(map(from_hub, models))):
         return []
-    identity = store is not None and store.credentials_secret is None
-    return [internet(), *([dict(_METADATA)] if identity else [])]
+    return [internet(), *([] if store is None else to_store(store.endpoint, store.credentials_secret))]

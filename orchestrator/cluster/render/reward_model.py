@@ -21,6 +21,8 @@ from orchestrator.cluster.render.network import (
     operator_peer,
     policy,
     scraped,
+    to_cidrs,
+    to_store,
 )
 from orchestrator.cluster.render.options import PORTS, RenderOptions
 from orchestrator.cluster.render.parts import (
@@ -226,6 +228,8 @@ def _policies(
     answered = open_ports(ports.grpc, *([ports.http] if spec.http and ports.http else []))
     sources = [spec.source] + ([spec.shadow.source] if spec.shadow else [])
     outside = [internet()] if any(source.url or source.registry for source in sources) else []
+    if any(source.url for source in sources):
+        outside += to_store(spec.endpoint, spec.credentials_secret)
     return [
         policy(
             names.name,
@@ -237,6 +241,6 @@ def _policies(
                 {"from": [operator_peer(options)]},
                 *scraped(options, ports.metrics),
             ],
-            egress=[dns(), *outside],
+            egress=[dns(), *outside, *to_cidrs(spec.egress_cidrs)],
         )
     ]

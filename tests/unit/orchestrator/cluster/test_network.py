@@ -66,6 +66,7 @@ def picture() -> set[tuple[str, str, int]]:
     return allowed
 
 
+MINIO = {"url": "s3://b/r", "endpoint": "http://minio:9000"}
 VLLM = {"kind": "vllm", "url": "http://vllm:8000", "weightsFolder": "/weights"}
 
 
@@ -115,6 +116,17 @@ def test_a_fabric_opens_all_ports_between_learner_and_policies_and_no_others() -
             {"storage": {"objectStore": {"url": "s3://b/r", "credentialsSecret": "s"}}},
             "learner", "169.254.169.254", 80, False,
         ),
+        ({"storage": {"objectStore": MINIO}}, "learner", "10.3.3.3", 9000, True),
+        ({"storage": {"objectStore": MINIO}}, "learner", "10.3.3.3", 9001, False),
+        ({"model__path": "/storage/m", "stages__sft": {"data": "/storage/d"}}, "job", "140.82.112.3", 443, False),
+        (
+            {"model__path": "/storage/m", "stages__sft": {"data": "/storage/d", "model": "org/m"}},
+            "job", "140.82.112.3", 443, True,
+        ),
+        (
+            {"model__path": "/storage/m", "stages__rewardModel": {"data": "/storage/d", "model": "org/m"}},
+            "job", "140.82.112.3", 443, True,
+        ),
         ({"network": {"egressCidrs": ["10.9.0.0/16"]}}, "reference", "10.9.1.1", 8080, True),
         ({"redis": {"url": "redis://queue.shared:6380/0"}}, "reference", "10.3.3.3", 6380, True),
         ({"redis": {"url": "redis://queue.shared:6380/0"}}, "reference", "10.3.3.3", 6379, False),
@@ -128,6 +140,31 @@ def test_the_world_outside(fields: dict[str, Any], pod: str, ip: str, port: int,
     """Only what a run needs of the outside is open: a hub or store by 443, never a neighbour's address."""
     source = Pod("rlhf", NAMES.labels(pod))
     assert may_reach(policies(run(**fields)), source, Address(ip), port) is open_
+
+
+URL = {"url": "gs://b/hh"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "ip", "port", "open_"),
+    [
+        ({"source": URL}, "140.82.112.3", 443, True),
+        ({"source": URL}, "169.254.169.254", 80, True),
+        ({"source": URL, "credentialsSecret": "s"}, "169.254.169.254", 80, False),
+        ({}, "169.254.169.254", 80, False),
+        ({"source": {"rule": "sentiment"}, "shadow": {"source": URL}}, "169.254.169.254", 80, True),
+        ({"source": URL}, "10.3.3.3", 9000, False),
+        ({"source": {"url": "s3://b/hh"}, "endpoint": "http://minio:9000"}, "10.3.3.3", 9000, True),
+        ({"source": {"url": "s3://b/hh"}, "endpoint": "https://minio"}, "10.3.3.3", 443, True),
+        ({"source": {"registry": "org/hh"}, "endpoint": "http://minio:9000"}, "10.3.3.3", 9000, False),
+        ({"egressCidrs": ["10.9.0.0/16"]}, "10.9.1.1", 8080, True),
+        ({"egressCidrs": ["10.9.0.0/16"]}, "10.8.1.1", 8080, False),
+    ],
+)  # fmt: skip
+def test_the_world_outside_of_a_reward_model(fields: dict[str, Any], ip: str, port: int, open_: bool) -> None:
+    """Where its model is fetched from, with the identity that it takes, and what the user names."""
+    rules = [m for m in render_reward_model(reward_model(**fields)) if m["kind"] == "NetworkPolicy"]
+    assert may_reach(rules, PODS["hh"], Address(ip), port) is open_
 
 
 def test_every_pod_may_ask_for_names() -> None:
