@@ -18,8 +18,9 @@ class Store:
         self._lock = threading.Lock()
         self._objects: dict[Ref, Object] = {}
         self._owned: dict[Ref, dict[Ref, Object]] = {}
-        # An answer to a write may be taken in after the watch has told the object's end.
-        self._gone: dict[str, None] = {}
+        # An answer to a write may be taken in after the watch has told the object's end. By uid: the last version that
+        # is known to be over.
+        self._gone: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -38,12 +39,16 @@ class Store:
         with self._lock:
             return [item for ref, item in self._objects.items() if ref.kind == kind]
 
-    def put(self, item: Object) -> Ref | None:
-        """Take a state in; the owner it concerns. An older state than the one that is there is passed over."""
+    def put(self, item: Object, *, anew: bool = False) -> Ref | None:
+        """Take a state in; the owner it concerns. An older state than the one that is there is passed over.
+
+        `anew`: the server says that it is there, as opposed to what was written. A watch tells the end also of what
+        only lost its label, so then it may come back, in a newer version than the one that was over.
+        """
         ref, owner = Ref.of(item), owner_of(item)
         with self._lock:
             there = self._objects.get(ref)
-            if item["metadata"].get("uid") in self._gone or (there is not None and _older(item, there)):
+            if self._is_over(item, anew=anew) or (there is not None and _older(item, there)):
                 return None
             if there is not None and (before := owner_of(there)) not in (None, owner):
                 self._forget(before, ref)
@@ -52,11 +57,14 @@ class Store:
                 self._owned.setdefault(owner, {})[ref] = item
         return owner
 
-    def remove(self, ref: Ref, uid: str = "") -> Ref | None:
-        """It is gone; the owner it concerned. `uid`: only if it is this one, not one made anew under its name."""
+    def remove(self, ref: Ref, uid: str = "", version: str = "") -> Ref | None:
+        """It is gone; the owner it concerned. `uid`: only if it is this one, not one made anew under its name.
+
+        `version`: in which it is known to be gone; empty: the one that is there.
+        """
         with self._lock:
-            self._bury(uid)
             there = self._objects.get(ref)
+            self._bury(uid, version or ("" if there is None else _version(there)))
             if there is None or (uid and there["metadata"].get("uid", "") not in ("", uid)):
                 return None
             del self._objects[ref]
@@ -74,7 +82,7 @@ class Store:
         for item in fresh.values():
             before = self.get(Ref.of(item))
             if before is None or _version(before) != _version(item):
-                touched.add(self.put(item))
+                touched.add(self.put(item, anew=True))
         with self._lock:
             known = [
                 (ref, item["metadata"].get("uid", ""))
@@ -84,12 +92,21 @@ class Store:
                 and ref not in fresh
                 and not _below(version, _version(item))
             ]
-        touched |= {self.remove(ref, uid) for ref, uid in known}
+        touched |= {self.remove(ref, uid, version) for ref, uid in known}
         return {owner for owner in touched if owner is not None}
 
-    def _bury(self, uid: str) -> None:
-        if uid:
-            self._gone[uid] = None
+    def _is_over(self, item: Object, *, anew: bool) -> bool:
+        uid = item["metadata"].get("uid")
+        if uid not in self._gone:
+            return False
+        if not (anew and _below(self._gone[uid], _version(item))):
+            return True
+        del self._gone[uid]
+        return False
+
+    def _bury(self, uid: str, version: str) -> None:
+        if uid and (version or uid not in self._gone) and not _below(version, self._gone.get(uid, "")):
+            self._gone[uid] = version
         if len(self._gone) > REMEMBERED_ENDS:
             del self._gone[next(iter(self._gone))]
 

@@ -8,10 +8,10 @@ from typing import Any
 import structlog
 
 from orchestrator.cluster.client.api import Api
-from orchestrator.cluster.client.errors import Conflict
+from orchestrator.cluster.client.errors import Conflict, Refused
 from orchestrator.cluster.control.changes import APPLIED, is_current, replicas_are_ours_alone, stamped
 from orchestrator.cluster.control.facts import replicas_of
-from orchestrator.cluster.control.resources import PRUNED, RESOURCES, Object, Ref
+from orchestrator.cluster.control.resources import PRUNED, RESOURCES, Object, Ref, owner_of
 from orchestrator.cluster.control.store import Store
 from orchestrator.cluster.names import MANAGER
 from orchestrator.cluster.operator.reflector import slim
@@ -39,13 +39,15 @@ class Applier:
         ref = Ref.of(manifest)
         there = self._store.get(ref)
         if ref.kind == "Job":
-            return there is None and self._create(manifest)
-        wanted = stamped(manifest)
+            return self._create(manifest) if there is None else self._is_another(manifest, there)
+        is_unseen = there is None
+        there = self._look(ref) if there is None else there
+        wanted = stamped(manifest if there is None else _as_it_is(manifest, there))
         if there is not None and self._is_current(ref, wanted, there):
             return False
         if there is not None and ref.kind == "Deployment":
             self._share_replicas(ref, there)
-        answer = self._keep(self._api.apply(wanted, MANAGER))
+        answer = self._keep(self._api.apply(wanted, MANAGER), anew=is_unseen)
         self._remember(ref, wanted, answer)
         if there is None and "replicas" in wanted.get("spec", {}) and ref.kind == "Deployment":
             self._share_replicas(ref, answer)
@@ -105,9 +107,25 @@ class Applier:
         try:
             self._keep(self._api.create(manifest, MANAGER))
         except Conflict:
-            # It is there and the cache does not know yet, or it is on its way out: the watch tells.
-            return False
+            # It is there and the cache does not know yet, or it is on its way out: the watch tells, if it is ours.
+            there = self._look(Ref.of(manifest))
+            return there is not None and self._is_another(manifest, there)
         return True
+
+    def _is_another(self, manifest: Manifest, there: Object) -> bool:
+        """No: what is there is ours, or on its way out. Raises Refused for another's, which would never make room."""
+        if not there["metadata"].get("deletionTimestamp"):
+            _as_it_is(manifest, there)
+        return False
+
+    def _look(self, ref: Ref) -> Object | None:
+        """What the cache does not have: somebody else's, or ours without the label by which it is watched."""
+        try:
+            found = slim(self._api.get(ref))
+        except NotFound:
+            return None
+        self._store.put(found, anew=True)
+        return found
 
     def _is_current(self, ref: Ref, wanted: Manifest, there: Object) -> bool:
         version = there["metadata"].get("resourceVersion", "")
@@ -138,15 +156,33 @@ class Applier:
         if found is not None:
             self._found[ref] = (answer["metadata"].get("resourceVersion", ""), found[1])
 
-    def _keep(self, answer: Object) -> Object:
+    def _keep(self, answer: Object, *, anew: bool = False) -> Object:
         kept = slim(answer)
-        self._store.put(kept)
+        self._store.put(kept, anew=anew)
         return kept
 
 
 def belongs_to(item: Mapping[str, Any], uid: str) -> bool:
     """Whether the object's controller is the one with this uid."""
     return any(owner.get("uid") == uid for owner in item["metadata"].get("ownerReferences") or ())
+
+
+def _as_it_is(manifest: Manifest, there: Object) -> Manifest:
+    """The manifest for what is there: a number of replicas is named at creation alone. Raises Refused for another's."""
+    owners = there["metadata"].get("ownerReferences") or ()
+    ours = manifest["metadata"].get("ownerReferences") or ()
+    holder = next((owner for owner in owners if owner.get("controller")), None)
+    # What lost its owner (deleted with --cascade=orphan) and still carries our labels is taken back.
+    is_leftover = holder is None and owner_of(there) == owner_of(manifest)
+    if ours and not is_leftover and not belongs_to(there, ours[0]["uid"]):
+        who = "somebody else" if holder is None else f"{holder.get('kind')} {holder.get('name')}"
+        ref = Ref.of(manifest)
+        raise Refused(
+            f"{ref.kind} {ref.name} exists and belongs to {who}: it is left as it is, so another name is needed"
+        )
+    if manifest["kind"] != "Deployment" or "replicas" not in manifest.get("spec", {}):
+        return manifest
+    return {**manifest, "spec": {key: value for key, value in manifest["spec"].items() if key != "replicas"}}
 
 
 def _digest(wanted: Manifest) -> str:

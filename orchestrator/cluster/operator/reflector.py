@@ -146,9 +146,9 @@ class Reflector:
         version = item["metadata"].get("resourceVersion", "")
         owner = None
         if event in ("ADDED", "MODIFIED"):
-            owner = self._store.put(slim(item))
+            owner = self._store.put(slim(item), anew=event == "ADDED")
         elif event == "DELETED":
-            self._store.remove(Ref.of(item), item["metadata"].get("uid", ""))
+            self._store.remove(Ref.of(item), item["metadata"].get("uid", ""), version)
             # Told also where our own delete took it out of the store before: what follows it waits for this.
             owner = owner_of(item)
         self._version = version or self._version

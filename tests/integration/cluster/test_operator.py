@@ -24,7 +24,7 @@ from orchestrator.local.ports import free_ports
 from tests.fakes.kube import KubeServer
 from tests.fakes.probe import FakeProbe
 from tests.integration.cluster.harness import Harness, eventually
-from tests.unit.orchestrator.cluster.objects import MODEL, RUN
+from tests.unit.orchestrator.cluster.objects import MODEL, RUN, changed
 
 Make = Callable[..., Operator]
 SHORT = {"lease_seconds": 2.0, "renew_seconds": 1.2, "retry_seconds": 0.1}
@@ -195,3 +195,25 @@ def page(port: int, path: str) -> str:
             return text
     except OSError:
         return ""
+
+
+def test_what_lost_its_label_is_seen_again_as_it_was(make: Make, harness: Harness) -> None:
+    """The watch tells its end; the label is put back, the replicas stay, and what is changed later is known."""
+    operator = make()
+    harness.submit(changed(RUN, roles__policy__scaling__mode="External"))
+    ref = Ref("Deployment", harness.namespace, "helpful-policy")
+
+    def known() -> int | None:
+        there = operator.store.get(ref)
+        return None if there is None else there["spec"]["replicas"]
+
+    eventually(lambda: known() == 1)
+    harness.kubectl_scale(ref.name, 5)
+    eventually(lambda: known() == 5)
+    label = "app.kubernetes.io/part-of"
+    harness.api.merge(ref, {"metadata": {"labels": {label: None}}}, "kubectl")
+    eventually(lambda: harness.get(*ref[::2])["metadata"]["labels"].get(label) == "trimtab")
+    eventually(lambda: known() == 5)
+    harness.kubectl_scale(ref.name, 4)
+    eventually(lambda: known() == 4)
+    assert harness.replicas(ref.name) == 4

@@ -51,6 +51,21 @@ def test_what_is_gone_does_not_come_back() -> None:
     assert store.put(thing("a", 5, uid="made anew")) == RUN
 
 
+def test_what_only_lost_its_label_comes_back_with_it() -> None:
+    """A watch by label tells its end. Added or listed in a newer version it is there; by a late answer it is not."""
+    for come_back in ("added", "listed"):
+        store = Store()
+        store.put(thing("a", 3))
+        store.remove(Ref("Service", "ns", "a"), "u", "5")
+        assert store.put(thing("a", 5), anew=True) is None
+        assert store.put(thing("a", 6)) is None
+        if come_back == "added":
+            assert store.put(thing("a", 6), anew=True) == RUN
+        else:
+            assert store.replace("Service", "ns", [thing("a", 6)], "8") == {RUN}
+        assert store.put(thing("a", 7)) == RUN
+
+
 def test_the_end_of_one_is_not_the_end_of_its_successor() -> None:
     """A late DELETED of the object before says nothing of the one that has its name now."""
     store = Store()
