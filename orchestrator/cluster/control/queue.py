@@ -4,7 +4,8 @@
              ▲                 │
     due ── delayed ◀── after / failed (back-off)
 
-A key is worked on by one worker at a time, and stands in `ready` once however often it was added.
+A key is worked on by one worker at a time, and stands in `ready` once however often it was added. Since when it could
+be worked on is kept, for whoever measures how far the workers are behind.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ class WorkQueue(Generic[Key]):
     def __init__(self, *, first_seconds: float = FIRST_SECONDS, most_seconds: float = MOST_SECONDS) -> None:
         self._first, self._most = first_seconds, most_seconds
         # A dictionary is an ordered set: oldest first.
-        self._ready: dict[Key, None] = {}
-        self._working: set[Key] = set()
-        self._again: set[Key] = set()
+        self._ready: dict[Key, float] = {}
+        self._working: dict[Key, float] = {}
+        self._again: dict[Key, float] = {}
         self._due: dict[Key, float] = {}
         self._failures: dict[Key, int] = {}
 
@@ -35,13 +36,10 @@ class WorkQueue(Generic[Key]):
         """Keys that could be worked on now, without those that are."""
         return len(self._ready)
 
-    def add(self, key: Key) -> None:
+    def add(self, key: Key, now: float) -> None:
         """As soon as may be. A delay that it had is over."""
         self._due.pop(key, None)
-        if key in self._working:
-            self._again.add(key)
-        else:
-            self._ready.setdefault(key)
+        (self._again if key in self._working else self._ready).setdefault(key, now)
 
     def add_after(self, key: Key, seconds: float, now: float) -> None:
         """Not before so many seconds from now; what is due sooner stays so."""
@@ -65,18 +63,26 @@ class WorkQueue(Generic[Key]):
     def take(self, now: float) -> Key | None:
         """The oldest that is ready; None: there is none now. Whoever takes must call `done`."""
         self._wake(now)
-        for key in self._ready:
+        for key, since in self._ready.items():
             del self._ready[key]
-            self._working.add(key)
+            self._working[key] = max(0.0, now - since)
             return key
         return None
 
+    def waited(self, key: Key) -> float:
+        """Seconds for which the key that is worked on stood here."""
+        return self._working[key]
+
     def done(self, key: Key) -> None:
         """It is not being worked on any more."""
-        self._working.discard(key)
+        self._working.pop(key, None)
         if key in self._again:
-            self._again.discard(key)
-            self._ready.setdefault(key)
+            self._ready.setdefault(key, self._again.pop(key))
+
+    def wait_from(self, now: float) -> None:
+        """Nobody was to work before: what could be worked on waits from now on."""
+        self._ready = dict.fromkeys(self._ready, now)
+        self._due = {key: max(due, now) for key, due in self._due.items()}
 
     def wait_seconds(self, now: float) -> float | None:
         """Until the next is due; 0: now; None: nothing is waited for."""
@@ -87,5 +93,5 @@ class WorkQueue(Generic[Key]):
         return max(0.0, min(self._due.values()) - now)
 
     def _wake(self, now: float) -> None:
-        for key in [key for key, due in self._due.items() if due <= now]:
-            self.add(key)
+        for key, due in [(key, due) for key, due in self._due.items() if due <= now]:
+            self.add(key, due)

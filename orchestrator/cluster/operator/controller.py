@@ -11,7 +11,7 @@ import structlog
 from orchestrator.cluster.client.errors import Conflict
 from orchestrator.cluster.control.queue import WorkQueue
 from orchestrator.cluster.control.resources import Ref
-from orchestrator.cluster.operator.metrics import DEPTH, RECONCILES, SECONDS
+from orchestrator.cluster.operator.metrics import DEPTH, LAG, RECONCILES, SECONDS
 from services.common.errors import LostOwnership, TrimtabError
 from services.common.telemetry import bound
 
@@ -42,7 +42,7 @@ class Controller:
     def add(self, key: Ref) -> None:
         """As soon as may be."""
         with self._condition:
-            self._queue.add(key)
+            self._queue.add(key, self._clock())
             self._condition.notify()
         DEPTH.labels(self.name).set(len(self._queue))
 
@@ -71,14 +71,17 @@ class Controller:
     def wake(self) -> None:
         """The leadership has changed."""
         with self._condition:
+            self._queue.wait_from(self._clock())
             self._condition.notify_all()
 
     def step(self) -> bool:
         """Handle one key that is ready; whether there was one."""
         with self._condition:
             key = self._queue.take(self._clock())
+            waited = 0.0 if key is None else self._queue.waited(key)
         if key is None:
             return False
+        LAG.labels(self.name).observe(waited)
         DEPTH.labels(self.name).set(len(self._queue))
         with bound(kind=key.kind, namespace=key.namespace, name=key.name):
             self._one(key)

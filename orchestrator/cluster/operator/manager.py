@@ -45,6 +45,9 @@ class Operator:
         self.config, self.store = config, Store()
         api = api.speaking(resources_with(config.render.kueue_version))
         self._api, self._identity = api, config.who()
+        # Counted when somebody asks: runs come and go by lists, watches and answers.
+        OBJECTS.set_function(lambda: len(self.store))
+        RUNS.set_function(lambda: len(self.store.all("TrainingRun")))
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._reflectors: list[Reflector] = []
@@ -171,7 +174,6 @@ class Operator:
             self._stopping.wait(self.config.resync_seconds * random.uniform(0.9, 1.1))
 
     def _changed(self, owner: Ref) -> None:
-        OBJECTS.set(len(self.store))
         if owner.kind == "TrainingRun":
             self.runs.add(owner)
             self.scaler.add_after(owner, self.config.scaling_seconds * random.uniform(0.2, 1.0))
@@ -180,7 +182,6 @@ class Operator:
             self.services.add_after(owner, self.config.scaling_seconds * random.uniform(0.2, 1.0))
 
     def _leadership(self, leads: bool) -> None:
-        RUNS.set(len(self.store.all("TrainingRun")))
         for controller in self._controllers:
             controller.wake()
         if leads:

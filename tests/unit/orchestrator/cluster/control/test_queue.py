@@ -12,7 +12,7 @@ def test_a_key_stands_in_it_once() -> None:
     """However often it was added, it is worked on once."""
     queue: WorkQueue[str] = WorkQueue()
     for _ in range(3):
-        queue.add("a")
+        queue.add("a", 0)
     assert len(queue) == 1
     assert [queue.take(0), queue.take(0)] == ["a", None]
 
@@ -21,16 +21,36 @@ def test_oldest_first() -> None:
     """A key that is added again keeps its place."""
     queue: WorkQueue[str] = WorkQueue()
     for key in "abca":
-        queue.add(key)
+        queue.add(key, 0)
     assert [queue.take(0) for _ in range(3)] == ["a", "b", "c"]
+
+
+def test_it_tells_how_long_a_key_stood_in_it() -> None:
+    """From when it was added, was due, or was added while it was worked on; not from when nobody was to work."""
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a", 1)
+    queue.add("a", 3)
+    assert (queue.take(6), queue.waited("a")) == ("a", 5)
+    queue.add("a", 7)
+    queue.done("a")
+    assert (queue.take(10), queue.waited("a")) == ("a", 3)
+    queue.done("a")
+    queue.add_after("a", 2, 10)
+    assert (queue.take(15), queue.waited("a")) == ("a", 3)
+    queue.done("a")
+    queue.add("a", 20)
+    queue.add_after("b", 5, 20)
+    queue.wait_from(90)
+    assert (queue.take(91), queue.waited("a")) == ("a", 1)
+    assert (queue.take(92), queue.waited("b")) == ("b", 2)
 
 
 def test_what_is_added_while_it_is_worked_on_comes_again_afterwards() -> None:
     """Never two workers on one key, and no change is missed."""
     queue: WorkQueue[str] = WorkQueue()
-    queue.add("a")
+    queue.add("a", 0)
     assert queue.take(0) == "a"
-    queue.add("a")
+    queue.add("a", 0)
     assert queue.take(0) is None
     queue.done("a")
     assert queue.take(0) == "a"
@@ -57,7 +77,7 @@ def test_a_delay_is_kept_unless_something_sooner_comes() -> None:
     assert queue.take(3) == "a"
     queue.done("a")
     queue.add_after("a", 10, now=3)
-    queue.add("a")
+    queue.add("a", 0)
     assert queue.take(3) == "a"
     queue.done("a")
     assert queue.wait_seconds(3) is None
@@ -66,7 +86,7 @@ def test_a_delay_is_kept_unless_something_sooner_comes() -> None:
 def test_a_delay_asked_for_while_it_is_worked_on() -> None:
     """Counts from then, and holds nobody up."""
     queue: WorkQueue[str] = WorkQueue()
-    queue.add("a")
+    queue.add("a", 0)
     queue.take(0)
     queue.add_after("a", 5, now=0)
     queue.done("a")
@@ -84,7 +104,7 @@ def test_no_key_is_lost_and_none_is_worked_on_twice(steps: list[tuple[str, str]]
     for key, step in steps:
         now += 1
         if step == "add":
-            queue.add(key)
+            queue.add(key, 0)
             owed.add(key)
         elif step == "later":
             queue.add_after(key, 2, now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from prometheus_client import REGISTRY
 
 from orchestrator.cluster.client.errors import Conflict
 from orchestrator.cluster.control.resources import Ref
@@ -79,3 +80,13 @@ def test_a_success_forgets_failures() -> None:
     clock.advance(0.21)
     assert one.step()
     assert answers == []
+
+
+def test_how_long_keys_wait_is_measured() -> None:
+    """The alert for an operator that is behind has nothing else to go by."""
+    clock = FakeClock()
+    one = Controller("measured", lambda _key: None, leads=lambda: True, clock=clock)
+    one.add(KEY)
+    clock.advance(40)
+    assert one.step()
+    assert REGISTRY.get_sample_value("trimtab_operator_queue_seconds_sum", {"controller": "measured"}) == 40
