@@ -6,12 +6,14 @@ import tomllib
 from typing import Any
 
 import pytest
+import yaml
 
 from orchestrator.cluster.operator.config import OperatorConfig
 from orchestrator.cluster.render.options import IMAGES
 from services.preference.config import PreferenceConfig
 from tests.integration.charts.matrix import EVERYTHING, MATRIX
 from tests.integration.charts.rendering import (
+    CHART,
     CHARTS,
     HELMS,
     Values,
@@ -242,3 +244,28 @@ def _toml(values: Values) -> dict[str, Any]:
 def _container(manifests: list[dict[str, Any]], deployment: str) -> dict[str, Any]:
     [container] = named(manifests, "Deployment", deployment)["spec"]["template"]["spec"]["containers"]
     return dict(container)
+
+
+@pytest.mark.parametrize("release", ["2024", "on"])
+def test_names_that_look_like_something_else_stay_names(release: str) -> None:
+    """YAML reads them as a number, or as yes; an API server takes neither for a label or a namespace."""
+    ran = helm("template", release, str(CHART), "--namespace", "1000", values=EVERYTHING)
+    assert ran.returncode == 0, ran.stderr
+    for manifest in yaml.safe_load_all(ran.stdout):
+        if manifest is not None:
+            check(manifest, VERSIONS[-1])
+            labels = manifest["metadata"].get("labels", {})
+            assert labels.get("app.kubernetes.io/instance", release) == release
+            if manifest["kind"] == "ConfigMap" and "operator.toml" in manifest["data"]:
+                config = OperatorConfig.model_validate(tomllib.loads(manifest["data"]["operator.toml"]))
+                assert config.render.operator_labels["trimtab.dev/release"] == release
+
+
+def test_a_users_number_is_written_out() -> None:
+    """OpenShift's are beyond a thousand million, which a template writes as 1.00068e+09 unless it is told to."""
+    manifests = render({**EVERYTHING, "userId": 1000680000})
+    pods = [one["spec"]["template"]["spec"] for one in manifests if "template" in one.get("spec", {})]
+    assert pods
+    assert {pod["securityContext"]["runAsUser"] for pod in pods} == {1000680000}
+    toml = named(manifests, "ConfigMap", "rlhf-operator")["data"]["operator.toml"]
+    assert "user = 1000680000\n" in toml

@@ -13,8 +13,8 @@
 {{- define "trimtab.selector" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/name: trimtab-{{ index . 1 }}
-app.kubernetes.io/instance: {{ $root.Release.Name }}
-trimtab.dev/release: {{ $root.Release.Name }}
+app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
+trimtab.dev/release: {{ $root.Release.Name | quote }}
 {{- end -}}
 
 {{/* Labels of pods: nothing that changes with a release of the chart, which would restart them. Takes (list $ part). */}}

@@ -3,9 +3,9 @@
 {{/* Pod Security `restricted`; volumes belong to the group, so that it can write. */}}
 {{- define "trimtab.podSecurity" -}}
 runAsNonRoot: true
-runAsUser: {{ .Values.userId }}
-runAsGroup: {{ .Values.userId }}
-fsGroup: {{ .Values.userId }}
+runAsUser: {{ .Values.userId | int64 }}
+runAsGroup: {{ .Values.userId | int64 }}
+fsGroup: {{ .Values.userId | int64 }}
 fsGroupChangePolicy: OnRootMismatch
 seccompProfile:
   type: RuntimeDefault

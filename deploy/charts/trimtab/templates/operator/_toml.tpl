@@ -1,11 +1,11 @@
 {{/* The operator's configuration. JSON's strings and lists are TOML's. Its ports are its own defaults, 50256 and 50156. */}}
 {{- define "trimtab.operatorToml" -}}
 namespaces = {{ include "trimtab.namespaces" . }}
-resync_seconds = {{ .Values.operator.resyncSeconds }}
-scaling_seconds = {{ .Values.operator.scalingSeconds }}
-checkpoint_seconds = {{ .Values.operator.checkpointSeconds }}
-requests_seconds = {{ .Values.operator.drainSeconds }}
-workers = {{ .Values.operator.workers }}
+resync_seconds = {{ .Values.operator.resyncSeconds | int64 }}
+scaling_seconds = {{ .Values.operator.scalingSeconds | int64 }}
+checkpoint_seconds = {{ .Values.operator.checkpointSeconds | int64 }}
+requests_seconds = {{ .Values.operator.drainSeconds | int64 }}
+workers = {{ .Values.operator.workers | int64 }}
 
 [log]
 level = {{ .Values.operator.logLevel | toJson }}
@@ -19,7 +19,7 @@ namespace = {{ .Release.Namespace | toJson }}
 operator_namespace = {{ .Release.Namespace | toJson }}
 monitoring_namespace = {{ .Values.monitoring.namespace | toJson }}
 listen_on_pod_ip = {{ .Values.operator.listenOnPodIp }}
-user = {{ .Values.userId }}
+user = {{ .Values.userId | int64 }}
 kueue_version = {{ .Values.operator.kueue.version | toJson }}
 
 [render.operator_labels]
