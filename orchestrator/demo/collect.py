@@ -245,7 +245,10 @@ class Comparisons:
 
 
 def trl_row(answer: preference.StreamComparisonsResponse) -> dict[str, Any] | None:
-    """One comparison in TRL's explicit-prompt schema; None for ties, skips and flags."""
+    """One comparison in TRL's explicit-prompt schema; None for ties, skips, flags and two copies of one text.
+
+    A model may write the same twice, and people give the two different places: no trainer takes such a pair.
+    """
     comparison, item = answer.comparison, answer.item
     first, second = comparison.first_candidate_id, comparison.second_candidate_id
     if comparison.choice == preference.CHOICE_FIRST:
@@ -255,6 +258,8 @@ def trl_row(answer: preference.StreamComparisonsResponse) -> dict[str, Any] | No
     else:
         return None
     texts = {candidate.candidate_id: candidate.text for candidate in item.candidates}
+    if texts[chosen] == texts[rejected]:
+        return None
     row = {
         "prompt_id": item.prompt_id,
         "prompt": [{"role": message.role, "content": message.content} for message in item.prompt],

@@ -87,6 +87,10 @@ class Item:
                 return candidate
         raise KeyError(candidate_id)
 
+    def alike(self, one: str, other: str) -> bool:
+        """Whether two candidates have the same text: a model may write it twice."""
+        return self.candidate(one).text == self.candidate(other).text
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:

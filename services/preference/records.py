@@ -22,7 +22,7 @@ from services.preference.domain import (
     content_id,
     make_task_id,
 )
-from services.preference.statements import ranking_id_of, statement_row, statements
+from services.preference.statements import ranking_id_of, row_item_id, statement_row, statements
 
 Form = Literal["conversational", "text", "implicit", "rankings"]
 
@@ -151,11 +151,10 @@ def format_record(
     chosen = comparison.preferred
     rejected = ({comparison.first_candidate_id, comparison.second_candidate_id} - {chosen}).pop()
     texts = [item.candidate(candidate_id).text for candidate_id in (chosen, rejected)]
-    # A row is read back as an item of two candidates: those of one larger item need names of their own.
-    item_id = item.item_id if len(item.candidates) == 2 else content_id(item.item_id, *sorted(texts))
+    pair = (comparison.first_candidate_id, comparison.second_candidate_id)
     sources = [item.candidate(candidate_id).source for candidate_id in (chosen, rejected)]
     columns = {
-        "item_id": item_id,
+        "item_id": row_item_id(item, pair),
         "prompt_id": item.prompt_id,
         "campaign": item.campaign,
         "annotator": comparison.annotator,
@@ -188,20 +187,19 @@ def write_records(
 ) -> Written:
     """One row per comparison with a winner; ties and skipped ones, for which TRL has none, are counted.
 
-    `rankings` is no schema of TRL's: a row for each statement, ties too. margin_of: the column `margin` of TRL's
-    schemas, which all rows of a file have or none.
+    `rankings` is no schema of TRL's: a row for each statement, ties of two texts too. margin_of: the column `margin` of
+    TRL's schemas, which all rows of a file have or none.
     """
     written = Written()
+    told = _told(rows, written)
     if form == "rankings":
-        for together, item in statements(_with_skips_counted(rows, written)):
+        for together, item in statements(told):
             out.write(statement_row(together, item))
             written.rows += 1
         return written
-    for comparison, item in rows:
-        if comparison.choice is Choice.TIE:
+    for comparison, item in told:
+        if not has_winner(comparison, item):
             written.ties += 1
-        elif comparison.choice in (Choice.SKIP, Choice.FLAG):
-            written.skipped += 1
         else:
             margin = None if margin_of is None else margin_of(comparison)
             out.write(format_record(comparison, item, form, margin=margin))
@@ -209,9 +207,18 @@ def write_records(
     return written
 
 
-def _with_skips_counted(
-    rows: Iterable[tuple[Comparison, Item]], written: Written
-) -> Iterator[tuple[Comparison, Item]]:
+def has_winner(comparison: Comparison, item: Item) -> bool:
+    """Whether one text was preferred to another: of two copies of one text none is the better one."""
+    decided = comparison.choice in (Choice.FIRST, Choice.SECOND)
+    return decided and not item.alike(comparison.first_candidate_id, comparison.second_candidate_id)
+
+
+def _told(rows: Iterable[tuple[Comparison, Item]], written: Written) -> Iterator[tuple[Comparison, Item]]:
+    """Those that say something of two texts; the others are counted, copies of one text as ties."""
     for comparison, item in rows:
-        written.skipped += comparison.choice in (Choice.SKIP, Choice.FLAG)
-        yield comparison, item
+        if comparison.choice in (Choice.SKIP, Choice.FLAG):
+            written.skipped += 1
+        elif item.alike(comparison.first_candidate_id, comparison.second_candidate_id):
+            written.ties += 1
+        else:
+            yield comparison, item

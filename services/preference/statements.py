@@ -59,6 +59,15 @@ def ranks_of(together: Sequence[Comparison]) -> dict[str, int]:
     }
 
 
+def row_item_id(item: Item, candidate_ids: Iterable[str]) -> str:
+    """The id of the item that a row of these candidates is read back as.
+
+    Some of a larger item need a name of their own, by id: two of its texts may be the same, compared with a third.
+    """
+    some = sorted(candidate_ids)
+    return item.item_id if len(some) == len(item.candidates) else content_id(item.item_id, *some)
+
+
 def _is_order(together: Sequence[Comparison]) -> bool:
     """Whether the places say what the pairs say: there is no circle in them."""
     ranks = ranks_of(together)
@@ -72,14 +81,10 @@ def statement_row(together: Sequence[Comparison], item: Item) -> dict[str, Any]:
     """One row: the prompt, the answers with their places, who said it; `margin` of a pair alone."""
     ranks, said = ranks_of(together), together[0]
     answers = [(item.candidate(candidate), rank) for candidate, rank in ranks.items()]
-    whole = len(answers) == len(item.candidates)
     return {
         "prompt": [{"role": message.role, "content": message.content} for message in item.prompt],
         "answers": [{"answer": one.text, "source": one.source, "rank": rank} for one, rank in answers],
-        # Read back, a pair is an item of two candidates: those of one larger item need names of their own.
-        "item_id": item.item_id
-        if whole
-        else content_id(item.item_id, *sorted(one.text for one, _ in answers)),
+        "item_id": row_item_id(item, ranks),
         "prompt_id": item.prompt_id,
         "campaign": item.campaign,
         "annotator": said.annotator,

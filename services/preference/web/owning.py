@@ -23,7 +23,7 @@ from services.preference.insight import Insight
 from services.preference.overview import Filter
 from services.preference.preferences import Preferences
 from services.preference.ratings import Rating
-from services.preference.records import format_record
+from services.preference.records import format_record, has_winner
 from services.preference.web import plots
 from services.preference.web.markdown import as_text, to_html
 from services.preference.web.rendering import Renderer
@@ -220,7 +220,7 @@ async def _lines(
 
 
 def _preference(comparison: Comparison, item: Item, *, margins: bool) -> dict[str, Any] | None:
-    if comparison.choice not in (Choice.FIRST, Choice.SECOND):
+    if not has_winner(comparison, item):
         return None
     return format_record(comparison, item, margin=(comparison.margin or 0.0) if margins else None)
 

@@ -13,7 +13,15 @@ import pytest
 from services.common.errors import InvalidInput, NotFound
 from services.preference.domain import Candidate, Choice, Comparison, Item, Message, plan_tasks
 from services.preference.files import row_writer
-from services.preference.records import Form, Record, RecordReader, Written, format_record, write_records
+from services.preference.records import (
+    Form,
+    Record,
+    RecordReader,
+    Written,
+    format_record,
+    has_winner,
+    write_records,
+)
 
 
 def user(text: str) -> dict[str, str]:
@@ -248,6 +256,36 @@ def test_ties_and_skipped_are_counted() -> None:
     rows = [larger(choice) for choice in (Choice.FIRST, Choice.TIE, Choice.SKIP, Choice.FLAG)]
     assert write_records(out, rows) == Written(rows=1, ties=1, skipped=2)
     assert len(out) == 1
+
+
+@pytest.mark.parametrize("form", ["conversational", "text", "implicit", "rankings"])
+def test_a_text_that_an_item_has_twice(tmp_path: Path, form: Form) -> None:
+    """Its copies got different places in a ranking: between them is a tie, and what each did against a third text is
+    read again, whichever way they contradict each other."""
+    _, item = larger(Choice.FIRST)
+    item = replace(
+        item,
+        candidates=tuple(
+            replace(one, text="same") if one.candidate_id != "1" else one for one in item.candidates
+        ),
+    )
+    pairs = [("0", "1"), ("1", "2"), ("0", "2")]
+    ranking = [
+        Comparison(
+            task_id=first + second,
+            annotator="ann",
+            first_candidate_id=first,
+            second_candidate_id=second,
+            choice=Choice.FIRST,
+            ranking_id="r",
+        )
+        for first, second in pairs
+    ]
+    with row_writer(tmp_path / "out.jsonl") as out:
+        assert write_records(out, [(one, item) for one in ranking], form) == Written(rows=2, ties=1)
+    records = list(RecordReader(tmp_path / "out.jsonl"))
+    assert [said(record) for record in records] == [["same > text 1"], ["text 1 > same"]]
+    assert not has_winner(ranking[2], item)
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz", "out.parquet"])

@@ -7,7 +7,8 @@ import asyncio
 import grpc
 import pytest
 
-from orchestrator.demo.collect import DemoPrompt, item_of, persist
+from orchestrator.demo.collect import DemoPrompt, item_of, persist, trl_row
+from services.common.comparisons import read
 from services.common.errors import ServiceError, TrimtabError, UserError
 from trimtab.clients.errors import (
     DeadlineExceededError,
@@ -17,6 +18,7 @@ from trimtab.clients.errors import (
     UnavailableError,
 )
 from trimtab.common.v1 import common_pb2 as common
+from trimtab.preference.v1 import preference_pb2 as preference
 
 
 @pytest.mark.parametrize(
@@ -72,3 +74,26 @@ def test_what_a_database_cannot_hold_is_replaced() -> None:
     prompt = DemoPrompt("p1", (("user", "Hello?"),), "train")
     item = item_of(prompt, "one", "compared", [("a\0b", "policy@0", common.WeightsVersion())])
     assert [candidate.text for candidate in item.candidates] == ["a\ufffdb"]
+
+
+def test_what_people_rank_can_all_be_trained_on() -> None:
+    """A model wrote one text twice and somebody gave the two different places: no row of a pair of copies."""
+    version = common.WeightsVersion()
+    texts = [(text, "policy@0", version) for text in ("Sure.", "Sure.", "No.")]
+    item = item_of(DemoPrompt("p1", (("user", "Hi"),), "train"), "one", "round-01", texts)
+    rows = [
+        trl_row(
+            preference.StreamComparisonsResponse(
+                comparison=preference.Comparison(
+                    first_candidate_id=f"one-{first}",
+                    second_candidate_id=f"one-{second}",
+                    choice=preference.CHOICE_FIRST,
+                ),
+                item=item,
+            )
+        )
+        for first, second in ((0, 1), (0, 2), (2, 1))
+    ]
+    assert rows[0] is None
+    kept = [row for row in rows if row is not None]
+    assert [record.answers for record in read(kept)] == [("Sure.", "No."), ("No.", "Sure.")]
