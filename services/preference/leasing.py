@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from sqlalchemy import Select, exists, func, select, update
+from sqlalchemy import Select, exists, func, or_, select, update
 from sqlalchemy.orm import Session, selectinload
 
 from services.preference.assignment import Unit, gold_due, is_ranked
@@ -19,6 +19,7 @@ from services.preference.ranking import Pair
 from services.preference.tables import ComparisonRow, ItemRow, TaskRow, item_of
 
 _MOST_HELD = 1000
+_ROUNDS = 16  # of looking for more where others are taking what was found at the same moment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,17 +41,18 @@ class Asking:
 
 def lease_tasks(session: Session, asking: Asking) -> list[Task]:
     """Single pairs."""
-    rows = list(session.scalars(_held(asking).limit(asking.limit)))
+    rows = list(session.scalars(_locked(_held(asking).limit(asking.limit))))
     if len(rows) < asking.limit:
         rows += _gold_rows(session, asking, 1)
     if len(rows) < asking.limit:
-        rows += session.scalars(_free(asking).limit(asking.limit - len(rows)))
+        rows += session.scalars(_locked(_free(asking).limit(asking.limit - len(rows))))
     return _take(session, asking, rows)
 
 
 def lease_units(session: Session, asking: Asking) -> list[Unit]:
     """What a page shows: items with few enough answers whole, as rankings; others as pairs."""
-    held = list(session.scalars(_held(asking).order_by(None).order_by(TaskRow.item_id).limit(_MOST_HELD)))
+    by_item = _held(asking).order_by(None).order_by(TaskRow.item_id).limit(_MOST_HELD)
+    held = list(session.scalars(_locked(by_item)))
     groups = [
         part
         for _, of_item in groupby(held, key=lambda row: row.item_id)
@@ -60,12 +62,7 @@ def lease_units(session: Session, asking: Asking) -> list[Unit]:
     groups = groups[: asking.limit]
     if len(groups) < asking.limit:
         groups += _parts(asking, _gold_rows(session, asking, None))
-    if len(groups) < asking.limit:
-        whole = {rows[0].item_id for rows in groups if len(rows) > 1}
-        for row in session.scalars(_free(asking).limit(asking.limit - len(groups))).all():
-            if row.item_id not in whole:
-                groups.append(_whole(session, asking, row))
-                whole.update({row.item_id} if len(groups[-1]) > 1 else ())
+    groups += _free_groups(session, asking, asking.limit - len(groups))
     tasks = {task.task_id: task for task in _take(session, asking, [row for rows in groups for row in rows])}
     return [
         Unit("ranking" if len(rows) > 1 else "pair", tuple(tasks[row.task_id] for row in rows))
@@ -110,8 +107,7 @@ def _unanswered(asking: Asking) -> Select[TaskRow]:
 
 
 def _open(asking: Asking) -> Select[TaskRow]:
-    query = _unanswered(asking).where(TaskRow.answered.is_(False), TaskRow.gold.is_(False))
-    return query.with_for_update(skip_locked=True, of=TaskRow)  # PostgreSQL; SQLite has one writer anyway
+    return _unanswered(asking).where(TaskRow.answered.is_(False), TaskRow.gold.is_(False))
 
 
 def _held(asking: Asking) -> Select[TaskRow]:
@@ -120,6 +116,16 @@ def _held(asking: Asking) -> Select[TaskRow]:
 
 def _free(asking: Asking) -> Select[TaskRow]:
     return _open(asking).where(TaskRow.lease_until <= asking.now)
+
+
+def _locked(query: Select[TaskRow]) -> Select[TaskRow]:
+    """The tasks of a query that nobody is taking now, kept from others. PostgreSQL; SQLite has one writer anyway."""
+    return query.with_for_update(skip_locked=True, of=TaskRow)
+
+
+def _of_locked_items(query: Select[TaskRow]) -> Select[TaskRow]:
+    """The same by items: their tasks, as they were a moment ago, wait to be locked."""
+    return query.join(TaskRow.item).with_for_update(skip_locked=True, key_share=True, of=ItemRow)
 
 
 def _gold_rows(session: Session, asking: Asking, limit: int | None) -> Sequence[TaskRow]:
@@ -156,12 +162,53 @@ def _parts(asking: Asking, rows: Sequence[TaskRow]) -> Iterable[list[TaskRow]]:
     return [[row] for row in rows]
 
 
-def _whole(session: Session, asking: Asking, row: TaskRow) -> list[TaskRow]:
-    """All tasks of a free row's item if it can be ranked and they are all free; else that row alone."""
-    if not asking.ranks(row):
-        return [row]
-    rows = session.scalars(_free(asking).where(TaskRow.item_id == row.item_id)).all()
-    return list(rows) if len(rows) == _pairs(row) else [row]
+def _free_groups(session: Session, asking: Asking, limit: int) -> list[list[TaskRow]]:
+    """At most `limit` of what is free, in the order of presentation: items to be ranked whole, else pairs.
+
+    The items are locked before their pairs: two who each locked some pairs of one item would keep each other from
+    ranking it, and both would get a pair of it.
+    """
+    groups: list[list[TaskRow]] = []
+    seen: set[str] = set()
+    settled: set[str] = set()
+    for _ in range(_ROUNDS):
+        if len(groups) >= limit:
+            break
+        more = _free(asking).where(TaskRow.task_id.not_in(seen), TaskRow.item_id.not_in(settled))
+        found = session.scalars(_of_locked_items(more.limit(limit - len(groups)))).all()
+        if not found:
+            break
+        locked = _lock(session, asking, found)
+        for row in found:
+            if row.item_id not in settled:
+                group = _group(session, asking, row, locked)
+                groups += [group] if group else []
+                settled |= {row.item_id} if asking.ranks(row) and len(group) != 1 else set()
+        seen |= {row.task_id for row in found}
+    return groups
+
+
+def _lock(session: Session, asking: Asking, found: Sequence[TaskRow]) -> list[TaskRow]:
+    """Of rows whose items are locked: those that are free still, and the other free ones of items for ranking."""
+    items = {row.item_id for row in found if asking.ranks(row)}
+    tasks = {row.task_id for row in found}
+    wanted = or_(TaskRow.item_id.in_(items), TaskRow.task_id.in_(tasks))
+    return list(session.scalars(_locked(_free(asking).where(wanted))))
+
+
+def _group(session: Session, asking: Asking, row: TaskRow, locked: Sequence[TaskRow]) -> list[TaskRow]:
+    """All tasks of a row's item if it can be ranked and they are all free, else the row alone.
+
+    Nothing where somebody else has it by now, or is taking pairs of an item that is whole so far.
+    """
+    if asking.ranks(row):
+        of_item = [one for one in locked if one.item_id == row.item_id]
+        if len(of_item) == _pairs(row):
+            return of_item
+        free = _free(asking).where(TaskRow.item_id == row.item_id)
+        if len(session.scalars(free).all()) == _pairs(row):
+            return []
+    return [one for one in locked if one.task_id == row.task_id]
 
 
 def _pairs(row: TaskRow) -> int:

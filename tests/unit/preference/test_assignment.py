@@ -8,12 +8,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from services.common.errors import InvalidInput, Mismatch
 from services.preference.answering import Outcome, UnitAnswer
 from services.preference.assignment import Assignment, Unit, gold_due, shown_order, wanted_answers
+from services.preference.database import Database
 from services.preference.domain import Choice, Subject
 from services.preference.store import PreferenceStore
+from services.preference.tables import ItemRow, TaskRow
+from tests.fakes.postgres import Postgres
 from tests.unit.preference.builders import Clock, answer, item
 
 
@@ -317,6 +322,58 @@ def test_ten_at_once_never_hold_the_same(database_url: str) -> None:
     first.close()
     assert len(held) == len(set(held)) == counts.comparisons == 60
     assert counts.tasks_open == 0
+
+
+def at_once(store: PreferenceStore, names: list[str], limit: int) -> dict[str, list[Unit]]:
+    """What each of them gets who ask at the same moment."""
+    got: dict[str, list[Unit]] = {}
+    start = threading.Barrier(len(names), timeout=30)
+
+    def ask(name: str) -> None:
+        start.wait()
+        got[name] = store.next_units(name, limit=limit)
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return got
+
+
+def test_items_stay_whole_whoever_asks_at_once(database_url: str) -> None:
+    """Four annotators at the same moment, over and over: every item is one's alone, to be ranked, and all get some."""
+    store = PreferenceStore(database_url)
+    store.upload([item(n, *"abcd") for n in range(20)])
+    names = [f"ann{n}" for n in range(4)]
+    for _ in range(10):
+        got = at_once(store, names, 5)
+        assert [len(got[name]) for name in names] == [5] * 4
+        assert {unit.kind for units in got.values() for unit in units} == {"ranking"}
+        assert len({unit.item.item_id for units in got.values() for unit in units}) == 20
+        for name in names:
+            store.release(name)
+    store.close()
+
+
+def test_an_item_that_others_are_taking_is_left_to_them(postgres_server: Postgres) -> None:
+    """While an item, or one pair of it, is locked, nobody gets it whole or in parts: other items go instead."""
+    url = postgres_server.url()
+    store, other = PreferenceStore(url, clock=Clock()), Database(url)
+    store.upload([item(n, "a", "b", "c") for n in range(4)])
+    first, second, *rest = [unit.item.item_id for unit in store.next_units("ann", limit=4)]
+    store.release("ann")
+
+    def beside(session: Session) -> list[Unit]:
+        session.scalars(select(ItemRow).where(ItemRow.item_id == first).with_for_update()).all()
+        session.scalars(select(TaskRow).where(TaskRow.item_id == second).limit(1).with_for_update()).all()
+        return store.next_units("ann", limit=4)
+
+    units = other.transaction(beside)
+    assert [(unit.kind, unit.item.item_id) for unit in units] == [("ranking", name) for name in rest]
+    assert {unit.item.item_id for unit in store.next_units("bob", limit=4)} == {first, second}
+    other.close()
+    store.close()
 
 
 def test_gold_orders_must_name_every_candidate(opened: Callable[..., PreferenceStore]) -> None:
