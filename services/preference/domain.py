@@ -87,6 +87,17 @@ class Item:
                 return candidate
         raise KeyError(candidate_id)
 
+    def differs(self, other: Item) -> str:
+        """What two items of one id do not share; empty where it is the same question. Sources and order say nothing."""
+        texts, others = (
+            {candidate.candidate_id: candidate.text for candidate in one.candidates} for one in (self, other)
+        )
+        if self.prompt != other.prompt:
+            return "another prompt"
+        if texts != others:
+            return "other answers"
+        return "" if self.campaign == other.campaign else "another campaign"
+
     def alike(self, one: str, other: str) -> bool:
         """Whether two candidates have the same text: a model may write it twice."""
         return self.candidate(one).text == self.candidate(other).text

@@ -54,9 +54,10 @@ class RowWriter(Protocol):
 class RecordReader:
     """The records of a source (services.common.comparisons.read says which), read as they are asked for.
 
-    Iterating raises InvalidInput "file:line: field: what was expected" for a bad row, and for one in which an annotator
-    contradicts an earlier choice; with `skip_bad_rows` they are counted in `report`, as everything is that deserves a
-    word. `campaign` and `annotator` are for rows that name none.
+    Iterating raises InvalidInput "file:line: field: what was expected" for a bad row, for one in which an annotator
+    contradicts an earlier choice, and for one that gives an earlier item_id to another prompt or other answers; with
+    `skip_bad_rows` they are counted in `report`, as everything is that deserves a word. `campaign` and `annotator` are
+    for rows that name none.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class RecordReader:
         self._campaign = campaign
         self._annotator = annotator
         self._said: dict[str, dict[str, tuple[str, str]]] = {}
+        self._asked: dict[str, tuple[str, str]] = {}
 
     @property
     def report(self) -> common.Report:
@@ -90,12 +92,28 @@ class RecordReader:
     def _record(self, row: common.Record) -> Record:
         annotator = row.origin.annotator or self._annotator
         record = to_record(row, campaign=self._campaign, annotator=annotator)
+        self._check_item(record.item, row.origin.place)
         for comparison in record.comparisons:
             said = self._said.setdefault(comparison.task_id, {})
             preferred, place = said.setdefault(annotator, (comparison.preferred, row.origin.place))
             if preferred != comparison.preferred:
                 raise Malformed("row", f"expected the same choice as {place} for the same two texts")
         return record
+
+    def _check_item(self, item: Item, place: str) -> None:
+        """One id, one question: a label of the second would land on the first."""
+        question = _question_id(item.prompt, [one.text for one in item.candidates], item.campaign)
+        if question == item.item_id:
+            return
+        asked, before = self._asked.setdefault(item.item_id, (question, place))
+        if asked != question:
+            raise Malformed("item_id", f"expected the same prompt, answers and campaign as {before}")
+
+
+def _question_id(prompt: tuple[Message, ...], texts: Iterable[str], campaign: str) -> str:
+    """The id of an item that has no name: each campaign has items, and so labels, of its own."""
+    question = content_id(repr(prompt), *sorted(texts))
+    return content_id(question, campaign) if campaign else question
 
 
 def to_record(row: common.Record, *, campaign: str, annotator: str) -> Record:
@@ -110,14 +128,15 @@ def to_record(row: common.Record, *, campaign: str, annotator: str) -> Record:
     if len(texts) > MAX_CANDIDATES:
         raise Malformed("row", f"expected at most {MAX_CANDIDATES} answers, got {len(texts)}")
     sources = dict(zip(row.answers[::-1], row.sources[::-1], strict=True))
+    campaign = origin.campaign or campaign
     item = Item(
-        item_id=origin.item_id or content_id(repr(prompt), *sorted(texts)),
+        item_id=origin.item_id or _question_id(prompt, texts, campaign),
         prompt=prompt,
         candidates=tuple(
             Candidate(candidate_id=content_id(text), text=text, source=sources[text]) for text in texts
         ),
-        campaign=origin.campaign or campaign,
-        prompt_id=origin.prompt_id or content_id(repr(prompt)),
+        campaign=campaign,
+        prompt_id=origin.group,
     )
     said = dict.fromkeys(row.wins(), Choice.FIRST) | dict.fromkeys(row.ties(), Choice.TIE)
     # A best-of row may say the same of two copies of a text.

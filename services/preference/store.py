@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from sqlalchemy import insert, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload
 
-from services.common.errors import InvalidInput, Mismatch
+from services.common.errors import AlreadyExists, InvalidInput, Mismatch
 from services.preference import answering, leasing, recording, reports
 from services.preference.answering import Outcome, UnitAnswer
 from services.preference.assignment import Assignment, OpenTask, Unit, wanted_answers
@@ -40,6 +40,7 @@ from services.preference.tables import (
     ItemRow,
     TaskRow,
     candidate_values,
+    item_of,
     item_values,
     task_values,
 )
@@ -92,7 +93,10 @@ class PreferenceStore:
         self._database.close()
 
     def upload(self, items: Sequence[Item]) -> Uploaded:
-        """Add items and their K(K-1)/2 tasks each. An item_id that is already there is left alone."""
+        """Add items and their K(K-1)/2 tasks each. An item_id that is already there is left alone.
+
+        AlreadyExists where it stands for another prompt, other answers or another campaign: labels would land on these.
+        """
         check_items(items)
         return self._run(lambda session: self._upload(session, items))
 
@@ -217,9 +221,13 @@ class PreferenceStore:
 
     def _upload(self, session: Session, items: Sequence[Item]) -> Uploaded:
         ids = [item.item_id for item in items]
-        there = set(session.scalars(select(ItemRow.item_id).where(ItemRow.item_id.in_(ids))))
-        new = {item.item_id: item for item in reversed(items) if item.item_id not in there}
-        if new:
+        rows = select(ItemRow).where(ItemRow.item_id.in_(ids)).options(selectinload(ItemRow.candidates))
+        there = {row.item_id: item_of(row) for row in session.scalars(rows)}
+        known = dict(there)
+        for item in items:
+            if differs := item.differs(known.setdefault(item.item_id, item)):
+                raise AlreadyExists(f"item {item.item_id} is there already, with {differs}")
+        if new := {name: item for name, item in known.items() if name not in there}:
             fresh = list(new.values())
             tasks = [
                 task_values(item, task, wanted_answers(item, self._assignment))

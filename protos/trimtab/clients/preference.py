@@ -23,7 +23,7 @@ class PreferenceClient(SyncClient):
     def upload(
         self, items: Sequence[wire.Item], *, timeout_seconds: float | None = None
     ) -> wire.UploadCandidatesResponse:
-        """Add items to be compared; one that is there already is left alone."""
+        """Add items to be compared; one that is there already is left alone. AlreadyExistsError: not the same one."""
         request = wire.UploadCandidatesRequest(items=items)
         return self._call(self._stub.UploadCandidates, request, timeout_seconds)
 
@@ -91,7 +91,7 @@ class AsyncPreferenceClient(AsyncClient):
     async def upload(
         self, items: Sequence[wire.Item], *, timeout_seconds: float | None = None
     ) -> wire.UploadCandidatesResponse:
-        """Add items to be compared; one that is there already is left alone."""
+        """Add items to be compared; one that is there already is left alone. AlreadyExistsError: not the same one."""
         request = wire.UploadCandidatesRequest(items=items)
         return await self._call(self._stub.UploadCandidates, request, timeout_seconds)
 

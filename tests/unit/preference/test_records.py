@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from services.common.comparisons import read as common_read
 from services.common.errors import InvalidInput, NotFound
 from services.preference.domain import Candidate, Choice, Comparison, Item, Message, plan_tasks
 from services.preference.files import row_writer
@@ -165,6 +166,44 @@ def test_the_pairs_of_a_ranking_belong_together(tmp_path: Path) -> None:
     assert [len(found) for found in names] == [1, 1, 1, 1]
     assert names[2] == names[3] == {""}
     assert len(names[0] | names[1]) == 2
+
+
+def test_an_item_id_stands_for_one_question(tmp_path: Path) -> None:
+    """A row that gives it to another prompt, other answers or another campaign is bad, and names the first one."""
+    row = SAME[1] | {"item_id": 7}
+    others = [
+        row | {"prompt": "ho"},
+        row | {"rejected": "maybe"},
+        row | {"campaign": "spring"},
+        {"prompt": "hi", "ranked": ["yes", "no", "maybe"], "item_id": "7"},
+    ]
+    path = write(tmp_path, row)
+    for other in others:
+        with pytest.raises(InvalidInput, match=rf":2: item_id: expected the same prompt, .* as {path}:1$"):
+            read(tmp_path, row, other)
+    reader = RecordReader(write(tmp_path, row, *others, row | {"annotator": "bob"}), skip_bad_rows=True)
+    assert [record.item.item_id for record in reader] == ["7", "7"]
+    assert reader.report.bad_rows == 4
+
+
+def test_each_campaign_has_items_of_its_own(tmp_path: Path) -> None:
+    """The same pair in two campaigns and in none is three items, under names that stay."""
+    none, again = read(tmp_path, SAME[1], SAME[1])
+    (spring,) = read(tmp_path, SAME[1], campaign="spring")
+    (autumn,) = read(tmp_path, SAME[1] | {"campaign": "autumn"}, campaign="spring")
+    assert none.item == again.item
+    assert len({one.item.item_id for one in (none, spring, autumn)}) == 3
+    assert len({one.comparisons[0].task_id for one in (none, spring, autumn)}) == 3
+
+
+@pytest.mark.parametrize("form", ["conversational", "rankings"])
+def test_the_turns_of_a_conversation_stay_together(tmp_path: Path, form: Form) -> None:
+    """Rows of one tree are of one group, and are so when they have been imported and exported."""
+    rows = [SAME[1] | {"prompt": f"turn {n}", "tree": "t"} for n in range(3)]
+    with row_writer(tmp_path / "out.jsonl") as out:
+        pairs = [(record.comparisons[0], record.item) for record in read(tmp_path, *rows)]
+        write_records(out, pairs, form)
+    assert {record.origin.group for record in common_read(tmp_path / "out.jsonl")} == {"t"}
 
 
 def test_a_margin_is_kept(tmp_path: Path) -> None:

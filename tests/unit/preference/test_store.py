@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from services.common.errors import (
+    AlreadyExists,
     ConfigError,
     Corrupted,
     InvalidInput,
@@ -62,13 +63,32 @@ def lite(reopen: Callable[..., PreferenceStore]) -> PreferenceStore:
 
 
 def test_upload_is_idempotent_by_item_id(store: PreferenceStore) -> None:
-    """An item that is there, also earlier in the same upload, is left alone, whatever the new one says."""
+    """An item that is there, also earlier in the same upload, is left alone, in whichever order its answers come."""
     assert store.upload([item(1), item(2)]) == Uploaded(2, 0)
-    changed = item(2, "other", "texts")
-    assert store.upload([changed, item(3), item(3, "again", "so")]) == Uploaded(1, 2)
+    swapped = replace(item(2), candidates=item(2).candidates[::-1])
+    assert store.upload([swapped, item(3), item(3, sources=("a", "b"))]) == Uploaded(1, 2)
     tasks = store.next_tasks("ann", limit=10)
-    texts = {task.item.item_id: [c.text for c in task.item.candidates] for task in tasks}
-    assert texts == {"item-1": ["one", "two"], "item-2": ["one", "two"], "item-3": ["one", "two"]}
+    assert {task.item.item_id: task.item for task in tasks} == {f"item-{n}": item(n) for n in (1, 2, 3)}
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        (replace(item(1), prompt=item(2).prompt), "another prompt"),
+        (item(1, "one", "three"), "other answers"),
+        (item(1, "one", "two", "three"), "other answers"),
+        (item(1, campaign="spring"), "another campaign"),
+    ],
+)
+def test_an_item_id_stands_for_one_question(store: PreferenceStore, other: Item, says: str) -> None:
+    """Another one under its id is refused and named, and nothing of its upload is kept; within an upload alike."""
+    store.upload([item(1)])
+    for upload in ([item(2), other], [item(3), replace(item(1), item_id="x"), replace(other, item_id="x")]):
+        with pytest.raises(
+            AlreadyExists, match=rf"^item {upload[-1].item_id} is there already, with {says}$"
+        ):
+            store.upload(upload)
+    assert store.statistics().items == 1
 
 
 def test_k_candidates_make_every_pair_once(store: PreferenceStore) -> None:

@@ -50,7 +50,7 @@ class PreferenceServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def UploadCandidates(self, request, context):
-        """Idempotent by item_id: an item that is already there is left alone.
+        """Idempotent by item_id. ALREADY_EXISTS: that id has another prompt, other answers or another campaign.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

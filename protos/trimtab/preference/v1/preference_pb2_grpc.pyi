@@ -23,7 +23,7 @@ class PreferenceServiceStub:
         trimtab.preference.v1.preference_pb2.UploadCandidatesRequest,
         trimtab.preference.v1.preference_pb2.UploadCandidatesResponse,
     ]
-    """Idempotent by item_id: an item that is already there is left alone."""
+    """Idempotent by item_id. ALREADY_EXISTS: that id has another prompt, other answers or another campaign."""
 
     NextTask: grpc.UnaryUnaryMultiCallable[
         trimtab.preference.v1.preference_pb2.NextTaskRequest,
@@ -59,7 +59,7 @@ class PreferenceServiceAsyncStub:
         trimtab.preference.v1.preference_pb2.UploadCandidatesRequest,
         trimtab.preference.v1.preference_pb2.UploadCandidatesResponse,
     ]
-    """Idempotent by item_id: an item that is already there is left alone."""
+    """Idempotent by item_id. ALREADY_EXISTS: that id has another prompt, other answers or another campaign."""
 
     NextTask: grpc.aio.UnaryUnaryMultiCallable[
         trimtab.preference.v1.preference_pb2.NextTaskRequest,
@@ -97,7 +97,7 @@ class PreferenceServiceServicer(metaclass=abc.ABCMeta):
         request: trimtab.preference.v1.preference_pb2.UploadCandidatesRequest,
         context: _ServicerContext,
     ) -> typing.Union[trimtab.preference.v1.preference_pb2.UploadCandidatesResponse, collections.abc.Awaitable[trimtab.preference.v1.preference_pb2.UploadCandidatesResponse]]:
-        """Idempotent by item_id: an item that is already there is left alone."""
+        """Idempotent by item_id. ALREADY_EXISTS: that id has another prompt, other answers or another campaign."""
 
     @abc.abstractmethod
     def NextTask(
