@@ -156,12 +156,18 @@ class Preferences:
     async def comparisons(
         self, *, campaign: str = "", items: bool = False, gold: bool = False
     ) -> AsyncIterator[tuple[Comparison, Item | None]]:
-        """All comparisons by recorded time, read page by page."""
+        """All comparisons by recorded time, page by page; what changes meanwhile comes once, as it was first read."""
         after: Cursor | None = None
+        told: dict[
+            str, set[str]
+        ] = {}  # tasks by annotator: a changed answer has a new time, and would come again
         while True:
             page = await self._run(self._store.page, campaign=campaign, after=after, items=items, gold=gold)
-            for row in page.rows:
-                yield row
+            for comparison, item in page.rows:
+                tasks = told.setdefault(comparison.annotator, set())
+                if comparison.task_id not in tasks:
+                    tasks.add(comparison.task_id)
+                    yield comparison, item
             if page.end is None:
                 return
             after = page.end
