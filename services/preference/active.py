@@ -27,6 +27,7 @@ from services.preference.ratings import Game
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(15)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 _AT_ONCE = 64
+_LEAST_GAIN = 1e-9  # nats; less is rounding
 _UNKNOWN = 0.8  # reliability of annotators who have not said anything: the prior's mean
 
 
@@ -69,6 +70,7 @@ def choose_pairs(
 ) -> list[Proposal]:
     """At most `limit` of the offered pairs, the most informative first; each index comes once.
 
+    None where all were ties so far: then the fit expects nothing else, of any pair.
     games: what was said so far, with or without annotators. pairs: names of subjects as in `games`; subjects without a
     game yet are as uncertain as the prior; the same pair may be offered several times. pending: pairs that somebody is
     being asked about right now; they count as answered. A pair of a subject with itself is never chosen. The same
@@ -98,7 +100,7 @@ def choose_edges(
     chosen: list[Proposal] = []
     while heads and len(chosen) < limit:
         at = max(range(len(heads)), key=lambda n: (heads[n].gain, -heads[n].index))
-        if heads[at].gain <= 0:
+        if heads[at].gain <= _LEAST_GAIN:
             break
         chosen.append(heads[at])
         parts[at].take(heads[at].index)

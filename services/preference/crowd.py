@@ -126,12 +126,16 @@ def _lead(votes: Votes, fit: Fit) -> Floats:
 
 
 def _as_meant(votes: Votes, found: CrowdFit) -> Floats:
-    """[votes] probability that each was reported as meant, given strengths and reliabilities."""
+    """[votes] probability that each was reported as meant, given strengths and reliabilities.
+
+    The reliability itself where the fit says nothing about who wins: all were ties until then.
+    """
     said = shares(_lead(votes, found.fit), found.fit.tie)
     won = np.where(votes.score > 0.5, said[0], said[1])
     lost = np.where(votes.score > 0.5, said[1], said[0])
     eta = found.reliability[votes.annotator]
-    return np.asarray(eta * won / np.maximum(eta * won + (1 - eta) * lost, 1e-300))
+    either = eta * won + (1 - eta) * lost
+    return np.asarray(np.where(either > 0, eta * won / np.maximum(either, 1e-300), eta))
 
 
 def _reliability(votes: Votes, as_meant: Floats, annotators: int) -> Floats:

@@ -10,6 +10,8 @@ eta = 1 is perfect, 1/2 answers at random, 0 has the sides mixed up.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -51,7 +53,9 @@ def entropy(probabilities: Floats) -> Floats:
 
 
 def _meant(lead: Floats, tie: float) -> tuple[Floats, Floats, Floats]:
-    """Davidson's three shares, without overflow."""
+    """Davidson's three shares, without overflow; of an infinite tie (all were ties so far) nothing but ties."""
+    if math.isinf(tie):
+        return np.zeros_like(lead), np.zeros_like(lead), np.ones_like(lead)
     largest = np.abs(lead) / 2
     up, down = np.exp(lead / 2 - largest), np.exp(-lead / 2 - largest)
     equal = tie * np.exp(-largest)

@@ -341,6 +341,21 @@ async def test_the_margin_is_in_every_exported_preference_or_in_none(site: Site)
     assert not any("margin" in row for row in await exported("without"))
 
 
+async def test_the_overview_of_ties_alone(tmp_path: Path) -> None:
+    """With ratings weighted by reliability, too, a first answer that is a tie gives a page."""
+    method = RatingMethod(kind="crowd", samples=20)
+    preferences = Preferences(lambda: PreferenceStore(f"sqlite:///{tmp_path / 'ties.db'}"), method)
+    await preferences.open()
+    await preferences.upload([item(1, sources=("policy@0", "policy@1"))])
+    [task] = await preferences.next_tasks("ann")
+    await preferences.record([answer(task, "ann", Choice.TIE)])
+    own = await Site(preferences, WebSettings()).signed_in("own", "owner")
+    page = await own.get("/overview")
+    assert page.status_code == 200
+    assert "policy@1" in page.text
+    await preferences.close()
+
+
 async def test_texts_of_people_and_models_are_escaped_for_owners_too(site: Site) -> None:
     """A hostile annotator's comment, a campaign's name, a source and an answer are text on the owner's pages."""
     hurt = "<script>alert(1)</script>"

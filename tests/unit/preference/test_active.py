@@ -62,6 +62,14 @@ def test_each_offer_is_chosen_once_and_nothing_against_itself() -> None:
     assert choose_pairs([], offers, 0) == []
 
 
+def test_ties_alone_choose_nothing() -> None:
+    """After ties alone nothing else is expected, and the drawn order stays; a first win makes a choice."""
+    tasks = [Task(f"t{n}", f"{n}/a", f"{n}/b") for n in range(100)]
+    ties = [Game("0/a", "0/b", 0.5), Game("1/a", "1/b", 0.5)]
+    assert choose(ties, tasks) == []
+    assert "t50" in choose([*ties, Game("0/a", "0/b", 1.0)], tasks)
+
+
 def test_tasks_are_named_by_their_ids() -> None:
     """For assignment: the task of the pair that nobody compared comes before the one that was compared often."""
     tasks = [Task("t1", "i/a", "i/b"), Task("t2", "j/a", "j/b")]

@@ -124,3 +124,24 @@ def test_crowd_ratings_survive_guessing_annotators() -> None:
     assert off["crowd"] < 0.5 * off["bradley-terry"]
     assert width["crowd"] >= 9 / 12
     assert width["bradley-terry"] <= 4 / 12
+
+
+def test_ties_alone_leave_everything_as_it_was_presumed() -> None:
+    """All at the start, as uncertain as the prior around its mean: 800 / sqrt 2 points for two; annotators at 0.8."""
+    games = [Game("a", "b", 0.5, "ann"), Game("b", "a", 0.5, "bob")]
+    for row in rate(games, RatingMethod(kind="crowd", samples=4000)):
+        assert (row.rating, row.comparisons) == (1000.0, 2)
+        assert row.high - 1000 == pytest.approx(1.96 * 800 / 2**0.5, rel=0.1)
+        assert 1000 - row.low == pytest.approx(1.96 * 800 / 2**0.5, rel=0.1)
+    assert [(one.reliability, one.at_random) for one in reliability(games)] == [(0.8, False)] * 2
+
+
+def test_a_fit_of_ties_alone_misleads_no_later_one() -> None:
+    """Beginning with it, wins count as meant: the same fit comes out as without it."""
+    index = np.zeros(20, dtype=np.intp)
+    ties = Votes(index[:3], index[:3] + 1, np.full(3, 0.5), index[:3])
+    wins = Votes(index, index + 1, np.where(np.arange(20) < 3, 0.5, 1.0), index)
+    before = fit_crowd(ties, 2, 1)
+    found, fresh = fit_crowd(wins, 2, 1, guess=before, tolerance=1e-9), fit_crowd(wins, 2, 1, tolerance=1e-9)
+    assert found.reliability == pytest.approx(fresh.reliability, abs=1e-4)
+    assert found.fit.strengths == pytest.approx(fresh.fit.strengths, abs=1e-3)

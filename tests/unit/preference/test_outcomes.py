@@ -29,6 +29,14 @@ def test_information_is_the_expected_squared_score(tie: float, reliability: floa
     assert information(lead, tie, reliability) == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
+def test_where_all_were_ties() -> None:
+    """An infinite tie leaves nobody a win, whatever the lead, and an answer tells nothing about it."""
+    lead = np.array([0.0, 1.5, -3000.0])
+    for reliability in (1.0, 0.8):
+        assert shares(lead, math.inf, reliability).tolist() == [[0.0] * 3, [0.0] * 3, [1.0] * 3]
+        assert information(lead, math.inf, reliability).tolist() == [0.0] * 3
+
+
 def test_who_guesses_tells_nothing() -> None:
     """p (1 - p) from a perfect annotator, 1/4 at most; nothing from one who answers at random."""
     assert information(np.zeros(1)) == pytest.approx([0.25])
