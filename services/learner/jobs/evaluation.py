@@ -154,10 +154,11 @@ class Evaluation:
 def evaluate(pairs: Sequence[Judged], lengths: Sequence[int], scores: Sequence[float]) -> Evaluation:
     """All of it; lengths and scores are of the held-out answers, each once. At least one pair."""
     logits = [pair.logit for pair in pairs]
-    low, high = wilson(sum(logit > 0 for logit in logits), len(logits))
+    right = accuracy(logits)
+    low, high = wilson(right * len(logits), len(logits))
     matched = [pair.logit for pair in pairs if pair.matched]
     return Evaluation(
-        accuracy=accuracy(logits),
+        accuracy=right,
         accuracy_low=low,
         accuracy_high=high,
         accuracy_longer_wins=longer_wins(pairs),

@@ -44,6 +44,16 @@ def test_accuracy_stands_beside_that_of_length() -> None:
     assert found.accuracy_low < 0.75 < found.accuracy_high
 
 
+def test_the_interval_counts_ties_half_as_the_accuracy_does() -> None:
+    """Eight ties and two right are 6 of 10, Wilson's 0.313 to 0.832; all ties have the interval around a half."""
+    found = evaluate([pair(0.0)] * 8 + [pair(1.0)] * 2, [1, 2], [0.0, 0.0])
+    assert found.accuracy == pytest.approx(0.6)
+    assert (found.accuracy_low, found.accuracy_high) == pytest.approx((0.31267, 0.83182), abs=1e-4)
+    found = evaluate([pair(0.0)] * 100, [1, 2], [0.0, 0.0])
+    assert found.accuracy_low + found.accuracy_high == pytest.approx(1.0)
+    assert found.accuracy_low == pytest.approx(0.40383, abs=1e-4)
+
+
 def test_without_length_matched_pairs_there_is_no_such_accuracy() -> None:
     """None, which is neither right nor wrong."""
     assert evaluate([pair(1.0, (30, 10))], [1], [0.0]).accuracy_length_matched is None
