@@ -14,8 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from services.common.comparisons import BestOf, Comparison, Record
-
-Messages = tuple[tuple[str, str], ...]
+from services.learner.jobs.groups import Groups, Messages
 
 
 class Win(NamedTuple):
@@ -35,13 +34,17 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """A prompt, its answers, and what was said of them. `group` is what a split goes by."""
+    """A prompt, its answers, and what was said of them.
+
+    `group` is what a split goes by; `names` are those that the data give the prompt's own rows.
+    """
 
     messages: Messages
     answers: tuple[str, ...]
     wins: tuple[Win, ...] = ()
     choices: tuple[Choice, ...] = ()
     group: str = ""
+    names: frozenset[str] = frozenset()
 
     @property
     def statements(self) -> int:
@@ -65,7 +68,7 @@ class Compared:
 
 @dataclass(slots=True)
 class _Gathered:
-    group: str
+    names: set[str] = field(default_factory=set)
     answers: dict[str, int] = field(default_factory=dict)
     wins: list[Win] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
@@ -80,11 +83,12 @@ def by_prompt(records: Iterable[Record]) -> list[Compared]:
     Prompts of one group, and groups of one prompt, are one group: a prompt under two names is on one side of a split.
     """
     gathered: dict[Messages, _Gathered] = {}
-    same: dict[str, str] = {}
+    groups = Groups()
     for record in records:
         messages = tuple((message.role, message.content) for message in record.prompt)
-        known = gathered.setdefault(messages, _Gathered(record.origin.group))
-        _join(same, known.group, record.origin.group)
+        known = gathered.setdefault(messages, _Gathered())
+        known.names.add(record.origin.group)
+        groups.add(messages, record.origin.group)
         at = known.indices(record.answers)
         if isinstance(record, BestOf):
             among = tuple(dict.fromkeys(at))
@@ -99,22 +103,12 @@ def by_prompt(records: Iterable[Record]) -> list[Compared]:
             answers=tuple(one.answers),
             wins=tuple(one.wins),
             choices=tuple(one.choices),
-            group=_root(same, one.group),
+            group=groups.of(messages),
+            names=frozenset(one.names),
         )
         for messages, one in gathered.items()
         if one.wins or one.choices
     ]
-
-
-def _root(same: dict[str, str], name: str) -> str:
-    while same.get(name, name) != name:
-        name = same[name]
-    return name
-
-
-def _join(same: dict[str, str], one: str, other: str) -> None:
-    first, second = sorted((_root(same, one), _root(same, other)))
-    same[second] = first
 
 
 def batches(prompts: Sequence[Compared], least: int, seed: tuple[int, ...]) -> list[list[Compared]]:
@@ -146,6 +140,11 @@ def split_off(prompts: Sequence[Compared], groups: Collection[str]) -> tuple[lis
 
 
 def without(prompts: Sequence[Compared], others: Sequence[Compared]) -> list[Compared]:
-    """The prompts that are not among the others, by group and by text: for pretraining beside a held-out set."""
-    texts, groups = {one.messages for one in others}, {one.group for one in others}
-    return [one for one in prompts if one.messages not in texts and one.group not in groups]
+    """The prompts that do not hang together with the others, by text or by any name: for pretraining beside a held-out
+    set. Each side's groups are called as that side knows them, so that the two are looked at together."""
+    groups = Groups()
+    for one in (*prompts, *others):
+        for name in (one.group, *one.names):
+            groups.add(one.messages, name)
+    held = {groups.of(one.messages) for one in others}
+    return [one for one in prompts if groups.of(one.messages) not in held]

@@ -6,18 +6,18 @@ Every mistake names file, line and field.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from services.common.errors import InvalidInput
 from services.common.jsonl import json_rows
-from services.learner.jobs.comparisons import Messages
+from services.learner.jobs.groups import Groups, Messages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demonstration:
-    """An answer to learn to give. `group`: what a split goes by."""
+    """An answer to learn to give. `group`: what a split goes by; rows of one prompt have one."""
 
     messages: Messages
     answer: str
@@ -32,7 +32,10 @@ def read_demonstrations(path: Path) -> list[Demonstration]:
     rows = [_demonstration(place, row) for place, row in json_rows(path)]
     if not rows:
         raise InvalidInput(f"{path}: there is no demonstration in it")
-    return rows
+    groups = Groups()
+    for row in rows:
+        groups.add(row.messages, row.group)
+    return [replace(row, group=groups.of(row.messages)) for row in rows]
 
 
 def _demonstration(place: str, row: dict[str, Any]) -> Demonstration:
@@ -48,8 +51,8 @@ def _demonstration(place: str, row: dict[str, Any]) -> Demonstration:
         raise InvalidInput(f"{place}: messages: expected something before the answer")
     if len(answer) != 1:
         raise InvalidInput(f"{place}: completion: expected one message, got {len(answer)}")
-    group = str(row.get("prompt_id") or row.get("tree") or prompt)
-    return Demonstration(messages=prompt, answer=answer[0][1], group=group)
+    named = (row[name] for name in ("prompt_id", "tree") if row.get(name) not in (None, ""))
+    return Demonstration(messages=prompt, answer=answer[0][1], group=str(next(named, prompt)))
 
 
 def _messages(place: str, name: str, value: Any, role: str) -> Messages:

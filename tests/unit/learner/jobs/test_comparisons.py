@@ -80,6 +80,23 @@ def test_pretraining_loses_what_is_held_out() -> None:
     assert without(large, held) == [large[2]]
 
 
+def test_pretraining_loses_what_is_held_out_under_any_name() -> None:
+    """The held-out prompt has two names; what pretraining calls by the second one goes, and what hangs together there
+    with such a prompt, by a name or by the held-out text itself."""
+    held = by_prompt([pair("x", "a", "b", "a1"), pair("x", "a", "c", "b1")])
+    large = by_prompt(
+        [
+            pair("x, asked otherwise", "a", "b", "b1"),
+            pair("x, asked otherwise", "c", "b", "c1"),
+            pair("the turn after it", "a", "b", "c1"),
+            pair("x", "a", "d", "q"),
+            pair("another turn of x", "a", "b", "q"),
+            pair("z", "a", "b"),
+        ]
+    )
+    assert [one.messages[0][1] for one in without(large, held)] == ["z"]
+
+
 def test_batches_hold_whole_prompts_and_enough_comparisons() -> None:
     """With at least 4 comparisons a batch, prompts of 3 make batches of 6, and the last has what is left."""
     prompts = [prompt(name, 3) for name in "abcde"]

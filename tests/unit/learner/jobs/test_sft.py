@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,8 +129,23 @@ def test_demonstrations_are_read_in_both_schemas(tmp_path: Path) -> None:
         '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
     )
     one, two = read_demonstrations(path)
-    assert (one.messages, one.answer, one.group) == ((("user", "a"),), "b", "7")
-    assert (two.messages, two.answer) == (one.messages, "b")
+    assert (one.messages, one.answer) == ((("user", "a"),), "b")
+    assert (two.messages, two.answer, two.group) == (one.messages, "b", one.group)
     path.write_text('{"prompt": "a", "completion": 3}\n')
     with pytest.raises(InvalidInput, match=r"data.jsonl:1: completion: expected"):
         read_demonstrations(path)
+
+
+def test_no_prompt_is_on_both_sides_of_a_split(tmp_path: Path) -> None:
+    """Whatever ids its rows have, 0 among them: rows of one prompt, and of one id, are held out together."""
+    path = tmp_path / "data.jsonl"
+    rows = [{"prompt": f"question {n // 2}", "completion": "a", "prompt_id": f"id{n}"} for n in range(100)]
+    rows += [{"prompt": f"turn {n}", "completion": "a", "prompt_id": 0, "tree": f"t{n}"} for n in range(30)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read = read_demonstrations(path)
+    assert len({row.group for row in read}) == 51
+    for seed in range(10):
+        fit, held = split(read, 0.3, seed)
+        assert len(fit) + len(held) == 130
+        assert {row.messages for row in fit}.isdisjoint(row.messages for row in held)
+        assert sum(row.group == "0" for row in held) in (0, 30)
