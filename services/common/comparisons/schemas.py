@@ -9,7 +9,7 @@
                    {"prompt", "answers": [{"answer", "model", "rank"}, …]}: Nectar
 
 Optional columns of all: prompt_id, item_id, campaign, annotator, confidence (0 to 1), tree; of pairs also
-chosen_source and rejected_source. Ids may be numbers.
+chosen_source and rejected_source. Ids may be numbers. A column that is null is one that is not there.
 """
 
 from __future__ import annotations
@@ -48,10 +48,14 @@ _KNOWN = "chosen and rejected; summaries and choice; query, sample0, … and bes
 
 def parse_row(row: Row, place: str) -> Record:
     """What a row says. Raises Malformed."""
+    # Where formats share a table each row has the others' columns, too, with nothing in them.
+    there = {name: value for name, value in row.items() if value is not None}
     for schema, fields in _SCHEMAS:
-        if any(field in row for field in fields):
-            return schema(row, place)
-    got = field_names(row) or "no field"
+        if any(field in there for field in fields):
+            return schema(there, place)
+    got = field_names(there) or "no field"
+    if nothing := field_names({name: value for name, value in row.items() if value is None}):
+        got += f", and nothing in {nothing}"
     raise Malformed("row", f"expected the fields of a known format ({_KNOWN}), got {got}")
 
 

@@ -6,6 +6,7 @@ on after it. Parquet and `datasets` need the extra `data`, which is asked for on
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import zlib
@@ -53,6 +54,8 @@ def _mappings(place: str, given: Iterable[Row]) -> Rows:
 def _json(path: Path) -> Rows:
     try:
         with _open(path) as file:
+            if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+                file.seek(0)
             begin = file.read(1)
             while begin.isspace():
                 begin = file.read(1)
@@ -94,7 +97,7 @@ def _checked(row: object) -> Row | Malformed:
 
 def _array(path: Path, file: gzip.GzipFile | IO[bytes]) -> Rows:
     try:
-        given = json.loads(file.read().decode("utf-8"))
+        given = json.loads(file.read().decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{path}: expected one JSON array or an object per line: {error}") from None
     for number, row in enumerate(given, start=1):

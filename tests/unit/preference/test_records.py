@@ -226,7 +226,7 @@ def test_a_margin_is_kept(tmp_path: Path) -> None:
     [
         ("{", "row: expected one JSON object"),
         ("[" * 100_000, "row: expected one JSON object"),
-        ({"prompt": "a", "chosen": "b", "rejected": None}, "rejected: expected text, got null"),
+        ({"prompt": "a", "chosen": "b", "rejected": None}, "rejected: expected text or a list of messages"),
         ({"prompt": "a", "chosen": "b", "rejected": "b"}, "rejected: expected another text than chosen"),
         (SAME[1] | {"item_id": "x" * 201}, "item_id: expected at most 200 characters, got 201"),
         ({"prompt": "a", "ranked": [str(n) for n in range(33)]}, "row: expected at most 32 answers, got 33"),

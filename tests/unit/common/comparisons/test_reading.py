@@ -52,6 +52,33 @@ def test_a_json_array(tmp_path: Path) -> None:
     assert answers(path, skip_bad_rows=True) == [("yes", "no"), ("a", "b")]
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("name", ["pairs.json", "pairs.json.gz"])
+def test_a_byte_order_mark(tmp_path: Path, name: str, indent: int | None) -> None:
+    """One before an array, or before lines, as Windows' programs write it, changes nothing."""
+    path = tmp_path / name
+    for text in (json.dumps(ROWS, indent=indent), "\n".join(json.dumps(row) for row in ROWS)):
+        data = text.encode("utf-8-sig")
+        path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+        assert answers(path) == [("yes", "no"), ("a", "b")]
+
+
+def test_formats_that_share_a_parquet_file(tmp_path: Path) -> None:
+    """Each row has the columns of all, null where they are another format's."""
+    parquet = pytest.importorskip("pyarrow.parquet", reason="the extra `data` is not installed")
+    arrow = pytest.importorskip("pyarrow")
+    rows: list[dict[str, Any]] = [
+        ROWS[0],
+        {"query": "hi", "sample0": "a", "sample1": "b", "best": 1},
+        {"query": "hi", "sample0": "a", "sample1": "b", "sample2": "c", "best": 2},
+        {"prompt": "hi", "answers": ["a", "b"], "ranks": [2, 1]},
+    ]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = arrow.Table.from_pylist([dict.fromkeys(columns) | row for row in rows])
+    parquet.write_table(table, tmp_path / "p.parquet")
+    assert list(map(len, answers(tmp_path / "p.parquet"))) == [2, 2, 3, 2]
+
+
 def test_parquet(tmp_path: Path) -> None:
     """Columns of text and of messages are read, row by row, with the number of the row as its place."""
     parquet = pytest.importorskip("pyarrow.parquet", reason="the extra `data` is not installed")

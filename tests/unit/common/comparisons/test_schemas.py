@@ -135,6 +135,23 @@ def test_a_ranked_list(row: dict[str, Any]) -> None:
     assert record.ties() == ((1, 2),)
 
 
+ROWS: list[dict[str, Any]] = [
+    PAIR | {"margin": 0.5},
+    SUMMARIES,
+    {"query": "hi", "sample0": "a", "sample1": "b", "best": 0},
+    {"query": "hi", "sample0": "a", "sample1": "b", "sample2": "c", "best": 0},
+    {"prompt": "hi", "ranked": ["a", "b", "c"]},
+    {"prompt": "hi", "answers": ["a", "b", "c"], "ranks": [1, 2, 3]},
+]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_null_column_is_an_absent_one(row: dict[str, Any]) -> None:
+    """A row of a table in which all formats have their columns says what it says alone."""
+    everything = dict.fromkeys(name for other in ROWS for name in other)
+    assert one(everything | row) == one(row)
+
+
 def test_the_models_of_a_ranked_list() -> None:
     """Nectar names the model of each answer; it travels with its answer."""
     answers = [{"answer": "a", "model": "m1", "rank": 2}, {"answer": "b", "model": "m2", "rank": 1}]
@@ -147,6 +164,19 @@ def test_the_models_of_a_ranked_list() -> None:
     [
         ({"text": "x", "label": 1}, "row: expected the fields of a known format"),
         ({}, "row: expected the fields of a known format"),
+        (
+            dict.fromkeys(("chosen", "rejected", "sample0")),
+            (
+                "row: expected the fields of a known format (chosen and rejected; summaries and choice; "
+                "query, sample0, … and best; ranked; answers and ranks), "
+                "got no field, and nothing in chosen, rejected, sample0"
+            ),
+        ),
+        (PAIR | {"rejected": None}, "rejected: expected text or a list of messages, there is none"),
+        (
+            {"query": "hi", "sample0": "a", "sample1": None, "sample2": "b", "best": 0},
+            "sample0: expected sample0, sample1, … without a gap, got 2 samples",
+        ),
         (PAIR | {"rejected": "yes"}, "rejected: expected another text than chosen"),
         (PAIR | {"rejected": [1, 2]}, "rejected: expected text, got a list of numbers (token ids?)"),
         (PAIR | {"chosen": 1.5}, "chosen: expected text, got a number"),

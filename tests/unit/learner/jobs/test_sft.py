@@ -139,7 +139,9 @@ def test_demonstrations_are_read_in_both_schemas(tmp_path: Path) -> None:
 def test_no_prompt_is_on_both_sides_of_a_split(tmp_path: Path) -> None:
     """Whatever ids its rows have, 0 among them: rows of one prompt, and of one id, are held out together."""
     path = tmp_path / "data.jsonl"
-    rows = [{"prompt": f"question {n // 2}", "completion": "a", "prompt_id": f"id{n}"} for n in range(100)]
+    rows: list[dict[str, object]] = [
+        {"prompt": f"question {n // 2}", "completion": "a", "prompt_id": f"id{n}"} for n in range(100)
+    ]
     rows += [{"prompt": f"turn {n}", "completion": "a", "prompt_id": 0, "tree": f"t{n}"} for n in range(30)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     read = read_demonstrations(path)
