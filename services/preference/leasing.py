@@ -171,11 +171,12 @@ def _free_groups(session: Session, asking: Asking, limit: int) -> list[list[Task
     groups: list[list[TaskRow]] = []
     seen: set[str] = set()
     settled: set[str] = set()
+    locked_first = _of_locked_items if asking.rankings else _locked
     for _ in range(_ROUNDS):
         if len(groups) >= limit:
             break
         more = _free(asking).where(TaskRow.task_id.not_in(seen), TaskRow.item_id.not_in(settled))
-        found = session.scalars(_of_locked_items(more.limit(limit - len(groups)))).all()
+        found = session.scalars(locked_first(more.limit(limit - len(groups)))).all()
         if not found:
             break
         locked = _lock(session, asking, found)
