@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from services.common.errors import Corrupted, InvalidInput, Mismatch, Unavailable
+from services.common.errors import Corrupted, InvalidInput, Mismatch, Unavailable, UserError
 from services.common.spec.run import SwapMode
 from services.models.facts import ModelFacts, digest_of
 from services.models.loading import encode_prompt
@@ -48,6 +48,11 @@ class Update:
     tensors: Mapping[str, torch.Tensor]
 
 
+def joined(older: Update, newer: Update | None) -> Update:
+    """Neither applied yet: what the older update brought and the newer one did not repeat still counts."""
+    return older if newer is None else Update(newer.manifest, {**older.tensors, **newer.tensors})
+
+
 class EitherSet(threading.Event):
     """Set when another event is, or a condition holds: an engine then returns what it has so far."""
 
@@ -75,6 +80,8 @@ class Policy:
         self._entries = {entry.name: entry for entry in entries}
         self.version = Version(0, 0, whole_digest(entries))
         self._offered: Update | None = None
+        # A load broke off: which tensors the engine has is not known, and the next one brings all that it can.
+        self._half_loaded = False
         self._arrived = threading.Condition()
 
     @property
@@ -133,10 +140,7 @@ class Policy:
     def offer(self, update: Update) -> None:
         """Hand over verified weights from any thread; they are swapped in before the next batch."""
         with self._arrived:
-            if self._offered is not None:
-                # Not applied yet: what the older update brought and the newer did not repeat still counts.
-                update = Update(update.manifest, {**self._offered.tensors, **update.tensors})
-            self._offered = update
+            self._offered = update if self._offered is None else joined(self._offered, update)
             self._arrived.notify_all()
 
     def has_offer(self) -> bool:
@@ -152,7 +156,10 @@ class Policy:
         return Snapshot(Manifest(self.version, tuple(self._entries.values())), tensors)
 
     def apply_offered(self) -> None:
-        """Swap in what was offered, if anything: all tensors of a version or none."""
+        """Swap in what was offered, if anything: all tensors of a version or none.
+
+        What could not be loaded at the moment stays offered, and the next call tries it again.
+        """
         with self._arrived:
             update, self._offered = self._offered, None
             if update is None:
@@ -160,15 +167,20 @@ class Policy:
             # Named before they are loaded: what is offered meanwhile builds on them.
             before, self._entries = self._entries, update.manifest.by_name()
         changed = {
-            name: tensor for name, tensor in update.tensors.items() if before.get(name) != self._entries[name]
+            name: tensor
+            for name, tensor in update.tensors.items()
+            if self._half_loaded or before.get(name) != self._entries[name]
         }
         try:
             self._load(update.manifest, changed)
-        except BaseException:
+        except BaseException as error:
             with self._arrived:
                 self._entries = before
+                if not isinstance(error, UserError | Corrupted):
+                    self._half_loaded = True
+                    self._offered = joined(update, self._offered)
             raise
-        self.version = update.manifest.version
+        self.version, self._half_loaded = update.manifest.version, False
 
     def _load(self, manifest: Manifest, changed: Mapping[str, torch.Tensor]) -> None:
         """Swap. After a swap that was none, or half of one, nothing is generated any more."""

@@ -95,7 +95,7 @@ def _started(spec: EngineSpec, model: Any, folders: Any, loaded: Any) -> Any:
     try:
         return VllmServer(spec.command, str(first), dtype=model.dtype, flags=spec.flags)
     finally:
-        folders.drop(first)
+        folders.drop()
 
 
 def _server(spec: EngineSpec, url: str) -> Any:

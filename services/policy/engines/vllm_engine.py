@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from services.common.errors import Corrupted, InvalidInput, Mismatch
+from services.common.errors import Corrupted, InvalidInput, Mismatch, Unavailable
 from services.policy.engines.base import Capability, Draft, Emit, Ids, Request, Sampling
 from services.policy.engines.fitting import check_fits
 from services.policy.engines.remote import (
@@ -68,6 +68,7 @@ class VllmEngine:
         self._served = self._served_name()
         self._loaded = loaded
         self._weights = weights_of(loaded)
+        # What the server serves is known: true from the beginning of a reload until it was read back.
         self._in_doubt = False
         able: set[Capability] = {
             "token_ids",
@@ -101,20 +102,27 @@ class VllmEngine:
         return generate_apart(self._complete, requests, self.facts, stopping, emit, at_once=self._max_rows)
 
     def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Have the server load these and what it had of the rest. Raises Mismatch before anything is written."""
+        """Have the server load these and what it had of the rest. Raises Mismatch before anything is written.
+
+        Whatever else it raises, the server may serve either: nothing is generated until a reload succeeds.
+        """
         check_fits(self._weights, tensors)
         if self._folders is None:
             raise Mismatch("this vllm engine has no weights_folder to hand weights over in")
         new = {**self._weights, **{name: tensor.cpu() for name, tensor in tensors.items()}}
         target = self._folders.write(new)
+        self._in_doubt = True
         try:
             self._reload(target)
-        finally:
-            self._folders.drop(target)
-        with _no_grad():
-            for name, tensor in tensors.items():
-                self._weights[name].copy_(tensor)
-        self._verify()
+            with _no_grad():
+                for name, tensor in tensors.items():
+                    self._weights[name].copy_(tensor)
+            self._verify()
+        except InvalidInput as error:
+            # Who asks for completions is not at fault.
+            raise Unavailable(f"vLLM takes no weights: {error}") from error
+        self._in_doubt = False
+        self._folders.drop()
 
     def weights(self) -> Mapping[str, torch.Tensor]:
         """Names and tensors that are served now; none without a folder."""
@@ -125,6 +133,8 @@ class VllmEngine:
         self._server.close()
         if self._process is not None:
             self._process.end()
+        if self._folders is not None:
+            self._folders.drop()
 
     def decode(self, token_ids: Ids) -> str:
         """See Engine."""
@@ -184,8 +194,7 @@ class VllmEngine:
             self._loaded.model, pairs, temperature=1.0, token_budget=4 * _PROBE_TOKENS
         )
         difference = float(np.abs(own - draft.raw_logprobs).mean())
-        self._in_doubt = not difference <= _PROBE_BOUND
-        if self._in_doubt:
+        if not difference <= _PROBE_BOUND:
             raise Corrupted(
                 f"vLLM did not take over the weights: its log-probs are off by {difference:.3f} nats in the mean"
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,22 +19,31 @@ if TYPE_CHECKING:
     from services.models.loading import LoadedModel
 
 _WEIGHTS_FILE, _CONFIG_FILE = "model.safetensors", "config.json"
+# A server that answers late may be reading what an earlier call was given; a third would fill the disk.
+_MOST_KEPT = 2
 _EMBEDDINGS, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 class WeightFolders:
-    """Folders weights-0, weights-1, … in `root`, with the configuration and tokenizer of `loaded`."""
+    """Folders weights-0, weights-1, … in `root`, with the configuration and tokenizer of `loaded`.
+
+    They stay until `drop`, the newest of them: of a reload that failed nobody knows whether it is still reading.
+    """
 
     def __init__(self, root: Path, loaded: LoadedModel) -> None:
         self.root, self._loaded = root, loaded
         self.written = 0
+        self._kept: deque[Path] = deque()
 
     def write(self, tensors: Mapping[str, torch.Tensor]) -> Path:
-        """The next one."""
+        """The next one; those before the last go."""
         from safetensors.torch import save_file
 
         target = self.root / f"weights-{self.written}"
+        self._drop_to(_MOST_KEPT - 1)
         shutil.rmtree(target, ignore_errors=True)
+        self._kept.append(target)
+        self.written += 1
         target.mkdir(parents=True)
         model = self._loaded.model
         # From memory, not from where the model came from: that may be a hub, or a single file.
@@ -46,12 +56,15 @@ class WeightFolders:
             _untie(target / _CONFIG_FILE)
             weights[_HEAD] = weights[_EMBEDDINGS].clone()
         save_file(weights, target / _WEIGHTS_FILE, metadata={"format": "pt"})
-        self.written += 1
         return target
 
-    def drop(self, target: Path) -> None:
-        """It has been read."""
-        shutil.rmtree(target, ignore_errors=True)
+    def drop(self) -> None:
+        """All have been read."""
+        self._drop_to(0)
+
+    def _drop_to(self, count: int) -> None:
+        while len(self._kept) > count:
+            shutil.rmtree(self._kept.popleft(), ignore_errors=True)
 
 
 def _untie(config: Path) -> None:

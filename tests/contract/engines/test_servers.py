@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,18 @@ from pydantic import ValidationError
 from services.common.errors import ConfigError, Corrupted, InvalidInput, Overloaded, TrimtabError, Unavailable
 from services.common.spec.service import ModelSpec
 from services.models.logprobs import completion_logprobs
+from services.models.manifest import Manifest, Version, entries_of, whole_digest
 from services.policy.config import EngineSpec, PolicyConfig
 from services.policy.engines import remote
 from services.policy.engines.base import Draft, Request, Sampling
 from services.policy.engines.choice import needed, open_engine
 from services.policy.engines.remote import JsonServer, RemoteModel, seed_of
 from services.policy.engines.tgi_engine import TgiEngine
+from services.policy.generation import Policy, Update
 from tests.contract.engines.conftest import CONTEXT
 from tests.fakes.engine_servers import CompletionServer, TgiServer
 from tests.fakes.http_server import HttpServer, Reply
+from tests.fakes.http_server import Request as HttpRequest
 from tests.fakes.tiny_runs import loaded_from
 
 
@@ -185,6 +189,40 @@ def test_a_server_that_only_says_it_reloaded_serves_nobody(
         assert engine.generate(ask(model), threading.Event())
         assert not list(tmp_path.iterdir())
         engine.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/collective_rpc", 504), ("/update_weight_version", 404), ("/resume", 503)]
+)
+def test_a_reload_that_breaks_off_is_tried_again_before_anything_is_generated(
+    folders: dict[str, Path], model: RemoteModel, tmp_path: Path, path: str, status: int
+) -> None:
+    """The server may serve either weights: no token gets the old version's name, and the folder stays to be read."""
+    answering = CompletionServer(loaded_from(folders["llama"]), model.ends)
+    broken: list[str] = [path]
+
+    def answer(request: HttpRequest, handler: BaseHTTPRequestHandler) -> Reply:
+        reply = answering(request, handler)
+        return Reply({"detail": "broken"}, status) if request.path in broken else reply
+
+    with HttpServer(answer) as server:
+        asked = config(folders["llama"], kind="vllm", url=server.url, weights_folder=str(tmp_path))
+        policy = Policy(*open_engine(asked))
+        new = {name: tensor + 0.5 for name, tensor in policy.engine.weights().items()}
+        entries = entries_of(new)
+        policy.offer(Update(Manifest(Version(1, 1, whole_digest(entries)), entries), new))
+        for _ in range(3):
+            with pytest.raises(Unavailable, match="broken"):
+                policy.generate(ask(model), threading.Event())
+        with pytest.raises(Corrupted, match="nothing is generated"):
+            policy.engine.generate(ask(model), threading.Event())
+        assert "/v1/completions" not in answering.calls
+        assert 0 < len(list(tmp_path.iterdir())) <= 2
+        broken.clear()
+        _, [[(start, made_by)]] = policy.generate_noted(ask(model), threading.Event())
+        assert (start, made_by.step) == (0, 1)
+        assert not list(tmp_path.iterdir())
+        policy.engine.close()
 
 
 def test_seeds_for_servers_depend_on_all_three() -> None:

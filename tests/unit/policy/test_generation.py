@@ -123,6 +123,29 @@ def test_a_swap_that_fails_changes_neither_bytes_nor_version(policy: Policy) -> 
     assert_serves(policy, before)
 
 
+def test_a_swap_that_breaks_off_is_tried_again(policy: Policy) -> None:
+    """The update stays offered, one that comes meanwhile is laid over it, and all of both is loaded the next time."""
+    original, version = state_with(policy), policy.version
+    load, down = policy.engine.load_weights, True
+
+    def load_half(tensors: dict[str, torch.Tensor]) -> None:
+        load({NORM: tensors[NORM]} if down else tensors)
+        if down:
+            policy.offer(update_to(policy, {**original, EMBEDDING: original[EMBEDDING] + 1}, step=2))
+            raise Unavailable("away")
+
+    policy.engine.load_weights = load_half  # type: ignore[method-assign,assignment]
+    policy.offer(update_to(policy, state_with(policy, norm=1.0, embedding=2.0)))
+    with pytest.raises(Unavailable):
+        policy.generate([], threading.Event())
+    assert policy.version == version
+    assert policy.has_offer()
+    down = False
+    policy.apply_offered()
+    assert policy.version.step == 2
+    assert_serves(policy, {**original, EMBEDDING: original[EMBEDDING] + 1})
+
+
 def test_manifests_of_another_model_are_refused(policy: Policy) -> None:
     """A tensor too many, one too few, another shape or dtype: named before a byte is fetched."""
     good = state_with(policy)

@@ -30,6 +30,16 @@ def test_what_is_written_is_the_model_with_these_weights(tmp_path: Path) -> None
         assert torch.equal(again.model(ids).logits, loaded.model(ids).logits)
     assert again.facts.tokenizer_fingerprint == loaded.facts.tokenizer_fingerprint
     assert "lm_head.weight" in serving_state(again.model)
-    folders.drop(target)
+    folders.drop()
     assert [path.name for path in (tmp_path / "out").iterdir()] == []
     assert folders.write(state).name != target.name
+
+
+def test_what_may_still_be_read_is_kept_within_bounds(tmp_path: Path) -> None:
+    """Of reloads that failed the last two folders stay, whole; they go once one has succeeded."""
+    loaded = loaded_from(make_tiny_causal(tmp_path / "tiny"))
+    folders, state = WeightFolders(tmp_path / "out", loaded), dict(serving_state(loaded.model))
+    written = [folders.write(state) for _ in range(3)]
+    assert [(path / "model.safetensors").is_file() for path in written] == [False, True, True]
+    folders.drop()
+    assert list((tmp_path / "out").iterdir()) == []
