@@ -10,14 +10,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator.local import launch
 from orchestrator.local.health import AliveProbe, GrpcProbe, Probe
+from services.common.launch import launched
 
 _TAIL_BYTES = 16_384
 # How a service's program begins its line; whoever tells it on names the process.
@@ -91,7 +90,7 @@ class ManagedProcess:
         with self.log.open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(  # noqa: S603 (argv is ours)
-                [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), *self.argv],
+                launched(self.argv),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

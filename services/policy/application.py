@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import grpc
 
@@ -37,6 +38,8 @@ class PolicyApplication:
             self._executor, max_completions=config.max_completions, max_new_tokens=config.max_new_tokens
         )
         self._policy: Policy | None = None
+        # What the engine has started beside us, from before there is an engine.
+        self._opening = ExitStack()
         # Raised while the weights are too old.
         self.rest = Flag()
         fabric = config.weights.fabric if config.weights else ""
@@ -99,7 +102,7 @@ class PolicyApplication:
 
     def _load(self) -> Policy:
         swap = self._config.weights.swap if self._config.weights else "wait"
-        return Policy(*open_engine(self._config), swap=swap)
+        return Policy(*open_engine(self._config, self._opening), swap=swap)
 
     async def drain(self) -> None:
         """Hand back what the worker holds, with the tokens it has so far."""
@@ -110,6 +113,7 @@ class PolicyApplication:
             await asyncio.wait([self._reading])
         if self._policy is not None:
             await asyncio.get_running_loop().run_in_executor(self._executor, self._policy.engine.close)
+        await asyncio.to_thread(self._opening.close)
         self._peers.close()
 
     async def wait(self) -> int:

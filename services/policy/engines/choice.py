@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from services.policy.engines.base import Capability, Engine
 _OF_A_STAGE: tuple[Capability, ...] = ("token_ids", "raw_logprobs", "sampled_logprobs")
 
 
-def open_engine(config: PolicyConfig) -> tuple[Engine, Any]:
-    """The engine and its tokenizer. Raises ConfigError for one that cannot do what the configuration asks."""
-    engine, tokenizer = _open(config)
+def open_engine(config: PolicyConfig, opening: ExitStack | None = None) -> tuple[Engine, Any]:
+    """The engine and its tokenizer. Raises ConfigError for one that cannot do what the configuration asks.
+
+    opening: gets what has been started, for whoever cannot wait until there is an engine to close.
+    """
+    engine, tokenizer = _open(config, opening or ExitStack())
     try:
         check_capabilities(engine, needed(config))
     except ConfigError:
@@ -39,7 +43,7 @@ def check_capabilities(engine: Engine, wanted: set[Capability]) -> None:
         raise ConfigError(f"engine: {engine.name} cannot do what is asked of it: {', '.join(missing)}")
 
 
-def _open(config: PolicyConfig) -> tuple[Engine, Any]:
+def _open(config: PolicyConfig, opening: ExitStack) -> tuple[Engine, Any]:
     spec, rows = config.engine, config.max_rows
     if spec.kind == "transformers":
         from services.policy.engines.decoding import decoding_of
@@ -56,7 +60,7 @@ def _open(config: PolicyConfig) -> tuple[Engine, Any]:
             f"engine.kind = {spec.kind}: {config.model.path} is an encoder-decoder; engine.kind = transformers runs it"
         )
     if spec.kind == "vllm":
-        return _vllm(config, model), model.tokenizer
+        return _vllm(config, model, opening), model.tokenizer
     if spec.kind == "tgi":
         from services.policy.engines.tgi_engine import TgiEngine
 
@@ -69,7 +73,7 @@ def _open(config: PolicyConfig) -> tuple[Engine, Any]:
     return OpenaiEngine(model, server, max_rows=rows, served=spec.served_model), model.tokenizer
 
 
-def _vllm(config: PolicyConfig, model: Any) -> Engine:
+def _vllm(config: PolicyConfig, model: Any, opening: ExitStack) -> Engine:
     from services.models.loading import load_causal
     from services.policy.engines.vllm_engine import VllmEngine
     from services.policy.engines.weight_folders import WeightFolders
@@ -77,25 +81,32 @@ def _vllm(config: PolicyConfig, model: Any) -> Engine:
     spec = config.engine
     loaded = load_causal(config.model) if spec.weights_folder else None
     folders = WeightFolders(Path(spec.weights_folder), loaded) if loaded else None
-    process = _started(spec, model, folders, loaded) if spec.command else None
-    server = _server(spec, process.url if process else spec.url)
-    return VllmEngine(
-        model, server, max_rows=config.max_rows, folders=folders, loaded=loaded, process=process
-    )
+    try:
+        process = _started(spec, model, folders, loaded, opening) if spec.command else None
+        server = _server(spec, process.url if process else spec.url)
+        opening.callback(server.close)
+        return VllmEngine(
+            model, server, max_rows=config.max_rows, folders=folders, loaded=loaded, process=process
+        )
+    except BaseException:
+        opening.close()
+        raise
 
 
-def _started(spec: EngineSpec, model: Any, folders: Any, loaded: Any) -> Any:
-    """The server, on the weights as a reload will bring them."""
+def _started(spec: EngineSpec, model: Any, folders: Any, loaded: Any, opening: ExitStack) -> Any:
+    """The server, on the weights as a reload will bring them; it answers."""
     from services.policy.engines.vllm_engine import weights_of
     from services.policy.engines.vllm_server import VllmServer
 
-    if folders is None:
-        return VllmServer(spec.command, model.folder, dtype=model.dtype, flags=spec.flags)
-    first = folders.write(weights_of(loaded))
-    try:
-        return VllmServer(spec.command, str(first), dtype=model.dtype, flags=spec.flags)
-    finally:
+    if folders is not None:
+        opening.callback(folders.drop)
+    folder = str(folders.write(weights_of(loaded))) if folders else model.folder
+    process = VllmServer(spec.command, folder, dtype=model.dtype, flags=spec.flags)
+    opening.callback(process.end)
+    process.until_ready()
+    if folders is not None:
         folders.drop()
+    return process
 
 
 def _server(spec: EngineSpec, url: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -14,23 +15,20 @@ from pathlib import Path
 import httpx
 
 from services.common.errors import Unavailable
+from services.common.launch import launched
 
 _POLL_SECONDS = 0.2
 _END_SECONDS = 20.0
 
 
 class VllmServer:
-    """`<command> <folder>` on a free port of loopback, answering once constructed."""
+    """`<command> <folder>` on a free port of loopback; it answers from `until_ready` on.
 
-    def __init__(
-        self,
-        command: Sequence[str],
-        folder: str,
-        *,
-        dtype: str,
-        flags: Sequence[str] = (),
-        start_seconds: float = 600,
-    ) -> None:
+    It is of our process group: who kills that ends what the server started too. And it is told to end when we die;
+    the kernel means the thread that starts it here, so let that be one which lives as long as the server shall.
+    """
+
+    def __init__(self, command: Sequence[str], folder: str, *, dtype: str, flags: Sequence[str] = ()) -> None:
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
         # Its RL calls exist in this mode alone. They are on loopback, and so is it.
@@ -42,13 +40,18 @@ class VllmServer:
         arguments = [*command, *model, "--host", "127.0.0.1", "--port", str(port), "--dtype", dtype]
         self._log = tempfile.NamedTemporaryFile(prefix="trimtab-vllm-", suffix=".log", delete=False)  # noqa: SIM115
         self._process = subprocess.Popen(  # noqa: S603 - the owner's own command
-            [*arguments, *flags], env=environment, stdout=self._log, stderr=self._log, start_new_session=True
+            # SIGTERM: its engine's processes are its own to end.
+            launched([*arguments, *flags], by=signal.SIGTERM),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
         )
+        self.pid = self._process.pid
         atexit.register(self.end)
-        self._until_ready(start_seconds)
 
     def end(self) -> None:
-        """SIGTERM, then SIGKILL."""
+        """SIGTERM, then SIGKILL. From any thread, and as often as one likes."""
         atexit.unregister(self.end)
         self._process.terminate()
         try:
@@ -59,19 +62,24 @@ class VllmServer:
         self._log.close()
         Path(self._log.name).unlink(missing_ok=True)
 
-    def _until_ready(self, seconds: float) -> None:
+    def until_ready(self, seconds: float = 600) -> None:
+        """Return once it answers. Raises Unavailable where it ends, or does not in time."""
         ends = time.monotonic() + seconds
         while time.monotonic() < ends:
             if self._process.poll() is not None:
-                words = " ".join(Path(self._log.name).read_text(errors="replace").split())[-300:]
-                raise Unavailable(f"vLLM ended while it started: {words}")
+                raise Unavailable(f"vLLM ended while it started: {self._last_words()}")
             try:
                 if httpx.get(f"{self.url}/health", timeout=5).is_success:
                     return
             except httpx.HTTPError:
                 time.sleep(_POLL_SECONDS)
-        self.end()
         raise Unavailable(f"vLLM is silent after {seconds:.0f} s")
+
+    def _last_words(self) -> str:
+        try:
+            return " ".join(Path(self._log.name).read_text(errors="replace").split())[-300:]
+        except FileNotFoundError:
+            return "it was told to"
 
 
 def _free_port() -> int:
