@@ -20,6 +20,7 @@ import re
 import secrets
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from services.common.errors import AlreadyExists, NotFound, UserError
 _MARKS = ("run_uid", "endpoints.json", "summary.json")
 """A folder with any of these can be looked at as a run's. Only one with `run_uid` is ever emptied: nobody
 but us makes that file, while a person may well keep their own run.toml beside their work."""
+
+_LOCK_SECONDS, _LOCK_PAUSE_SECONDS = 1.0, 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +55,9 @@ class RunLayout:
         used = root.is_dir() and bool(list(root.iterdir()))
         pid = layout.supervisor_pid() if used else None
         if pid is not None:
+            who = f"process {pid}" if pid else "just starting"
             raise AlreadyExists(
-                f"a run is going on in {root} (process {pid}); end it with: trimtab down --out {root}"
+                f"a run is going on in {root} ({who}); end it with: trimtab down --out {root}"
             )
         if resume and not layout.uid_file.exists():
             raise NotFound(f"{root} holds no run to resume")
@@ -162,11 +166,12 @@ class RunLayout:
         return self.uid_file.read_text(encoding="ascii").strip()
 
     def supervisor_pid(self) -> int | None:
-        """The process id of the living supervisor, None if there is none."""
+        """The process id of the living supervisor, None if there is none; 0: it has not written its own yet."""
         try:
-            with self.lock_file.open("r+", encoding="ascii") as file:
+            with self.lock_file.open(encoding="ascii") as file:
                 try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    # Shared: who only looks is not taken for a supervisor by the next who looks.
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 except BlockingIOError:
                     return int(file.read() or 0)
         except FileNotFoundError:
@@ -178,11 +183,13 @@ class RunLayout:
             raise AlreadyExists(f"{self.root} is used already: --resume continues it, --overwrite empties it")
         if not self.uid_file.exists():
             raise UserError(f"{self.root} is not empty and not a run's folder: it is left as it is")
-        for path in self.root.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+        # Whoever has begun to run here since we looked keeps the folder.
+        with SupervisorLock(self):
+            for path in set(self.root.iterdir()) - {self.lock_file}:
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
 
     def _make_folders(self) -> None:
         for folder in (self.root, self.config, self.logs, self.queue):
@@ -202,11 +209,9 @@ class SupervisorLock:
     def __enter__(self) -> SupervisorLock:
         """Raises AlreadyExists if another supervisor holds it."""
         fd = os.open(self.layout.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not _locked(fd):
             os.close(fd)
-            raise AlreadyExists(f"another supervisor runs in {self.layout.root}") from error
+            raise AlreadyExists(f"another supervisor runs in {self.layout.root}")
         os.ftruncate(fd, 0)
         os.pwrite(fd, str(os.getpid()).encode(), 0)
         self._fd = fd
@@ -214,8 +219,23 @@ class SupervisorLock:
 
     def __exit__(self, *_: object) -> None:
         if self._fd is not None:
+            os.ftruncate(self._fd, 0)
             os.close(self._fd)
             self._fd = None
+
+
+def _locked(fd: int) -> bool:
+    """Take the lock; those who only look hold it for a moment, and are waited out."""
+    ends = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > ends:
+                return False
+            time.sleep(_LOCK_PAUSE_SECONDS)
+        else:
+            return True
 
 
 def write_private(path: Path, text: str) -> None:

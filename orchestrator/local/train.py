@@ -14,7 +14,7 @@ import grpc
 from rich.console import Console
 
 from orchestrator.local.foreground import run_until_signal
-from orchestrator.local.layout import RunLayout
+from orchestrator.local.layout import RunLayout, SupervisorLock
 from orchestrator.local.options import RunOptions
 from orchestrator.local.progress import LiveView, counts
 from orchestrator.local.services import check_scored
@@ -53,8 +53,9 @@ def in_process(run_file: Path, options: RunOptions) -> int:
     spec = options.load_spec(run_file)
     check_scored(spec)
     layout = RunLayout.prepare(options.folder(spec), resume=options.resume, overwrite=options.overwrite)
-    write_spec(layout, spec)
-    code = run_in_process(spec, layout.root)
+    with SupervisorLock(layout):
+        write_spec(layout, spec)
+        code = run_in_process(spec, layout.root)
     return 0 if code is None else int(code)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -71,6 +74,35 @@ def test_folder_of_a_living_run_is_refused(tmp_path: Path) -> None:
         with pytest.raises(AlreadyExists, match="another supervisor"), SupervisorLock(layout):
             pass
     assert layout.supervisor_pid() is None
+
+
+def test_who_looks_is_not_taken_for_a_supervisor(tmp_path: Path) -> None:
+    """Two may look at once, a supervisor waits for them to have looked, and one that has ended leaves no number."""
+    layout = RunLayout.prepare(tmp_path / "run")
+    with SupervisorLock(layout):
+        assert layout.lock_file.read_text() == str(os.getpid())
+    assert layout.lock_file.read_text() == ""
+    layout.lock_file.write_text("4711")  # of one that was killed
+    looking = layout.lock_file.open()
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    assert layout.supervisor_pid() is None
+    done = threading.Timer(0.1, looking.close)
+    done.start()
+    with SupervisorLock(layout):
+        assert layout.supervisor_pid() == os.getpid()
+    done.join()
+
+
+def test_emptying_a_folder_leaves_its_lock(tmp_path: Path) -> None:
+    """Whoever waits for the lock waits for the file that the next supervisor locks too."""
+    layout = RunLayout.prepare(tmp_path / "run")
+    with SupervisorLock(layout):
+        pass
+    before = layout.lock_file.stat().st_ino
+    (layout.root / "summary.json").write_text("{}")
+    RunLayout.prepare(layout.root, overwrite=True)
+    assert layout.lock_file.stat().st_ino == before
+    assert not layout.summary_file.exists()
 
 
 def test_find_run(tmp_path: Path) -> None:
