@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from orchestrator.local.shared_memory import remove_dead
 from orchestrator.local.stack import Stack, write_spec
 from orchestrator.local.state import read_state
 from orchestrator.planning.processes import USER_ERROR
-from services.common.errors import Expired, NotFound, ServiceError, UserError
+from services.common.errors import Expired, NotFound, ServiceError, Unavailable, UserError
 
 PROGRAM: Sequence[str] = ("-m", "orchestrator")
 """What the detached process runs, for Python."""
@@ -94,7 +95,7 @@ async def hold(stack: Stack, say: Callable[[str], None]) -> int:
 def detach(layout: RunLayout, arguments: list[str]) -> int:
     """Start `trimtab arguments` in a session of its own; its process id when all serves.
 
-    Raises what it failed with.
+    Raises what it failed with. Whatever is raised, it has ended.
     """
     log = layout.log(_OWN_LOG)
     with log.open("ab") as file:
@@ -106,6 +107,16 @@ def detach(layout: RunLayout, arguments: list[str]) -> int:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    try:
+        _until_all_serve(layout, process, log, start)
+    except BaseException:
+        # Nobody would know of it: it has not been announced.
+        _end(process)
+        raise
+    return process.pid
+
+
+def _until_all_serve(layout: RunLayout, process: subprocess.Popen[bytes], log: Path, start: int) -> None:
     ends = time.monotonic() + _DETACHED_SECONDS
     while time.monotonic() < ends:
         code = process.poll()
@@ -113,9 +124,20 @@ def detach(layout: RunLayout, arguments: list[str]) -> int:
             kind = UserError if code == USER_ERROR else ServiceError
             raise kind(last_line(log, start).removeprefix("trimtab: ") or f"ended with status {code}")
         if _all_serve(layout, process.pid):
-            return process.pid
+            return
         time.sleep(_LOOK_SECONDS)
-    raise Expired(f"not everything served within {_DETACHED_SECONDS:g} s; see {log}")
+    raise Expired(f"not everything served within {_DETACHED_SECONDS:g} s, so it was ended; see {log}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Let it drain, as `down` does; what does not is killed, and its children with it."""
+    process.terminate()
+    try:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_DOWN_SECONDS)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def down(layout: RunLayout) -> None:
@@ -124,6 +146,8 @@ def down(layout: RunLayout) -> None:
     if pid is None:
         remove_dead()
         raise NotFound(f"nothing runs in {layout.root}")
+    if not pid:  # the kernel takes 0 for our own process group
+        raise Unavailable(f"a run is just starting in {layout.root}: ask again")
     os.kill(pid, signal.SIGTERM)
     ends = time.monotonic() + _DOWN_SECONDS
     while layout.supervisor_pid() == pid:
