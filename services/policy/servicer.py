@@ -84,7 +84,8 @@ class PolicyServicer(wire_grpc.PolicyServiceServicer):
     async def GenerateStream(
         self, request: wire.GenerateStreamRequest, context: Any
     ) -> AsyncIterator[wire.GenerateStreamResponse]:
-        """One prompt's completions, token by token; the last message of each says why it ended."""
+        """One prompt's completions, token by token, each with the version that drew it; the last message of each
+        completion says why it ended."""
         policy = self._loaded()
         policy.check_fingerprint(request.tokenizer_fingerprint)
         sampling = sampling_of(request.sampling, most_new_tokens=self._max_new_tokens)
@@ -92,10 +93,11 @@ class PolicyServicer(wire_grpc.PolicyServiceServicer):
         check_limits(1, count, most=self._max_completions)
         requests = requests_for([prompt_ids(request.prompt, policy, "prompt")], sampling, count)
         texts = [TextSoFar(policy.engine.decode) for _ in requests]
-        loop, arrived = asyncio.get_running_loop(), asyncio.Queue[tuple[int, int, float] | None]()
+        loop, arrived = asyncio.get_running_loop(), asyncio.Queue[tuple[int, int, float, Version] | None]()
 
         def emit(index: int, token: int, logprob: float) -> None:
-            loop.call_soon_threadsafe(arrived.put_nowait, (index, token, logprob))
+            # On the model's thread, where versions change: it is the one that drew this token.
+            loop.call_soon_threadsafe(arrived.put_nowait, (index, token, logprob, policy.version))
 
         running = asyncio.ensure_future(self._generate(requests, None, emit))
         running.add_done_callback(lambda _: arrived.put_nowait(None))
@@ -131,7 +133,9 @@ class PolicyServicer(wire_grpc.PolicyServiceServicer):
         return self._policy
 
 
-def _token_message(index: int, token: int, logprob: float, text: TextSoFar) -> wire.GenerateStreamResponse:
+def _token_message(
+    index: int, token: int, logprob: float, version: Version, text: TextSoFar
+) -> wire.GenerateStreamResponse:
     # An engine that gives none says so with NaN, which does not go on the wire.
     known = [] if math.isnan(logprob) else [logprob]
     return wire.GenerateStreamResponse(
@@ -139,6 +143,7 @@ def _token_message(index: int, token: int, logprob: float, text: TextSoFar) -> w
         token_ids=from_numpy(np.array([token], np.int32)),
         text=text.after(token),
         raw_logprobs=from_numpy(np.array(known, np.float32)),
+        version=version_message(version),
     )
 
 

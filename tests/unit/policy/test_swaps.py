@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ from services.common.errors import Corrupted
 from services.common.spec.run import SwapMode
 from services.models.logprobs import completion_logprobs
 from services.models.manifest import Manifest, Version, entries_of, whole_digest
-from services.policy.engines.base import Draft, Request, Sampling
+from services.policy.engines.base import Draft, Emit, Request, Sampling
 from services.policy.engines.transformers_engine import TransformersEngine
 from services.policy.generation import CHECKED_SHARE, Policy, Spans, Update
+from services.policy.servicer import PolicyServicer
 from tests.fakes.tiny_models import make_tiny_causal
 from tests.fakes.tiny_runs import loaded_from
+from trimtab.policy.v1 import policy_pb2 as wire
 
 NORM = "model.norm.weight"
 LENGTH, SWAP_AT = 12, 5
@@ -92,6 +95,36 @@ def test_sequences_go_on_under_new_weights(folder: Path, swap: SwapMode) -> None
         assert draft.finish == "length"
         assert noted == [(0, old), (SWAP_AT, policy.version)]
         served_under(folder, states, request, draft, noted)
+
+
+async def test_a_stream_names_the_version_of_each_token(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights that come in the middle of it: tokens before and after say which drew them, as spans do."""
+    policy = policy_of(folder, "keep")
+    after, real, drawn = changed(policy), policy.engine.generate, 0
+
+    def generate(requests: list[Request], stopping: threading.Event, emit: Emit) -> list[Draft]:
+        def emit_and_offer(index: int, token: int, logprob: float) -> None:
+            nonlocal drawn
+            drawn += 1
+            if drawn == SWAP_AT:
+                policy.offer(update_of(after, 1))
+            emit(index, token, logprob)
+
+        return real(requests, stopping, emit_and_offer)
+
+    monkeypatch.setattr(policy.engine, "generate", generate)
+    with ThreadPoolExecutor(1) as executor:
+        servicer = PolicyServicer(executor, max_completions=1, max_new_tokens=LENGTH)
+        servicer.attach(policy)
+        request = wire.GenerateStreamRequest()
+        request.prompt.text = "Once"
+        request.sampling.max_new_tokens = request.sampling.min_new_tokens = LENGTH
+        messages = [message async for message in servicer.GenerateStream(request, None)]
+    steps = [message.version.step for message in messages]
+    assert steps == [0] * SWAP_AT + [1] * (LENGTH - SWAP_AT) + [1]
+    assert len({message.version.digest for message in messages}) == 2
 
 
 def test_waiting_leaves_a_batch_as_it_is(folder: Path) -> None:
