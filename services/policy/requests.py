@@ -32,7 +32,8 @@ def sampling_of(options: common.SamplingOptions, *, most_new_tokens: int) -> Sam
     found = Violations()
     found.check(
         np.isfinite(options.temperature)
-        and (options.temperature == 0 or options.temperature >= LOWEST_TEMPERATURE),
+        # It comes as float32, as which the lowest is a little lower.
+        and (options.temperature == 0 or options.temperature >= float(np.float32(LOWEST_TEMPERATURE))),
         "sampling.temperature",
         f"expected 0, or {LOWEST_TEMPERATURE:g} or more, got {options.temperature:g}",
     )

@@ -53,7 +53,8 @@ class ReferenceModel:
             )
         found = Violations()
         found.check(
-            temperature >= LOWEST_TEMPERATURE and np.isfinite(temperature),
+            # It comes as float32, as which the lowest is a little lower.
+            temperature >= float(np.float32(LOWEST_TEMPERATURE)) and np.isfinite(temperature),
             "temperature",
             f"expected a number from {LOWEST_TEMPERATURE:g}, got {temperature:g}",
         )

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from services.common.arrays import from_numpy, to_numpy
 from services.common.server import serving
+from services.common.spec.run import LOWEST_TEMPERATURE
 from services.common.spec.service import ModelSpec
 from services.reference.application import ReferenceApplication
 from services.reference.config import ReferenceConfig
@@ -80,6 +81,16 @@ async def test_many_calls_at_once_each_get_their_own_answer(folder: Path) -> Non
         answers = await asyncio.gather(*(client.logprobs([pair]) for pair in pairs))
     for [answer], values in zip(answers, expected(folder, pairs, 1.0), strict=True):
         np.testing.assert_allclose(np.asarray(answer), values, atol=2e-6, rtol=0)
+
+
+async def test_the_lowest_temperature_of_a_run_is_taken(folder: Path) -> None:
+    """On the wire it is float32 and a little lower."""
+    async with (
+        serving(config_for(folder), ReferenceApplication(config_for(folder))) as endpoints,
+        AsyncReferenceClient(endpoints.grpc) as client,
+    ):
+        [answer] = await client.logprobs([([1], [2])], temperature=LOWEST_TEMPERATURE)
+    assert np.isfinite(np.asarray(answer)).all()
 
 
 async def test_bad_requests_name_their_fields(folder: Path) -> None:

@@ -74,8 +74,10 @@ class RemoteModel:
 
 def limit_of(request: Request, facts: ModelFacts) -> int:
     """Tokens that may still come: by the sampling, the context and what the draft has."""
-    room = facts.context_length - len(request.prompt_ids)
-    return min(request.sampling.max_new_tokens, room) - len(request.draft.token_ids)
+    most = request.sampling.max_new_tokens
+    if facts.context_length:  # 0: none is known, or there is none (Mamba, Bloom, MPT)
+        most = min(most, facts.context_length - len(request.prompt_ids))
+    return most - len(request.draft.token_ids)
 
 
 def seed_of(request: Request) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from services.policy.config import EngineSpec, PolicyConfig
 from services.policy.engines import remote
 from services.policy.engines.base import Draft, Request, Sampling
 from services.policy.engines.choice import needed, open_engine
-from services.policy.engines.remote import JsonServer, RemoteModel, seed_of
+from services.policy.engines.remote import JsonServer, RemoteModel, limit_of, seed_of
 from services.policy.engines.tgi_engine import TgiEngine
 from services.policy.generation import Policy, Update
 from tests.contract.engines.conftest import CONTEXT
@@ -299,6 +300,14 @@ def test_engines_that_are_no_whole(fields: dict[str, object], message: str) -> N
     """A table that names too little or too much says which."""
     with pytest.raises(ValidationError, match=message):
         EngineSpec.model_validate(fields)
+
+
+def test_a_model_without_a_context_length_has_no_bound(model: RemoteModel) -> None:
+    """Mamba's configuration names none: the sampling's own limit holds, never a negative one."""
+    request = replace(ask(model)[0], draft=Draft(token_ids=np.zeros(1, np.int32)))
+    assert limit_of(request, replace(model.facts, context_length=0)) == 3
+    short = replace(model.facts, context_length=len(request.prompt_ids) + 2)
+    assert limit_of(request, short) == 1
 
 
 def test_context_of_the_server_model(model: RemoteModel, folders: dict[str, Path]) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from services.common.arrays import from_numpy, to_numpy
 from services.common.errors import InvalidInput
+from services.common.spec.run import LOWEST_TEMPERATURE
 from services.models.manifest import Version
 from services.policy.engines.base import Draft, Finish, Sampling
 from services.policy.engines.transformers_engine import TransformersEngine
@@ -73,6 +74,14 @@ def test_sampling_options_become_sampling() -> None:
     assert sampling_of(common.SamplingOptions(), most_new_tokens=500) == Sampling(
         temperature=0.0, top_p=1.0, top_k=0, max_new_tokens=128, min_new_tokens=0
     )
+
+
+def test_the_lowest_temperature_of_a_run_is_taken() -> None:
+    """On the wire it is float32 and a little lower; less is refused."""
+    lowest = sampling_of(common.SamplingOptions(temperature=LOWEST_TEMPERATURE), most_new_tokens=128)
+    assert lowest.temperature == np.float32(LOWEST_TEMPERATURE)
+    with pytest.raises(InvalidInput):
+        sampling_of(common.SamplingOptions(temperature=0.99 * LOWEST_TEMPERATURE), most_new_tokens=128)
 
 
 @pytest.mark.parametrize(
