@@ -13,7 +13,7 @@ import numpy as np
 
 from services.common.errors import InvalidInput, Mismatch
 from services.policy.engines.base import Capability, Draft, Emit, Ids, Request
-from services.policy.engines.remote import JsonServer, RemoteModel, generate_apart, limit_of, seed_of
+from services.policy.engines.remote import CallsApart, Connections, JsonServer, RemoteModel, limit_of, seed_of
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ class OpenaiEngine:
         self.facts = model.facts
         self._model = model
         self._server = server
-        self._max_rows = max_rows
+        self._calls = CallsApart(max_rows)
         self._served = served or str(server.get("/v1/models")["data"][0]["id"])
 
     def generate(
@@ -47,7 +47,7 @@ class OpenaiEngine:
                 raise InvalidInput(
                     "the openai engine cannot go on from a draft", {"completion": "expected none"}
                 )
-        return generate_apart(self._complete, requests, self.facts, stopping, emit, at_once=self._max_rows)
+        return self._calls.generate(self._complete, requests, self.facts, stopping, emit)
 
     def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Raises Mismatch: the API has no such call."""
@@ -65,7 +65,7 @@ class OpenaiEngine:
         """See Engine."""
         return self._model.decode(token_ids)
 
-    def _complete(self, request: Request) -> Draft:
+    def _complete(self, request: Request, connections: Connections | None = None) -> Draft:
         sampling = request.sampling
         body: dict[str, Any] = {
             "model": self._served,
@@ -77,7 +77,7 @@ class OpenaiEngine:
         }
         if sampling.stop:
             body["stop"] = list(sampling.stop)
-        choice = self._server.post("/v1/completions", body)["choices"][0]
+        choice = self._server.post("/v1/completions", body, connections)["choices"][0]
         ids = self._model.tokenizer(choice["text"], add_special_tokens=False)["input_ids"]
         return Draft(
             token_ids=np.array(ids, np.int32),

@@ -1,13 +1,15 @@
 """What engines behind a URL share: the model's tokenizer and facts without its weights, calls side by side, errors.
 
-A server's completion is whole or not there: a stop in the middle gives up what is under way.
+A server's completion is whole or not there: a stop in the middle gives up what is under way, and hangs up.
 """
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -21,6 +23,8 @@ from services.models.precision import torch_dtype
 from services.policy.engines.base import Draft, Emit, Ids, Request, Sampling, check_request
 
 _STOP_SECONDS = 0.1
+# Steps of a request after which there is another socket: https://www.encode.io/httpcore/extensions/#trace
+_CONNECTED = ("connect_tcp.complete", "start_tls.complete")
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 30.0
 _OVERLOADED, _SERVER = 429, 500
 # Of what stands before it, or of itself while it starts; 500 is what broke over this very request.
@@ -91,52 +95,102 @@ def is_plain(sampling: Sampling) -> bool:
     return sampling.temperature in (0.0, 1.0) and sampling.top_p >= 1.0 and not sampling.top_k
 
 
-def generate_apart(
-    complete: Callable[[Request], Draft],
-    requests: Sequence[Request],
-    facts: ModelFacts,
-    stopping: threading.Event,
-    emit: Emit | None,
-    *,
-    at_once: int,
-) -> list[Draft]:
-    """Each unfinished request by a call of its own, so many at once. The first error of any ends all."""
-    for request in requests:
-        check_request(request, facts)
-    drafts: list[Draft] = [request.draft for request in requests]
-    if stopping.is_set():
-        return drafts
-    pool = ThreadPoolExecutor(at_once, thread_name_prefix="engine-call")
-    try:
-        under_way = {
-            pool.submit(_patiently, complete, request, stopping): index
-            for index, request in enumerate(requests)
-            if request.draft.finish is None
-        }
-        while under_way and not stopping.is_set():
-            done, _ = wait(under_way, timeout=_STOP_SECONDS, return_when=FIRST_COMPLETED)
-            for future in done:
-                index = under_way.pop(future)
-                drafts[index] = future.result()
-                if emit:
-                    _emit(emit, index, len(requests[index].draft.token_ids), drafts[index])
-    finally:
-        pool.shutdown(wait=not stopping.is_set(), cancel_futures=True)
-    return drafts
+class Connections:
+    """Those of one call of an engine; `cut` drops them, so that their server sees that nobody waits any more."""
+
+    def __init__(self) -> None:
+        self._sockets: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self.gone = threading.Event()
+
+    def trace(self, step: str, told: Mapping[str, Any]) -> None:
+        """What httpx reports of a request: a connection's socket, before anything is sent."""
+        if not step.endswith(_CONNECTED):
+            return
+        with self._lock:
+            self._sockets.append(told["return_value"].get_extra_info("socket"))
+        if self.gone.is_set():
+            self.cut()
+
+    def cut(self) -> None:
+        """Wake whoever reads from one, with an error: to close a socket would leave its reader waiting."""
+        self.gone.set()
+        with self._lock:
+            for each in self._sockets:
+                with suppress(OSError):  # closed already
+                    # Not what TLS makes of it, which is for the reading thread alone.
+                    socket.socket.shutdown(each, socket.SHUT_RDWR)
+            self._sockets.clear()
 
 
-def _patiently(complete: Callable[[Request], Draft], request: Request, stopping: threading.Event) -> Draft:
-    """A server that is full is asked again, for as long as a minute; what it has not begun is handed back."""
-    pause = _FIRST_PAUSE_SECONDS
-    while True:
+Complete = Callable[[Request, Connections], Draft]
+
+
+class CallsApart:
+    """Each request of an engine by a call of its own, `at_once` of them: with those that were given up and go on."""
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+        self._free = threading.BoundedSemaphore(at_once)
+
+    def generate(
+        self,
+        complete: Complete,
+        requests: Sequence[Request],
+        facts: ModelFacts,
+        stopping: threading.Event,
+        emit: Emit | None,
+    ) -> list[Draft]:
+        """A draft for each, the unfinished ones by `complete`. The first error of any, or `stopping`, ends all."""
+        for request in requests:
+            check_request(request, facts)
+        drafts: list[Draft] = [request.draft for request in requests]
+        if stopping.is_set():
+            return drafts
+        connections = Connections()
+        pool = ThreadPoolExecutor(self._at_once, thread_name_prefix="engine-call")
         try:
-            return complete(request)
-        except Overloaded:
-            if pause > _LONGEST_PAUSE_SECONDS:
-                raise
-        if stopping.wait(pause):
-            return request.draft
-        pause *= 2
+            under_way = {
+                pool.submit(self._patiently, complete, request, connections): index
+                for index, request in enumerate(requests)
+                if request.draft.finish is None
+            }
+            while under_way and not stopping.is_set():
+                done, _ = wait(under_way, timeout=_STOP_SECONDS, return_when=FIRST_COMPLETED)
+                for future in done:
+                    index = under_way.pop(future)
+                    drafts[index] = future.result()
+                    if emit:
+                        _emit(emit, index, len(requests[index].draft.token_ids), drafts[index])
+        finally:
+            connections.cut()
+            pool.shutdown(wait=False, cancel_futures=True)
+        return drafts
+
+    def _patiently(self, complete: Complete, request: Request, connections: Connections) -> Draft:
+        """A server that is full is asked again, for as long as a minute; what it has not begun is handed back."""
+        pause = _FIRST_PAUSE_SECONDS
+        while self._begin(connections):
+            try:
+                return complete(request, connections)
+            except Overloaded:
+                if pause > _LONGEST_PAUSE_SECONDS:
+                    raise
+            finally:
+                self._free.release()
+            connections.gone.wait(pause)
+            pause *= 2
+        return request.draft
+
+    def _begin(self, connections: Connections) -> bool:
+        """Wait for one of the calls before to have ended; False where nobody waits any more."""
+        while not self._free.acquire(timeout=_STOP_SECONDS):
+            if connections.gone.is_set():
+                return False
+        if connections.gone.is_set():
+            self._free.release()
+            return False
+        return True
 
 
 def _emit(emit: Emit, index: int, before: int, draft: Draft) -> None:
@@ -151,13 +205,29 @@ class JsonServer:
     def __init__(self, name: str, url: str, *, api_key: str = "", timeout_seconds: float = 600) -> None:
         self._name = name
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        # A call takes seconds: connections kept for the next one save nothing, and outlive those who made them.
+        # A call takes seconds: connections kept for the next one save nothing, and outlive those who made them. And
+        # so each belongs to one call, which may cut it.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_seconds, limits=limits)
 
-    def post(self, path: str, body: Mapping[str, Any] | None = None, **query: str) -> Any:
-        """The answer's JSON. Raises InvalidInput, Overloaded, Unavailable or ServiceError."""
-        return self._answer("POST", path, json=dict(body) if body is not None else None, params=query)
+    def post(
+        self,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        connections: Connections | None = None,
+        **query: str,
+    ) -> Any:
+        """The answer's JSON. Raises InvalidInput, Overloaded, Unavailable or ServiceError.
+
+        connections: gets that of this call.
+        """
+        return self._answer(
+            "POST",
+            path,
+            json=dict(body) if body is not None else None,
+            params=query,
+            extensions={} if connections is None else {"trace": connections.trace},
+        )
 
     def get(self, path: str) -> Any:
         """The answer's JSON. Raises as `post` does."""

@@ -15,9 +15,10 @@ import numpy as np
 from services.common.errors import InvalidInput, Mismatch, Overloaded, TrimtabError, Unavailable
 from services.policy.engines.base import Capability, Draft, Emit, Floats, Ids, Request
 from services.policy.engines.remote import (
+    CallsApart,
+    Connections,
     RemoteModel,
     error_of,
-    generate_apart,
     is_plain,
     limit_of,
     seed_of,
@@ -40,7 +41,7 @@ class TgiEngine:
 
         self.facts = model.facts
         self._model = model
-        self._max_rows = max_rows
+        self._calls = CallsApart(max_rows)
         self._client = InferenceClient(model=url, token=api_key or "none", timeout=timeout_seconds)
 
     def generate(
@@ -56,7 +57,7 @@ class TgiEngine:
                 raise InvalidInput(
                     "the tgi engine cannot go on from a draft", {"completion": "expected none"}
                 )
-        return generate_apart(self._complete, requests, self.facts, stopping, emit, at_once=self._max_rows)
+        return self._calls.generate(self._complete, requests, self.facts, stopping, emit)
 
     def prompt_logprobs(self, text: str) -> tuple[Ids, Floats]:
         """Ids of a text and each one's log-prob given what precedes it; the first has none and is left out."""
@@ -88,7 +89,8 @@ class TgiEngine:
         """See Engine."""
         return self._model.decode(token_ids)
 
-    def _complete(self, request: Request) -> Draft:
+    def _complete(self, request: Request, _: Connections) -> Draft:
+        # The hub's client is the whole process': a call that is given up is not cut, only counted.
         sampling = request.sampling
         options: dict[str, Any] = {"do_sample": False}
         if sampling.temperature > 0:

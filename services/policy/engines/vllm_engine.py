@@ -20,9 +20,10 @@ from services.common.errors import Corrupted, InvalidInput, Mismatch, Unavailabl
 from services.policy.engines.base import Capability, Draft, Emit, Ids, Request, Sampling
 from services.policy.engines.fitting import check_fits
 from services.policy.engines.remote import (
+    CallsApart,
+    Connections,
     JsonServer,
     RemoteModel,
-    generate_apart,
     is_plain,
     limit_of,
     seed_of,
@@ -62,7 +63,7 @@ class VllmEngine:
         self.facts = model.facts
         self._model = model
         self._server = server
-        self._max_rows = max_rows
+        self._calls = CallsApart(max_rows)
         self._folders = folders
         self._process = process
         self._served = self._served_name()
@@ -99,7 +100,7 @@ class VllmEngine:
                     "it has not both log-probs",
                     {"sampling": "temperature 0 or 1, top_k 0, top_p 1, min_new_tokens 0"},
                 )
-        return generate_apart(self._complete, requests, self.facts, stopping, emit, at_once=self._max_rows)
+        return self._calls.generate(self._complete, requests, self.facts, stopping, emit)
 
     def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Have the server load these and what it had of the rest. Raises Mismatch before anything is written.
@@ -143,7 +144,7 @@ class VllmEngine:
     def _served_name(self) -> str:
         return str(self._server.get("/v1/models")["data"][0]["id"])
 
-    def _complete(self, request: Request) -> Draft:
+    def _complete(self, request: Request, connections: Connections | None = None) -> Draft:
         sampling, draft = request.sampling, request.draft
         answer = self._server.post(
             "/v1/completions",
@@ -164,6 +165,7 @@ class VllmEngine:
                 "logprobs": 0,
                 "return_token_ids": True,
             },
+            connections,
         )
         choice = answer["choices"][0]
         tokens, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
