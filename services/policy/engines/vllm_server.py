@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -68,11 +69,10 @@ class VllmServer:
         while time.monotonic() < ends:
             if self._process.poll() is not None:
                 raise Unavailable(f"vLLM ended while it started: {self._last_words()}")
-            try:
+            with suppress(httpx.HTTPError):
                 if httpx.get(f"{self.url}/health", timeout=5).is_success:
                     return
-            except httpx.HTTPError:
-                time.sleep(_POLL_SECONDS)
+            time.sleep(_POLL_SECONDS)
         raise Unavailable(f"vLLM is silent after {seconds:.0f} s")
 
     def _last_words(self) -> str:
