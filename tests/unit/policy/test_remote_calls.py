@@ -58,14 +58,18 @@ class Endless:
     def __init__(self) -> None:
         self.begun = self.hung_up = 0
         self.refuse = False
+        self._lock = threading.Lock()
 
     def __call__(self, request: HttpRequest, handler: BaseHTTPRequestHandler) -> Reply | None:
         if request.content["index"] == 1 and self.refuse:
             until(lambda: self.begun == 1, "the other call")
             return Reply({"error": "no"}, 400)
-        self.begun += 1
+        with self._lock:
+            self.begun += 1
         select.select([handler.connection], [], [], 60)  # readable: nothing more comes but the end
-        self.hung_up += not handler.connection.recv(1)
+        ended = not handler.connection.recv(1)
+        with self._lock:
+            self.hung_up += ended
         handler.close_connection = True
         return None
 
