@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from services.common.spec.algorithms import KlSpec
 from services.common.spec.library import TrpoSpec
 from services.learner.algorithms.base import Current
 from services.learner.algorithms.trpo import (
@@ -179,8 +178,7 @@ def test_targets() -> None:
     torch.testing.assert_close(found.returns, torch.tensor([[0.2, 1.1]]))
     whitened = trpo_targets(batch, TrpoSpec(gamma=0.5, gae_lambda=0.4), 0.1)
     assert whitened.advantages.std().item() == pytest.approx(1.0, abs=1e-5)
-    in_loss = trpo_targets(batch, TrpoSpec(kl=KlSpec(placement="loss")), 0.1)
-    torch.testing.assert_close(in_loss.rewards, torch.tensor([[0.0, 1.0]]))
+    torch.testing.assert_close(found.rewards, torch.tensor([[-0.05, 1.1]]))
 
 
 def test_returns_of_padding_are_none() -> None:
