@@ -171,7 +171,7 @@ def _free_groups(session: Session, asking: Asking, limit: int) -> list[list[Task
     groups: list[list[TaskRow]] = []
     seen: set[str] = set()
     settled: set[str] = set()
-    locked_first = _of_locked_items if asking.rankings else _locked
+    locked_first = _of_locked_items if asking.rankings and not _one_writer(session) else _locked
     for _ in range(_ROUNDS):
         if len(groups) >= limit:
             break
@@ -189,12 +189,17 @@ def _free_groups(session: Session, asking: Asking, limit: int) -> list[list[Task
     return groups
 
 
+def _one_writer(session: Session) -> bool:
+    """Whether nobody else can be taking anything meanwhile."""
+    return session.get_bind().dialect.name == "sqlite"
+
+
 def _lock(session: Session, asking: Asking, found: Sequence[TaskRow]) -> list[TaskRow]:
     """Of rows whose items are locked: those that are free still, and the other free ones of items for ranking."""
     items = {row.item_id for row in found if asking.ranks(row)}
     alone = [row for row in found if row.item_id not in items]
     together = TaskRow.item_id.in_(items)
-    if session.get_bind().dialect.name == "sqlite":  # has one writer: what was found is as it was
+    if _one_writer(session):  # what was found is as it was
         return alone + (list(session.scalars(_free(asking).where(together))) if items else [])
     pairs = TaskRow.task_id.in_({row.task_id for row in alone})
     return list(session.scalars(_locked(_free(asking).where(or_(together, pairs) if items else pairs))))
