@@ -44,7 +44,7 @@ from trimtab.rollout.v1.rollout_pb2 import RolloutGroup
 BLOCK_SECONDS = 1.0
 # For a server that restarts with its model; what our clients have, too. Then a group has failed once.
 PATIENCE_SECONDS = 300.0
-_LONGEST_PAUSE_SECONDS = 2.0
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 2.0
 
 # Not the groups' fault: a server that is away, and one whose users have not the rights (yet) that a worker needs.
 _WAITED_OUT = (Unavailable, Unauthenticated)
@@ -242,19 +242,21 @@ class StageWorker:
         """Outcomes of all groups. Those of which the work is away are tried again, for a while."""
         outcomes = self._tried(groups)
         ends = time.monotonic() + self._patience_seconds
-        pause = 0.1
+        pause, told = _FIRST_PAUSE_SECONDS, False
         while away := [at for at, outcome in enumerate(outcomes) if outcome.kind == "away"]:
-            error = outcomes[away[0]].error or self._info(Unavailable("away without an error"))
-            if pause == 0.1:
-                self._log.warning("what does the work is away or full, waiting for it", error=error.message)
+            if not told:
+                error = outcomes[away[0]].error
+                why = error.message if error else ""
+                self._log.warning("what does the work is away or full, waiting for it", error=why)
+                told = True
             if time.monotonic() >= ends:
-                outcomes = [Outcome("failed", one.error) if one.kind == "away" else one for one in outcomes]
+                again = [Outcome("failed", outcomes[at].error) for at in away]
             elif self._letting_go.wait(pause * random.uniform(0.5, 1.0)):
-                outcomes = [Outcome("unfinished") if one.kind == "away" else one for one in outcomes]
+                again = [Outcome("unfinished") for _ in away]
             else:
                 again = self._tried([groups[at] for at in away])
-                for at, outcome in zip(away, again, strict=True):
-                    outcomes[at] = outcome
+            for at, outcome in zip(away, again, strict=True):
+                outcomes[at] = outcome
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
         return outcomes
 
@@ -368,8 +370,7 @@ class StageWorker:
     ) -> Result:
         """Do it, again and again while the queue is away, until `given_up` (a drain, where not named) is set."""
         given_up = given_up or self._stopping
-        pause = 0.1
-        told = False
+        pause, told = _FIRST_PAUSE_SECONDS, False
         while True:
             try:
                 return await action()

@@ -44,9 +44,9 @@ from services.models.packing import micro_batches
 
 @dataclass(slots=True)
 class _Pass:
-    """What forward passes over some rows give: one tensor [length] for each row, by its number in the batch.
+    """What a forward pass over some rows gives: one tensor [length] for each row, by its number in the batch.
 
-    idle: 0 with a graph, of rounds in which this process had no row.
+    idle: 0 with a graph, of a round in which this process had no row.
     """
 
     logprobs: dict[int, torch.Tensor] = field(default_factory=dict)
@@ -114,7 +114,7 @@ class Trainer:
         if self._branch is not None:
             samples = self._branch.told(samples, trunk)
         proximal = [
-            self._forward(samples, trunk, [micro], gradient=single, entropy=True)
+            self._forward(samples, trunk, micro, gradient=single, entropy=True)
             for micro in self._micro_batches(samples, every)
         ]
         known = self._known(samples, proximal)
@@ -134,7 +134,7 @@ class Trainer:
             explores = self.settings.entropy_coefficient > 0
             place_of = {row: place for place, row in enumerate(rows)}
             passes = (
-                self._forward(samples, trunk, [micro], gradient=True, entropy=explores)
+                self._forward(samples, trunk, micro, gradient=True, entropy=explores)
                 for micro in self._micro_batches(samples, rows)
             )
             for current in proximal if single else passes:
@@ -226,24 +226,21 @@ class Trainer:
         self,
         samples: Sequence[Sample],
         trunk: list[torch.Tensor],
-        rounds: Sequence[list[int]],
+        rows: list[int],
         *,
         gradient: bool,
         entropy: bool = False,
     ) -> _Pass:
-        """Log-probs, values and, where asked for, entropy (else 0) of the rows, a pass for each round."""
-        result = _Pass()
+        """Log-probs, values and, where asked for, entropy (else 0) of a micro-batch's rows, in one pass."""
         with torch.set_grad_enabled(gradient):
-            for rows in rounds:
-                if not rows:
-                    idle = run_along(self._split, self.critic)
-                    result.idle = idle if result.idle is None else result.idle + idle
-                    continue
-                pieces = self._forward_micro(samples, trunk, rows, entropy)
-                for row, logprobs, values, spread, raw in zip(rows, *pieces, strict=True):
-                    result.logprobs[row], result.values[row], result.entropy[row] = logprobs, values, spread
-                    result.raw[row] = raw
-        return result
+            if not rows:
+                return _Pass(idle=run_along(self._split, self.critic))
+            result = _Pass()
+            pieces = self._forward_micro(samples, trunk, rows, entropy)
+            for row, logprobs, values, spread, raw in zip(rows, *pieces, strict=True):
+                result.logprobs[row], result.values[row], result.entropy[row] = logprobs, values, spread
+                result.raw[row] = raw
+            return result
 
     def _known(self, samples: Sequence[Sample], passes: Sequence[_Pass]) -> _Known:
         """The passes over the batch, of all processes."""
