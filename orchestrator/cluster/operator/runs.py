@@ -13,17 +13,17 @@ that is to go writes its checkpoint, its policies go on: without them it would n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 from orchestrator.cluster.client.errors import Refused, first_refused
 from orchestrator.cluster.conditions import RoleFacts, RunFacts, run_conditions
-from orchestrator.cluster.control.attempts import Count, JobState, Learner, Terms, next_learner
+from orchestrator.cluster.control.attempts import Count, JobState, Terms, next_learner
 from orchestrator.cluster.control.contest import Contests
 from orchestrator.cluster.control.course import DONE, Course, check_supported, course_of, stages_in_order
-from orchestrator.cluster.control.facts import PODLESS_SECONDS, learner_facts, pod_facts, role_facts
+from orchestrator.cluster.control.facts import PODLESS_SECONDS, learner_facts, role_facts
 from orchestrator.cluster.control.pods import moment
 from orchestrator.cluster.control.queueing import holds_quota, keeps_workload, priority_kept
 from orchestrator.cluster.control.replicas import RESUME, Number, number_for, remembered
@@ -35,47 +35,24 @@ from orchestrator.cluster.names import MANAGER, RunNames, service_of
 from orchestrator.cluster.operator.checkpoints import Checkpoints, Leaving
 from orchestrator.cluster.operator.flavors import Flavors
 from orchestrator.cluster.operator.leftovers import Leftovers
+from orchestrator.cluster.operator.plan import (
+    Plan,
+    counted,
+    is_podless,
+    pods_beside,
+    stage_jobs_to_go,
+    wants_learner,
+)
 from orchestrator.cluster.operator.secrets import RunSecrets
 from orchestrator.cluster.operator.shared import Tools
 from orchestrator.cluster.operator.status_writer import StatusWriter
 from orchestrator.cluster.render import Manifest, RunState, render_run
-from orchestrator.cluster.render.jobs import SERVICES
 from orchestrator.cluster.render.options import PORTS
 from orchestrator.cluster.render.services import stage_role, stages_of
 from services.common.errors import InvalidInput
 
 CHECKPOINT_LOOK_SECONDS = 2.0
 HELD_LOOK_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    """What is to be, decided from one look."""
-
-    run: TrainingRun
-    names: RunNames
-    view: View
-    course: Course
-    learner: Learner
-    is_admitted: bool
-    kueue_unseen: str
-    """Why nobody knows whether it is admitted; empty: it is known, or Kueue is not asked."""
-    waits_for_checkpoint: bool
-
-    @property
-    def wanted(self) -> bool:
-        """Whether a learner is to run now."""
-        return _wants_learner(self.run, self.course, is_admitted=self.is_admitted)
-
-    @property
-    def held(self) -> bool:
-        """Whether it is left as it is: who cannot see what Kueue says must neither start a run nor take it down."""
-        return bool(self.kueue_unseen) and not self.run.spec.suspend and not self.course.finished
-
-    @property
-    def rest(self) -> bool:
-        """Whether nobody works now."""
-        return not self.wanted and not self.waits_for_checkpoint
 
 
 class RunReconciler:
@@ -147,11 +124,11 @@ class RunReconciler:
         waits.append(self._contests_of(plan).look_again(self._tools.clock()))
         if plan.waits_for_checkpoint:
             waits.append(CHECKPOINT_LOOK_SECONDS)
-        if _is_podless(replace(plan, view=view)):
+        if is_podless(replace(plan, view=view)):
             waits.append(PODLESS_SECONDS)
         return min((wait for wait in waits if wait is not None), default=None)
 
-    def _plan(self, run: TrainingRun, ref: Ref) -> _Plan:
+    def _plan(self, run: TrainingRun, ref: Ref) -> Plan:
         names = RunNames.of(run)
         view = view_of(self._tools.store.owned(ref), names)
         course = course_of(run, view.before_rl or {})
@@ -162,7 +139,7 @@ class RunReconciler:
             replace(count, in_a_row=0) if course.anew else count,
             view.learner,
             view.pods_of(LEARNER),
-            wanted=_wants_learner(run, course, is_admitted=is_admitted),
+            wanted=wants_learner(run, course, is_admitted=is_admitted),
             terms=Terms(
                 steps=run.spec.steps,
                 restart_limit=run.spec.restart_limit,
@@ -177,7 +154,7 @@ class RunReconciler:
         leaving = learner.delete if run.spec.suspend and not course.finished else ()
         self._checkpoints.keep(ref, [_leaving(ref, view, job) for job in leaving])
         waits = not all(self._is_saved(run, names, view, job) for job in leaving)
-        return _Plan(
+        return Plan(
             run=run,
             names=names,
             view=view,
@@ -217,7 +194,7 @@ class RunReconciler:
 
     # ------------------------------------------------------------ what is written
 
-    def _carry_out(self, item: Object, plan: _Plan) -> Exception | None:
+    def _carry_out(self, item: Object, plan: Plan) -> Exception | None:
         """Apply, prune, scale, start. The first thing that the server refuses: told to the user, and tried again.
 
         What is refused holds nothing else up but new Jobs: a run over its quota can still be suspended.
@@ -234,7 +211,7 @@ class RunReconciler:
         refused = first_refused(steps)
         return refused or first_refused([lambda: self._start_jobs(item, plan, jobs)])
 
-    def _apply(self, plan: _Plan, manifest: Manifest) -> None:
+    def _apply(self, plan: Plan, manifest: Manifest) -> None:
         there = plan.view.workload
         if manifest["kind"] == "Workload" and there is not None and holds_quota(there):
             # What Kueue has admitted it does not let anybody change; whether it is to be active, it does.
@@ -246,7 +223,7 @@ class RunReconciler:
             manifest = self._with_priority(plan, manifest)
         self._tools.applier.ensure([manifest])
 
-    def _with_priority(self, plan: _Plan, manifest: Manifest) -> Manifest:
+    def _with_priority(self, plan: Plan, manifest: Manifest) -> Manifest:
         """With the number of its class. Raises NotFound or Forbidden for one that is not there, or not to be read."""
         queueing = plan.run.spec.queueing
         if queueing is None or queueing.priority_class is None:
@@ -257,7 +234,7 @@ class RunReconciler:
             priority = found["value"]
         return {**manifest, "spec": {**manifest["spec"], "priority": priority}}
 
-    def _manifests(self, plan: _Plan) -> list[Manifest]:
+    def _manifests(self, plan: Plan) -> list[Manifest]:
         run, stage = plan.run, plan.course.stage
         if stage == DONE and "rl" in stages_in_order(run):
             stage = "rl"
@@ -272,7 +249,7 @@ class RunReconciler:
         )
         return render_run(run, self._tools.options, state)
 
-    def _set_numbers(self, item: Object, plan: _Plan) -> None:
+    def _set_numbers(self, item: Object, plan: Plan) -> None:
         for stage in stages_of(plan.run):
             name = plan.names.service(service_of(stage))
             deployment = self._tools.store.get(Ref("Deployment", plan.names.namespace, name))
@@ -291,7 +268,7 @@ class RunReconciler:
             if number.remember is None and remembered(deployment) is not None:
                 self._tools.applier.annotate(deployment, {RESUME: None})
 
-    def _is_left(self, plan: _Plan, name: str, number: Number) -> bool:
+    def _is_left(self, plan: Plan, name: str, number: Number) -> bool:
         """Whether a number at rest is left to somebody else for now, who writes it again and again."""
         contests, now = self._contests_of(plan), self._tools.clock()
         if number.replicas is None:
@@ -302,13 +279,13 @@ class RunReconciler:
             contests.wrote(name, now)
         return False
 
-    def _contests_of(self, plan: _Plan) -> Contests:
+    def _contests_of(self, plan: Plan) -> Contests:
         ref = Ref("TrainingRun", plan.names.namespace, plan.names.run)
         if not plan.rest:
             self._contests.pop(ref, None)
         return self._contests.setdefault(ref, Contests()) if plan.rest else Contests()
 
-    def _start_jobs(self, item: Object, plan: _Plan, jobs: Sequence[Manifest]) -> None:
+    def _start_jobs(self, item: Object, plan: Plan, jobs: Sequence[Manifest]) -> None:
         if plan.course.finished:
             return
         for job in jobs:
@@ -316,12 +293,12 @@ class RunReconciler:
                 name = job["metadata"]["name"]
                 self._tools.recorder.tell(item, "Start", "Started", f"Job {name} is made")
 
-    def _remove_over(self, item: Object, plan: _Plan) -> None:
+    def _remove_over(self, item: Object, plan: Plan) -> None:
         """Jobs that are over or not wanted, and pods that cannot end."""
         if plan.waits_for_checkpoint:
             return
         ref = Ref.of(item)
-        for job in (*plan.learner.delete, *_stage_jobs_to_go(plan)):
+        for job in (*plan.learner.delete, *stage_jobs_to_go(plan)):
             learner = _leaving(ref, plan.view, job)
             there = plan.view.jobs.get(job)
             if there is not None:
@@ -355,7 +332,7 @@ class RunReconciler:
 
     # ------------------------------------------------------------ what is told
 
-    def _tell(self, item: Object, plan: _Plan, refused: Exception | None) -> float | None:
+    def _tell(self, item: Object, plan: Plan, refused: Exception | None) -> float | None:
         run, now = plan.run, self._tools.now()
         insight = self._tools.insights.get(Ref.of(item))
         roles = self._roles(plan, now)
@@ -363,7 +340,7 @@ class RunReconciler:
         facts = RunFacts(
             generation=run.metadata.generation,
             roles=tuple(roles),
-            beside=_beside(plan, now),
+            beside=pods_beside(plan, now),
             suspended=run.spec.suspend and not plan.course.finished and not plan.waits_for_checkpoint,
             admitted=plan.is_admitted,
             job="" if plan.course.stage in ("rl", DONE) else plan.course.stage,
@@ -379,7 +356,7 @@ class RunReconciler:
         conditions = run_conditions(facts, run.status.conditions, now)
         picture = RunPicture(
             course=plan.course,
-            count=_counted(plan),
+            count=counted(plan),
             roles=roles,
             insight=insight,
             conditions=conditions,
@@ -392,7 +369,7 @@ class RunReconciler:
         self._tools.recorder.transitions(item, run.status.conditions, conditions)
         return wait
 
-    def _roles(self, plan: _Plan, now: datetime) -> list[RoleFacts]:
+    def _roles(self, plan: Plan, now: datetime) -> list[RoleFacts]:
         insight = self._tools.insights.get(Ref("TrainingRun", plan.names.namespace, plan.names.run))
         if plan.course.stage not in ("rl", DONE):
             return []
@@ -410,7 +387,7 @@ class RunReconciler:
         facts = RunFacts(generation=item["metadata"].get("generation", 0), invalid=" ".join(error.split()))
         self._tell_alone(item, facts, ("Degraded", "Progressing"), {"observed_generation": facts.generation})
 
-    def _tell_held(self, item: Object, plan: _Plan) -> None:
+    def _tell_held(self, item: Object, plan: Plan) -> None:
         """Say why it is left as it is. Its spec has not been looked at, so the generation seen stays what it was."""
         generation = plan.run.metadata.generation
         facts = RunFacts(generation=generation, admitted=False, kueue_unseen=plan.kueue_unseen)
@@ -437,54 +414,8 @@ class RunReconciler:
         self._status.forget(ref)
 
 
-def _wants_learner(run: TrainingRun, course: Course, *, is_admitted: bool) -> bool:
-    return course.stage == "rl" and not course.finished and not run.spec.suspend and is_admitted
-
-
-def _waited_for(plan: _Plan) -> dict[str, Object]:
-    """By service, what is no role and whose one pod is to be there: the queue's server, the job before RL."""
-    names, stage = plan.names, plan.course.stage
-    found = {"redis": plan.view.object_of("StatefulSet", names.redis)}
-    if stage in SERVICES:
-        found[SERVICES[stage]] = plan.view.jobs.get(names.job(SERVICES[stage]))
-    return {service: item for service, item in found.items() if item is not None}
-
-
-def _beside(plan: _Plan, now: datetime) -> tuple[RoleFacts, ...]:
-    return tuple(
-        pod_facts(service, item, plan.view.pods_of(service), now)
-        for service, item in _waited_for(plan).items()
-    )
-
-
-def _is_podless(plan: _Plan) -> bool:
-    """Whether a pod that is to be there is not: no event tells that it goes on so."""
-    services = [*_waited_for(plan), *([LEARNER] if plan.wanted else [])]
-    return not plan.course.finished and not all(plan.view.pods_of(service) for service in services)
-
-
 def _leaving(run: Ref, view: View, job: str) -> Leaving:
     return Leaving(run, (view.jobs.get(job) or {}).get("metadata", {}).get("uid", ""))
-
-
-def _counted(plan: _Plan) -> Count:
-    """What status is to say: an attempt whose Job could not be made is none."""
-    count, attempt = plan.learner.count, plan.learner.attempt
-    if attempt is None or plan.names.learner_job(attempt) in plan.view.jobs:
-        return count
-    return replace(count, attempt=min(count.attempt, max(plan.run.status.attempt, count.counted)))
-
-
-def _stage_jobs_to_go(plan: _Plan) -> list[str]:
-    """Jobs before RL that are not to run now, or are to be run again."""
-    gone = []
-    for stage, job in (plan.view.before_rl or {}).items():
-        stopped = plan.run.spec.suspend or stage != plan.course.stage or not plan.is_admitted
-        if job.state is JobState.RUNNING and stopped:
-            gone.append(job.name)
-        if job.state is JobState.FAILED and plan.course.anew:
-            gone.append(job.name)
-    return gone
 
 
 def _as_before(status: TrainingRunStatus, item: Object) -> dict[str, Any]:
