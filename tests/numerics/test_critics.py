@@ -52,7 +52,7 @@ def trainer_on(folder: Path, algorithm: dict[str, Any], **tables: Any) -> Traine
 
 def values_of(trainer: Trainer, samples: list[Sample]) -> list[torch.Tensor]:
     every = list(range(len(samples)))
-    values = trainer._forward(samples, trainer._trunk(samples, [every]), [every], gradient=False).values
+    values = trainer._forward(samples, trainer._trunk(samples, [every]), every, gradient=False).values
     return [values[row] for row in every]
 
 

@@ -57,7 +57,7 @@ def trainer_on(folder: Path, algorithm: dict[str, Any], **optimiser: Any) -> Tra
 def forward(trainer: Trainer, samples: list[Sample]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Log-probs and values of every sample, without gradient."""
     every = list(range(len(samples)))
-    found = trainer._forward(samples, trainer._trunk(samples, [every]), [every], gradient=False)
+    found = trainer._forward(samples, trainer._trunk(samples, [every]), every, gradient=False)
     return [found.logprobs[row] for row in every], [found.values[row] for row in every]
 
 

@@ -81,10 +81,10 @@ def test_each_completion_is_learnt_at_the_temperature_it_was_drawn_with(
     mixed = [replace(one, temperature=heat) for one, heat in zip(samples, heats, strict=True)]
     every = list(range(4))
     trainer = trainer_on(folder)
-    found = trainer._forward(mixed, trainer._trunk(mixed, [every]), [every], gradient=False).logprobs
+    found = trainer._forward(mixed, trainer._trunk(mixed, [every]), every, gradient=False).logprobs
     for heat in (0.5, 1.5):
         alone = [replace(one, temperature=heat) for one in samples]
-        expected = trainer._forward(alone, trainer._trunk(alone, [every]), [every], gradient=False).logprobs
+        expected = trainer._forward(alone, trainer._trunk(alone, [every]), every, gradient=False).logprobs
         for at in every:
             if heats[at] == heat:
                 torch.testing.assert_close(found[at], expected[at], atol=1e-5, rtol=1e-5)
