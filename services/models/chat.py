@@ -22,3 +22,22 @@ def rendered(tokenizer: Any, messages: Sequence[tuple[str, str]], *, generate: b
     except TemplateError as error:
         raise InvalidInput(f"the chat template refuses these messages: {error}") from error
     return text
+
+
+def closing_ids(tokenizer: Any) -> tuple[int, ...]:
+    """What the template puts after the end token of an answer, as ids: a newline with ChatML, with most nothing.
+
+    Nothing, too, where there is no template, or it ends no answer with the tokenizer's end token, or takes none.
+    """
+    if not getattr(tokenizer, "chat_template", None) or tokenizer.eos_token_id is None:
+        return ()
+    answer = "answer"
+    try:
+        text = rendered(tokenizer, (("user", "question"), ("assistant", answer)), generate=False)
+    except InvalidInput:
+        return ()
+    _, ended, after = text.rpartition(tokenizer.eos_token)
+    if not ended or answer in after:
+        return ()
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return tuple(ids[len(ids) - ids[::-1].index(tokenizer.eos_token_id) :])

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from services.common.errors import Corrupted, InvalidInput, NotFound
-from services.models.chat import rendered
+from services.models.chat import closing_ids, rendered
 from services.models.facts import ModelFacts, chat_template_digest, model_digest, tokenizer_fingerprint
 from services.models.forest import enable_forests, forest_states, plant, trees_of
 from services.models.loading import (
@@ -46,12 +46,17 @@ _ENCODERS = frozenset(("bert", "roberta", "distilbert", "electra", "deberta-v2",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardSettings:
-    """What is stored beside the weights. Score = gain * head + bias."""
+    """What is stored beside the weights. Score = gain * head + bias.
+
+    closing: ids that follow an end token wherever a row ends with it, as the chat template has them: a causal model is
+    read at the last one. Models from before there was such a thing have none and are read at the end token.
+    """
 
     pooling: Pooling
     max_tokens: int = 512
     gain: float = 1.0
     bias: float = 0.0
+    closing: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.pooling not in ("mean", "last"):
@@ -60,6 +65,16 @@ class RewardSettings:
             raise ValueError(f"max_tokens {self.max_tokens} leaves no room for a prompt and an answer")
         if not (math.isfinite(self.gain) and math.isfinite(self.bias)):
             raise ValueError(f"gain {self.gain} and bias {self.bias} are not both finite")
+        if any(type(token) is not int or token < 0 for token in self.closing):
+            raise ValueError(f"closing {list(self.closing)} is no list of token ids")
+        if len(self.closing) > self.max_tokens // 4:
+            raise ValueError(f"closing has {len(self.closing)} ids, max_tokens is {self.max_tokens}")
+
+    @classmethod
+    def read(cls, text: str) -> RewardSettings:
+        """From JSON as `asdict` gives it. ValueError or TypeError for what is no such thing."""
+        found = json.loads(text)
+        return cls(**{**found, "closing": tuple(found.get("closing", ()))})
 
 
 class RewardModel(torch.nn.Module):
@@ -104,12 +119,15 @@ class RewardModel(torch.nn.Module):
         return self._framed(*self._render(row))
 
     def encode_ids(self, prompt: Sequence[int], completion: Sequence[int]) -> Encoded:
-        """The same from ids of this model's tokenizer, taken as they are: no template, no end token added."""
+        """The same from ids of this model's tokenizer, taken as they are: no template, no end token added.
+
+        What follows an end token does follow one here, too.
+        """
         size = int(self.backbone.get_input_embeddings().weight.shape[0])
         for token in (*prompt, *completion):
             if not 0 <= token < size:
                 raise InvalidInput(f"token id {token} is not in the vocabulary of {size}")
-        return self._framed(list(prompt), list(completion))
+        return self._framed(list(prompt), self._closed(list(completion)))
 
     def _framed(self, prompt: list[int], completion: list[int]) -> Encoded:
         limit = self.settings.max_tokens
@@ -269,6 +287,7 @@ class RewardModel(torch.nn.Module):
                     "gain": torch.tensor(self.settings.gain, dtype=torch.float64),
                     "bias": torch.tensor(self.settings.bias, dtype=torch.float64),
                 }
+                | ({"closing": torch.tensor(self.settings.closing)} if self.settings.closing else {})
             ),
             context_length=self.settings.max_tokens,
             vocabulary_size=int(self.backbone.get_input_embeddings().weight.shape[0]),
@@ -295,14 +314,19 @@ class RewardModel(torch.nn.Module):
         if row.rendered:
             text = "".join(content for _, content in row.messages) + row.completion
             ids = tokenize(text, add_special_tokens=False)["input_ids"]
-            return [], [*self._missing_start(ids), *ids] if row.special_tokens else ids
+            return [], self._closed([*self._missing_start(ids), *ids] if row.special_tokens else ids)
         if getattr(tokenize, "chat_template", None):
             prompt = rendered(tokenize, row.messages, generate=True)
         else:
             prompt = "\n".join(content for _, content in row.messages) + "\n"
         end = [] if tokenize.eos_token_id is None else [tokenize.eos_token_id]
         answer = tokenize(row.completion, add_special_tokens=False)["input_ids"]
-        return tokenize(prompt, add_special_tokens=False)["input_ids"], [*answer, *end]
+        return tokenize(prompt, add_special_tokens=False)["input_ids"], self._closed([*answer, *end])
+
+    def _closed(self, ids: list[int]) -> list[int]:
+        """With what the chat template has after an end token, where the row ends with one."""
+        ended = ids[-1:] == [self.tokenizer.eos_token_id]
+        return [*ids, *self.settings.closing] if ended else ids
 
     def _missing_start(self, ids: list[int]) -> list[int]:
         """The begin token where training texts have one, from the chat template, and this one lacks it.
@@ -332,8 +356,10 @@ def new_reward_model(
         head.weight.copy_(torch.randn(1, width, generator=generator) / (width + 1) ** 0.5)
         head.bias.zero_()
     limit = min(max_tokens, int(getattr(backbone.config, "max_position_embeddings", max_tokens)))
-    settings = RewardSettings(pooling=pooling, max_tokens=limit)
-    return RewardModel(backbone, load_tokenizer(folder), settings, head.to(backbone.device), path)
+    tokenizer = load_tokenizer(folder)
+    closing = closing_ids(tokenizer) if pooling == "last" else ()
+    settings = RewardSettings(pooling=pooling, max_tokens=limit, closing=closing)
+    return RewardModel(backbone, tokenizer, settings, head.to(backbone.device), path)
 
 
 def load_reward_model(
@@ -348,11 +374,14 @@ def load_reward_model(
     if not (folder / SETTINGS_FILE).is_file() or not (folder / HEAD_FILE).is_file():
         raise NotFound(f"{path}: not a reward model folder ({SETTINGS_FILE} and {HEAD_FILE} are needed)")
     try:
-        settings = RewardSettings(**json.loads((folder / SETTINGS_FILE).read_text()))
+        settings = RewardSettings.read((folder / SETTINGS_FILE).read_text())
         tensors = load_file(folder / HEAD_FILE)
-    except (ValueError, TypeError, RecursionError, OSError, SafetensorError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError, OSError, SafetensorError) as error:
         raise InvalidInput(f"{path}: reward model settings or head cannot be read ({error})") from error
     backbone, _ = _backbone(str(folder), dtype, threads, pooling=settings.pooling)
+    size = int(backbone.get_input_embeddings().weight.shape[0])
+    if any(token >= size for token in settings.closing):
+        raise InvalidInput(f"{path}: closing {list(settings.closing)} is not in the vocabulary of {size}")
     head = torch.nn.Linear(backbone.config.hidden_size, 1)
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     if shapes != {name: tuple(value.shape) for name, value in head.state_dict().items()}:

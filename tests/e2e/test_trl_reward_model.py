@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from services.learner.jobs import reward_model as job
 from services.learner.jobs.comparisons import Compared, Win
 from services.models.reward_model import new_reward_model
-from tests.fakes.tiny_models import make_tiny_causal
+from tests.fakes.tiny_models import CHAT_TEMPLATE, make_tiny_causal, tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-peers" / "trl" / "bin" / "python"
@@ -65,8 +65,13 @@ def by_trl(folder: Path, model: Path, compared: list[Compared]) -> dict[str, lis
 
 
 def test_updates_are_those_of_trls_trainer(tmp_path: Path) -> None:
-    """From the same head eight updates of every weight have TRL's losses and end at its margins, to a thousandth."""
-    base, compared = make_tiny_causal(tmp_path / "base"), pairs()
+    """From the same head eight updates of every weight have TRL's losses and end at its margins, to a thousandth.
+
+    The template has a newline after each end token: TRL reads the last token, which is the newline.
+    """
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("<|end|>", "<|end|>\n")
+    base, compared = make_tiny_causal(tmp_path / "base", tokenizer=tokenizer), pairs()
     theirs = by_trl(tmp_path, base, compared)
 
     model = new_reward_model(str(base), dtype="float32", threads=1)

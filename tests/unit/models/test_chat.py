@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from services.common.errors import InvalidInput
-from services.models.chat import rendered
+from services.models.chat import closing_ids, rendered
 from services.models.reward_model import ScoreText, load_reward_model
-from tests.fakes.tiny_models import make_tiny_reward_model, tiny_tokenizer
+from tests.fakes.tiny_models import CHAT_TEMPLATE, make_tiny_reward_model, tiny_tokenizer
 
 REFUSING = "{{ raise_exception('after the user the assistant speaks') }}"
 
@@ -42,3 +42,21 @@ def test_reward_models_score_completions_without_a_prompt(tmp_path: Path) -> Non
     model.tokenizer.chat_template = REFUSING
     with pytest.raises(InvalidInput):
         model.encode(ScoreText((("user", "u"),), "hello"))
+
+
+@pytest.mark.parametrize(
+    ("template", "closing"),
+    [
+        (CHAT_TEMPLATE, ""),
+        (CHAT_TEMPLATE.replace("<|end|>", "<|end|>\n"), "\n"),
+        (CHAT_TEMPLATE.replace("<|end|>", "<|pad|>"), ""),
+        ("{% for message in messages %}<|end|>{{ message['content'] }}{% endfor %}", ""),
+        (REFUSING, ""),
+        (None, ""),
+    ],
+)
+def test_what_follows_the_end_of_an_answer(template: str | None, closing: str) -> None:
+    """After the last end token, if the answer stands before it."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    assert closing_ids(tokenizer) == tuple(tokenizer(closing, add_special_tokens=False)["input_ids"])

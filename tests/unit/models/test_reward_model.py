@@ -21,7 +21,13 @@ from services.models.reward_model import (
     load_reward_model,
     new_reward_model,
 )
-from tests.fakes.tiny_models import CHAT_TEMPLATE, make_tiny_causal, make_tiny_encoder, make_tiny_reward_model
+from tests.fakes.tiny_models import (
+    CHAT_TEMPLATE,
+    make_tiny_causal,
+    make_tiny_encoder,
+    make_tiny_reward_model,
+    tiny_tokenizer,
+)
 
 POOLINGS = ["last", "mean"]
 ROWS = [
@@ -107,6 +113,53 @@ def test_a_lone_text_gets_the_begin_token_that_training_texts_had(
     if begins:
         trained = ScoreText((("user", "hi"),), "hello")
         assert model.score([row]) == pytest.approx(model.score([trained]), abs=1e-6)
+
+
+NEWLINE_TEMPLATE = CHAT_TEMPLATE.replace("<|end|>", "<|end|>\n")
+
+
+def newline_model(folder: Path) -> RewardModel:
+    """A new one of a base whose template has a newline after each end token, as ChatML has."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = NEWLINE_TEMPLATE
+    base = make_tiny_causal(folder / "base", tokenizer=tokenizer)
+    return new_reward_model(str(base), dtype="float32", threads=1)
+
+
+def test_a_causal_model_is_read_at_the_last_token_of_its_template(tmp_path: Path) -> None:
+    """The newline after the end token, be the row messages, a text or ids, with the newline or without it."""
+    model = newline_model(tmp_path)
+    text = "<|user|>hi<|end|>\n<|assistant|>hello<|end|>"
+    ids = model.tokenizer(text)["input_ids"]
+    whole = tuple(model.tokenizer(text + "\n")["input_ids"])
+    rows = [ROWS[0], *(ScoreText((), text + after, rendered=True) for after in ("", "\n"))]
+    found = [*map(model.encode, rows), model.encode_ids([], ids), model.encode_ids(ids[:9], whole[9:])]
+    assert [one.ids for one in found] == [whole] * 5
+
+
+def test_what_did_not_end_is_read_as_it_stands(tmp_path: Path) -> None:
+    """A text or ids without the end token, a completion of no token at all: nothing is put after them."""
+    model = newline_model(tmp_path)
+    ids = tuple(model.tokenizer("hello")["input_ids"])
+    assert model.encode(ScoreText((), "hello", rendered=True)).ids == ids
+    assert model.encode_ids([], ids).ids == ids
+    assert model.encode_ids(ids, []).ids == ids
+
+
+def test_a_model_is_read_as_it_was_trained(tmp_path: Path) -> None:
+    """What follows the end token is stored; a folder from before it was is read at the end token."""
+    model = newline_model(tmp_path)
+    (tmp_path / "new").mkdir()
+    model.save(tmp_path / "new")
+    again = load(tmp_path / "new")
+    assert again.settings == model.settings
+    assert again.encode(ROWS[0]) == model.encode(ROWS[0])
+    settings = json.loads((tmp_path / "new" / SETTINGS_FILE).read_text())
+    del settings["closing"]
+    (tmp_path / "new" / SETTINGS_FILE).write_text(json.dumps(settings))
+    old = load(tmp_path / "new")
+    assert old.encode(ROWS[0]).ids == model.encode(ROWS[0]).ids[:-1]
+    assert old.facts().model_digest != model.facts().model_digest
 
 
 def test_the_mean_over_the_answer_of_an_encoder_decides(tmp_path: Path) -> None:
@@ -201,6 +254,11 @@ def test_weights_that_are_not_finite(tmp_path: Path) -> None:
         ('{"pooling": "last", "gain": NaN}', "gain nan and bias 0.0 are not both finite"),
         ('{"pooling": "last", "max_tokens": 2}', "max_tokens 2 leaves no room"),
         ('{"pooling": "last", "unknown": 2}', "unknown"),
+        ('{"pooling": "last", "closing": 7}', "cannot be read"),
+        ('{"pooling": "last", "closing": ["a"]}', r"closing \['a'\] is no list of token ids"),
+        ('{"pooling": "last", "closing": [100000]}', r"closing \[100000\] is not in the vocabulary of"),
+        ('{"pooling": "last", "max_tokens": 8, "closing": [1, 2, 3]}', "closing has 3 ids, max_tokens is 8"),
+        ("[1]", "cannot be read"),
         ("{", "cannot be read"),
     ],
 )
@@ -238,7 +296,7 @@ def test_settings_are_plain_json(tmp_path: Path) -> None:
     """Others can read what belongs to the scores."""
     folder = make_tiny_reward_model(tmp_path / "m", max_tokens=64)
     settings = json.loads((folder / SETTINGS_FILE).read_text())
-    assert settings == {"pooling": "last", "max_tokens": 64, "gain": 1.0, "bias": 0.0}
+    assert settings == {"pooling": "last", "max_tokens": 64, "gain": 1.0, "bias": 0.0, "closing": []}
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
