@@ -5,18 +5,24 @@ from __future__ import annotations
 import functools
 import time
 
+import structlog
 import torch
 
 from services.models.compute import done_once
 
 _SIZE = 256
 _TRIES = 20
+# As many times float32's time are worth a line to whoever named bfloat16. Emulated it is ten times and more.
+_SLOW = 1.5
+_log = structlog.get_logger(__name__)
 
 
 def torch_dtype(name: str) -> torch.dtype:
     """The dtype that a spec's `auto`, `float32` or `bfloat16` means here."""
     if name == "auto":
         return torch.bfloat16 if prefers_bfloat16() else torch.float32
+    if name == "bfloat16":
+        _tell_if_slow()
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
@@ -32,6 +38,20 @@ def prefers_bfloat16() -> bool:
     if torch.cpu._is_amx_tile_supported():
         return True
     return bool(torch.cpu._is_avx512_bf16_supported()) and bfloat16_is_quicker()
+
+
+@functools.cache
+def _tell_if_slow() -> None:
+    """One line a process where bfloat16 was named and takes much longer than what `auto` would take."""
+    if torch.cuda.is_available() or prefers_bfloat16():
+        return
+    found = done_once(_seconds)
+    times = found[torch.bfloat16] / found[torch.float32]
+    if times >= _SLOW:
+        _log.warning(
+            "bfloat16 takes longer than float32 on this processor; dtype = auto takes float32 here",
+            times_as_long=round(times, 1),
+        )
 
 
 def bfloat16_is_quicker() -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from structlog.testing import capture_logs
 
 from services.models import precision
 from services.models.precision import bfloat16_is_quicker, prefers_bfloat16, torch_dtype
@@ -15,9 +16,11 @@ from services.models.precision import bfloat16_is_quicker, prefers_bfloat16, tor
 def not_asked_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A processor, and nothing of one test's answers left to the next."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    prefers_bfloat16.cache_clear()
+    for cached in (prefers_bfloat16, precision._tell_if_slow):
+        cached.cache_clear()
     yield
-    prefers_bfloat16.cache_clear()
+    for cached in (prefers_bfloat16, precision._tell_if_slow):
+        cached.cache_clear()
 
 
 def has(monkeypatch: pytest.MonkeyPatch, *, amx: bool, avx: bool) -> None:
@@ -64,6 +67,21 @@ def test_what_is_named_is_taken() -> None:
     """Whatever is quicker."""
     assert torch_dtype("float32") is torch.float32
     assert torch_dtype("bfloat16") is torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("name", "bfloat16", "lines"), [("bfloat16", 12.0, 1), ("bfloat16", 1.1, 0), ("auto", 12.0, 0)]
+)
+def test_who_names_the_slow_one_is_told(
+    monkeypatch: pytest.MonkeyPatch, name: str, bfloat16: float, lines: int
+) -> None:
+    """Once a process, where it is much slower and was named: with how many times as long it takes."""
+    has(monkeypatch, amx=False, avx=False)
+    takes(monkeypatch, bfloat16, 1.0)
+    with capture_logs() as told:
+        torch_dtype(name)
+        torch_dtype(name)
+    assert [line["times_as_long"] for line in told] == [bfloat16] * lines
 
 
 def test_measuring_changes_nothing() -> None:
