@@ -209,14 +209,15 @@ def test_rmsprop_equals_torchs() -> None:
         rmsprop.step()
         rmsprop.zero_grad()
     for one, two in zip(own, other, strict=True):
-        torch.testing.assert_close(one, two, atol=0, rtol=1e-6)  # the norms differ in the last digit
+        # The norms differ in the last digit, and an element near 0 is a difference of larger ones.
+        torch.testing.assert_close(one, two, atol=1e-7, rtol=1e-6)
 
 
 def test_the_norm_of_a_large_tensor_is_exact() -> None:
-    """Three million elements of two sizes, against float64: five digits; views with gaps too."""
+    """Three million elements of two sizes, against float64: six digits; views with gaps too, and none."""
     tensors = [torch.full((3_000_001,), 0.1), torch.full((2, 5), 30.0), torch.full((4, 6), 7.0)[:, ::2]]
     exact = math.sqrt(sum(float(each.double().square().sum()) for each in tensors))
-    assert total_norm(tensors) == pytest.approx(exact, rel=1e-5)
+    assert total_norm(tensors) == pytest.approx(exact, rel=1e-6)
     assert total_norm([]) == 0.0
 
 
