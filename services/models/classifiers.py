@@ -25,7 +25,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from services.common.errors import Corrupted, InvalidInput
-from services.models.chat import rendered
+from services.models.chat import closing_ids, rendered
 from services.models.facts import ModelFacts, chat_template_digest, model_digest, tokenizer_fingerprint
 from services.models.loading import (
     load_tokenizer,
@@ -102,13 +102,19 @@ class Classifier:
         return cut_left([*prompt, *self._tokens(row.completion)], len(prompt), self._readout.max_tokens)
 
     def encode_ids(self, prompt: Sequence[int], completion: Sequence[int]) -> Encoded:
-        """See Scorer.encode_ids. A process reward model's single step is the whole completion."""
+        """See Scorer.encode_ids. A process reward model's single step is the whole completion.
+
+        A completion that ended, of a prompt, is followed by what the chat template puts there; ids without a prompt
+        are a whole text and stay as they are.
+        """
         for token in (*prompt, *completion):
             if not 0 <= token < self._facts.vocabulary_size:
                 raise InvalidInput(
                     f"token id {token} is not in the vocabulary of {self._facts.vocabulary_size}"
                 )
-        row = cut_left([*prompt, *completion], len(prompt), self._readout.max_tokens)
+        ended = bool(prompt) and list(completion[-1:]) == [self._tokenizer.eos_token_id]
+        ids = [*prompt, *completion, *(self._closing if ended else ())]
+        row = cut_left(ids, len(prompt), self._readout.max_tokens)
         return replace(row, steps=(len(row.ids) - 1,)) if self._process else row
 
     def read(self, rows: Sequence[Encoded]) -> list[Reading]:
@@ -165,6 +171,11 @@ class Classifier:
         mask = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows])
         device = self._model.device
         return ids.to(device), mask.to(device)
+
+    @cached_property
+    def _closing(self) -> tuple[int, ...]:
+        """Ids that follow an answer's end token in a conversation."""
+        return () if self._process else closing_ids(self._tokenizer)
 
     def _with_steps(self, row: ScoreText) -> Encoded:
         """Prompt, then each step and its separator; a step's score stands at the separator's last token."""

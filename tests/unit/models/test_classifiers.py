@@ -23,7 +23,7 @@ from transformers import (
 from services.common.errors import Corrupted, InvalidInput
 from services.models.classifiers import Classifier, Readout, load_classifier
 from services.models.scorer import ScoreText
-from tests.fakes.tiny_models import tiny_tokenizer
+from tests.fakes.tiny_models import CHAT_TEMPLATE, tiny_tokenizer
 
 ROWS = [
     ScoreText((("user", "hi"),), "hello"),
@@ -102,6 +102,21 @@ def test_a_decoder_with_a_classification_head_gives_its_logit(tmp_path: Path, la
     assert scores(model, ROWS) == pytest.approx(expected, abs=1e-5)
     assert [scores(model, [row])[0] for row in ROWS] == pytest.approx(expected, abs=1e-5)
     assert (model.about().kind, model.about().chat, model.about().max_tokens) == ("model", True, 256)
+
+
+def test_ids_of_a_rollout_score_as_the_conversation(tmp_path: Path) -> None:
+    """With a newline after each end token in the template, a completion gets it; ids without a prompt do not."""
+    saved(tmp_path, LlamaForSequenceClassification)
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("<|end|>", "<|end|>\n")
+    tokenizer.save_pretrained(tmp_path)
+    model = load(tmp_path)
+    prompt = tokenizer("<|user|>hi<|end|>\n<|assistant|>")["input_ids"]
+    completion = tokenizer("hello<|end|>")["input_ids"]
+    conversation = model.encode(ScoreText((("user", "hi"),), "hello")).ids
+    assert model.encode_ids(prompt, completion).ids == conversation
+    assert model.encode_ids(prompt, completion[:-1]).ids == (*prompt, *completion[:-1])
+    assert model.encode_ids([], [*prompt, *completion]).ids == (*prompt, *completion) == conversation[:-1]
 
 
 def test_an_encoder_takes_prompt_and_answer_as_a_pair(tmp_path: Path) -> None:
