@@ -38,6 +38,7 @@ from services.models.loading import (
 from services.models.packed import enable_packing, packed_states
 from services.models.precision import torch_dtype
 from services.models.scorer import Encoded, Reading, ScorerAbout, ScoreText, cut_left
+from services.models.shared_rows import sharing_holds, states_at
 
 Reduction = Literal["last", "min", "mean", "product"]
 _REDUCTIONS: dict[Reduction, Callable[[Sequence[float]], float]] = {
@@ -73,6 +74,10 @@ class Classifier:
         self._process = type(model).__name__.endswith("ForTokenClassification")
         self.packed = head is not None and enable_packing(model.base_model)
         self._facts = _facts(model, tokenizer, name, readout.max_tokens, head)
+        # Rows that begin alike read that once.
+        self.shared_rows = (
+            self.packed and self._facts.architecture == "causal" and sharing_holds(model.base_model)
+        )
 
     def about(self) -> ScorerAbout:
         """See Scorer.about."""
@@ -123,9 +128,7 @@ class Classifier:
         with torch.inference_mode():
             if self._head is None:
                 return self._from_logits(rows, places)
-            states = self._states(rows)
-            taken = [part[list(at)] for part, at in zip(states, places, strict=True)]
-            outputs = self._head(torch.cat(taken).to(self._head.weight.dtype)).float()
+            outputs = self._head(self._states(rows, places).to(self._head.weight.dtype)).float()
         parts = outputs.split([len(at) for at in places])
         return [self._reading(part) for part in parts]
 
@@ -139,16 +142,17 @@ class Classifier:
             steps = torch.softmax(outputs, dim=1)[:, -1].tolist()
         return Reading(value=_REDUCTIONS[self._readout.step_reduction](steps), steps=tuple(steps))
 
-    def _states(self, rows: Sequence[Encoded]) -> list[torch.Tensor]:
-        """Last hidden states of each row, [tokens, width]."""
-        backbone = self._model.base_model
+    def _states(self, rows: Sequence[Encoded], places: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Last hidden states of the named tokens of each row, row after row, [tokens, width]."""
+        backbone, read = self._model.base_model, [row.ids for row in rows]
+        if self.shared_rows:
+            return states_at(backbone, read, places)
         if self.packed:
-            return list(
-                packed_states(backbone, [row.ids for row in rows]).split([len(row.ids) for row in rows])
-            )
-        ids, mask = self._padded(rows)
-        states = backbone(input_ids=ids, attention_mask=mask).last_hidden_state
-        return [states[at, : len(row.ids)] for at, row in enumerate(rows)]
+            states: Sequence[torch.Tensor] = packed_states(backbone, read).split([len(ids) for ids in read])
+        else:
+            ids, mask = self._padded(rows)
+            states = backbone(input_ids=ids, attention_mask=mask).last_hidden_state
+        return torch.cat([part[list(at)] for part, at in zip(states, places, strict=True)])
 
     def _from_logits(self, rows: Sequence[Encoded], places: Sequence[tuple[int, ...]]) -> list[Reading]:
         ids, mask = self._padded(rows)

@@ -11,6 +11,7 @@ padded pass: a model that does more with positions or masks than meets the eye f
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -19,6 +20,25 @@ from torch.nn.functional import scaled_dot_product_attention
 
 ATTENTION = "trimtab_packed"
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What a row attends to before its own tokens.
+
+    places: [shared] int64, where it stands in the pass. seen: [own, shared + own] bool, which of all that each of the
+    row's own tokens sees.
+    """
+
+    places: torch.Tensor
+    seen: torch.Tensor
+
+    @classmethod
+    def of(cls, places: Sequence[int], own: int, device: torch.device) -> Before:
+        """Of a causal row with so many tokens of its own."""
+        shared = len(places)
+        every = torch.ones((own, shared + own), dtype=torch.bool, device=device)
+        return cls(torch.tensor(places, dtype=torch.long, device=device), every.tril(shared))
 
 
 def packed_attention(
@@ -30,12 +50,14 @@ def packed_attention(
     *,
     scaling: float | None = None,
     packed_lengths: Sequence[int] = (),
+    packed_before: Sequence[Before | None] = (),
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of transformers' registry, row by row.
 
     query [1, heads, tokens, width], key and value [1, key heads, tokens, width]; packed_lengths: tokens of each
-    row, in order, together `tokens`. Gives [1, tokens, heads, width].
+    row, in order, together `tokens`; packed_before: what comes before each in rows before it, in causal models.
+    Gives [1, tokens, heads, width].
     """
     if attention_mask is not None:
         raise ValueError("packed rows take no mask")
@@ -46,6 +68,7 @@ def packed_attention(
         packed_lengths or (query.shape[2],),
         causal=bool(getattr(module, "is_causal", True)),
         scale=scaling,
+        before=packed_before,
     )
     return out[None], None
 
@@ -58,25 +81,38 @@ def attend_rows(
     *,
     causal: bool,
     scale: float | None,
+    before: Sequence[Before | None] = (),
 ) -> torch.Tensor:
     """Attention within each row: query [tokens, heads, width], key and value [tokens, key heads, width], rows of
-    these lengths one after the other. Gives [tokens, heads, width]."""
+    these lengths one after the other. before: of each row, what it sees of others. Gives [tokens, heads, width]."""
+    if before and not causal:
+        raise ValueError("what comes after a shared beginning would be seen from within it")
     out = torch.empty((*query.shape[:2], value.shape[2]), dtype=query.dtype, device=query.device)
     start = 0
-    for length in lengths:
+    for length, earlier in zip(lengths, before or [None] * len(lengths), strict=True):
         row = slice(start, start + length)
         start += length
-        out[row] = _attend(query[row], key[row], value[row], causal and length > 1, scale)
+        if earlier is None:
+            out[row] = _attend(query[row], key[row], value[row], causal and length > 1, scale)
+        else:
+            keys, values = (torch.cat((each[earlier.places], each[row])) for each in (key, value))
+            out[row] = _attend(query[row], keys, values, False, scale, earlier.seen)
     return out
 
 
 def _attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: bool, scale: float | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    causal: bool,
+    scale: float | None,
+    seen: torch.Tensor | None = None,
 ) -> torch.Tensor:
     attended = scaled_dot_product_attention(
         query.transpose(0, 1)[None],
         key.transpose(0, 1)[None],
         value.transpose(0, 1)[None],
+        attn_mask=seen,
         is_causal=causal,
         scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],

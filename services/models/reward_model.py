@@ -35,6 +35,7 @@ from services.models.packed import enable_packing, packed_states
 from services.models.packing import micro_batches
 from services.models.precision import torch_dtype
 from services.models.scorer import Encoded, Reading, ScorerAbout, ScoreText, cut_left
+from services.models.shared_rows import sharing_holds, states_at
 from services.models.unpadded import leave_out_padding
 from services.models.unrolled import Unrolled, unroll
 
@@ -90,13 +91,18 @@ class RewardModel(torch.nn.Module):
         self.head = head
         self.name = name
         self.packed = False
+        self.shared_rows = False
         self.sharing = False
         self._layers: Unrolled | None = None
         self._facts: ModelFacts | None = None
 
     def pack(self) -> None:
-        """Serve without padding from now on, where the backbone allows it. Not for training."""
+        """Serve without padding from now on, where the backbone allows it. Not for training.
+
+        Rows that begin alike, as answers to one prompt do, read that once in a causal model.
+        """
         self.packed = enable_packing(self.backbone)
+        self.shared_rows = self.packed and self.settings.pooling == "last" and sharing_holds(self.backbone)
 
     def prepare_training(self, *, dropout: bool) -> None:
         """From now on no pass computes what it need not, where the backbone allows it; what is computed stays the same.
@@ -232,6 +238,9 @@ class RewardModel(torch.nn.Module):
         return self.settings.pooling == "mean" and getattr(self.backbone.config, "type_vocab_size", 0) > 1
 
     def _packed_outputs(self, rows: Sequence[Encoded]) -> torch.Tensor:
+        if self.shared_rows:
+            ends = [[len(row.ids) - 1] for row in rows]
+            return self._head(states_at(self.backbone, [row.ids for row in rows], ends).float())
         types = (
             [[int(at >= row.start) for at in range(len(row.ids))] for row in rows]
             if self._two_types
