@@ -22,7 +22,7 @@ from services.models.packed import Before, packed_states, probe_rows, same_state
 from services.models.sharing import beginning
 
 # A beginning shorter than this, or than this part of its row, costs more to look up than to read again.
-LEAST_TOKENS, LEAST_SHARE = 16, 0.125
+LEAST_TOKENS, LEAST_SHARE = 16, 0.2
 _log = structlog.get_logger(__name__)
 
 
