@@ -37,6 +37,7 @@ def model_folder() -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     model = new_reward_model(PACKAGE, dtype="bfloat16", threads=THREADS)
     model.tokenizer.chat_template = None
+    model.settings = replace(model.settings, closing=())
     with tempfile.TemporaryDirectory(dir=target.parent) as made:
         whole = Path(made) / FOLDER
         whole.mkdir()

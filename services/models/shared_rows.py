@@ -72,10 +72,15 @@ def laid_out(
 
 
 def states_at(
-    backbone: Any, rows: Sequence[Sequence[int]], places: Sequence[Sequence[int]], **least: Any
+    backbone: Any,
+    rows: Sequence[Sequence[int]],
+    places: Sequence[Sequence[int]],
+    *,
+    least: int = LEAST_TOKENS,
+    share: float = LEAST_SHARE,
 ) -> torch.Tensor:
-    """Last hidden states of the named tokens of each row, row after row, [tokens, width]. least: see laid_out."""
-    laid = laid_out(rows, **least)
+    """Last hidden states of the named tokens of each row, row after row, [tokens, width]. Options: see laid_out."""
+    laid = laid_out(rows, least=least, share=share)
     device = backbone.device
     before = [
         Before.of(laid.places[number][:same], len(own), device) if same else None
