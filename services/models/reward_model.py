@@ -92,7 +92,7 @@ class RewardModel(torch.nn.Module):
         self.name = name
         self.packed = False
         self.shared_rows = False
-        self.sharing = False
+        self.forests = False
         self._layers: Unrolled | None = None
         self._facts: ModelFacts | None = None
 
@@ -115,7 +115,7 @@ class RewardModel(torch.nn.Module):
         elif not dropout:
             # First: its trial is against the backbone's own attention.
             self._layers = unroll(self.backbone)
-            self.sharing = enable_forests(self.backbone)
+            self.forests = enable_forests(self.backbone)
 
     def encode(self, row: ScoreText) -> Encoded:
         """Token ids of a row, cut from the left to max_tokens.
@@ -183,7 +183,7 @@ class RewardModel(torch.nn.Module):
 
         A family are the answers to one prompt: what they begin with is read once where beginnings are shared.
         """
-        if not self.sharing:
+        if not self.forests:
             return self.head_outputs([row for family in families for row in family])
         rows = [[row.ids for row in family] for family in families]
         forest = plant(rows, alike=self._layers is not None)
@@ -211,7 +211,7 @@ class RewardModel(torch.nn.Module):
         Padded, be it in the attention alone, a family counts as so many rows as the largest one, all as long as its
         longest.
         """
-        if self.sharing:
+        if self.forests:
             return micro_batches(
                 [sum(tree.tokens for tree in trees_of([row.ids for row in rows])) for rows in families],
                 token_budget,

@@ -54,7 +54,7 @@ def test_figures_are_over_all_pairs_and_seeds() -> None:
         seconds=2,
         seconds_trl=6,
         ours=ours,
-        trl=[1.0, 0.0],
+        trl=[0.5, 0.5],
         longer=[0.0, 1.0],
         matched=[True, False],
         groups=["a", "b"],
@@ -65,6 +65,7 @@ def test_figures_are_over_all_pairs_and_seeds() -> None:
     both = (one + other).figures()
     assert (both["speedup_vs_trl"], both["held_out_pairs"]) == (2.5, 3)
     assert (both["accuracy"], both["accuracy_length_matched"]) == (0.5, 1.0)
+    assert both["accuracy_trl_length_matched"] == 0.5
     assert np.isnan(other.figures("x_")["x_accuracy_length_matched"])
 
 

@@ -68,7 +68,7 @@ def test_the_loss_is_the_mean_over_all_comparisons(model: RewardModel, budget: i
             expected -= float(torch.nn.functional.logsigmoid(difference)) / 5
     if prepared:
         model.prepare_training(dropout=False)
-        assert model.sharing == (model.settings.pooling == "last")
+        assert model.forests == (model.settings.pooling == "last")
         assert model.packed == (model.settings.pooling == "mean")
     found = update(model, replace(OPTIONS, micro_batch_tokens=budget))
     assert found == pytest.approx(expected, rel=1e-5)
