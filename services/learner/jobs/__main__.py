@@ -36,12 +36,12 @@ def _jobs() -> None:
 
 @contextmanager
 def _one_line() -> Iterator[None]:
-    """An error of the tree as one line on stderr; exit status 2 for the user's mistakes, else 1."""
+    """An error, the system's too, as one line on stderr; exit status 2 for the user's mistakes, else 1."""
     from services.common.errors import TrimtabError, UserError
 
     try:
         yield
-    except TrimtabError as error:
+    except (TrimtabError, OSError) as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         raise typer.Exit(2 if isinstance(error, UserError) else 1) from None
 
@@ -52,7 +52,8 @@ def reward_model(
     model: Model,
     out: Annotated[Path, typer.Option(help="Folder for the reward model.", show_default=False)],
     report: Annotated[
-        Path | None, typer.Option(help="The report, as JSON.", show_default="training.json in the folder")
+        Path | None,
+        typer.Option(help="A copy of the folder's training.json.", show_default=False),
     ] = None,
     pretraining_pairs: Annotated[
         str, typer.Option(help="A larger set to train on first (PMP).", show_default=False)
@@ -136,7 +137,8 @@ def sft(
     model: Model,
     out: Annotated[Path, typer.Option(help="Folder for the model.", show_default=False)],
     report: Annotated[
-        Path | None, typer.Option(help="The report, as JSON.", show_default="training.json in the folder")
+        Path | None,
+        typer.Option(help="A copy of the folder's training.json.", show_default=False),
     ] = None,
     context: Annotated[
         Path | None,

@@ -1,13 +1,11 @@
 """The reward-model job around its training: files in, a folder and a report out.
 
-The folder is what the reward service loads (`path = "…"`), with the card and the plot in it. It is written aside and
-renamed, so that it is whole or not there.
+The folder is what the reward service loads (`path = "…"`), with the card, the plot and the report in it.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,9 +17,10 @@ from services.common.errors import InvalidInput
 from services.learner.jobs import model_card
 from services.learner.jobs.comparisons import Compared, by_prompt
 from services.learner.jobs.demonstrations import read_demonstrations
+from services.learner.jobs.folder import REPORT_FILE, prepared, write_report, written
 from services.learner.jobs.reward_model import RewardReport, RewardTraining, train
 from services.learner.jobs.scatter import scatter
-from services.models.reward_model import RewardModel, new_reward_model
+from services.models.reward_model import SETTINGS_FILE, new_reward_model
 from services.models.scorer import ScoreText
 
 
@@ -43,6 +42,7 @@ class RewardJob:
 
 def run_job(job: RewardJob, options: RewardTraining) -> None:
     """Read comparisons, train, write the model's folder and the report, print the figures."""
+    out = prepared(job.out, SETTINGS_FILE, job.report)
     prompts = load(job.pairs, skip_bad_rows=job.skip_bad_rows)
     pretraining = load(job.pretraining, skip_bad_rows=job.skip_bad_rows) if job.pretraining else []
     reference = [
@@ -54,8 +54,11 @@ def run_job(job: RewardJob, options: RewardTraining) -> None:
     )
     report = train(model, prompts, options, _say, pretraining=pretraining, reference=reference)
     told = as_json(report) | {"model": job.model}
-    write_folder(model, job.out, report, told, asdict(options))
-    (job.report or job.out / "training.json").write_text(json.dumps(told, indent=2) + "\n")
+    with written(out) as folder:
+        model.save(folder)
+        (folder / "README.md").write_text(model_card.card(told, asdict(options)), encoding="utf-8")
+        (folder / model_card.PLOT_FILE).write_text(_plot(report.plotted.lengths, report.plotted.scores))
+        write_report(told, folder / REPORT_FILE, job.report)
     for line in model_card.lines(told):
         print(line, file=sys.stderr, flush=True)
 
@@ -81,20 +84,6 @@ def as_json(report: RewardReport) -> dict[str, Any]:
         if name not in ("evaluation", "plotted", "margins")
     }
     return asdict(report.evaluation) | rest
-
-
-def write_folder(
-    model: RewardModel, out: Path, report: RewardReport, told: dict[str, Any], settings: dict[str, Any]
-) -> None:
-    """The model's folder with card and plot, aside first."""
-    aside = out.with_name(f".{out.name}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    model.save(aside)
-    (aside / "README.md").write_text(model_card.card(told, settings), encoding="utf-8")
-    (aside / model_card.PLOT_FILE).write_text(_plot(report.plotted.lengths, report.plotted.scores))
-    shutil.rmtree(out, ignore_errors=True)
-    aside.rename(out)
 
 
 def _plot(lengths: Sequence[int], scores: Sequence[float]) -> str:

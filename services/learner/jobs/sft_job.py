@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from services.common.errors import ConfigError, InvalidInput, NotFound
 from services.common.spec.service import ModelSpec
 from services.learner.jobs.demonstrations import Demonstration, read_demonstrations
 from services.learner.jobs.distillation import under_context
+from services.learner.jobs.folder import REPORT_FILE, prepared, write_report, written
 from services.learner.jobs.lora import merged, with_adapters
 from services.learner.jobs.sft import SftReport, SftTraining, Trainee, train
 from services.models.loading import load_language_model
@@ -39,6 +39,7 @@ class SftJob:
 
 def run_job(job: SftJob, options: SftTraining) -> None:
     """Read demonstrations (or make them under the context), train, write the folder and the report, print figures."""
+    out = prepared(job.out, REPORT_FILE, job.report)
     demonstrations = read_demonstrations(job.data)
     context = _context(job.context)
     loaded = load_language_model(ModelSpec(path=job.model, dtype=job.dtype, threads=job.threads))
@@ -61,7 +62,12 @@ def run_job(job: SftJob, options: SftTraining) -> None:
         adapted = with_adapters(loaded.model, rank=job.lora_rank, alpha=job.lora_alpha, seed=options.seed)
     report = train(Trainee(loaded.model, packed=job.packing), loaded.tokenizer, demonstrations, options, _say)
     model = loaded.model if adapted is None else merged(adapted)
-    _write(model, loaded.tokenizer, job, report, demonstrations if context else ())
+    with written(out) as folder:
+        model.save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
+        if context:
+            _keep(demonstrations, folder / "distilled.jsonl")
+        write_report(asdict(report) | {"model": job.model}, folder / REPORT_FILE, job.report)
     _tell(report)
 
 
@@ -82,27 +88,17 @@ def _context(file: Path | None) -> str:
     return text
 
 
-def _write(model: Any, tokenizer: Any, job: SftJob, report: SftReport, made: Sequence[Demonstration]) -> None:
-    """Aside, then renamed; the answers that were made under a context go along."""
-    aside = job.out.with_name(f".{job.out.name}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    model.save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
-    if made:
-        rows = [
-            {
-                "prompt": [{"role": role, "content": content} for role, content in one.messages],
-                "completion": [{"role": "assistant", "content": one.answer}],
-            }
-            for one in made
-        ]
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (aside / "distilled.jsonl").write_text(text, encoding="utf-8")
-    shutil.rmtree(job.out, ignore_errors=True)
-    aside.rename(job.out)
-    told = asdict(report) | {"model": job.model}
-    (job.report or job.out / "training.json").write_text(json.dumps(told, indent=2) + "\n")
+def _keep(made: Sequence[Demonstration], file: Path) -> None:
+    """The answers that were made under a context, as demonstrations."""
+    rows = [
+        {
+            "prompt": [{"role": role, "content": content} for role, content in one.messages],
+            "completion": [{"role": "assistant", "content": one.answer}],
+        }
+        for one in made
+    ]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    file.write_text(text, encoding="utf-8")
 
 
 def _tell(report: SftReport) -> None:

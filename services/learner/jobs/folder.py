@@ -1,0 +1,54 @@
+"""Owns the folder that a job writes: whole or not there, and nobody's files in its place.
+
+A job's own folder, told by a file that only the job writes, is replaced; any other that has something in it is refused,
+before the hours of training.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from services.common.errors import AlreadyExists
+
+REPORT_FILE = "training.json"
+
+
+def prepared(out: Path, mark: str, report: Path | None = None) -> Path:
+    """The folder's whole path, its parent there, and the report's; OSError where they cannot be.
+
+    mark: a file that a folder of this job has. Raises AlreadyExists for what is not the job's to replace.
+    """
+    whole = out.resolve()
+    if whole.exists() and not (whole.is_dir() and (not any(whole.iterdir()) or (whole / mark).is_file())):
+        raise AlreadyExists(f"{out} is there already and not this job's: name another folder")
+    whole.parent.mkdir(parents=True, exist_ok=True)
+    if report is not None:
+        report.parent.mkdir(parents=True, exist_ok=True)
+    return whole
+
+
+@contextmanager
+def written(out: Path) -> Iterator[Path]:
+    """A folder to write into, which stands in the place of `out` once the block has ended well."""
+    aside = out.with_name(f".{out.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        shutil.rmtree(out, ignore_errors=True)
+        aside.rename(out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_report(told: Mapping[str, Any], *files: Path | None) -> None:
+    """As JSON, into each of these files."""
+    text = json.dumps(told, indent=2) + "\n"
+    for file in files:
+        if file is not None:
+            file.write_text(text, encoding="utf-8")
