@@ -14,7 +14,7 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """("file:line", object) for each line that is not blank.
+    """("file:line", object) for each line that is not blank; a byte order mark before the first one is no text.
 
     Lines end at a newline and nowhere else: str.splitlines() would also cut inside a string at U+2028, which
     models do write. Raises NotFound, or InvalidInput for text that is no UTF-8, no JSON, no object, or has escapes that
@@ -23,7 +23,7 @@ def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if not path.is_file():
         raise NotFound(f"{path}: no such file")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
     for number, line in enumerate(text.split("\n"), start=1):

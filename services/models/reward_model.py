@@ -42,7 +42,18 @@ from services.models.unrolled import Unrolled, unroll
 Pooling = Literal["mean", "last"]
 HEAD_FILE = "reward_head.safetensors"
 SETTINGS_FILE = "reward.json"
-_ENCODERS = frozenset(("bert", "roberta", "distilbert", "electra", "deberta-v2", "mpnet", "modernbert"))
+_WITH_POOLER = frozenset(("bert", "roberta", "xlm-roberta", "camembert", "albert", "mpnet"))
+# Encoders whose first position is the one after the padding token's.
+_AFTER_PADDING = frozenset(("roberta", "xlm-roberta", "camembert", "mpnet"))
+_ENCODERS = _AFTER_PADDING | {
+    "bert",
+    "distilbert",
+    "electra",
+    "albert",
+    "deberta",
+    "deberta-v2",
+    "modernbert",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +159,15 @@ class RewardModel(torch.nn.Module):
             start=len(prompt) + 2,
             cut=whole - len(prompt) - len(completion),
         )
+
+    def prompt_text(self, messages: Sequence[tuple[str, str]]) -> str:
+        """What is read before an answer. InvalidInput for messages that the chat template refuses."""
+        joined = "\n".join(content for _, content in messages)
+        if self.settings.pooling == "mean":
+            return joined
+        if getattr(self.tokenizer, "chat_template", None):
+            return rendered(self.tokenizer, messages, generate=True)
+        return joined + "\n"
 
     def forward(self, rows: Sequence[ScoreText]) -> torch.Tensor:
         """Head outputs, without gain and bias, [rows] float32."""
@@ -261,12 +281,15 @@ class RewardModel(torch.nn.Module):
     def normalised(self, families: Sequence[Sequence[ScoreText]]) -> None:
         """Set gain and bias so that these reference answers, prompt by prompt, score mean 0, deviation 1.
 
-        arXiv 1909.08593, 2.1.
+        arXiv 1909.08593, 2.1. Raises InvalidInput where they all score the same, which no gain makes a deviation of.
         """
         self.settings = replace(self.settings, gain=1.0, bias=0.0)
         found = self.family_scores(families)
         values = torch.tensor([score for scores in found for score in scores], dtype=torch.float64)
-        gain = 1.0 / max(float(values.std(unbiased=False)), 1e-6)
+        deviation = float(values.std(unbiased=False))
+        if deviation < 1e-6:
+            raise InvalidInput(f"the {len(values)} answers that the scale is set by all score the same")
+        gain = 1.0 / deviation
         self.settings = replace(self.settings, gain=gain, bias=-gain * float(values.mean()))
 
     def about(self) -> ScorerAbout:
@@ -315,19 +338,15 @@ class RewardModel(torch.nn.Module):
         """Token ids of the prompt and of the completion."""
         tokenize = self.tokenizer
         if self.settings.pooling == "mean":
-            prompt = "\n".join(content for _, content in row.messages)
             return (
-                tokenize(prompt, add_special_tokens=False)["input_ids"],
+                tokenize(self.prompt_text(row.messages), add_special_tokens=False)["input_ids"],
                 tokenize(row.completion or " ", add_special_tokens=False)["input_ids"],
             )
         if row.rendered:
             text = "".join(content for _, content in row.messages) + row.completion
             ids = tokenize(text, add_special_tokens=False)["input_ids"]
             return [], self._closed([*self._missing_start(ids), *ids] if row.special_tokens else ids)
-        if getattr(tokenize, "chat_template", None):
-            prompt = rendered(tokenize, row.messages, generate=True)
-        else:
-            prompt = "\n".join(content for _, content in row.messages) + "\n"
+        prompt = self.prompt_text(row.messages)
         end = [] if tokenize.eos_token_id is None else [tokenize.eos_token_id]
         answer = tokenize(row.completion, add_special_tokens=False)["input_ids"]
         return tokenize(prompt, add_special_tokens=False)["input_ids"], self._closed([*answer, *end])
@@ -354,7 +373,8 @@ def new_reward_model(
 ) -> RewardModel:
     """A reward model to be trained, from a causal model or an encoder.
 
-    Head: normal with standard deviation 1/sqrt(d+1), bias 0 (NUMERICS; arXiv 1909.08593).
+    Head: normal with standard deviation 1/sqrt(d+1), bias 0 (arXiv 1909.08593). Raises InvalidInput for a model with an
+    encoder and a decoder.
     """
     folder = resolve(path)
     backbone, pooling = _backbone(folder, dtype, threads)
@@ -364,11 +384,18 @@ def new_reward_model(
         width = backbone.config.hidden_size
         head.weight.copy_(torch.randn(1, width, generator=generator) / (width + 1) ** 0.5)
         head.bias.zero_()
-    limit = min(max_tokens, int(getattr(backbone.config, "max_position_embeddings", max_tokens)))
+    limit = min(max_tokens, _positions(backbone.config) or max_tokens)
     tokenizer = load_tokenizer(folder)
     closing = closing_ids(tokenizer) if pooling == "last" else ()
     settings = RewardSettings(pooling=pooling, max_tokens=limit, closing=closing)
     return RewardModel(backbone, tokenizer, settings, head.to(backbone.device), path)
+
+
+def _positions(config: Any) -> int:
+    """How many tokens the backbone has positions for; 0 where it has no table of them."""
+    table = int(getattr(config, "max_position_embeddings", 0) or 0)
+    taken = int(config.pad_token_id or 0) + 1 if config.model_type in _AFTER_PADDING else 0
+    return table - taken if table else 0
 
 
 def load_reward_model(
@@ -388,6 +415,9 @@ def load_reward_model(
     except (ValueError, TypeError, AttributeError, RecursionError, OSError, SafetensorError) as error:
         raise InvalidInput(f"{path}: reward model settings or head cannot be read ({error})") from error
     backbone, _ = _backbone(str(folder), dtype, threads, pooling=settings.pooling)
+    settings = replace(
+        settings, max_tokens=min(settings.max_tokens, _positions(backbone.config) or settings.max_tokens)
+    )
     size = int(backbone.get_input_embeddings().weight.shape[0])
     if any(token >= size for token in settings.closing):
         raise InvalidInput(f"{path}: closing {list(settings.closing)} is not in the vocabulary of {size}")
@@ -411,8 +441,13 @@ def _backbone(folder: str, dtype: str, threads: int, pooling: Pooling | None = N
     set_threads(threads)
     # It would report the pooling layer that is left out on purpose.
     logging.set_verbosity_error()
-    kind = run_loader(folder, AutoConfig.from_pretrained).model_type
-    options = {"add_pooling_layer": False} if kind in {"bert", "roberta"} else {}
+    config = run_loader(folder, AutoConfig.from_pretrained)
+    kind = config.model_type
+    if getattr(config, "is_encoder_decoder", False):
+        raise InvalidInput(
+            f"model {folder} has an encoder and a decoder: a reward model is made from one of them"
+        )
+    options = {"add_pooling_layer": False} if kind in _WITH_POOLER else {}
     backbone, found = run_loader(
         folder,
         AutoModel.from_pretrained,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +24,9 @@ from services.models.unrolled import Unrolled, unroll, with_layers
 WRITTEN_OUT = 512
 """Tokens of the longest row up to which the lower half, which has no way back, goes through products written out as the
 upper one does: 8 rows of 256 with one prompt 98 ms a layer instead of 215, 4 of 1,024 688 instead of torch's 364."""
+
+# Where a bare transformer has its layers: Llama's form and ModernBERT, GPT-2 and Bloom, MPT, OPT, BERT, DistilBERT.
+_LAYERS = ("layers", "h", "blocks", "decoder.layers", "encoder.layer", "transformer.layer")
 
 
 class Halves(Protocol):
@@ -162,7 +166,27 @@ def freeze(model: Any, layers: int, *, embeddings: bool = False, written_out: bo
 
 
 def layers_of(model: Any) -> list[Any]:
-    """All layers from the lowest on, an encoder's before its decoder's; none for a causal model of another form."""
+    """All layers from the lowest on, an encoder's before its decoder's; none where they have no name that is known."""
     if is_encoder_decoder(model):
         return [*model.get_encoder().block, *model.get_decoder().block]
-    return list(getattr(model.base_model, "layers", ()))
+    for name in _LAYERS:
+        try:
+            return list(attrgetter(name)(model.base_model))
+        except AttributeError:
+            continue
+    return []
+
+
+def freeze_lowest(model: Any, layers: int) -> None:
+    """Leave the lowest `layers` layers out of training. InvalidInput where none would be left, or none is known."""
+    found = layers_of(model)
+    if layers and layers >= len(found):
+        of = (
+            f"the model has {len(found)} layers"
+            if found
+            else f"those of {type(model).__name__} are not known"
+        )
+        raise InvalidInput(f"frozen_layers = {layers}, but {of}")
+    for layer in found[:layers]:
+        for parameter in layer.parameters():
+            parameter.requires_grad_(False)

@@ -65,7 +65,7 @@ def text(value: object, field: str) -> str:
 
 def messages(value: object, field: str) -> tuple[Message, ...]:
     """A list of {role, content}, at least one."""
-    if not isinstance(value, list) or not value:
+    if not isinstance(value, list) or all(type(one) is int for one in value):
         raise Malformed(field, f"expected text or a list of messages, got {kind(value)}", Fault.NOT_TEXT)
     return tuple(_message(one, f"{field}[{number}]") for number, one in enumerate(value))
 
@@ -86,7 +86,8 @@ def column(row: Mapping[str, Any], *names: str) -> str:
         if value is None or value == "":
             continue
         # Data sets number their prompts; a number is as good a name as any.
-        said = text(str(value) if isinstance(value, int) and not isinstance(value, bool) else value, name)
+        named = whole(value)
+        said = text(value if named is None else str(named), name)
         if len(said) > MAX_ID_CHARACTERS:
             raise Malformed(name, f"expected at most {MAX_ID_CHARACTERS} characters, got {len(said)}")
         return said
@@ -107,11 +108,18 @@ def number(value: object, field: str, *, low: float = -math.inf, high: float = m
 
 def index(value: object, field: str, count: int) -> int:
     """A whole number from 0 to count - 1."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise Malformed(field, f"expected a whole number from 0 to {count - 1}, got {kind(value)}")
-    if not 0 <= value < count:
-        raise Malformed(field, f"expected a whole number from 0 to {count - 1}, got {str(value)[:20]}")
-    return value
+    found = whole(value)
+    if found is None or not 0 <= found < count:
+        got = str(value)[:20] if kind(value) == "a number" else kind(value)
+        raise Malformed(field, f"expected a whole number from 0 to {count - 1}, got {got}")
+    return found
+
+
+def whole(value: object) -> int | None:
+    """A whole number, also one written as 2.0: tables with gaps have their numbers so. None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        return None
+    return int(value)
 
 
 def many(value: object, field: str, least: int = 2) -> list[Any]:

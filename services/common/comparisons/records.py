@@ -22,12 +22,13 @@ class Origin:
     """Where a record comes from, as far as its row says; empty where it does not.
 
     `place`: "file:line". `group`: what a split goes by (prompt_id, else tree, else a digest of the prompt; never
-    empty). `annotator`: who chose. `confidence`: 0 to 1.
+    empty). `tree`: the conversation that the prompt is a turn of. `annotator`: who chose. `confidence`: 0 to 1.
     """
 
     place: str
     group: str
     prompt_id: str = ""
+    tree: str = ""
     item_id: str = ""
     campaign: str = ""
     annotator: str = ""

@@ -28,6 +28,7 @@ from services.common.comparisons.fields import (
     many,
     number,
     text,
+    whole,
 )
 from services.common.comparisons.pairs import Messages, parse_pair, parse_prompt
 from services.common.comparisons.records import (
@@ -60,11 +61,12 @@ def parse_row(row: Row, place: str) -> Record:
 
 
 def _origin(row: Row, place: str, prompt: Messages, *, annotator: str = "", prompt_id: str = "") -> Origin:
-    named = column(row, "prompt_id") or prompt_id
+    named, tree = column(row, "prompt_id") or prompt_id, column(row, "tree")
     return Origin(
         place=place,
-        group=named or column(row, "tree") or fingerprint(prompt),
+        group=named or tree or fingerprint(prompt),
         prompt_id=named,
+        tree=tree,
         item_id=column(row, "item_id"),
         campaign=column(row, "campaign"),
         annotator=column(row, "annotator") or annotator,
@@ -188,12 +190,12 @@ def _answers(row: Row, place: str) -> Record:
 
 
 def _rank(value: object, field: str) -> int:
-    """A rank, 1 the best. Data sets write it as 1 or as 1.0."""
-    rank = value if not isinstance(value, bool) else None
-    if not isinstance(rank, int | float) or rank != rank // 1 or not 1 <= rank <= 10_000:
-        got = str(value)[:20] if isinstance(value, int | float) else kind(value)
+    """A rank, 1 the best."""
+    rank = whole(value)
+    if rank is None or not 1 <= rank <= 10_000:
+        got = str(value)[:20] if kind(value) == "a number" else kind(value)
         raise Malformed(field, f"expected a whole number from 1 (the best), got {got}")
-    return int(rank)
+    return rank
 
 
 def _ranking(

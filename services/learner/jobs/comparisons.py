@@ -14,15 +14,21 @@ from typing import NamedTuple
 import numpy as np
 
 from services.common.comparisons import BestOf, Comparison, Record
-from services.learner.jobs.groups import Groups, Messages
+from services.learner.jobs.groups import Groups, Messages, names_of
 
 
 class Win(NamedTuple):
-    """One answer beat another, both by index. `margin`: by how much at least, in units of the score's logit."""
+    """One answer beat another, both by index.
+
+    `margin`: by how much at least, in units of the score's logit. `weight`: in the loss; the pairs of a ranking share
+    one. `annotator`: who said so, where the data name anybody.
+    """
 
     better: int
     worse: int
-    margin: float = 0.0
+    margin: float | None = None
+    weight: float = 1.0
+    annotator: str = ""
 
 
 class Choice(NamedTuple):
@@ -36,7 +42,8 @@ class Choice(NamedTuple):
 class Compared:
     """A prompt, its answers, and what was said of them.
 
-    `group` is what a split goes by; `names` are those that the data give the prompt's own rows.
+    `group` is what a split goes by; `names` are those that the data give the prompt's own rows. `place`: where the
+    first of them stands.
     """
 
     messages: Messages
@@ -45,20 +52,34 @@ class Compared:
     choices: tuple[Choice, ...] = ()
     group: str = ""
     names: frozenset[str] = frozenset()
+    place: str = ""
 
     @property
     def statements(self) -> int:
-        """What a batch is counted in: comparisons, and choices of the best."""
+        """What a batch is counted in: comparisons, those of rankings too, and choices of the best."""
         return len(self.wins) + len(self.choices)
 
     def pairs(self) -> tuple[Win, ...]:
-        """All that can be judged as one against another: a choice of the best beats each other answer."""
-        chosen = (Win(c.best, other) for c in self.choices for other in c.among if other != c.best)
+        """All that can be judged as one against another: the best of N beats each other, together with weight 1."""
+        chosen = (
+            Win(choice.best, other, weight=1 / (len(choice.among) - 1))
+            for choice in self.choices
+            for other in choice.among
+            if other != choice.best
+        )
         return (*self.wins, *chosen)
 
     def agreement(self) -> dict[tuple[int, int], tuple[float, int]]:
-        """For each (better, worse): the share that the more common verdict has, and how often the two were compared."""
-        votes = Counter((win.better, win.worse) for win in self.pairs())
+        """For each (better, worse): the share that the more common verdict has, and how many verdicts there are.
+
+        Whoever said the same twice, as in two exports one after the other, has one; of people without a name each row
+        is somebody's.
+        """
+        said = [(win.better, win.worse, win.annotator) for win in self.pairs()]
+        named = {one for one in said if one[2]}
+        votes = Counter(
+            (better, worse) for better, worse, _ in (*named, *(one for one in said if not one[2]))
+        )
         found = {}
         for (one, other), count in votes.items():
             total = count + votes[other, one]
@@ -68,6 +89,7 @@ class Compared:
 
 @dataclass(slots=True)
 class _Gathered:
+    place: str
     names: set[str] = field(default_factory=set)
     answers: dict[str, int] = field(default_factory=dict)
     wins: list[Win] = field(default_factory=list)
@@ -86,17 +108,19 @@ def by_prompt(records: Iterable[Record]) -> list[Compared]:
     groups = Groups()
     for record in records:
         messages = tuple((message.role, message.content) for message in record.prompt)
-        known = gathered.setdefault(messages, _Gathered())
-        known.names.add(record.origin.group)
-        groups.add(messages, record.origin.group)
+        known = gathered.setdefault(messages, _Gathered(record.origin.place))
+        for name in names_of(record.origin.group, record.origin.tree):
+            known.names.add(name)
+            groups.add(messages, name)
         at = known.indices(record.answers)
         if isinstance(record, BestOf):
             among = tuple(dict.fromkeys(at))
             if len(among) > 1:
                 known.choices.append(Choice(at[record.best], among))
             continue
-        margin = record.margin or 0.0 if isinstance(record, Comparison) else 0.0
-        known.wins += [Win(at[better], at[worse], margin) for better, worse in record.wins()]
+        margin = record.margin if isinstance(record, Comparison) else None
+        wins, said_by = record.wins(), record.origin.annotator
+        known.wins += [Win(at[better], at[worse], margin, 1 / len(wins), said_by) for better, worse in wins]
     return [
         Compared(
             messages=messages,
@@ -105,6 +129,7 @@ def by_prompt(records: Iterable[Record]) -> list[Compared]:
             choices=tuple(one.choices),
             group=groups.of(messages),
             names=frozenset(one.names),
+            place=one.place,
         )
         for messages, one in gathered.items()
         if one.wins or one.choices

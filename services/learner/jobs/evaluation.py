@@ -30,7 +30,7 @@ class Judged:
 
     logit: float
     lengths: tuple[int, int]
-    margin: float = 0.0
+    margin: float | None = None
     agreement: float = 1.0
     votes: int = 1
 
@@ -93,10 +93,13 @@ def calibration_error(logits: Sequence[float]) -> float:
 def by_margin(pairs: Sequence[Judged]) -> list[dict[str, float]]:
     """Accuracy by how sure the model is: quarters of the pairs by |logit|, the least sure first.
 
-    Where the data say how much better an answer is, by quarters of that instead.
+    Where the data say how much better an answer is, by quarters of that instead, of the pairs that they say it of.
     """
-    said = np.array([pair.margin for pair in pairs])
-    sure = np.abs([pair.logit for pair in pairs]) if not said.any() else said
+    told = [pair for pair in pairs if pair.margin is not None]
+    if any(pair.margin for pair in told):
+        pairs, sure = told, np.array([pair.margin for pair in told])
+    else:
+        sure = np.abs([pair.logit for pair in pairs])
     order = np.argsort(sure, kind="stable")
     rows = []
     for part in np.array_split(order, min(_QUARTILES, len(order))):
@@ -113,13 +116,19 @@ def by_margin(pairs: Sequence[Judged]) -> list[dict[str, float]]:
 
 
 def by_agreement(pairs: Sequence[Judged]) -> dict[str, dict[str, float]]:
-    """Accuracy by what annotators said of a pair: compared once, all agreed, most agreed. Absent where none is."""
-    kinds: dict[str, list[float]] = {"compared once": [], "all agreed": [], "most agreed": []}
+    """Accuracy by what annotators said of a pair: compared once, all agreed, most did, as many said the opposite.
+
+    Absent where none is.
+    """
+    kinds: dict[str, list[float]] = {"compared once": [], "all agreed": [], "most agreed": [], "split": []}
     for pair in pairs:
         if pair.votes == 1:
-            kinds["compared once"].append(pair.logit)
+            kind = "compared once"
+        elif pair.agreement == 1:
+            kind = "all agreed"
         else:
-            kinds["all agreed" if pair.agreement == 1 else "most agreed"].append(pair.logit)
+            kind = "most agreed" if pair.agreement > 0.5 else "split"
+        kinds[kind].append(pair.logit)
     return {
         kind: {"pairs": float(len(found)), "accuracy": accuracy(found)}
         for kind, found in kinds.items()

@@ -9,6 +9,14 @@ from __future__ import annotations
 Messages = tuple[tuple[str, str], ...]
 
 
+def names_of(named: str, tree: str) -> tuple[str, ...]:
+    """What a prompt is called by its own name and by its conversation's, where it has them.
+
+    Numbers are names in either column: what distinguishes a conversation keeps the two apart.
+    """
+    return (*((named,) if named else ()), *((f"~tree {tree}",) if tree else ()))
+
+
 class Groups:
     """Prompts and the names that data give them. A group is called by the least of its names."""
 

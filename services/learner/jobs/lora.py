@@ -32,5 +32,10 @@ def merged(adapted: Any) -> Any:
             (name,) = layer.active_adapters
             weight = layer.get_base_layer().weight
             b = layer.lora_B[name].weight * layer.scaling[name]
-            weight.data = low_rank.merged(weight.data, layer.lora_A[name].weight.data, b.data)
+            # GPT-2's layers have their weights as [in, out].
+            turned = getattr(layer, "fan_in_fan_out", False)
+            whole = low_rank.merged(
+                weight.data.T if turned else weight.data, layer.lora_A[name].weight.data, b.data
+            )
+            weight.data = whole.T.contiguous() if turned else whole
     return adapted.unload()

@@ -20,7 +20,7 @@ from services.learner.jobs.demonstrations import read_demonstrations
 from services.learner.jobs.folder import REPORT_FILE, prepared, write_report, written
 from services.learner.jobs.reward_model import RewardReport, RewardTraining, train
 from services.learner.jobs.scatter import scatter
-from services.models.reward_model import SETTINGS_FILE, new_reward_model
+from services.models.reward_model import SETTINGS_FILE, RewardModel, new_reward_model
 from services.models.scorer import ScoreText
 
 
@@ -49,9 +49,13 @@ def run_job(job: RewardJob, options: RewardTraining) -> None:
         ScoreText(row.messages, row.answer)
         for row in (read_demonstrations(job.reference) if job.reference else [])
     ]
+    if reference and len(set(reference)) < 2:
+        raise InvalidInput(f"{job.reference}: one answer sets no scale: at least two are needed that differ")
     model = new_reward_model(
         job.model, dtype=job.dtype, threads=job.threads, seed=options.seed, max_tokens=job.max_tokens
     )
+    prompts = readable(model, prompts, skip=job.skip_bad_rows)
+    pretraining = readable(model, pretraining, skip=job.skip_bad_rows)
     report = train(model, prompts, options, _say, pretraining=pretraining, reference=reference)
     told = as_json(report) | {"model": job.model}
     with written(out) as folder:
@@ -74,6 +78,26 @@ def load(source: str, *, skip_bad_rows: bool = False) -> list[Compared]:
     if not prompts:
         raise InvalidInput(f"{source}: there is no comparison in it")
     return prompts
+
+
+def readable(model: RewardModel, prompts: Sequence[Compared], *, skip: bool) -> list[Compared]:
+    """The prompts whose messages the model's chat template takes, before hours go into the others.
+
+    Raises InvalidInput with the place of one that it refuses, or leaves such prompts out and says how many.
+    """
+    read, refused = [], []
+    for prompt in prompts:
+        try:
+            model.prompt_text(prompt.messages)
+        except InvalidInput as error:
+            refused.append(f"{prompt.place}: prompt: {error}")
+            if not skip:
+                raise InvalidInput(refused[0]) from None
+        else:
+            read.append(prompt)
+    if refused:
+        print(f"{len(refused)} prompts left out, first {refused[0]}", file=sys.stderr, flush=True)
+    return read
 
 
 def as_json(report: RewardReport) -> dict[str, Any]:

@@ -4,7 +4,8 @@
                         └────────────────────── held-out prompts ──────────────────────▶ evaluation
 
 All that was said of a prompt's answers is one element of a batch, in which each answer is read once and what the
-answers begin with is read once for all of them. The loss is the mean over all statements of the batch. Gain and bias
+answers begin with is read once for all of them. The loss is the mean over what was said: a comparison, a choice of the
+best, or a ranking, whose pairs weigh one together. Gain and bias
 make the reference answers score mean 0, deviation 1, before training and after (arXiv 1909.08593, 2.1); they are the
 model's own.
 """
@@ -27,6 +28,7 @@ from services.models.dropout import dropping
 from services.models.master_weights import MasterWeights, ParameterGroup
 from services.models.reward_model import RewardModel
 from services.models.scorer import Encoded, ScoreText
+from services.models.trunk import freeze_lowest
 
 # Answers that gain and bias are set by, where none are given for it: a deviation known to 4 %.
 _NORMALISED_BY = 256
@@ -252,10 +254,7 @@ def make_optimiser(model: RewardModel, options: RewardTraining, rate: float) -> 
     embeddings = model.backbone.get_input_embeddings()
     for parameter in embeddings.parameters():
         parameter.requires_grad_(options.train_embeddings)
-    layers = model.backbone.layers if hasattr(model.backbone, "layers") else model.backbone.encoder.layer
-    for layer in layers[: options.frozen_layers]:
-        for parameter in layer.parameters():
-            parameter.requires_grad_(False)
+    freeze_lowest(model.backbone, options.frozen_layers)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return MasterWeights(
         [ParameterGroup(trained, rate)],

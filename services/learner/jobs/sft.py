@@ -27,7 +27,7 @@ from services.models.forest import enable_forests, plant, token_states
 from services.models.logprobs import backbone_of, completion_states, pack, token_logprobs
 from services.models.master_weights import MasterWeights, ParameterGroup
 from services.models.packing import micro_batches
-from services.models.trunk import layers_of
+from services.models.trunk import freeze_lowest
 from services.models.unrolled import unroll
 
 Progress = Callable[[int, int, float], None]
@@ -84,9 +84,13 @@ class SftReport:
 
 def encode(tokenizer: Any, one: Demonstration, max_tokens: int) -> tuple[Row, bool]:
     """The row of a demonstration, and whether something did not fit: the prompt's beginning goes first, then the
-    answer's end. The end token is learned unless the answer was cut."""
+    answer's end. The end token is learned unless the answer was cut. InvalidInput, with the row's place, for what the
+    chat template refuses."""
     if getattr(tokenizer, "chat_template", None):
-        text = rendered(tokenizer, one.messages, generate=True)
+        try:
+            text = rendered(tokenizer, one.messages, generate=True)
+        except InvalidInput as error:
+            raise InvalidInput(f"{one.place}: prompt: {error}" if one.place else str(error)) from None
         prompt = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     else:
         prompt = list(tokenizer("\n".join(content for _, content in one.messages) + "\n")["input_ids"])
@@ -162,9 +166,9 @@ def train(
     encoded = [encode(tokenizer, one, options.max_tokens) for one in fit]
     rows = [row for row, _ in encoded]
     held_rows = [encode(tokenizer, one, options.max_tokens)[0] for one in held]
+    optimiser = make_optimiser(trainee.model, options)
     before = trainee.loss(held_rows, options.micro_batch_tokens)
     began = time.perf_counter()
-    optimiser = make_optimiser(trainee.model, options)
     order = _order(len(rows), options)
     history = []
     with checkpointing(trainee.model, options.gradient_checkpointing):
@@ -212,9 +216,7 @@ def make_optimiser(model: Any, options: SftTraining) -> MasterWeights:
             parameter.requires_grad_(options.train_embeddings)
         for parameter in model.get_output_embeddings().parameters():
             parameter.requires_grad_(options.train_embeddings)
-        for layer in layers_of(model)[: options.frozen_layers]:
-            for parameter in layer.parameters():
-                parameter.requires_grad_(False)
+        freeze_lowest(model, options.frozen_layers)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return MasterWeights(
         [ParameterGroup(trained, options.learning_rate)],

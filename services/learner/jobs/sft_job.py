@@ -43,7 +43,7 @@ def run_job(job: SftJob, options: SftTraining) -> None:
     demonstrations = read_demonstrations(job.data)
     context = _context(job.context)
     loaded = load_language_model(ModelSpec(path=job.model, dtype=job.dtype, threads=job.threads))
-    _check_architecture(job, loaded.facts.architecture)
+    _check(job, options, loaded.facts.architecture)
     limit = loaded.facts.context_length or options.max_tokens
     options = replace(options, max_tokens=min(options.max_tokens, limit))
     if context:
@@ -71,7 +71,10 @@ def run_job(job: SftJob, options: SftTraining) -> None:
     _tell(report)
 
 
-def _check_architecture(job: SftJob, architecture: str) -> None:
+def _check(job: SftJob, options: SftTraining, architecture: str) -> None:
+    """Raises ConfigError for options that do not go together, or not with such a model."""
+    if job.lora_rank and options.frozen_layers:
+        raise ConfigError("--frozen-layers is for training without --lora-rank, which trains no layer itself")
     if architecture != "causal" and (job.lora_rank or job.context):
         option = "--lora-rank" if job.lora_rank else "--context"
         raise ConfigError(f"{option} is for causal models; {job.model} is an encoder-decoder")

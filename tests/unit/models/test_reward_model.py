@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel
 
 from services.common.errors import Corrupted, InvalidInput, NotFound
 from services.models.reward_model import (
@@ -26,6 +27,7 @@ from tests.fakes.tiny_models import (
     make_tiny_causal,
     make_tiny_encoder,
     make_tiny_reward_model,
+    make_tiny_t5,
     tiny_tokenizer,
 )
 
@@ -234,6 +236,41 @@ def test_a_new_head_is_small_and_of_its_seed(tmp_path: Path, make: Any, pooling:
         model.head.weight, new_reward_model(base, dtype="float32", threads=1, seed=4).head.weight
     )
     assert all(module.p == 0 for module in model.modules() if isinstance(module, torch.nn.Dropout))
+
+
+@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "camembert", "mpnet"])
+def test_encoders_whose_positions_begin_after_padding_keep_within_them(tmp_path: Path, kind: str) -> None:
+    """Of 40 positions two are padding's: longer rows are cut to 38, also in a folder that says 40."""
+    tokenizer = tiny_tokenizer(chat_template=False)
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=40,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    base, folder = tmp_path / "base", tmp_path / "reward"
+    AutoModel.from_config(config, add_pooling_layer=False).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    folder.mkdir()
+    made = new_reward_model(str(base), dtype="float32", threads=1, max_tokens=1024)
+    assert (made.settings.pooling, made.settings.max_tokens) == ("mean", 38)
+    made.settings = replace(made.settings, max_tokens=40)
+    made.save(folder)
+    row = ScoreText((("user", "why? " * 20),), "because " * 10)
+    assert load(folder).score([row]) == pytest.approx(
+        new_reward_model(str(base), dtype="float32", threads=1).score([row]), abs=1e-6
+    )
+
+
+def test_a_model_with_encoder_and_decoder_is_refused(tmp_path: Path) -> None:
+    """In words, and not by its first pass."""
+    base = make_tiny_t5(tmp_path / "base")
+    with pytest.raises(InvalidInput, match="has an encoder and a decoder"):
+        new_reward_model(str(base), dtype="float32", threads=1)
 
 
 def test_weights_that_are_not_finite(tmp_path: Path) -> None:

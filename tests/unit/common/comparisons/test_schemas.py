@@ -51,11 +51,15 @@ SUMMARIES = {
     [
         PAIR,
         {"prompt": [user("hi")], "chosen": [assistant("yes")], "rejected": [assistant("no")]},
+        {"prompt": [user("hi")], "chosen": "yes", "rejected": "no"},
+        {"prompt": "hi", "chosen": [assistant("yes")], "rejected": [assistant("no")]},
+        {"chosen": "hi yes", "rejected": "hi no"},
         {"chosen": [user("hi"), assistant("yes")], "rejected": [user("hi"), assistant("no")]},
         {"prompt": None, "chosen": [user("hi"), assistant("yes")], "rejected": [user("hi"), assistant("no")]},
         {"prompt": "hi", "chosen": [user("hi"), assistant("yes")], "rejected": [user("hi"), assistant("no")]},
         {"chosen": "\n\nHuman: hi\n\nAssistant: yes", "rejected": "\n\nHuman: hi\n\nAssistant: no"},
         {"prompt": "\n\nHuman: hi\n\nAssistant:", "chosen": "yes", "rejected": "no"},
+        {"prompt": "\n\nHuman: hi\n\nAssistant:", "chosen": " yes", "rejected": " no"},
     ],
 )
 def test_a_pair_in_every_schema(row: dict[str, Any]) -> None:
@@ -66,6 +70,28 @@ def test_a_pair_in_every_schema(row: dict[str, Any]) -> None:
     assert record.answers == ("yes", "no")
     assert (record.wins(), record.ties()) == (((0, 1),), ())
     assert record.origin.group == one(PAIR).origin.group != ""
+
+
+def test_texts_without_a_prompt_part_between_words() -> None:
+    """The prompt is what both begin with, in whole words, however long; answers keep their own blanks."""
+    record = one({"chosen": "The sky\nis  green, see?", "rejected": "The sky\nis  grey "})
+    assert record.prompt == (Message("user", "The sky\nis"),)
+    assert record.answers == ("green, see?", "grey ")
+
+
+def test_numbers_of_tables_with_gaps_are_whole() -> None:
+    """A column with nulls has 2.0 for 2: as a choice, as the best, as an id."""
+    assert one(SUMMARIES | {"choice": 1.0}) == one(SUMMARIES | {"choice": 1})
+    assert one({"query": "hi", "sample0": "a", "sample1": "b", "best": 1.0}).answers[1] == "b"
+    assert one(PAIR | {"prompt_id": 7.0}).origin.group == "7"
+
+
+def test_a_prompt_of_a_conversation_has_both_names() -> None:
+    """The id makes the group; the conversation's name is kept with it, and is not taken for an id."""
+    both = one(PAIR | {"prompt_id": "p1", "tree": "t"}).origin
+    assert both.group == "p1"
+    assert set(both.names()) & set(one(PAIR | {"tree": "t"}).origin.names())
+    assert not set(both.names()) & set(one(PAIR | {"prompt_id": "t"}).origin.names())
 
 
 def test_a_dialogue_keeps_its_turns() -> None:
@@ -178,8 +204,21 @@ def test_the_models_of_a_ranked_list() -> None:
             "sample0: expected sample0, sample1, … without a gap, got 2 samples",
         ),
         (PAIR | {"rejected": "yes"}, "rejected: expected another text than chosen"),
-        (PAIR | {"rejected": [1, 2]}, "rejected: expected text, got a list of numbers (token ids?)"),
-        (PAIR | {"chosen": 1.5}, "chosen: expected text, got a number"),
+        (
+            PAIR | {"rejected": [1, 2]},
+            "rejected: expected text or a list of messages, got a list of numbers (token ids?)",
+        ),
+        (PAIR | {"chosen": 1.5}, "chosen: expected text or a list of messages, got a number"),
+        (
+            PAIR | {"chosen": [user("yes")]},
+            "chosen: expected an answer of the assistant at the end, got role",
+        ),
+        (PAIR | {"prompt_id": 7.5}, "prompt_id: expected text, got a number"),
+        ({"chosen": "yes", "rejected": "no"}, "chosen: expected a prompt column, a dialogue, or a text"),
+        (
+            {"chosen": "Human: hi\n\nAssistant: yes", "rejected": "Human: hi\n\nAssistant: no"},
+            "chosen: expected a dialogue that begins with '\\n\\nHuman:'",
+        ),
         (PAIR | {"chosen": "a\0"}, "chosen: expected text without NUL"),
         (PAIR | {"margin": "2"}, "margin: expected a number, got text"),
         (PAIR | {"margin": True}, "margin: expected a number, got true or false"),
@@ -192,9 +231,10 @@ def test_the_models_of_a_ranked_list() -> None:
         ),
         (
             {"chosen": [assistant("b"), user("a")], "rejected": [assistant("b"), user("c")]},
-            "chosen: expected an answer as the last message, got one of the user",
+            "chosen: expected an answer of the assistant at the end, got role user",
         ),
         (SUMMARIES | {"choice": 2}, "choice: expected a whole number from 0 to 1, got 2"),
+        (SUMMARIES | {"choice": 0.5}, "choice: expected a whole number from 0 to 1, got 0.5"),
         (SUMMARIES | {"choice": None}, "choice: expected a whole number from 0 to 1, got null"),
         (SUMMARIES | {"info": None}, "info: expected an object, got null"),
         (SUMMARIES | {"info": {"id": "1"}}, "info.article: expected text, got null"),
@@ -215,7 +255,7 @@ def test_the_models_of_a_ranked_list() -> None:
         ),
         (
             {"query": [4, 5], "sample0": "a", "sample1": "b", "best": 0},
-            "query[0]: expected {role, content}, got a number",
+            "query: expected text or a list of messages, got a list of numbers (token ids?)",
         ),
         ({"query": "hi", "sample0": "a", "sample1": "a", "best": 0}, "sample1: expected samples that differ"),
         ({"prompt": "hi", "ranked": ["a"]}, "ranked: expected at least 2 answers, got 1"),

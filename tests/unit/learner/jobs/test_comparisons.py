@@ -14,13 +14,15 @@ from services.learner.jobs.comparisons import (
 )
 
 
-def pair(prompt: str, chosen: str, rejected: str, group: str = "", margin: float | None = None) -> Comparison:
+def pair(
+    prompt: str, chosen: str, rejected: str, group: str = "", margin: float | None = None, **said: str
+) -> Comparison:
     return Comparison(
         prompt=(Message("user", prompt),),
         chosen=chosen,
         rejected=rejected,
         margin=margin,
-        origin=Origin(place="", group=group or prompt),
+        origin=Origin(place=said.pop("place", ""), group=group or prompt, **said),
     )
 
 
@@ -36,6 +38,24 @@ def test_every_answer_of_a_prompt_stands_once() -> None:
     assert (y.messages, y.wins) == ((("user", "y"),), (Win(0, 1, 0.5),))
 
 
+def test_the_pairs_of_a_ranking_weigh_one_together() -> None:
+    """However many answers it has; a plain comparison weighs one, a choice of the best one over all it beats."""
+    asked = (Message("user", "x"),)
+    answers = ("a", "b", "c", "d")
+    origin = Origin(place="", group="x", annotator="ann")
+    ranking = Ranking(prompt=asked, answers=answers, ranks=(1, 2, 3, 4), origin=origin, sources=("",) * 4)
+    best = BestOf(prompt=asked, answers=answers, best=0, origin=origin, sources=("",) * 4)
+    (found,) = by_prompt([ranking, pair("x", "a", "b"), best])
+    assert [win.weight for win in found.pairs()] == [1 / 6] * 6 + [1.0] + [1 / 3] * 3
+    assert {win.annotator for win in found.wins} == {"ann", ""}
+
+
+def test_a_prompt_knows_where_it_was_first_said() -> None:
+    """For whoever has to say which row a mistake is in."""
+    found = by_prompt([pair("x", "a", "b", place="f:1"), pair("x", "b", "c", place="f:2")])
+    assert [one.place for one in found] == ["f:1"]
+
+
 def test_rankings_and_choices_of_the_best_keep_what_they_say() -> None:
     """Of a ranking all pairs but the tie; a choice of the best is one statement about all, and no other pair."""
     asked, origin = (Message("user", "x"),), Origin(place="", group="x")
@@ -45,10 +65,10 @@ def test_rankings_and_choices_of_the_best_keep_what_they_say() -> None:
     best = BestOf(prompt=asked, answers=("d", "a", "d"), best=1, origin=origin, sources=("",) * 3)
     (found,) = by_prompt([ranking, best])
     assert found.answers == ("a", "b", "c", "d")
-    assert found.wins == (Win(0, 1), Win(0, 2))
+    assert found.wins == (Win(0, 1, weight=0.5), Win(0, 2, weight=0.5))
     assert found.choices == (Choice(0, (3, 0)),)
     assert found.statements == 3
-    assert found.pairs() == (Win(0, 1), Win(0, 2), Win(0, 3))
+    assert found.pairs() == (*found.wins, Win(0, 3))
 
 
 def test_annotators_who_disagree_are_counted() -> None:
@@ -57,6 +77,22 @@ def test_annotators_who_disagree_are_counted() -> None:
     agreement = found.agreement()
     assert agreement[0, 1] == agreement[1, 0] == (2 / 3, 3)
     assert agreement[0, 2] == (1.0, 1)
+
+
+def test_a_verdict_that_is_told_twice_is_one_of_whoever_has_a_name() -> None:
+    """Two exports one after the other: ann has one vote, bob another; rows without a name are somebody's each."""
+    twice = [pair("x", "a", "b", annotator="ann")] * 2 + [pair("x", "b", "a", annotator="bob")]
+    (found,) = by_prompt(twice)
+    assert found.agreement()[0, 1] == (0.5, 2)
+    (found,) = by_prompt([pair("x", "a", "b")] * 2 + twice[:1])
+    assert found.agreement()[0, 1] == (1.0, 3)
+
+
+def test_turns_of_a_conversation_stay_on_one_side_whatever_else_they_are_called() -> None:
+    """Two prompts of one tree with ids of their own are one group; a prompt whose id is that number is another."""
+    turns = [pair("x", "a", "b", "1", tree="7"), pair("y", "a", "b", "2", tree="7"), pair("z", "a", "b", "7")]
+    groups = [one.group for one in by_prompt(turns)]
+    assert groups[0] == groups[1] != groups[2]
 
 
 def test_a_prompt_under_two_names_is_one_group() -> None:

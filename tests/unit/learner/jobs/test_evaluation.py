@@ -27,8 +27,8 @@ def test_pairs_of_a_prompt_know_scores_lengths_and_votes() -> None:
     found = judged(prompt, [1.5, 1.0])
     assert [(one.logit, one.lengths, one.margin) for one in found] == [
         (0.5, (3, 1), 2.0),
-        (-0.5, (1, 3), 0.0),
-        (0.5, (3, 1), 0.0),
+        (-0.5, (1, 3), None),
+        (0.5, (3, 1), None),
     ]
     assert {(one.agreement, one.votes) for one in found} == {(2 / 3, 3)}
 
@@ -73,11 +73,15 @@ def test_accuracy_by_margin_goes_by_the_data_where_they_say_it() -> None:
     assert [(row["pairs"], row["accuracy"]) for row in sure] == [(2, 0.5), (2, 1.0), (2, 0.5), (2, 1.0)]
     said = by_margin([pair(-1.0, margin=3.0), pair(2.0, margin=1.0)])
     assert [(row["least"], row["accuracy"]) for row in said] == [(1.0, 1.0), (3.0, 0.0)]
+    some = by_margin([pair(-1.0, margin=3.0), pair(9.0), pair(2.0, margin=1.0)])
+    assert some == said
 
 
 def test_accuracy_by_agreement() -> None:
-    """Compared once, unanimous, and disputed pairs apart; a kind that does not occur is absent."""
+    """Compared once, unanimous, disputed and undecided pairs apart; a kind that does not occur is absent."""
     found = by_agreement([pair(1.0), pair(-1.0, votes=2), pair(1.0, votes=3)])
     assert found["compared once"] == {"pairs": 1, "accuracy": 1.0}
     assert found["all agreed"] == {"pairs": 2, "accuracy": 0.5}
     assert "most agreed" not in found
+    found = by_agreement([pair(1.0, votes=3, agreement=2 / 3), pair(1.0, votes=2, agreement=0.5)])
+    assert {kind: row["pairs"] for kind, row in found.items()} == {"most agreed": 1, "split": 1}

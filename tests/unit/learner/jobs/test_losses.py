@@ -27,6 +27,19 @@ def test_all_pairs_of_a_ranking_count() -> None:
     assert said([FIRST, SECOND], "ranked") == 4
 
 
+def test_a_ranking_is_the_mean_over_its_pairs() -> None:
+    """Three pairs of weight a third beside a comparison: half of the loss each; binary in the same proportion."""
+    thirds = Compared(
+        messages=(), answers=("a", "b", "c"), wins=tuple(win._replace(weight=1 / 3) for win in FIRST.wins)
+    )
+    expected = (nll(0.5) + nll(2.0) + nll(1.5)) / 3 + nll(-0.75)
+    assert float(said_loss(SCORES, [thirds, SECOND], "ranked")) == pytest.approx(expected, rel=1e-6)
+    assert said([thirds, SECOND], "ranked") == pytest.approx(2)
+    apart = (nll(1.0) + nll(-0.5)) + (nll(1.0) + nll(1.0)) + (nll(0.5) + nll(1.0))
+    expected = apart / 6 + (nll(2.0) + nll(-2.5)) / 2
+    assert float(said_loss(SCORES, [thirds, SECOND], "binary")) == pytest.approx(expected, rel=1e-6)
+
+
 def test_the_best_of_n_is_a_softmax() -> None:
     """-log(e^0.5 / (e^1 + e^0.5 + e^-1)), one statement."""
     expected = math.log(math.exp(1.0) + math.exp(0.5) + math.exp(-1.0)) - 0.5
@@ -35,7 +48,7 @@ def test_the_best_of_n_is_a_softmax() -> None:
 
 
 def test_binary_judges_each_answer_alone() -> None:
-    """Half of what the better one and the worse one lack, over all pairs; a best one beats each other."""
-    expected = (nll(0.5) + nll(-1.0) + nll(0.5) + nll(1.0)) / 2
+    """Half of what the better one and the worse one lack; a best one beats each other, in the mean over them."""
+    expected = (nll(0.5) + nll(-1.0) + nll(0.5) + nll(1.0)) / 2 / 2
     assert float(said_loss(SCORES[:3], [BEST], "binary")) == pytest.approx(expected, rel=1e-6)
-    assert said([BEST], "binary") == 2
+    assert said([BEST], "binary") == 1

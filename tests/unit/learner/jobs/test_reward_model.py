@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from services.common.errors import InvalidInput
 from services.learner.jobs import reward_model as job
 from services.learner.jobs.comparisons import Compared, Win, batches
 from services.models.reward_model import RewardModel, new_reward_model
 from services.models.scorer import ScoreText
+from services.models.trunk import layers_of
 from tests.fakes.tiny_models import make_tiny_causal, make_tiny_encoder
 
 OPTIONS = job.RewardTraining(
@@ -135,6 +137,24 @@ def test_reference_answers_score_mean_0_deviation_1_before_and_after(model: Rewa
     scores = model.score(reference)
     assert statistics.fmean(scores) == pytest.approx(0.0, abs=1e-4)
     assert statistics.pstdev(scores) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_answers_that_score_alike_set_no_scale(model: RewardModel) -> None:
+    """Their deviation is none: a gain of a million would be in every score from then on."""
+    same = [ScoreText((("user", "r"),), "one")] * 3
+    with pytest.raises(InvalidInput, match="the 3 answers that the scale is set by all score the same"):
+        job.train(model, PROMPTS, replace(OPTIONS, normalise_before=True, held_out_share=0.4), reference=same)
+
+
+def test_frozen_layers_are_not_trained(model: RewardModel) -> None:
+    """Causal or encoder: the lowest stay as they are, and as many as there are is refused."""
+    lower, upper = layers_of(model.backbone)
+    before = [value.clone() for value in lower.parameters()]
+    job.train(model, PROMPTS, replace(OPTIONS, frozen_layers=1, held_out_share=0.4))
+    assert all(torch.equal(one, other) for one, other in zip(before, lower.parameters(), strict=True))
+    assert all(value.requires_grad for value in upper.parameters())
+    with pytest.raises(InvalidInput, match="frozen_layers = 2, but the model has 2 layers"):
+        job.train(model, PROMPTS, replace(OPTIONS, frozen_layers=2, held_out_share=0.4))
 
 
 def test_checkpointing_changes_no_gradient(tmp_path: Path) -> None:

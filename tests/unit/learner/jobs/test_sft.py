@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from services.common.comparisons import read
 from services.common.errors import InvalidInput
 from services.common.spec.service import ModelSpec
 from services.learner.jobs.demonstrations import Demonstration, read_demonstrations
 from services.learner.jobs.distillation import under_context
 from services.learner.jobs.lora import merged, with_adapters
-from services.learner.jobs.sft import Row, SftTraining, Trainee, encode, split, train
+from services.learner.jobs.sft import Row, SftTraining, Trainee, encode, make_optimiser, split, train
 from services.models.loading import LoadedModel, load_causal
-from tests.fakes.tiny_models import make_tiny_causal
+from services.models.trunk import layers_of
+from tests.fakes.tiny_models import make_tiny_causal, make_tiny_gpt2
 
 OPTIONS = SftTraining(learning_rate=1e-2, batch_rows=4, max_tokens=64, held_out_share=0.2)
 
@@ -82,9 +85,15 @@ def test_any_micro_batches_give_the_same_step(tmp_path: Path) -> None:
 
 # peft asks transformers by a name that the newest deprecates.
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
-def test_adapters_alone_are_trained_and_merge_into_the_model(loaded: LoadedModel) -> None:
-    """Under LoRA the base stays as it is while training; merged, the plain model gives what the adapted one gave."""
+@pytest.mark.parametrize("make", [make_tiny_causal, make_tiny_gpt2])
+def test_adapters_alone_are_trained_and_merge_into_the_model(
+    make: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    """Under LoRA the base stays as it is while training; merged, the plain model gives what the adapted one gave, also
+    where weights are stored the other way round."""
     pytest.importorskip("peft")
+    folder = str(make(tmp_path / "model"))
+    loaded = load_causal(ModelSpec(path=folder, dtype="float32", threads=1, device="cpu"))
     before = {name: value.clone() for name, value in loaded.model.named_parameters()}
     adapted = with_adapters(loaded.model, rank=4, alpha=8, seed=1)
     report = train(Trainee(loaded.model), loaded.tokenizer, DATA, replace(OPTIONS, epochs=3))
@@ -131,9 +140,49 @@ def test_demonstrations_are_read_in_both_schemas(tmp_path: Path) -> None:
     one, two = read_demonstrations(path)
     assert (one.messages, one.answer) == ((("user", "a"),), "b")
     assert (two.messages, two.answer, two.group) == (one.messages, "b", one.group)
-    path.write_text('{"prompt": "a", "completion": 3}\n')
-    with pytest.raises(InvalidInput, match=r"data.jsonl:1: completion: expected"):
-        read_demonstrations(path)
+    for row, says in (
+        ('{"prompt": "a", "completion": 3}', "completion: expected text or a list of messages, got a number"),
+        ('{"prompt": "a"}', "completion: expected text or a list of messages, got null"),
+        (
+            '{"prompt": "a", "completion": [{"role": "user", "content": "b"}]}',
+            "completion: expected an answer",
+        ),
+        ('{"messages": [{"role": "assistant", "content": "b"}]}', "messages: expected something before"),
+    ):
+        path.write_text(row + "\n")
+        with pytest.raises(InvalidInput, match=f"data.jsonl:1: {says}"):
+            read_demonstrations(path)
+
+
+def test_dialogues_in_text_are_read_as_comparisons_read_them(tmp_path: Path) -> None:
+    """HH's form becomes messages and an answer without the blank between; a byte order mark is no text."""
+    path = tmp_path / "data.jsonl"
+    asked = "\\n\\nHuman: a\\n\\nAssistant: b\\n\\nHuman: c\\n\\nAssistant:"
+    path.write_text(f'\ufeff{{"prompt": "{asked}", "completion": " d"}}\n', encoding="utf-8")
+    (one,) = read_demonstrations(path)
+    assert one.messages == (("user", "a"), ("assistant", "b"), ("user", "c"))
+    assert (one.answer, one.place) == ("d", f"{path}:1")
+    (pair,) = read([{"prompt": asked.replace("\\n", "\n"), "chosen": " d", "rejected": " e"}])
+    assert tuple((said.role, said.content) for said in pair.prompt) == one.messages
+
+
+def test_what_the_template_refuses_is_told_with_its_place(loaded: LoadedModel) -> None:
+    """Before anything is trained."""
+    loaded.tokenizer.chat_template = "{{ raise_exception('no system here') }}"
+    with pytest.raises(InvalidInput, match=r"^f:3: prompt: the chat template refuses .* no system here"):
+        encode(loaded.tokenizer, replace(demonstration("hi", "yes"), place="f:3"), 64)
+
+
+def test_layers_that_are_frozen_stay_as_they_are(tmp_path: Path) -> None:
+    """The lowest of a model of another form, too; more than there are is refused."""
+    for make in (make_tiny_causal, make_tiny_gpt2):
+        folder = str(make(tmp_path / make.__name__))
+        one = load_causal(ModelSpec(path=folder, dtype="float32", threads=1, device="cpu"))
+        make_optimiser(one.model, replace(OPTIONS, frozen_layers=1))
+        trained = [all(value.requires_grad for value in layer.parameters()) for layer in layers_of(one.model)]
+        assert trained == [False, True]
+        with pytest.raises(InvalidInput, match="frozen_layers = 2, but the model has 2 layers"):
+            make_optimiser(one.model, replace(OPTIONS, frozen_layers=2))
 
 
 def test_no_prompt_is_on_both_sides_of_a_split(tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+"""The folder that a job writes: whose it may take, and that it is whole or not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from services.common.errors import AlreadyExists
+from services.learner.jobs.folder import prepared, written
+
+
+def test_only_what_is_the_jobs_own_may_be_replaced(tmp_path: Path) -> None:
+    """No folder, an empty one and one with the job's mark; a file and somebody's folder are refused and stay."""
+    mine, theirs, file = tmp_path / "mine", tmp_path / "theirs", tmp_path / "file"
+    for folder, name in ((mine, "mark.json"), (theirs, "thesis.txt")):
+        folder.mkdir()
+        (folder / name).write_text("x")
+    file.write_text("x")
+    (tmp_path / "empty").mkdir()
+    for free in (tmp_path / "deep" / "new", tmp_path / "empty", mine):
+        assert prepared(free, "mark.json") == free
+    assert (tmp_path / "deep").is_dir()
+    for used in (theirs, file, tmp_path):
+        with pytest.raises(AlreadyExists, match="name another folder"):
+            prepared(used, "mark.json")
+    assert (theirs / "thesis.txt").is_file()
+
+
+def test_a_relative_folder_and_the_reports_are_made_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ "." has a name of its own, and a report may lie where nothing is yet."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert prepared(Path(), "mark.json", Path("reports/one.json")) == tmp_path / "here"
+    assert (tmp_path / "here" / "reports").is_dir()
+
+
+def test_what_is_not_whole_never_stands_there(tmp_path: Path) -> None:
+    """What was there stays until the new one is written; a failure leaves it, and nothing aside."""
+    out = tmp_path / "out"
+    with written(out) as folder:
+        (folder / "one").write_text("1")
+    with pytest.raises(RuntimeError), written(out) as folder:
+        (folder / "two").write_text("2")
+        raise RuntimeError
+    assert [path.name for path in out.iterdir()] == ["one"]
+    with written(out) as folder:
+        (folder / "two").write_text("2")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "two"]
