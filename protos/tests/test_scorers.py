@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import pytest
 
+from trimtab.clients import scorers
 from trimtab.clients.errors import (
     InvalidArgumentError,
     NotFoundError,
@@ -239,3 +240,17 @@ def test_batchers_are_shared_by_settings(fake: Any) -> None:
         return shared_async_batcher(settings)
 
     assert asyncio.run(own()) is not asyncio.run(own())
+
+
+def test_loops_that_have_ended_leave_no_channel(fake: Any) -> None:
+    """A trainer that begins a loop for each step has one connection at a time, not one for each step so far."""
+    scorer = AsyncScorer(fake.target)
+
+    async def step() -> None:
+        await scorer.score(rows(1))
+        shared_async_batcher({"target": fake.target})
+
+    for _ in range(5):
+        asyncio.run(step())
+    assert len(scorer._opened) == 1
+    assert sum(loop.is_closed() for loop in scorers._async_batchers) <= 1

@@ -104,6 +104,12 @@ def test_openrlhf_query_without_its_prompt() -> None:
         openrlhf.parted("something else", "Q: 2 + 2? A:")
 
 
+def test_openrlhf_rendered_query_whose_prompt_was_cut_is_one_text() -> None:
+    """As over HTTP: a model reads rendered text whole, wherever the answer begins. No prompt is a prompt, too."""
+    assert openrlhf.parted("2? A: four</s>", "Q: 2 + 2? A:", ["</s>"], rendered=True) == ("", "2? A: four")
+    assert openrlhf.parted("four", "", rendered=False) == ("", "four")
+
+
 @pytest.mark.parametrize("rendered", [True, False])
 def test_openrlhf_says_whether_text_is_rendered(fake: Any, rendered: bool) -> None:
     """Text with the policy's chat template around it says so, so that the model puts no second one."""

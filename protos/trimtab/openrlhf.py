@@ -22,14 +22,19 @@ from trimtab.common.v1 import common_pb2 as common
 _log = logging.getLogger("trimtab")
 
 
-def parted(query: str, prompt: str, end_tokens: Sequence[str] = ()) -> tuple[str, str]:
+def parted(
+    query: str, prompt: str, end_tokens: Sequence[str] = (), *, rendered: bool = False
+) -> tuple[str, str]:
     """A query, which is prompt and answer as one text, as both; the answer without one of `end_tokens` at its end.
 
-    What the tokenizer put before the prompt stays with it. ValueError where the prompt is not in the query.
+    What the tokenizer put before the prompt stays with it. Where the prompt is not in the query, since it was cut or
+    the tokenizer writes it differently, a rendered query is one text, which models read alike; else ValueError.
     """
-    before, found, answer = query.partition(prompt)
-    if not found:
-        raise ValueError(f"the query does not contain its prompt; it begins with {query[:60]!r}")
+    before, found, answer = query.partition(prompt) if prompt else ("", "", query)
+    if prompt and not found:
+        if not rendered:
+            raise ValueError(f"the query does not contain its prompt; it begins with {query[:60]!r}")
+        before, prompt, answer = "", "", query
     end = next((token for token in end_tokens if answer.endswith(token)), "")
     return before + prompt, answer.removesuffix(end)
 
@@ -89,7 +94,11 @@ def _scores(
     """One score with a value for each query; `label` travels as a column."""
     try:
         rows = [
-            score_input(*parted(query, prompt, end_tokens), row_columns({"label": label}), rendered=rendered)
+            score_input(
+                *parted(query, prompt, end_tokens, rendered=rendered),
+                row_columns({"label": label}),
+                rendered=rendered,
+            )
             for query, prompt, label in zip(queries, prompts, labels, strict=True)
         ]
         scores = shared_batcher(with_environment(settings)).score(rows)

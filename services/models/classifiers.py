@@ -3,18 +3,22 @@ reward models, in Hugging Face folders of safetensors. Knows nothing of Trimtab'
 
     architecture                      value                                  source
     ────────────────────────────────  ─────────────────────────────────────  ────────────────────────────
-    …ForSequenceClassification        the label's logit                      transformers; TRL RewardTrainer
+    …ForSequenceClassification        the label's logit; a decoder's at the  transformers; TRL RewardTrainer
+                                      last token that is not padding's
     …ForTokenClassification           P(last label) at the end of each step  TRL PRMTrainer; arXiv 2305.20050
     …ForCausalLM with v_head.summary  the head at the last token             TRL AutoModelForCausalLMWithValueHead
 
 A conversation goes through the model's chat template, whole, as such models are trained; without a template an
 encoder takes prompt and answer as a pair, and a decoder one text. A lone text whose special tokens are left to the
 model (`ScoreText.special_tokens`) is framed as the tokenizer frames one by default.
+
+A decoder is what has one linear map of single states (`score`, or a scalar head); all others pool, and are encoders.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -36,6 +40,7 @@ from services.models.loading import (
     torch_device,
 )
 from services.models.packed import enable_packing, packed_states
+from services.models.positions import positions
 from services.models.precision import torch_dtype
 from services.models.scorer import Encoded, Reading, ScorerAbout, ScoreText, cut_left
 from services.models.shared_rows import sharing_holds, states_at
@@ -71,7 +76,10 @@ class Classifier:
         self._readout = readout
         # A linear map of single states: then only the backbone runs, packed where it can be. None: the whole model.
         self._head = head
-        self._process = type(model).__name__.endswith("ForTokenClassification")
+        kind = type(model).__name__
+        self._process = kind.endswith("ForTokenClassification")
+        # Where an end token pads, too, as TRL's trainer has it, what was trained is read before it.
+        self._padding = _padding(model) if kind.endswith("ForSequenceClassification") else None
         self.packed = head is not None and enable_packing(model.base_model)
         self._facts = _facts(model, tokenizer, name, readout.max_tokens, head)
         # Rows that begin alike read that once.
@@ -94,17 +102,14 @@ class Classifier:
             return self._with_steps(row)
         if row.special_tokens:
             return self._lone(row.completion)
-        if row.rendered and self._facts.architecture != "encoder":
-            ids = self._tokens(_plain(row) + row.completion)
-            return cut_left(ids, len(ids), self._readout.max_tokens)
-        if getattr(self._tokenizer, "chat_template", None):
+        if not row.rendered and getattr(self._tokenizer, "chat_template", None):
             messages = [*row.messages, ("assistant", row.completion)]
             ids = self._tokens(self._rendered(messages, generate=False))
             return cut_left(ids, len(ids), self._readout.max_tokens)
         if self._facts.architecture == "encoder":
             return self._pair(_plain(row), row.completion)
-        prompt = self._tokens(_plain(row))
-        return cut_left([*prompt, *self._tokens(row.completion)], len(prompt), self._readout.max_tokens)
+        ids = self._tokens(_plain(row) + row.completion)
+        return cut_left(ids, len(ids), self._readout.max_tokens)
 
     def encode_ids(self, prompt: Sequence[int], completion: Sequence[int]) -> Encoded:
         """See Scorer.encode_ids. A process reward model's single step is the whole completion.
@@ -124,13 +129,16 @@ class Classifier:
 
     def read(self, rows: Sequence[Encoded]) -> list[Reading]:
         """See Scorer.read."""
-        places = [row.steps if self._process else (len(row.ids) - 1,) for row in rows]
+        places = [row.steps if self._process else (self._place(row.ids),) for row in rows]
         with torch.inference_mode():
             if self._head is None:
                 return self._from_logits(rows, places)
             outputs = self._head(self._states(rows, places).to(self._head.weight.dtype)).float()
         parts = outputs.split([len(at) for at in places])
         return [self._reading(part) for part in parts]
+
+    def _place(self, ids: Sequence[int]) -> int:
+        return next((at for at in reversed(range(len(ids))) if ids[at] != self._padding), 0)
 
     def _reading(self, outputs: torch.Tensor) -> Reading:
         """outputs: [places, labels] float32."""
@@ -169,7 +177,8 @@ class Classifier:
 
     def _padded(self, rows: Sequence[Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
         """ids and mask [rows, time], padded on the right."""
-        fill = self._tokenizer.pad_token_id or 0
+        known = (_padding(self._model), self._tokenizer.pad_token_id)
+        fill = next((pad for pad in known if pad is not None and 0 <= pad < self._facts.vocabulary_size), 0)
         width = max(len(row.ids) for row in rows)
         ids = torch.tensor([[*row.ids, *([fill] * (width - len(row.ids)))] for row in rows])
         mask = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows])
@@ -299,19 +308,25 @@ def load_classifier(
         for each in (*model.parameters(), *(head.parameters() if head else ()))
     ):
         raise Corrupted(f"{folder}: the reward model has weights that are not finite")
-    labels = int(getattr(config, "num_labels", 1) or 1)
-    if value_head is None and readout.label >= labels:
+    labels = int(getattr(config, "num_labels", 1) or 1) if value_head is None else value_head.out_features
+    if readout.label >= labels:
         raise InvalidInput(f"{folder}: label {readout.label} was asked for, the model has {labels}")
     tokenizer = load_tokenizer(str(folder))
-    limit = readout.max_tokens or int(getattr(config, "max_position_embeddings", 0) or 4096)
+    fit = positions(config)
+    limit = min(readout.max_tokens or fit or 4096, fit or sys.maxsize)
     return Classifier(model, tokenizer, name, replace(readout, max_tokens=limit), head=head)
 
 
 def _linear_head(model: Any) -> torch.nn.Linear | None:
     """The head where it is one linear map of a state of the backbone (decoders); else None (encoders pool)."""
     score = getattr(model, "score", None)
-    decoder = hasattr(model.base_model, "layers") and not hasattr(model.base_model, "pooler")
-    return score if isinstance(score, torch.nn.Linear) and decoder else None
+    return score if isinstance(score, torch.nn.Linear) else None
+
+
+def _padding(model: Any) -> int | None:
+    """The token that transformers takes for padding in this model."""
+    found: int | None = model.config.get_text_config().pad_token_id
+    return found
 
 
 def _value_head(folder: Path, config: Any) -> torch.nn.Linear:
@@ -338,10 +353,9 @@ def _facts(
     state = serving_state(model)
     if head is not None:
         state |= {f"reward_head.{key}": value.detach() for key, value in head.named_parameters()}
-    decoder = hasattr(model.base_model, "layers") and not hasattr(model.base_model, "pooler")
     return ModelFacts(
         name=name,
-        architecture="causal" if decoder else "encoder",
+        architecture="encoder" if head is None else "causal",
         tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
         chat_template_digest=chat_template_digest(tokenizer),
         model_digest=model_digest(state),

@@ -33,6 +33,7 @@ from services.models.loading import (
 )
 from services.models.packed import enable_packing, packed_states
 from services.models.packing import micro_batches
+from services.models.positions import AFTER_PADDING, positions
 from services.models.precision import torch_dtype
 from services.models.scorer import Encoded, Reading, ScorerAbout, ScoreText, cut_left
 from services.models.shared_rows import sharing_holds, states_at
@@ -43,9 +44,7 @@ Pooling = Literal["mean", "last"]
 HEAD_FILE = "reward_head.safetensors"
 SETTINGS_FILE = "reward.json"
 _WITH_POOLER = frozenset(("bert", "roberta", "xlm-roberta", "camembert", "albert", "mpnet"))
-# Encoders whose first position is the one after the padding token's.
-_AFTER_PADDING = frozenset(("roberta", "xlm-roberta", "camembert", "mpnet"))
-_ENCODERS = _AFTER_PADDING | {
+_ENCODERS = AFTER_PADDING | {
     "bert",
     "distilbert",
     "electra",
@@ -384,18 +383,11 @@ def new_reward_model(
         width = backbone.config.hidden_size
         head.weight.copy_(torch.randn(1, width, generator=generator) / (width + 1) ** 0.5)
         head.bias.zero_()
-    limit = min(max_tokens, _positions(backbone.config) or max_tokens)
+    limit = min(max_tokens, positions(backbone.config) or max_tokens)
     tokenizer = load_tokenizer(folder)
     closing = closing_ids(tokenizer) if pooling == "last" else ()
     settings = RewardSettings(pooling=pooling, max_tokens=limit, closing=closing)
     return RewardModel(backbone, tokenizer, settings, head.to(backbone.device), path)
-
-
-def _positions(config: Any) -> int:
-    """How many tokens the backbone has positions for; 0 where it has no table of them."""
-    table = int(getattr(config, "max_position_embeddings", 0) or 0)
-    taken = int(config.pad_token_id or 0) + 1 if config.model_type in _AFTER_PADDING else 0
-    return table - taken if table else 0
 
 
 def load_reward_model(
@@ -416,7 +408,7 @@ def load_reward_model(
         raise InvalidInput(f"{path}: reward model settings or head cannot be read ({error})") from error
     backbone, _ = _backbone(str(folder), dtype, threads, pooling=settings.pooling)
     settings = replace(
-        settings, max_tokens=min(settings.max_tokens, _positions(backbone.config) or settings.max_tokens)
+        settings, max_tokens=min(settings.max_tokens, positions(backbone.config) or settings.max_tokens)
     )
     size = int(backbone.get_input_embeddings().weight.shape[0])
     if any(token >= size for token in settings.closing):

@@ -174,6 +174,7 @@ class AsyncScorer(_Settings):
     def _client(self) -> AsyncRewardClient:
         loop = asyncio.get_running_loop()
         if loop not in self._opened:
+            _forget_ended(self._opened)
             self._opened[loop] = AsyncRewardClient(self.target, **self.options)
         return self._opened[loop]
 
@@ -182,6 +183,12 @@ class AsyncScorer(_Settings):
         client = self._opened.pop(asyncio.get_running_loop(), None)
         if client is not None:
             await client.close()
+
+
+def _forget_ended(of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Any]) -> None:
+    """A channel holds its loop, so that no entry would ever go by itself: with a loop for each step, one a step."""
+    for loop in [one for one in of_loops if one.is_closed()]:
+        of_loops.pop(loop, None)
 
 
 # TRIMTAB_KEY is read by the clients themselves.
@@ -227,7 +234,10 @@ def shared_batcher(settings: Mapping[str, Any]) -> Batcher:
 
 def shared_async_batcher(settings: Mapping[str, Any]) -> AsyncBatcher:
     """The batcher of the running event loop for such settings; made when it is first asked for."""
-    of_loop = _async_batchers.setdefault(asyncio.get_running_loop(), {})
+    loop = asyncio.get_running_loop()
+    if loop not in _async_batchers:
+        _forget_ended(_async_batchers)
+    of_loop = _async_batchers.setdefault(loop, {})
     key = repr(sorted(settings.items()))
     if key not in of_loop:
         scorer = AsyncScorer(**settings)

@@ -16,6 +16,7 @@ import structlog
 
 from services.common.errors import Corrupted, InvalidInput, Mismatch, NotFound, ServiceError, TrimtabError
 from services.models.classifiers import Readout, load_classifier
+from services.models.packing import micro_batches
 from services.models.reward_model import SETTINGS_FILE, load_reward_model
 from services.models.scorer import Encoded, Reading, Scorer, ScoreText
 from services.reward.batching import Batcher, BatchFacts, Limits
@@ -54,6 +55,7 @@ class ModelReward:
         self._tokenisers = tokenisers
         self._computes = computes
         self._observer = observer
+        self._padded_tokens = limits.batch_tokens
         self._closing = threading.Lock()
         self._closed = False
         self._encoding: set[Future[Future[list[ScoreOutcome]]]] = set()
@@ -114,8 +116,18 @@ class ModelReward:
         self._batcher.close()
 
     def warm_up(self) -> None:
-        """One pass before anybody waits: kernels are chosen and memory is taken on the first one."""
-        self.submit([ScoreRow(messages=(("user", "Hello"),), completion="Hello!")], Caller()).result()
+        """One pass before anybody waits: kernels are chosen and memory is taken on the first one.
+
+        Raises InvalidInput where the model cannot do it, so that it takes nobody's place.
+        """
+        try:
+            row = self._scorer.encode(ScoreText((("user", "Hello"),), "Hello!"))
+        except Exception:  # a template may refuse it, and take what will come
+            return
+        try:
+            self._computes.submit(self._scorer.read, [row]).result()
+        except Exception as error:  # whatever a model raises that does not fit its own head
+            raise InvalidInput(f"reward model {self.folder} cannot score: {error}") from error
 
     def _encoded(self, rows: Sequence[ScoreRow], caller: Caller) -> list[Encoded | TrimtabError]:
         began = time.monotonic()
@@ -155,7 +167,16 @@ class ModelReward:
         return chained(self._batcher.submit(good, caller), merge)
 
     def _read(self, rows: Sequence[Encoded]) -> list[_Read]:
-        """A batch that fails is read again row by row, so that one strange row fails alone."""
+        """In parts where there is padding: one long row must not make a thousand short ones as long."""
+        if self._scorer.packed:
+            return self._read_part(rows)
+        read: dict[int, _Read] = {}
+        for part in micro_batches([len(row.ids) for row in rows], self._padded_tokens):
+            read |= zip(part, self._read_part([rows[index] for index in part]), strict=True)
+        return [read[index] for index in range(len(rows))]
+
+    def _read_part(self, rows: Sequence[Encoded]) -> list[_Read]:
+        """A pass that fails is made again row by row, so that one strange row fails alone."""
         try:
             readings = self._scorer.read(rows)
             self._tell_padding(rows)
@@ -164,7 +185,7 @@ class ModelReward:
             if len(rows) == 1:
                 _log.exception("a row could not be scored", model=self._scorer.name)
                 return [ServiceError("the reward model failed on this row")]
-            return [reading for row in rows for reading in self._read([row])]
+            return [reading for row in rows for reading in self._read_part([row])]
 
     def _ran(self, facts: BatchFacts) -> None:
         self._observer.batch(self._scorer.name, facts)

@@ -89,5 +89,9 @@ class SourceOpener:
             computes=compute_thread(torch_device(device)),
             observer=self._observer,
         )
-        source.warm_up()
+        try:
+            source.warm_up()
+        except BaseException:
+            source.close()
+            raise
         return source

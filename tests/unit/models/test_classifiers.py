@@ -14,6 +14,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
@@ -23,7 +25,7 @@ from transformers import (
 from services.common.errors import Corrupted, InvalidInput
 from services.models.classifiers import Classifier, Readout, load_classifier
 from services.models.scorer import ScoreText
-from tests.fakes.tiny_models import CHAT_TEMPLATE, tiny_tokenizer
+from tests.fakes.tiny_models import CHAT_TEMPLATE, tiny_tokenizer, word_tokenizer
 
 ROWS = [
     ScoreText((("user", "hi"),), "hello"),
@@ -51,7 +53,9 @@ def decoder_config(tokenizer: Any, labels: int) -> LlamaConfig:
     )
 
 
-def saved(folder: Path, kind: type[Any], *, labels: int = 1, chat: bool = True) -> Any:
+def saved(
+    folder: Path, kind: type[Any], *, labels: int = 1, chat: bool = True, pad: int | None = None
+) -> Any:
     """A random model of this kind on disk, with its tokenizer; the model itself, in eval mode."""
     torch.set_num_threads(1)
     torch.manual_seed(3)
@@ -67,8 +71,23 @@ def saved(folder: Path, kind: type[Any], *, labels: int = 1, chat: bool = True) 
             initializer_range=0.2,
             num_labels=labels,
         )
+    elif kind is GPT2ForSequenceClassification:
+        config = GPT2Config(
+            vocab_size=len(tokenizer),
+            n_embd=16,
+            n_layer=2,
+            n_head=2,
+            n_positions=256,
+            initializer_range=0.2,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+            num_labels=labels,
+        )
     else:
         config = decoder_config(tokenizer, labels)
+    if pad is not None:
+        config.pad_token_id = pad
     model = kind(config).eval()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -102,6 +121,58 @@ def test_a_decoder_with_a_classification_head_gives_its_logit(tmp_path: Path, la
     assert scores(model, ROWS) == pytest.approx(expected, abs=1e-5)
     assert [scores(model, [row])[0] for row in ROWS] == pytest.approx(expected, abs=1e-5)
     assert (model.about().kind, model.about().chat, model.about().max_tokens) == ("model", True, 256)
+
+
+@pytest.mark.parametrize("kind", [LlamaForSequenceClassification, GPT2ForSequenceClassification])
+def test_where_the_end_token_pads_a_decoder_is_read_before_it(tmp_path: Path, kind: type[Any]) -> None:
+    """As transformers reads it and TRL trains it: text, messages and ids, alone and beside longer rows."""
+    tokenizer = tiny_tokenizer()
+    plain = saved(tmp_path, kind, pad=tokenizer.eos_token_id)
+    model = load(tmp_path)
+    with torch.inference_mode():
+        expected = [float(plain(input_ids=conversation_ids(row)).logits[0, 0]) for row in ROWS]
+    assert scores(model, ROWS) == pytest.approx(expected, abs=1e-5)
+    assert [scores(model, [row])[0] for row in ROWS] == pytest.approx(expected, abs=1e-5)
+    rendered = [
+        ScoreText((), tokenizer.decode(conversation_ids(row)[0].tolist()), rendered=True) for row in ROWS
+    ]
+    assert scores(model, rendered) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_decoder_without_a_template_reads_one_text(tmp_path: Path) -> None:
+    """Prompt and answer are tokenised together: a word that spans both is the word that it is."""
+    saved(tmp_path, LlamaForSequenceClassification, chat=False)
+    word_tokenizer("ab a b").save_pretrained(tmp_path)
+    assert load(tmp_path).encode(ScoreText((("user", "a"),), "b")).ids == (2,)
+
+
+def test_an_encoder_with_a_template_reads_rendered_text_as_it_stands(tmp_path: Path) -> None:
+    """No second template around what has one already."""
+    saved(tmp_path, BertForSequenceClassification)
+    text = "<|user|>hi<|end|><|assistant|>"
+    row = load(tmp_path).encode(ScoreText((("user", text),), "yes", rendered=True))
+    tokenizer = tiny_tokenizer()
+    first, second = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (text, "yes"))
+    assert list(row.ids) == [*first, *second]
+
+
+def test_positions_bound_rows_whatever_is_asked_for(tmp_path: Path) -> None:
+    """A limit beyond the backbone's table would end in an error in the middle of it."""
+    saved(tmp_path, BertForSequenceClassification, chat=False)
+    model = load(tmp_path, max_tokens=8192)
+    assert model.about().max_tokens == 128
+    assert math.isfinite(scores(model, [ScoreText((("user", "q" * 300),), "z" * 300)])[0])
+
+
+def test_a_label_that_a_scalar_head_has_not_is_refused(tmp_path: Path) -> None:
+    """It has one."""
+    saved(tmp_path, LlamaForCausalLM)
+    file = tmp_path / "model.safetensors"
+    save_file(
+        {**load_file(file), "v_head.summary.weight": torch.zeros(1, 16)}, file, metadata={"format": "pt"}
+    )
+    with pytest.raises(InvalidInput, match="label 1 was asked for, the model has 1"):
+        load(tmp_path, label=1)
 
 
 def test_ids_of_a_rollout_score_as_the_conversation(tmp_path: Path) -> None:
