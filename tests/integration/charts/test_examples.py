@@ -83,6 +83,15 @@ def test_runs_are_where_the_operator_looks(folder: str) -> None:
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
+def test_what_must_be_there_first_is_said(folder: str) -> None:
+    """The chart makes no namespace, so the README names each; images come from a registry, so the values name one."""
+    values, readme = values_of(folder), (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    assert not of_kind(render(values), "Namespace")
+    assert all(f"`{namespace}`" in readme for namespace in values["operator"]["namespaces"])
+    assert values["images"]["registry"].startswith("registry.example.com")
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_runs_name_accounts_and_volumes_that_the_example_brings(folder: str) -> None:
     """A service account that a run names is made beside it, in its namespace."""
     brought = {
