@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import json
 import math
@@ -10,12 +11,20 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
 from orchestrator.cli import app
+from orchestrator.cluster import conditions
+from orchestrator.cluster.kinds import TrainingRun
+from orchestrator.cluster.names import RunNames
+from orchestrator.cluster.render import redis_secret
+from orchestrator.cluster.render.options import PORTS
+from orchestrator.queue_users import QueueUsers
+from tests.integration.charts.examples import OBJECTS
 from tests.integration.charts.rendering import ROOT, binary
 from tests.unit.deploy.monitoring import ALERTS, rules
 
@@ -85,10 +94,48 @@ def test_commands_of_others_exist(command: str) -> None:
 def test_files_and_modules_exist(command: str) -> None:
     """Dockerfiles and modules that are named."""
     arguments = words(command)
-    if arguments[0] == "docker":
+    if arguments[:2] == ["docker", "build"]:
         assert (ROOT / arguments[arguments.index("-f") + 1]).is_file()
-    else:
+    elif arguments[0] == "python":
         assert importlib.util.find_spec(arguments[arguments.index("-m") + 1]) is not None
+
+
+def test_every_image_that_is_built_is_pushed() -> None:
+    """Nodes pull from the registry, so that an image here alone is of no use."""
+    built: list[str] = []
+    pushed: list[str] = []
+    for arguments in map(words, of("docker")):
+        if arguments[1] == "build":
+            built.append(arguments[arguments.index("-t") + 1])
+        else:
+            pushed += arguments[2:]
+    assert built == pushed
+    assert {re.sub(r".*/|:.*", "", image) for image in built} == {
+        "trimtab-operator",
+        *(f"trimtab-{role}" for role in PORTS),
+    }
+
+
+def test_reasons_in_the_table_are_those_that_conditions_have() -> None:
+    """Each reason on which a run that does not move is looked up is one that conditions.py gives."""
+    [table] = re.findall(r"^\| reason \|.*\n\|[-|]+\n((?:\|.*\n)+)", TEXT, re.MULTILINE)
+    named = {reason for line in table.splitlines() for reason in re.findall(r"`(\w+)`", line.split("|")[1])}
+    there = set(re.findall(r'"([A-Z]\w+)"', Path(conditions.__file__).read_text(encoding="utf-8")))
+    assert len(named) > 5 and named <= there
+
+
+def test_where_the_url_of_dead_letters_comes_from() -> None:
+    """The Secret of a run's own server has a URL under the key, and its host gives way to the port-forward's."""
+    [command] = [command for command in of("trimtab") if " queue dead " in command]
+    run = next(
+        item for item in OBJECTS if isinstance(item, TrainingRun) and item.spec.redis.owned is not None
+    )
+    names = RunNames.of(run)
+    secret = redis_secret(run, names, QueueUsers.draw(names.run_uid, run.spec.rollout.slip))
+    [key] = re.findall(r"\{\.data\.(\w+)\}", command)
+    url = base64.b64decode(secret["data"][key]).decode()
+    [(before, after)] = re.findall(r"'s/(.+?)/(.+)/'", command)
+    assert re.fullmatch(r"redis://[^@]+@127\.0\.0\.1:6379/0", re.sub(before, after, url))
 
 
 def test_paths_and_links_lead_somewhere() -> None:
