@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from trimtab import openrlhf, verl
+from trimtab.clients.errors import TrimtabClientError
 from trimtab.clients.reward import RowError
 from trimtab.common.v1 import common_pb2 as common
 
@@ -35,6 +37,37 @@ def test_verl_is_told_by_the_environment(fake: Any, monkeypatch: pytest.MonkeyPa
     assert verl.compute_score("gsm8k", "four", None, info, reward_router_address="a:1") == 4.0
     assert fake.requests[0].model == "hh"
     assert fake.requests[0].inputs[0].messages[0].content == "2 + 2?"
+
+
+@pytest.mark.parametrize("place", ["beside", "options", "environment"])
+def test_verl_shows_its_key(fake: Any, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key file counts beside the target, among the options and in the environment, for all three functions."""
+    monkeypatch.delenv("TRIMTAB_KEY", raising=False)
+    file = tmp_path / "key"
+    file.write_text("tt_0123")
+    if place == "environment":
+        monkeypatch.setenv("TRIMTAB_KEY_FILE", str(file))
+    given: dict[str, Any] = {
+        "beside": {"key_file": str(file)},
+        "options": {"options": {"key_file": str(file)}},
+        "environment": {},
+    }[place]
+    given |= {"target": fake.target, "prompt_key": "", "reward_router_address": "a:1"}
+    verl.compute_score(**ROW, **given)
+    asyncio.run(verl.compute_score_async(**ROW, **given))
+    verl.compute_score_batch(["a"], ["four"], [4], **given)
+    assert [told["authorization"] for told in fake.metadata] == ["Bearer tt_0123"] * 3
+
+
+def test_verl_turns_tls_on(fake: Any, tmp_path: Path) -> None:
+    """With authorities to trust the call goes out over TLS, which a plaintext service does not answer."""
+    trustme = pytest.importorskip("trustme")
+    authority = tmp_path / "ca.pem"
+    authority.write_bytes(trustme.CA().cert_pem.bytes())
+    given = {"ca_file": str(authority), "options": {"patience_seconds": 0, "timeout_seconds": 5}}
+    with pytest.raises(TrimtabClientError):
+        verl.compute_score(**ROW, target=fake.target, prompt_key="", **given)
+    assert fake.requests == []
 
 
 def test_verl_misses_the_prompt(fake: Any) -> None:

@@ -1,8 +1,8 @@
 """Rewards for verl: `custom_reward_function.path=pkg://trimtab.verl`, name `compute_score_async`.
 
 Owns verl's contracts of a reward function: one row (`compute_score`, `compute_score_async`), a whole batch
-(`compute_score_batch`). Imports nothing of verl. The service and its model are named by `reward_kwargs` or by
-TRIMTAB_TARGET, TRIMTAB_MODEL, TRIMTAB_KEY_FILE and TRIMTAB_CA_FILE.
+(`compute_score_batch`). Imports nothing of verl. The service, its model, key and certificates are named by
+`reward_kwargs` or by TRIMTAB_TARGET, TRIMTAB_MODEL, TRIMTAB_KEY_FILE and TRIMTAB_CA_FILE.
 
 verl hands over no prompt. It is looked for in `extra_info`, as text or messages, under "prompt" or
 "question"; `prompt_key` names another place, and prompt_key="" says that the model needs none.
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trimtab.clients.access import AccessOptions
 from trimtab.clients.reward import values_or_raise
 from trimtab.clients.rows import row_columns, score_input
 from trimtab.clients.scorers import shared_async_batcher, shared_batcher, with_environment
@@ -35,15 +36,16 @@ def compute_score(
     prompt_key: str | None = None,
     details: bool = False,
     options: Mapping[str, Any] | None = None,
-    **_verl: Any,
+    **more: Any,
 ) -> Reward:
     """The score of one answer; calls of several threads share requests. Raises where there is none.
 
     data_source, ground_truth and extra_info travel as columns. details: a dictionary with `score` and the
-    components of a composite. options: patience_seconds (300), timeout_seconds, and RewardClient's.
+    components of a composite. options: patience_seconds (300), timeout_seconds, and RewardClient's. Its key_file,
+    ca_file and the others of AccessOptions may stand beside `target`, too; what else verl hands over is let pass.
     """
     rows = [_row(data_source, solution_str, ground_truth, extra_info, prompt_key)]
-    scores = shared_batcher(_settings(target, model, options)).score(rows)
+    scores = shared_batcher(_settings(target, model, options, more)).score(rows)
     return _rewards(scores, details)[0]
 
 
@@ -58,11 +60,11 @@ async def compute_score_async(
     prompt_key: str | None = None,
     details: bool = False,
     options: Mapping[str, Any] | None = None,
-    **_verl: Any,
+    **more: Any,
 ) -> Reward:
     """The same as a coroutine, for verl's reward loop: rows that wait at once share requests."""
     rows = [_row(data_source, solution_str, ground_truth, extra_info, prompt_key)]
-    scores = await shared_async_batcher(_settings(target, model, options)).score(rows)
+    scores = await shared_async_batcher(_settings(target, model, options, more)).score(rows)
     return _rewards(scores, details)[0]
 
 
@@ -77,7 +79,7 @@ def compute_score_batch(
     prompt_key: str | None = None,
     details: bool = False,
     options: Mapping[str, Any] | None = None,
-    **_verl: Any,
+    **more: Any,
 ) -> list[Reward]:
     """The scores of a whole batch, for verl's `batch` reward manager."""
     infos = [None] * len(solution_strs) if extra_infos is None else extra_infos
@@ -87,11 +89,15 @@ def compute_score_batch(
             data_sources, solution_strs, ground_truths, infos, strict=True
         )
     ]
-    return _rewards(shared_batcher(_settings(target, model, options)).score(rows), details)
+    return _rewards(shared_batcher(_settings(target, model, options, more)).score(rows), details)
 
 
-def _settings(target: str, model: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
-    return with_environment({"target": target, "model": model, **(options or {})})
+def _settings(
+    target: str, model: str, options: Mapping[str, Any] | None, more: Mapping[str, Any]
+) -> dict[str, Any]:
+    # Let pass with verl's own, a key file would be one that nobody reads, and the call would go out without it.
+    access = {name: more[name] for name in AccessOptions.__annotations__ if name in more}
+    return with_environment({"target": target, "model": model, **access, **(options or {})})
 
 
 def _row(
