@@ -1,6 +1,6 @@
 """Owns what all benchmarks share: command line, machine description, table for people, JSON as the last line.
 
-Knows nothing of what is measured. Figures are named as the issues name them; a bar is what an issue asks for.
+Knows nothing of what is measured. Figures keep their names, by which results are compared.
 """
 
 from __future__ import annotations

@@ -19,12 +19,14 @@ _ANSWER = "\n\nAssistant:"
 
 
 def data_file(benchmark: str, name: str = HH) -> Path:
-    """A file of TRIMTAB_DATA, else beside the repository. Ends the program with 2 where it is not there."""
-    folder = Path(os.environ.get("TRIMTAB_DATA") or Path(__file__).parents[2] / "shared" / "data")
-    if not (folder / name).is_file():
-        harness.say(f"benchmarks.{benchmark}: {folder / name} is not there; set TRIMTAB_DATA to its folder")
+    """A file of the folder that TRIMTAB_DATA names. Ends the program with 2 where it is not there."""
+    folder = os.environ.get("TRIMTAB_DATA", "")
+    file = Path(folder) / name
+    if not folder or not file.is_file():
+        missing = f"{file} is not there" if folder else f"{name} is needed"
+        harness.say(f"benchmarks.{benchmark}: {missing}; set TRIMTAB_DATA to its folder")
         raise SystemExit(2)
-    return folder / name
+    return file
 
 
 def chosen_dialogues(path: Path) -> Iterator[str]:

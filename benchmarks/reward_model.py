@@ -215,7 +215,7 @@ class Outcome:
         return Outcome(**{name: getattr(self, name) + getattr(other, name) for name in self.__slots__})
 
     def figures(self, prefix: str = "") -> dict[str, float]:
-        """As the issue names them."""
+        """By name; `prefix` goes before each."""
 
         def matched(accuracies: Sequence[float]) -> float:
             chosen = [one for one, same in zip(accuracies, self.matched, strict=True) if same]

@@ -193,7 +193,7 @@ def line(shape: Shape) -> str:
 
 
 def figures(shapes: list[Shape]) -> dict[str, float]:
-    """The figures that the issue names, then what else tells something."""
+    """Cost over the optimum and over the best of the others, then what else tells something."""
     by_name = {shape.name: shape for shape in shapes}
     found = {}
     for figure, name in (("auto_vs_optimum_steady", "steady"), ("auto_vs_optimum_burst", "bursts")):

@@ -2,7 +2,7 @@
 
 `python -m benchmarks.shared_rows [--quick]`. SmolLM2-135M with a scalar head, rows of at most 512 tokens of HH
 dialogues in batches of 4,096 tokens, as the reward service makes them; in float32, or bfloat16 where that is quicker
-here. In this process, both ways in alternation, by the least time of each. Without TRIMTAB_DATA: ../shared/data.
+here. In this process, both ways in alternation, by the least time of each. HH is read from the folder TRIMTAB_DATA.
 
 Of eight answers to a prompt (as GRPO asks), two (as comparisons have) and one, with these endings (_8, _2, _1):
     speedup       time of reading every row whole over ours

@@ -33,7 +33,7 @@ STOP_SECONDS = 10.0
 _PORT_TRIES = 5
 _PR_SET_PDEATHSIG = 1
 
-# DETAILS: nothing is evicted, every write is in the append-only file within a second, no snapshots beside it.
+# Nothing is evicted, every write is in the append-only file within a second, no snapshots beside it.
 _SETTINGS = """\
 bind 127.0.0.1
 protected-mode yes

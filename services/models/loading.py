@@ -181,7 +181,7 @@ def frozen_names(model: torch.nn.Module) -> frozenset[str]:
 
 
 def switch_off_dropout(model: torch.nn.Module) -> None:
-    """Dropout stays off in training too: log-probs of the same weights must agree (NUMERICS: dropout off)."""
+    """Dropout stays off in training too: log-probs of the same weights must agree."""
     module: Any
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):

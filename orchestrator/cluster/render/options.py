@@ -15,7 +15,7 @@ IMAGES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """Ports of a service, as DETAILS fixes them."""
+    """Ports of a service: gRPC, health 100 above it, metrics 200; HTTP where it has any."""
 
     grpc: int
     http: int | None = None

@@ -1,6 +1,7 @@
 """The run's own Valkey: StatefulSet with an append-only file, its settings, its users. Knows no stage.
 
-Settings as DETAILS fixes them. Each service is a user with its commands and keys alone; `operator` reads backlogs.
+It never evicts, and every write is in its file within a second. Each service is a user with its commands and keys
+alone; `operator` reads backlogs.
 The Secret is made once, from passwords that are handed in, and never rendered again.
 """
 

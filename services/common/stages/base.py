@@ -19,7 +19,7 @@ from typing import Protocol
 
 LEASE_SECONDS = 5.0
 RENEW_SECONDS = 1.25
-"""Others look for what is left every fifth of a lease: work of one that died goes on elsewhere within 6 s."""
+"""Others look for what is left every fifth of a lease: work of one that died is found within 6 s."""
 ATTEMPT_LIMIT = 3
 LEARNER_STAGE = "learner"
 

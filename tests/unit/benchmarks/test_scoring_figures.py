@@ -51,7 +51,7 @@ def test_only_rounds_with_both_sides_count() -> None:
 
 
 def test_the_headline_is_the_worse_pattern() -> None:
-    """Both patterns are reported, and the figure of the issue's name is the worse of them."""
+    """Both patterns are reported, and the figure without a pattern's name is the worse of them."""
     passes = passes_of("limit", "", 1000) + passes_of("grpc", "64x1", 960) + passes_of("grpc", "8x32", 990)
     assert headline(passes, "grpc_vs_limit", "grpc", "limit") == {
         "grpc_vs_limit": 0.96,

@@ -46,7 +46,7 @@ def policies(spec: TrainingRun) -> list[dict[str, Any]]:
 
 
 def picture() -> set[tuple[str, str, int]]:
-    """What the picture in DESIGN shows, and no more."""
+    """Who reaches whom inside a run, and at which port: all of it."""
     allowed = {(pod, "redis", 6379) for pod in OURS}
     allowed |= {("policy", "policy", 50051), ("reward-hh", "hh", 50053)}
     allowed |= {("policy", "learner", port) for port in PORTS if port in PARTS}

@@ -1,4 +1,4 @@
-"""The planner in the simulator: the properties that the issue asks for, on held-out seeds."""
+"""The planner in the simulator: no flapping, prompt orders, still when blind, drains first; held-out seeds."""
 
 from dataclasses import replace
 
