@@ -240,6 +240,42 @@ def test_without_a_mouse_and_without_single_keys(
     assert [one.comparison.choice for one in comparisons(client, "tab")] == [wire.CHOICE_SECOND]
 
 
+def test_a_page_with_nothing_left_asks_now_and_then(
+    service: tuple[Pages, PreferenceClient], context: BrowserContext
+) -> None:
+    """Once all is answered it says so and asks every few seconds, not without pause; new tasks appear by themselves."""
+    pages, client = service
+    client.upload([item(0, campaign="last")])
+    page = signed_in(context, pages, "ann-last", "last")
+    page.keyboard.press("ArrowLeft")
+    saved(page)
+    _holds(page, "#empty-text", "All done for now. New tasks appear here by themselves.")
+    asked: list[str] = []
+    context.on("request", lambda request: asked.append(request.url))
+    page.wait_for_timeout(2_000)
+    assert len([url for url in asked if url.endswith("/api/tasks")]) <= 2
+    client.upload([item(1, campaign="last")])
+    shown(page)
+
+
+def test_too_many_requests_are_not_told_as_a_lost_connection(
+    service: tuple[Pages, PreferenceClient], routed: BrowserContext
+) -> None:
+    """A page whose first asking is refused for the rate says so, and goes on when it is taken again."""
+    pages, client = service
+    client.upload([item(0, campaign="rate")])
+    page = routed.new_page()
+    page.route(
+        "**/api/tasks", _answering(429, '{"error": {"code": "RESOURCE_EXHAUSTED", "message": "wait"}}')
+    )
+    page.goto(pages.link("ann-rate", campaign="rate"))
+    page.wait_for_url("**/label")
+    told = "Too many requests for now. What you answered is kept here; this page tries again."
+    _holds(page, "#empty-text", told)
+    page.unroute("**/api/tasks")
+    shown(page)
+
+
 def test_a_reload_without_a_connection_goes_on(chromium: Browser, tmp_path: Path) -> None:
     """The page comes back with the task that was shown, and with what was answered; it goes on from there, undo too,
     and all of it arrives once. Who signs out leaves nothing behind to load."""

@@ -64,7 +64,10 @@ document.addEventListener("DOMContentLoaded", () => {
     } catch (error) {
       failed = true;
       if (error.status === 401 || error.status === 403) connection("stopped", queue.all().length);
-      else if (!state.shown && !reheld()) waiting("No connection. What you answered is kept here; this page tries again.");
+      else if (!state.shown && !reheld()) {
+        const why = error.status === 429 ? "Too many requests for now." : "No connection.";
+        waiting(`${why} What you answered is kept here; this page tries again.`);
+      }
     } finally {
       state.asking = false;
     }
@@ -101,12 +104,12 @@ document.addEventListener("DOMContentLoaded", () => {
     state.units = [...mine, ...fresh];
   }
 
+  // Asks for nothing itself: asking ends here, and where there is nothing it would begin again at once.
   function next() {
     const unit = state.units.shift();
     if (unit) show(unit);
     else if (state.asking) waiting("Looking for the next task …");
     else nothing();
-    if (state.units.length < AHEAD / 2) ask();
   }
 
   function nothing() {
@@ -218,6 +221,7 @@ document.addEventListener("DOMContentLoaded", () => {
     announce(`${spoken(full)}. ${state.done} answered.`);
     state.shown = null;
     next();
+    if (state.units.length < AHEAD / 2) ask();
     hold();
     progress();
   }
