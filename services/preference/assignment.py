@@ -38,10 +38,14 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What one annotator sees at once: a pair, or all pairs of an item to be ranked."""
+    """What one annotator sees at once: a pair, or all pairs of an item to be ranked.
+
+    `revision`: the highest with which the annotator took something of it back; what is said next needs a higher one.
+    """
 
     kind: Kind
     tasks: tuple[Task, ...]
+    revision: int = 0
 
     @property
     def unit_id(self) -> str:

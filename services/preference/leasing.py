@@ -6,7 +6,7 @@ Gold tasks are leased to nobody: everybody gets each of them once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, selectinload
 from services.preference.assignment import Unit, gold_due, is_ranked
 from services.preference.domain import Task, content_id
 from services.preference.ranking import Pair
-from services.preference.tables import ComparisonRow, ItemRow, TaskRow, item_of
+from services.preference.tables import ComparisonRow, ItemRow, TaskRow, WithdrawnRow, item_of
 
 _MOST_HELD = 1000
 _ROUNDS = 16  # of looking for more where others are taking what was found at the same moment
@@ -64,8 +64,13 @@ def lease_units(session: Session, asking: Asking) -> list[Unit]:
         groups += _parts(asking, _gold_rows(session, asking, None))
     groups += _free_groups(session, asking, asking.limit - len(groups))
     tasks = {task.task_id: task for task in _take(session, asking, [row for rows in groups for row in rows])}
+    taken_back = _taken_back(session, asking.annotator, tasks.keys())
     return [
-        Unit("ranking" if len(rows) > 1 else "pair", tuple(tasks[row.task_id] for row in rows))
+        Unit(
+            "ranking" if len(rows) > 1 else "pair",
+            tuple(tasks[row.task_id] for row in rows),
+            max(taken_back.get(row.task_id, 0) for row in rows),
+        )
         for rows in groups
     ]
 
@@ -81,6 +86,16 @@ def pairs_beside(session: Session, task_ids: set[str]) -> dict[str, Pair]:
         TaskRow.campaign,
     ).where(TaskRow.item_id.in_(items))
     return {row[0]: Pair(*row) for row in session.execute(query)}
+
+
+def _taken_back(session: Session, annotator: str, task_ids: Collection[str]) -> dict[str, int]:
+    """The highest revision with which the annotator took each task's answer back; nothing of other tasks."""
+    query = (
+        select(WithdrawnRow.task_id, func.max(WithdrawnRow.revision))
+        .where(WithdrawnRow.task_id.in_(task_ids), WithdrawnRow.annotator == annotator)
+        .group_by(WithdrawnRow.task_id)
+    )
+    return {task: int(revision) for task, revision in session.execute(query)}
 
 
 def _as_task(row: TaskRow, until: float) -> Task:

@@ -100,6 +100,7 @@ def unit_json(unit: Unit, annotator: str, *, markdown: bool) -> dict[str, Any]:
         "prompt": [{"role": turn.role, "html": render(turn.content)} for turn in item.prompt],
         "answers": [{"html": render(text), "text": text} for text in texts],
         "until": unit.lease_until,
+        "revision": unit.revision,
     }
 
 

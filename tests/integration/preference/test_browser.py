@@ -276,6 +276,27 @@ def test_too_many_requests_are_not_told_as_a_lost_connection(
     shown(page)
 
 
+def test_devices_whose_clocks_differ_lose_no_label(
+    service: tuple[Pages, PreferenceClient], chromium: Browser
+) -> None:
+    """What a phone two minutes ahead answered and took back, its owner's laptop answers: that label is kept."""
+    pages, client = service
+    client.upload([item(0, campaign="clocks")])
+    link = pages.link("ann-clocks", campaign="clocks")
+    for ahead, keys in ((120_000, ("ArrowLeft", "u")), (0, ("ArrowRight",))):
+        device = chromium.new_context()
+        device.add_init_script(f"{{ const now = Date.now; Date.now = () => now() + {ahead}; }}")
+        page = device.new_page()
+        page.goto(link)
+        page.wait_for_url("**/label")
+        shown(page)
+        for key in keys:
+            page.keyboard.press(key)
+            saved(page)
+        device.close()
+    assert [one.comparison.choice for one in comparisons(client, "clocks")] == [wire.CHOICE_SECOND]
+
+
 def test_a_reload_without_a_connection_goes_on(chromium: Browser, tmp_path: Path) -> None:
     """The page comes back with the task that was shown, and with what was answered; it goes on from there, undo too,
     and all of it arrives once. Who signs out leaves nothing behind to load."""

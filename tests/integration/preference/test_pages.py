@@ -184,7 +184,7 @@ async def test_a_page_says_nothing_about_what_made_an_answer(site: Site) -> None
     """Neither candidate ids nor sources nor gold orders reach the annotator."""
     await site.preferences.upload([item(1, "one", "two", sources=("secret@1", "secret@2"))])
     [unit] = await units(await site.signed_in("ann"))
-    assert set(unit) == {"unit", "kind", "prompt", "answers", "until"}
+    assert set(unit) == {"unit", "kind", "prompt", "answers", "until", "revision"}
     assert unit["prompt"] == [{"role": "user", "html": "<p>question 1</p>\n"}]
     shown = [answered["text"] for answered in unit["answers"]]  # type: ignore[index,attr-defined]
     assert sorted(shown) == ["one", "two"]

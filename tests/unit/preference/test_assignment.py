@@ -220,6 +220,26 @@ def test_an_answer_can_be_taken_back_and_given_anew(opened: Callable[..., Prefer
     assert store.statistics().tasks_open == 0
 
 
+def test_what_was_taken_back_by_a_fast_clock_can_be_answered_by_a_slow_one(
+    opened: Callable[..., PreferenceStore],
+) -> None:
+    """A unit says the highest revision with which one took it back oneself, of a ranking any of its pairs; an answer
+    above it is kept, whatever the clock says."""
+    store = opened()
+    store.upload([item(1), item(2, "a", "b", "c"), replace(item(3), annotators=2)])
+    units = store.next_units("ann", limit=3)
+    assert {unit.revision for unit in units} == {0}
+    order = {2: (1, 2), 3: (1, 2, 3)}
+    ahead = [said(unit, "ann", *order[len(unit.shown("ann"))], revision=1000) for unit in units]
+    store.answer(ahead + [replace(one, withdrawn=True, revision=2000 + n) for n, one in enumerate(ahead)])
+    again = {unit.unit_id: unit for unit in store.next_units("ann", limit=3)}
+    assert [again[unit.unit_id].revision for unit in units] == [2000, 2001, 2002]
+    raised = [replace(one, revision=again[one.unit_id].revision + 1) for one in ahead]
+    assert [bool(outcome.new) for outcome in store.answer(raised)] == [True] * 3
+    [other] = store.next_units("bob")
+    assert (other.item.item_id, other.revision) == ("item-3", 0)
+
+
 def test_a_later_word_replaces_an_earlier_one(opened: Callable[..., PreferenceStore]) -> None:
     """From two pages of one person the higher revision stands, in whichever order they arrive."""
     store = opened()

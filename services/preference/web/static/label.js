@@ -97,7 +97,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const mine = state.units.filter((unit) => given.has(unit.unit) || queue.all().length);
     for (const unit of state.shown ? [...mine, state.shown] : mine) {
       const again = given.get(unit.unit);
-      if (again) Object.assign(unit, { until: again.until, lease: again.lease });
+      if (again) Object.assign(unit, { until: again.until, lease: again.lease, revision: again.revision });
       given.delete(unit.unit);
     }
     const fresh = [...given.values()].filter((unit) => !pending.has(unit.unit) && !state.answered.has(unit.unit));
@@ -205,7 +205,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const full = {
       unit,
       kind,
-      revision: revision(),
+      revision: revision(state.shown),
       ranks: [],
       choice: null,
       confidence: state.confidence,
@@ -239,7 +239,7 @@ document.addEventListener("DOMContentLoaded", () => {
     if (!last) return;
     keep();
     if (!queue.drop(last.answer)) {
-      queue.push({ unit: last.unit.unit, kind: last.unit.kind, revision: revision(), withdrawn: true });
+      queue.push({ unit: last.unit.unit, kind: last.unit.kind, revision: revision(last.unit), withdrawn: true });
     }
     state.answered.delete(last.unit.unit);
     count(-1);
@@ -409,8 +409,9 @@ document.addEventListener("DOMContentLoaded", () => {
     find("status").textContent = text;
   }
 
-  function revision() {
-    const made = Math.max(Date.now(), Number(setting("revision") || 0) + 1);
+  // Above all that this browser said, and what another device took back: its clock may be ahead of this one.
+  function revision(unit) {
+    const made = Math.max(Date.now(), Number(setting("revision") || 0) + 1, (unit.revision || 0) + 1);
     setting("revision", made);
     return made;
   }
