@@ -297,6 +297,21 @@ def test_devices_whose_clocks_differ_lose_no_label(
     assert [one.comparison.choice for one in comparisons(client, "clocks")] == [wire.CHOICE_SECOND]
 
 
+def test_a_clock_that_steps_back_loses_no_label(
+    service: tuple[Pages, PreferenceClient], context: BrowserContext
+) -> None:
+    """An answer to a task during which the clock was set back by an hour is kept, with the seconds that it took."""
+    pages, client = service
+    client.upload([item(0, campaign="stepped")])
+    page = signed_in(context, pages, "ann-stepped", "stepped")
+    page.evaluate("() => { const now = Date.now; Date.now = () => now() - 3_600_000; }")
+    page.keyboard.press("ArrowLeft")
+    saved(page)
+    assert page.locator("#notice").is_hidden()
+    [kept] = comparisons(client, "stepped")
+    assert 0 <= kept.comparison.seconds < 60
+
+
 def test_a_reload_without_a_connection_goes_on(chromium: Browser, tmp_path: Path) -> None:
     """The page comes back with the task that was shown, and with what was answered; it goes on from there, undo too,
     and all of it arrives once. Who signs out leaves nothing behind to load."""

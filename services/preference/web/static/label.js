@@ -27,7 +27,7 @@ document.addEventListener("DOMContentLoaded", () => {
     plain: false,
     answered: new Set(),
     history: kept("history") || [],
-    since: 0, // when the shown one appeared
+    since: 0, // when the shown one appeared, by the clock that never steps back
     skew: 0, // the service's clock minus ours, seconds
     active: Date.now(),
     asking: false,
@@ -130,7 +130,7 @@ document.addEventListener("DOMContentLoaded", () => {
     state.shown = unit;
     state.order = [];
     state.tie = false;
-    state.since = Date.now();
+    state.since = performance.now();
     find("empty").hidden = true;
     find("task").hidden = find("actions").hidden = false;
     find("prompt-text").replaceChildren(...unit.prompt.map(turn));
@@ -210,7 +210,7 @@ document.addEventListener("DOMContentLoaded", () => {
       choice: null,
       confidence: state.confidence,
       comment: find("comment").value.trim(),
-      seconds: Math.min((Date.now() - state.since) / 1000, 86400),
+      seconds: Math.min((performance.now() - state.since) / 1000, 86400),
       ...said,
     };
     state.history = [...state.history, { unit: state.shown, answer: full }].slice(-KEPT);
