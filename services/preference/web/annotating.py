@@ -73,6 +73,7 @@ class AnnotatorRoutes:
             person=person,
             csrf=csrf_token(self._sessions.cookies.read(request)),
             ahead=self._web.tasks_ahead,
+            undo_seconds=self._web.undo_seconds,
             instructions=to_html(self._web.instructions),
         )
 

@@ -421,6 +421,53 @@ def test_what_stands_in_front_of_the_service_deletes_no_label(
     assert len(comparisons(client, "ingress")) == 3
 
 
+def test_an_answer_that_is_too_old_to_be_undone_stands(
+    service: tuple[Pages, PreferenceClient], context: BrowserContext
+) -> None:
+    """Two hours after it Undo says until when it could be, and changes neither the count nor the task that is shown."""
+    pages, client = service
+    client.upload([item(number, campaign="old") for number in range(2)])
+    page = signed_in(context, pages, "gus", "old")
+    page.keyboard.press("ArrowLeft")
+    saved(page)
+    before = page.inner_text("#prompt-text")
+    later = "const now = Date.now; Date.now = () => now() + 7_200_000;"
+    page.evaluate(f"() => {{ {later} document.getElementById('undo').click(); Date.now = now; }}")
+    _holds(page, "#notice-text", "An answer can be undone for 60 minutes. This one stands.")
+    assert (page.inner_text("#done"), page.inner_text("#prompt-text")) == ("1", before)
+    assert page.locator("#undo").is_disabled()
+    saved(page)
+    assert len(comparisons(client, "old")) == 1
+
+
+def test_an_undo_that_the_service_refuses_is_told_as_one(
+    service: tuple[Pages, PreferenceClient], routed: BrowserContext
+) -> None:
+    """The answer counts as before, its task is not shown again, and the one that was shown is."""
+
+    def too_late(route: Route) -> None:
+        [sent] = route.request.post_data_json["answers"]
+        told = {"unit": sent["unit"], "revision": sent["revision"], "new": 0, "refused": "it is too old"}
+        route.fulfill(json={"outcomes": [told]})
+
+    pages, client = service
+    client.upload([item(number, campaign="undone") for number in range(2)])
+    page = signed_in(routed, pages, "hal", "undone")
+    page.keyboard.press("ArrowLeft")
+    saved(page)
+    before = page.inner_text("#prompt-text")
+    page.route("**/api/answers", too_late)
+    page.keyboard.press("u")
+    _holds(page, "#notice-text", "Not undone: it is too old.")
+    done(page, 1)
+    assert page.inner_text("#prompt-text") == before
+    page.unroute("**/api/answers")
+    page.keyboard.press("ArrowLeft")
+    done(page, 2)
+    saved(page)
+    assert len(comparisons(client, "undone")) == 2
+
+
 def test_an_answer_that_is_never_taken_stops_no_other(
     service: tuple[Pages, PreferenceClient], routed: BrowserContext
 ) -> None:

@@ -10,6 +10,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const { call, AnswerQueue } = window.trimtab;
   const page = document.body.dataset;
   const AHEAD = Number(page.ahead);
+  const UNDO_SECONDS = Number(page.undoSeconds);
   const KEPT = 20; // answers that can be undone here
   const ACTIVE_SECONDS = 90;
   const WORKER = "/label-worker.js"; // the one script that the policy below gives an address of
@@ -42,7 +43,7 @@ document.addEventListener("DOMContentLoaded", () => {
     key: `trimtab-answers:${page.annotator}`,
     send: async (answers) => (await call("/api/answers", { answers })).outcomes,
     changed: connection,
-    told: (outcome) => { if (outcome.refused) refused(outcome); },
+    told: (outcome) => { if (outcome.refused) (outcome.withdrawn ? stands : refused)(outcome); },
   });
 
   // ---------------------------------------------------------------- tasks
@@ -213,7 +214,7 @@ document.addEventListener("DOMContentLoaded", () => {
       seconds: Math.min((performance.now() - state.since) / 1000, 86400),
       ...said,
     };
-    state.history = [...state.history, { unit: state.shown, answer: full }].slice(-KEPT);
+    state.history = [...state.history, { unit: state.shown, answer: full, at: Date.now() }].slice(-KEPT);
     keep();
     state.answered.add(unit);
     count(1);
@@ -235,8 +236,11 @@ document.addEventListener("DOMContentLoaded", () => {
   }
 
   function undo() {
-    const last = state.history.pop();
+    const last = state.history.at(-1);
     if (!last) return;
+    const arrived = !queue.units().has(last.unit.unit);
+    if (arrived && Date.now() - last.at > UNDO_SECONDS * 1000) return tooLate();
+    state.history.pop();
     keep();
     if (!queue.drop(last.answer)) {
       queue.push({ unit: last.unit.unit, kind: last.unit.kind, revision: revision(last.unit), withdrawn: true });
@@ -247,6 +251,28 @@ document.addEventListener("DOMContentLoaded", () => {
     last.unit.until = null; // the service leases it anew; the next asking tells until when
     show(last.unit, last.answer);
     announce("Undone. This task is yours again.");
+    hold();
+    progress();
+  }
+
+  // What was answered before is older still.
+  function tooLate() {
+    state.history = [];
+    keep();
+    undoable();
+    notice(`An answer can be undone for ${Number((UNDO_SECONDS / 60).toFixed(1))} minutes. This one stands.`);
+  }
+
+  // The service keeps an answer that was undone here: it is as it was, and its task is not asked again.
+  function stands({ unit, refused: why }) {
+    notice(`Not undone: ${why}.`);
+    count(1);
+    state.answered.add(unit);
+    state.units = state.units.filter((one) => one.unit !== unit);
+    if (state.shown && state.shown.unit === unit) {
+      state.shown = null;
+      next();
+    }
     hold();
     progress();
   }

@@ -9,7 +9,7 @@
   const BATCH = 20;
 
   class AnswerQueue {
-    /** send(answers): a promise of their outcomes. changed(state, waiting), told(outcome): what the page shows. */
+    /** send(answers): a promise of their outcomes. changed(state, waiting), told(answer and outcome): what the page shows. */
     constructor({ key, send, changed, told }) {
       this.key = key;
       this.send = send;
@@ -94,7 +94,7 @@
         this.failures = 0;
         this.batch = BATCH;
         this.save(this.all().filter((one) => !batch.some((sent) => same(one, sent))));
-        outcomes.forEach((outcome) => this.told(outcome));
+        outcomes.forEach((outcome, at) => this.told({ ...batch[at], ...outcome }));
       }
     }
 
