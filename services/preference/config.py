@@ -99,7 +99,7 @@ class WebSpec(Spec):
     session_hours: float = Field(72.0, gt=0, description="Then the link must be opened again.")
     undo_seconds: float = Field(3600.0, ge=0, description="An answer can be taken back for so long.")
     requests_per_minute: int = Field(600, ge=10, description="Of one person.")
-    sign_ins_per_minute: int = Field(30, ge=1, description="From one address.")
+    sign_ins_per_minute: int = Field(30, ge=1, description="That fail, from one address.")
 
 
 class PreferenceConfig(ServiceSpec):

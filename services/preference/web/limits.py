@@ -1,4 +1,4 @@
-"""Owns how often somebody may ask: one bucket for each person, one for each address that signs in."""
+"""Owns how often somebody may ask: one bucket for each person, one for each address whose links are not valid."""
 
 from __future__ import annotations
 

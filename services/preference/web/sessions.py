@@ -44,12 +44,16 @@ class Sessions:
     async def sign_in(self, request: Request, token: str) -> tuple[Person, str]:
         """Whose link it is, and the secret for the cookie. Unauthenticated, Forbidden, Overloaded."""
         check_own(request, self._host)
-        self._sign_ins.take(request.client.host if request.client else "")
-        return await self._preferences.query(
-            lambda session: accounts.sign_in(
-                session, token, now=self._clock(), session_seconds=self._session_seconds
+        try:
+            return await self._preferences.query(
+                lambda session: accounts.sign_in(
+                    session, token, now=self._clock(), session_seconds=self._session_seconds
+                )
             )
-        )
+        except Unauthenticated:
+            # Failures alone: a whole team may sign in from one address, and a stranger's junk must not lock it out.
+            self._sign_ins.take(request.client.host if request.client else "")
+            raise
 
     async def sign_out(self, request: Request) -> None:
         """End the session of this request."""
