@@ -178,7 +178,7 @@ class Course:
         told, tell = self._iterate, Tenths(self._view.say)
         if told.by_people:
             self._view.say(f"      campaign {campaign} waits for people: {self._crew.pages}")
-            self._view.say(f"      a personal link: {self._crew.link_command(campaign)}")
+            self._view.say(f"      a personal link: {self._crew.link_command}")
 
         def heard(standing: Standing) -> None:
             moving(str(standing))

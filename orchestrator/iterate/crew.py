@@ -68,12 +68,10 @@ class Crew:
     async def __aexit__(self, *ended: Any) -> None:
         await self._closing.aclose()
 
-    def link_command(self, campaign: str) -> str:
-        """What makes a personal link for somebody who is to compare."""
-        return (
-            f"python -m services.preference.people new NAME --campaign {campaign} "
-            f"--config {shlex.quote(str(self._config))}"
-        )
+    @property
+    def link_command(self) -> str:
+        """What makes a personal link for somebody who is to compare, in every phase: the database is this run's."""
+        return f"python -m services.preference.people new NAME --config {shlex.quote(str(self._config))}"
 
     async def use(self, name: str, model: str) -> None:
         """`policy` or `reference` is started with this model, unless it was; it may be loading still."""

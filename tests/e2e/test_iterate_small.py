@@ -128,7 +128,7 @@ def test_rounds_that_people_label_and_that_are_killed_in_the_middle(run_file: Pa
             )
         assert run_iterate(run_file, RunOptions(out=out, resume=True)) == 0
     assert f"0 of {PROMPTS * 3} compared, {PROMPTS * 3} missing" in shown
-    assert "people new NAME --campaign round-01 --config" in shown
+    assert "people new NAME --config" in shown
     assert (out / "rounds" / "01" / "answers-0.jsonl").read_bytes() == before
     assert people.labels == 2 * PROMPTS * 3 + 3 * HELD_OUT * COMPLETIONS
     found = state.read(out / STATE_FILE)

@@ -96,7 +96,7 @@ class FakeCrew:
     fate: Fate
 
     def __init__(self, *_: object) -> None:
-        self.pages, self.stack, self._served = "http://pages", self, ""
+        self.pages, self.link_command, self.stack, self._served = "http://pages", "people new NAME", self, ""
 
     async def __aenter__(self) -> FakeCrew:
         self._client = await AsyncPreferenceClient(self.target).__aenter__()
@@ -104,9 +104,6 @@ class FakeCrew:
 
     async def __aexit__(self, *ended: object) -> None:
         await self._client.__aexit__(*ended)
-
-    def link_command(self, campaign: str) -> str:
-        return f"people new NAME --campaign {campaign}"
 
     async def ready(self, _: str) -> str:
         return ""
@@ -287,7 +284,7 @@ def test_a_round_waits_for_people_and_says_what_is_missing(
     )
     shown = (tmp_path / "run" / "shown.txt").read_text()
     assert "campaign round-01 waits for people: http://pages" in shown
-    assert "people new NAME --campaign round-01" in shown
+    assert "a personal link: people new NAME" in shown
     assert f"{PAIRS} of {PAIRS} compared, 0 missing (ann {PAIRS - 5}, bob 5)" in shown
 
 

@@ -1,0 +1,40 @@
+"""Where people compare in a run of rounds, and with which links."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from orchestrator.iterate.crew import Crew
+from orchestrator.iterate.options import IterateSpec
+from orchestrator.local.layout import RunLayout
+from services.common.spec.run import RunSpec
+from services.preference import accounts
+from services.preference.database import Database
+from services.preference.people import app
+
+
+def crew(folder: Path) -> Crew:
+    """Of a run that people label, its preference service configured as at its start."""
+    spec = RunSpec.model_validate(
+        {"model": {"path": "m"}, "data": {"prompts": "p"}, "reward_model": "rule:sentiment"}
+    )
+    layout = RunLayout.prepare(folder, resume=folder.exists())
+    made = Crew(layout, spec, IterateSpec(annotator_rule=""), lambda _: None)
+    made.stack.configure("preference")
+    return made
+
+
+def test_the_link_that_is_shown_opens_every_phase(tmp_path: Path) -> None:
+    """The command makes a link to the run's pages, for the tasks of all its campaigns: rounds and evaluations."""
+    shown = crew(tmp_path / "run")
+    words = shlex.split(shown.link_command)
+    assert words[:4] == ["python", "-m", "services.preference.people", "new"]
+    done = CliRunner().invoke(app, words[3:])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith(f"{shown.pages}/join#")
+    database = Database(f"sqlite:///{tmp_path / 'run' / 'preference.db'}")
+    assert [person.campaign for person in database.transaction(accounts.everybody)] == [""]
+    database.close()
