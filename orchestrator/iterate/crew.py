@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import tomllib
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -17,7 +18,7 @@ from orchestrator.demo.collect import Comparisons, persist
 from orchestrator.demo.steps import learned, service_settings
 from orchestrator.iterate.options import IterateSpec
 from orchestrator.local.layout import RunLayout
-from orchestrator.local.ports import free_ports
+from orchestrator.local.ports import free_ports, is_free
 from orchestrator.local.progress import LiveView
 from orchestrator.local.services import HOST
 from orchestrator.local.stack import Stack
@@ -40,7 +41,7 @@ class Crew:
         """Where people compare; empty where the built-in annotator does."""
         settings = service_settings(told.annotator_rule)
         if told.by_people:
-            port = told.label_port or free_ports(1)[0]
+            port = told.label_port or _pages_port(layout, on_event)
             self.pages = f"http://{HOST}:{port}"
             settings["preference"] |= {"server": {"http_port": port}}
         self._spec = spec
@@ -128,3 +129,17 @@ class Crew:
     async def _client(self, kind: Any, name: str) -> Any:
         """A client that is closed with the crew."""
         return await self._closing.enter_async_context(kind(await self.stack.ready(name)))
+
+
+def _pages_port(layout: RunLayout, on_event: Callable[[str], None]) -> int:
+    """The one of before where a run is resumed, since links and unsent answers are of an address; else a free one."""
+    config = layout.service_config("preference")
+    written = tomllib.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    before = int(written.get("server", {}).get("http_port", 0))
+    if before and is_free(before, HOST):
+        return before
+    if before:
+        on_event(
+            f"port {before}, where people compared, is taken: links need another, unsent answers wait there"
+        )
+    return free_ports(1)[0]

