@@ -178,12 +178,12 @@ class Preferences:
         return await asyncio.to_thread(rate, games, self._method)
 
     async def reliability(self, *, campaign: str = "") -> list[Reliability]:
-        """How reliable each annotator is, by comparisons of sources, of candidates where no sources are named.
+        """How reliable each annotator is, by comparisons of sources, of candidates where no two sources met.
 
         Candidates of different items never meet: by them alone, one answer to each pair tells nothing about anybody.
         """
         games = await self._run(self._store.games, Subject.SOURCE, campaign=campaign)
-        if not games:
+        if not any(game.first != game.second for game in games):
             games = await self._run(self._store.games, Subject.CANDIDATE, campaign=campaign)
         return await asyncio.to_thread(reliability, games, self._method)
 

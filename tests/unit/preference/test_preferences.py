@@ -1,12 +1,14 @@
-"""The door to the store: what an export of several pages says while people go on."""
+"""The door to the store: what an export of several pages says while people go on, and what reliability goes by."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from services.preference.answering import UnitAnswer
 from services.preference.preferences import Preferences
 from services.preference.ratings import RatingMethod
 from services.preference.store import PreferenceStore
-from tests.unit.preference.builders import Clock, item
+from tests.unit.preference.builders import Clock, answer, item
 
 
 async def test_a_label_that_changes_during_an_export_comes_once(database_url: str) -> None:
@@ -33,4 +35,18 @@ async def test_a_label_that_changes_during_an_export_comes_once(database_url: st
     shown = [units[number].shown("ann") for number in (0, 500)]
     assert [rows[0].preferred, rows[500].preferred] == [shown[0][0], shown[1][1]]
     assert (await preferences.statistics()).comparisons == 501
+    await preferences.close()
+
+
+async def test_reliability_where_each_item_has_one_source(database_url: str) -> None:
+    """Samples of one policy for each prompt say nothing of sources: then the answers show who is reliable."""
+    preferences = Preferences(lambda: PreferenceStore(database_url), RatingMethod())
+    await preferences.open()
+    one_source = [item(n, "a", "b", "c", sources=("policy@0",) * 3) for n in range(4)]
+    await preferences.upload([replace(one, annotators=2) for one in one_source])
+    for name in ("ann", "bob"):
+        tasks = await preferences.next_tasks(name, limit=12)
+        await preferences.record([answer(task, name) for task in tasks])
+    found = await preferences.reliability()
+    assert {one.annotator: one.comparisons for one in found} == {"ann": 12, "bob": 12}
     await preferences.close()
