@@ -50,6 +50,8 @@ def new_person(
     """
     check_annotator(person.name)
     require(person.role in ROLES, "role", f"expected {' or '.join(ROLES)}")
+    fits = person.role != "owner" or not person.campaign
+    require(fits, "campaign", "an owner sees and exports all of them")
     row = session.get(PersonRow, person.name)
     if row is not None and not renew:
         raise AlreadyExists(f"{person.name} has a link already; --renew replaces it")

@@ -40,7 +40,9 @@ Config = Annotated[
 def new(
     name: Annotated[str, typer.Argument(help="Who it is for; the name in every answer.")],
     role: Annotated[str, typer.Option(help="annotator, or owner, who sees the overview too.")] = "annotator",
-    campaign: Annotated[str, typer.Option(help="Tasks of this campaign alone; empty: of all.")] = "",
+    campaign: Annotated[
+        str, typer.Option(help="Of an annotator: tasks of this one alone; empty: of all.")
+    ] = "",
     expires_days: Annotated[
         float, typer.Option(help="The link is good for so long; 0: until revoked.", min=0)
     ] = 0,

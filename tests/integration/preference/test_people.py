@@ -63,6 +63,15 @@ def test_a_link_is_made_once_renewed_and_revoked(config: Path) -> None:
     assert run(config, "new", "bob", "--role", "king")[0] == 2
 
 
+def test_an_owner_is_of_no_campaign(config: Path) -> None:
+    """Who would see and export all of them is not made by an option that says one alone, nor by a renewal."""
+    told = "people: campaign: an owner sees and exports all of them\n"
+    assert run(config, "new", "lee", "--role", "owner", "--campaign", "a") == (2, "", told)
+    assert run(config, "new", "lee", "--campaign", "a")[0] == 0
+    assert run(config, "new", "lee", "--role", "owner", "--campaign", "a", "--renew") == (2, "", told)
+    assert run(config, "new", "lee", "--role", "owner", "--renew")[0] == 0
+
+
 def test_a_link_ends_by_itself(config: Path) -> None:
     """A link for one day opens today, not the day after tomorrow."""
     token = run(config, "new", "ann", "--expires-days", "1")[1].strip().partition("#")[2]
