@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from services.common.errors import AlreadyExists, NotFound, Unauthenticated
 from services.common.validation import require
 from services.preference.domain import check_annotator
-from services.preference.tables import PersonRow, SessionRow
+from services.preference.tables import AnnotatorRow, PersonRow, SessionRow
 
 Role = Literal["annotator", "owner"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -46,12 +46,18 @@ def new_person(
 ) -> str:
     """Make someone known; the token of their link, which is nowhere else. AlreadyExists unless `renew`.
 
-    `renew` gives a new link and role in place of the old ones, and ends the sessions begun with it.
+    `renew` gives a new link and role in place of the old ones, and ends the sessions begun with it. AlreadyExists for
+    a built-in annotator's name: both would answer under it.
     """
     check_annotator(person.name)
     require(person.role in ROLES, "role", f"expected {' or '.join(ROLES)}")
     fits = person.role != "owner" or not person.campaign
     require(fits, "campaign", "an owner sees and exports all of them")
+    judge = session.get(AnnotatorRow, person.name)
+    if judge is not None and judge.rule_digest:
+        raise AlreadyExists(
+            f"{person.name} is a built-in annotator ({judge.rule}): give the person another name"
+        )
     row = session.get(PersonRow, person.name)
     if row is not None and not renew:
         raise AlreadyExists(f"{person.name} has a link already; --renew replaces it")

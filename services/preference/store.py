@@ -38,6 +38,7 @@ from services.preference.tables import (
     AnnotatorRow,
     CandidateRow,
     ItemRow,
+    PersonRow,
     TaskRow,
     candidate_values,
     item_of,
@@ -160,12 +161,14 @@ class PreferenceStore:
         return self._run(work)
 
     def register(self, annotator: str, *, rule: str, digest: str) -> None:
-        """Make a built-in annotator known. Mismatch if that name judged by another rule before."""
+        """Make a built-in annotator known. Mismatch if that name judged by another rule before, or is a person's."""
         check_annotator(annotator)
 
         def work(session: Session) -> None:
             row = session.get(AnnotatorRow, annotator)
             if row is None:
+                if session.get(PersonRow, annotator) is not None:
+                    raise Mismatch(f"annotator {annotator}: a person has that name; give it another one")
                 session.add(
                     AnnotatorRow(name=annotator, rule=rule, rule_digest=digest, first_seen=self._clock())
                 )

@@ -21,6 +21,7 @@ from services.common.errors import (
     StorageFull,
     Unavailable,
 )
+from services.preference.accounts import Person, new_person
 from services.preference.database import Database, open_engine
 from services.preference.domain import Choice, Comparison, Item, Statistics, Subject, Version, plan_tasks
 from services.preference.ratings import Game
@@ -321,6 +322,28 @@ def test_an_annotator_keeps_its_rule(store: PreferenceStore) -> None:
     store.register("auto", rule="sentiment", digest="1")
     with pytest.raises(Mismatch, match="judged by sentiment until now"):
         store.register("auto", rule="length", digest="2")
+
+
+def test_a_name_is_a_person_s_or_a_built_in_annotator_s(store: PreferenceStore) -> None:
+    """Whoever has it first: the other is refused in one line, before there is any label and also by a renewal."""
+
+    def invite(name: str, renew: bool = False) -> str:
+        person = Person(name=name, role="annotator")
+        return store.query(lambda session: new_person(session, person, now=0, renew=renew))
+
+    store.register("auto", rule="sentiment", digest="1")
+    for renew in (False, True):
+        with pytest.raises(
+            AlreadyExists, match=r"^auto is a built-in annotator \(sentiment\): give the person"
+        ):
+            invite("auto", renew)
+    invite("ann")
+    with pytest.raises(Mismatch, match=r"^annotator ann: a person has that name"):
+        store.register("ann", rule="sentiment", digest="1")
+    invite("ann", renew=True)
+    store.upload([item(1)])
+    store.record([answer(store.next_tasks("ann")[0], "ann")])
+    invite("ann", renew=True)
 
 
 def test_campaigns_that_cannot_be_are_named(store: PreferenceStore) -> None:
