@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +26,11 @@ TOLD_FILE = "iterate.json"
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What a run of rounds has from its files: prompts to train on, prompts held out."""
+    """What a run of rounds has from its files: prompts to train on, prompts held out; the SHA-256 of them all."""
 
     train: list[DemoPrompt]
     held_out: list[DemoPrompt]
+    digest: str
 
 
 def run_iterate(run_file: Path, options: RunOptions) -> int:
@@ -39,7 +41,7 @@ def run_iterate(run_file: Path, options: RunOptions) -> int:
     spec, material = resolved(run_file, spec)
     layout = RunLayout.prepare(options.folder(spec), resume=options.resume, overwrite=options.overwrite)
     with LiveView(Console(stderr=True)) as view:
-        rounds = begun(layout, spec)
+        rounds = begun(layout, spec, material)
         return run_until_signal(Course(layout, spec, material, rounds, view).run())
 
 
@@ -66,12 +68,17 @@ def resolved(run_file: Path, spec: IterateRun) -> tuple[IterateRun, Material]:
             f"iterate.earlier_answers = {told.earlier_answers} leaves none of {told.answers} to the current policy"
         )
     data = spec.data.model_copy(update={"prompts": str(prompts_file)})
-    return spec.model_copy(update={"data": data, "iterate": told}), Material(train, held)
+    digest = hashlib.sha256(prompts_file.read_bytes()).hexdigest()
+    return spec.model_copy(update={"data": data, "iterate": told}), Material(train, held, digest)
 
 
-def begun(layout: RunLayout, spec: IterateRun) -> state.Rounds:
-    """How far the run is. Raises Mismatch for a resume with other anchors: its rounds would not be comparable."""
-    told = spec.iterate
+def begun(layout: RunLayout, spec: IterateRun, material: Material) -> state.Rounds:
+    """How far the run is.
+
+    Raises Mismatch for a resume with other anchors, whose rounds would not be comparable, or with settings that what
+    lies in the folder does not fit.
+    """
+    told, made_with = spec.iterate, _made_with(spec, material)
     found = state.read(layout.root / STATE_FILE)
     if found is None:
         found = state.Rounds(reference=told.reference, policy_init=told.policy_init)
@@ -80,6 +87,24 @@ def begun(layout: RunLayout, spec: IterateRun) -> state.Rounds:
             f"{layout.root} was begun with reference = {found.reference} and policy_init = {found.policy_init}, "
             f"not {told.reference} and {told.policy_init}"
         )
+    for name, before in found.made_with.items():
+        if (now := made_with.get(name)) != before:
+            raise Mismatch(f"{layout.root} was begun with {name} = {before}, not {now}: its files do not fit")
+    found.made_with = made_with
     state.write(layout.root / STATE_FILE, found)
     (layout.root / TOLD_FILE).write_text(json.dumps(told.model_dump(), indent=2) + "\n")
     return found
+
+
+def _made_with(spec: IterateRun, material: Material) -> dict[str, int | str]:
+    """What answers, labels and draws in the run's folder go by, by the names that a run file has for it."""
+    told = spec.iterate
+    return {
+        "iterate.learn": told.learn,
+        "iterate.answers": told.answers,
+        "iterate.earlier_answers": told.earlier_answers,
+        "iterate.completions": told.completions,
+        "seed": spec.seed,
+        "data.split": spec.data.split,
+        "data.prompts (SHA-256)": material.digest,
+    }

@@ -54,10 +54,11 @@ class Round(_Part):
 
 
 class Rounds(_Part):
-    """All rounds; `stopped`: why there are no more."""
+    """All rounds; `made_with`: settings that all files of the run fit; `stopped`: why there are no more."""
 
     reference: str
     policy_init: str
+    made_with: dict[str, int | str] = Field(default_factory=dict)
     rounds: list[Round] = Field(default_factory=list)
     stopped: str = ""
 

@@ -216,8 +216,8 @@ def go(folder: Path, target: str, monkeypatch: pytest.MonkeyPatch, fate: Fate, *
         patch.setattr(course, "_PEOPLE_POLL_SECONDS", 0.02)
         patch.setattr(Course, "_keep", _kept(Course._keep, fate))
         view = LiveView(Console(file=shown, width=200))
-        material = Material(prompts[:TRAIN], prompts[TRAIN:])
-        asyncio.run(Course(layout, spec, material, begun(layout, spec), view).run())
+        material = Material(prompts[:TRAIN], prompts[TRAIN:], "digest")
+        asyncio.run(Course(layout, spec, material, begun(layout, spec, material), view).run())
 
 
 async def _as_it_is(name: str) -> str:
