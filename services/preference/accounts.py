@@ -85,15 +85,21 @@ def everybody(session: Session) -> Sequence[Person]:
     return [_person(row) for row in session.scalars(select(PersonRow).order_by(PersonRow.name))]
 
 
-def sign_in(session: Session, token: str, *, now: float, session_seconds: float) -> tuple[Person, str]:
-    """Whose link that is, and the token of a new session. Unauthenticated for no valid link."""
+def invited(session: Session, token: str, *, now: float) -> Person:
+    """Whose link that is. Unauthenticated for no valid link."""
     row = session.scalar(select(PersonRow).where(PersonRow.link_hash == token_hash(token)))
     if row is None or (row.link_expires is not None and row.link_expires <= now):
         raise Unauthenticated("this link is not valid (any more): ask for a new one")
+    return _person(row)
+
+
+def sign_in(session: Session, token: str, *, now: float, session_seconds: float) -> tuple[Person, str]:
+    """Whose link that is, and the token of a new session. Unauthenticated for no valid link."""
+    person = invited(session, token, now=now)
     session.execute(delete(SessionRow).where(SessionRow.expires <= now))
     secret = secrets.token_urlsafe(32)
-    session.add(SessionRow(token_hash=token_hash(secret), name=row.name, expires=now + session_seconds))
-    return _person(row), secret
+    session.add(SessionRow(token_hash=token_hash(secret), name=person.name, expires=now + session_seconds))
+    return person, secret
 
 
 def who(session: Session, secret: str, *, now: float) -> Person | None:

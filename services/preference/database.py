@@ -33,6 +33,9 @@ class Database:
     def __init__(self, url: str) -> None:
         self._engine = open_engine(url)
         self._sessions = sessionmaker(self._engine, expire_on_commit=False)
+        self._readings = sessionmaker(
+            self._engine.execution_options(trimtab_reads=True), expire_on_commit=False
+        )
         # What may be lost with the machine (never with the process) waits for no disk.
         self._hasty_engine = open_engine(url, sync=False) if self._is_sqlite else self._engine
         self._hasty_sessions = sessionmaker(self._hasty_engine, expire_on_commit=False)
@@ -75,6 +78,14 @@ class Database:
         except SQLAlchemyError as error:
             raise storage_error(error) from error
 
+    def read(self, work: Callable[[Session], Result]) -> Result:
+        """What `work` returns, which changes nothing. It waits for no writer, and no writer for it."""
+        try:
+            with self._readings.begin() as session:
+                return work(session)
+        except SQLAlchemyError as error:
+            raise storage_error(error) from error
+
     def _once(self, work: Callable[[Session], Result], durable: bool) -> Result:
         with (self._sessions if durable else self._hasty_sessions).begin() as session:
             if not durable and not self._is_sqlite:
@@ -108,7 +119,7 @@ def open_engine(given: str, *, sync: bool = True) -> Engine:
         ) from None
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", functools.partial(_configure_sqlite, sync))
-        event.listen(engine, "begin", _begin_immediate)
+        event.listen(engine, "begin", _begin)
     return engine
 
 
@@ -138,6 +149,7 @@ def _configure_sqlite(sync: bool, connection: Any, _: object) -> None:
     cursor.close()
 
 
-def _begin_immediate(connection: Any) -> None:
+def _begin(connection: Any) -> None:
     # The write lock first: a read that turns into a write could otherwise fail with "database is locked".
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    reads = connection.get_execution_options().get("trimtab_reads", False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

@@ -2,9 +2,10 @@
 
     servicer ──┐
     annotator ─┼──▶ Preferences ──▶ executor threads ──▶ PreferenceStore
-    pages ─────┘         └──▶ threads of their own: ratings and statistics, which compute for seconds at most
+    pages ─────┘         ├──▶ two threads for questions: whoever only asks, strangers too, holds up no label
+                         └──▶ threads of their own: ratings and statistics, which compute for seconds at most
 
-SQLite has one writer, so one thread is enough for it; PostgreSQL gets a few. Both leave the loop free.
+SQLite has one writer, so one thread is enough for it; PostgreSQL gets a few. All leave the loop free.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from services.preference.store import PreferenceStore, Uploaded
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
 _ANSWERS_AT_ONCE = 32  # pages whose answers share a transaction, and so a sync of the disk
+_QUESTIONS_AT_ONCE = 2  # an owner's long one holds up no look at who asks
 
 RECORDED = Counter("trimtab_preference_comparisons", "Comparisons recorded.")
 
@@ -45,6 +47,7 @@ class Preferences:
         self._open_store = open_store
         self._method = method
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="preference-store")
+        self._asking = ThreadPoolExecutor(_QUESTIONS_AT_ONCE, thread_name_prefix="preference-asking")
         self._opened: PreferenceStore | None = None
         self._uploaded = asyncio.Event()
         self._news = asyncio.Event()
@@ -60,6 +63,7 @@ class Preferences:
 
     async def close(self) -> None:
         """Close the store after the calls that are under way."""
+        self._asking.shutdown()
         if self._opened is not None:
             await self._run(self._opened.close)
             self._opened = None
@@ -147,7 +151,12 @@ class Preferences:
 
     async def query(self, work: Callable[[Session], Result]) -> Result:
         """Ask the tables something."""
-        return await self._run(self._store.query, work)
+        bound = functools.partial(self._store.query, work)
+        return await asyncio.get_running_loop().run_in_executor(self._asking, bound)
+
+    async def change(self, work: Callable[[Session], Result]) -> Result:
+        """Change something of them durably."""
+        return await self._run(self._store.change, work)
 
     async def register(self, annotator: str, *, rule: str, digest: str) -> None:
         """Make a built-in annotator known."""
@@ -193,7 +202,7 @@ class Preferences:
 
     async def insight(self, *, campaign: str = "") -> Insight:
         """What each annotator did, and how far they agree."""
-        answers = await self._run(self._store.query, lambda session: overview.answers(session, campaign))
+        answers = await self.query(lambda session: overview.answers(session, campaign))
         return await asyncio.to_thread(summarise, answers)
 
     async def choose(self, chooser: Chooser, *, limit: int) -> None:

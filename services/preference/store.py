@@ -86,7 +86,11 @@ class PreferenceStore:
         return self._database.threads
 
     def query(self, work: Callable[[Session], Result]) -> Result:
-        """What a question asked of the tables answers: see reports.py, overview.py, accounts.py."""
+        """What a question asked of the tables answers, beside whoever writes: see overview.py, accounts.py."""
+        return self._database.read(work)
+
+    def change(self, work: Callable[[Session], Result]) -> Result:
+        """What a change of the tables answers, durable on return: see accounts.py."""
         return self._run(work)
 
     def close(self) -> None:

@@ -44,16 +44,16 @@ class Sessions:
     async def sign_in(self, request: Request, token: str) -> tuple[Person, str]:
         """Whose link it is, and the secret for the cookie. Unauthenticated, Forbidden, Overloaded."""
         check_own(request, self._host)
+        now = self._clock()
         try:
-            return await self._preferences.query(
-                lambda session: accounts.sign_in(
-                    session, token, now=self._clock(), session_seconds=self._session_seconds
-                )
-            )
+            await self._preferences.query(lambda session: accounts.invited(session, token, now=now))
         except Unauthenticated:
             # Failures alone: a whole team may sign in from one address, and a stranger's junk must not lock it out.
             self._sign_ins.take(request.client.host if request.client else "")
             raise
+        return await self._preferences.change(
+            lambda session: accounts.sign_in(session, token, now=now, session_seconds=self._session_seconds)
+        )
 
     async def sign_out(self, request: Request) -> None:
         """End the session of this request."""
@@ -61,7 +61,7 @@ class Sessions:
         check_own(request, self._host)
         check_csrf(request, secret)
         self._known.pop(secret, None)
-        await self._preferences.query(lambda session: accounts.sign_out(session, secret))
+        await self._preferences.change(lambda session: accounts.sign_out(session, secret))
 
     async def person(self, request: Request, *, owner: bool = False) -> Person:
         """Who asks for a page. Unauthenticated, Forbidden for what only owners see, Overloaded."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy.orm import Session
 
 from services.preference import accounts
 from services.preference.accounts import Person, Role
@@ -36,7 +39,7 @@ class Site:
 
     async def link(self, name: str, role: Role = "annotator", campaign: str = "") -> str:
         person = Person(name=name, role=role, campaign=campaign)
-        return await self.preferences.query(lambda session: accounts.new_person(session, person, now=0))
+        return await self.preferences.change(lambda session: accounts.new_person(session, person, now=0))
 
     async def signed_in(self, name: str, role: Role = "annotator", campaign: str = "") -> httpx.AsyncClient:
         client = self.stranger()
@@ -256,6 +259,27 @@ async def test_nobody_with_a_valid_link_is_kept_out(preferences: Preferences) ->
         await site.signed_in(name)
 
 
+async def test_strangers_hold_up_no_label(site: Site) -> None:
+    """While the one thread that writes is busy, an invented cookie and a wrong link are refused all the same."""
+    began, ends = threading.Event(), threading.Event()
+
+    def write(_: Session) -> bool:
+        began.set()
+        return ends.wait(60)
+
+    writing = asyncio.create_task(site.preferences.change(write))
+    await asyncio.to_thread(began.wait, 60)
+    stranger = site.stranger()
+    stranger.cookies.set("trimtab", "invented")
+    try:
+        async with asyncio.timeout(30):
+            assert (await stranger.get("/label")).status_code == 303
+            assert (await stranger.post("/api/sign-in", json={"token": "tp_wrong"})).status_code == 401
+    finally:
+        ends.set()
+    assert await writing
+
+
 async def test_signing_out_and_revoking_end_sessions(site: Site) -> None:
     """After signing out the cookie opens nothing; after a renewal neither, as soon as the short memory is over."""
     ann, bob = await site.signed_in("ann"), await site.signed_in("bob")
@@ -264,7 +288,7 @@ async def test_signing_out_and_revoking_end_sessions(site: Site) -> None:
     again = site.stranger()
     again.cookies.update(kept)
     assert (await again.get("/label")).status_code == 303
-    await site.preferences.query(lambda session: accounts.revoke(session, "bob"))
+    await site.preferences.change(lambda session: accounts.revoke(session, "bob"))
     other = Site(site.preferences, WebSettings()).stranger()  # another replica, which never saw bob
     other.cookies.update(dict(bob.cookies))
     assert (await other.get("/label")).status_code == 303

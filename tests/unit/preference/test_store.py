@@ -329,7 +329,7 @@ def test_a_name_is_a_person_s_or_a_built_in_annotator_s(store: PreferenceStore) 
 
     def invite(name: str, renew: bool = False) -> str:
         person = Person(name=name, role="annotator")
-        return store.query(lambda session: new_person(session, person, now=0, renew=renew))
+        return store.change(lambda session: new_person(session, person, now=0, renew=renew))
 
     store.register("auto", rule="sentiment", digest="1")
     for renew in (False, True):
