@@ -211,6 +211,23 @@ def test_a_ranking_by_keyboard(service: tuple[Pages, PreferenceClient], context:
         assert row.comparison.choice == expected
 
 
+def test_every_key_says_what_it_did(service: tuple[Pages, PreferenceClient], context: BrowserContext) -> None:
+    """Keys that change something in place are announced, too: a place taken out, how sure one is, formatting."""
+    pages, client = service
+    client.upload([item(3, campaign="told", answers=3)])
+    page = signed_in(context, pages, "ann-told", "told")
+    for key, told in (
+        ("2", "Order: 2"),
+        ("Backspace", "Taken out. No answer has a place."),
+        ("w", "How sure: Fairly"),
+        ("w", "How sure: not said"),
+        ("v", "Texts as they are."),
+        ("v", "Texts with formatting."),
+    ):
+        page.keyboard.press(key)
+        assert page.inner_text("#status") == told
+
+
 def test_without_a_mouse_and_without_single_keys(
     service: tuple[Pages, PreferenceClient], context: BrowserContext
 ) -> None:

@@ -320,6 +320,7 @@ document.addEventListener("DOMContentLoaded", () => {
     last.pop();
     if (!last.length) state.order.pop();
     ranks();
+    announce(`Taken out. ${state.order.length ? `Order: ${ordered()}` : "No answer has a place."}`);
   }
 
   const complete = () => state.shown && state.order.flat().length === state.shown.answers.length;
@@ -358,11 +359,14 @@ document.addEventListener("DOMContentLoaded", () => {
 
   function toggle(value) {
     confide(state.confidence === value ? null : value);
+    const pressed = document.querySelector('[data-confidence][aria-pressed="true"]');
+    announce(pressed ? `How sure: ${pressed.textContent}` : "How sure: not said");
   }
 
   function source() {
     state.plain = !state.plain;
     find("source").setAttribute("aria-pressed", String(state.plain));
+    announce(state.plain ? "Texts as they are." : "Texts with formatting.");
     if (!state.shown) return;
     [...find("answers").children].forEach((part, index) => {
       const text = state.shown.answers[index];

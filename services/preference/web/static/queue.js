@@ -9,7 +9,7 @@
   const BATCH = 20;
 
   class AnswerQueue {
-    /** send(answers): a promise of their outcomes. changed(state, waiting), told(answer and outcome): what the page shows. */
+    /** send(answers): a promise of their outcomes. changed(state, waiting), told(answer and outcome): for the page. */
     constructor({ key, send, changed, told }) {
       this.key = key;
       this.send = send;
