@@ -75,6 +75,18 @@ def lease_units(session: Session, asking: Asking) -> list[Unit]:
     ]
 
 
+def release(session: Session, annotator: str, until: float | None) -> int:
+    """Free what an annotator holds, `until`: of leases that end by then; how many tasks that were."""
+    held = select(TaskRow.task_id).where(TaskRow.lease_holder == annotator, TaskRow.answered.is_(False))
+    if until is not None:
+        held = held.where(TaskRow.lease_until <= until)
+    # In order, as all who lock several tasks: so no two wait for each other.
+    ids = session.scalars(held.order_by(TaskRow.task_id).with_for_update()).all()
+    freed = update(TaskRow).where(TaskRow.task_id.in_(ids)).values(lease_holder="", lease_until=0.0)
+    session.execute(freed.execution_options(synchronize_session=False))
+    return len(ids)
+
+
 def pairs_beside(session: Session, task_ids: set[str]) -> dict[str, Pair]:
     """These tasks and all others of their items, by id."""
     items = select(TaskRow.item_id).where(TaskRow.task_id.in_(task_ids))

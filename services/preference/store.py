@@ -134,11 +134,7 @@ class PreferenceStore:
 
         `until`: only leases that end by then, so that a page that goes frees none of its successor's.
         """
-        held = update(TaskRow).where(TaskRow.lease_holder == annotator, TaskRow.answered.is_(False))
-        if until is not None:
-            held = held.where(TaskRow.lease_until <= until)
-        freed = held.values(lease_holder="", lease_until=0.0)
-        return self._run(lambda session: int(getattr(session.execute(freed), "rowcount", 0)), durable=False)
+        return self._run(lambda session: leasing.release(session, annotator, until), durable=False)
 
     def record(self, comparisons: Sequence[Comparison], *, made_elsewhere: bool = False) -> int:
         """Record all or nothing; durable on return. How many are new: repeating one changes nothing.
@@ -216,13 +212,13 @@ class PreferenceStore:
         """Let these tasks go out before all others, the first one first. Those preferred until now are not any more."""
 
         def work(session: Session) -> None:
-            session.execute(update(TaskRow).where(TaskRow.priority != 0).values(priority=0))
-            if task_ids:
-                places = [
-                    {"task_id": task, "priority": place - len(task_ids)}
-                    for place, task in enumerate(task_ids)
-                ]
-                session.execute(update(TaskRow), places)
+            before = session.scalars(select(TaskRow.task_id).where(TaskRow.priority != 0))
+            places = dict.fromkeys(before, 0)
+            places |= {task: place - len(task_ids) for place, task in enumerate(task_ids)}
+            # One after the other by id, as all who lock several tasks do: so no two wait for each other.
+            values = [{"task_id": task, "priority": place} for task, place in sorted(places.items())]
+            if values:
+                session.execute(update(TaskRow), values)
 
         self._run(work)
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from services.common.errors import InvalidInput, Mismatch
 from services.preference.answering import Outcome, UnitAnswer
 from services.preference.assignment import Assignment, Unit, gold_due, shown_order, wanted_answers
 from services.preference.database import Database
-from services.preference.domain import Choice, Subject
+from services.preference.domain import Choice, Subject, plan_tasks
 from services.preference.store import PreferenceStore
 from services.preference.tables import ItemRow, TaskRow
 from tests.fakes.postgres import Postgres
@@ -392,6 +393,43 @@ def test_an_item_that_others_are_taking_is_left_to_them(postgres_server: Postgre
     units = other.transaction(beside)
     assert [(unit.kind, unit.item.item_id) for unit in units] == [("ranking", name) for name in rest]
     assert {unit.item.item_id for unit in store.next_units("bob", limit=4)} == {first, second}
+    other.close()
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "call", [lambda store, _: store.release("ann"), lambda store, ids: store.prefer(ids)]
+)
+def test_whoever_locks_several_tasks_locks_the_least_first(
+    postgres_server: Postgres, call: Callable[[PreferenceStore, list[str]], object]
+) -> None:
+    """While a recorder has the least task, giving back and choosing wait with none of the others in hand, in whichever
+    order these lie and are named: the recorder gets them, and neither waits for ever."""
+    url = postgres_server.url()
+    store, other = PreferenceStore(url), Database(url)
+    made = {one.item_id: next(plan_tasks(one, 1)).task_id for one in (item(n) for n in range(6))}
+    backwards = sorted(range(6), key=lambda n: made[f"item-{n}"], reverse=True)
+    store.upload([item(n) for n in backwards])
+    ids = [made[f"item-{n}"] for n in backwards]
+    assert len(store.next_tasks("ann", limit=6)) == 6
+    thread = threading.Thread(target=call, args=(store, ids))
+
+    def record(session: Session) -> int:
+        def lock(*tasks: str) -> int:
+            rows = select(TaskRow).where(TaskRow.task_id.in_(tasks)).with_for_update(nowait=True)
+            return len(session.scalars(rows).all())
+
+        assert lock(ids[-1]) == 1
+        thread.start()
+        ends = time.monotonic() + 30
+        while not session.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")):
+            assert time.monotonic() < ends
+            time.sleep(0.01)
+        return lock(*ids)
+
+    assert other.transaction(record) == 6
+    thread.join(30)
+    assert not thread.is_alive()
     other.close()
     store.close()
 
