@@ -410,6 +410,42 @@ def test_a_killed_service_loses_no_label(chromium: Browser, tmp_path: Path) -> N
     assert pages.stop() == 0
 
 
+# As where two tabs are two processes, and what the other one wrote a moment ago is not seen yet.
+_SEES_ITS_OWN_WRITES_ALONE = """() => {
+  const written = new Map();
+  const setItem = Storage.prototype.setItem;
+  Storage.prototype.setItem = function (name, value) {
+    written.set(name, value);
+    setItem.call(this, name, value);
+  };
+  Storage.prototype.getItem = (name) => written.get(name) ?? null;
+}"""
+
+
+def test_two_tabs_that_write_at_once_lose_no_label(
+    service: tuple[Pages, PreferenceClient], routed: BrowserContext
+) -> None:
+    """An answer that waits in one tab stays, though another tab keeps and sends one without having seen it."""
+    pages, client = service
+    client.upload([item(number, campaign="tabs") for number in range(2)])
+    one = signed_in(routed, pages, "ida", "tabs")
+    one.route("**/api/answers", _answering(503, ""))
+    one.keyboard.press("ArrowLeft")
+    _holds(one, "#connection", "Offline: 1 kept here")
+    other = routed.new_page()
+    other.route("**/api/answers", _answering(503, ""))
+    other.goto(f"{pages.url}/label")
+    shown(other)
+    other.evaluate(_SEES_ITS_OWN_WRITES_ALONE)
+    other.keyboard.press("ArrowLeft")
+    done(other, 2)
+    other.unroute("**/api/answers")
+    saved(other)
+    one.unroute("**/api/answers")
+    saved(one)
+    assert len(comparisons(client, "tabs")) == 2
+
+
 def _answering(status: int, body: str) -> Callable[[Route], None]:
     # A function of one parameter: playwright hands a partial the request as well.
     def fulfil(route: Route) -> None:

@@ -40,7 +40,7 @@ document.addEventListener("DOMContentLoaded", () => {
   };
 
   const queue = new AnswerQueue({
-    key: `trimtab-answers:${page.annotator}`,
+    key: `trimtab-answers:${encodeURIComponent(page.annotator)}`,
     send: async (answers) => (await call("/api/answers", { answers })).outcomes,
     changed: connection,
     told: (outcome) => { if (outcome.refused) (outcome.withdrawn ? stands : refused)(outcome); },

@@ -15,7 +15,7 @@
       this.send = send;
       this.changed = changed;
       this.told = told;
-      this.memory = null; // where there is no storage
+      this.memory = []; // what the storage does not take: full or forbidden
       this.failures = 0;
       this.batch = BATCH;
       this.timer = 0;
@@ -24,27 +24,39 @@
       window.addEventListener("offline", () => this.say("offline"));
     }
 
+    /** All that wait, of all tabs, in the order in which they were said. */
     all() {
-      if (this.memory) return this.memory;
+      let names = [];
       try {
-        return JSON.parse(localStorage.getItem(this.key) || "[]");
+        names = Object.keys(localStorage).filter((name) => name.startsWith(`${this.key}/`));
+      } catch { /* forbidden */ }
+      const stored = names.map((name) => JSON.parse(localStorage.getItem(name)));
+      const others = stored.filter((one) => one && !this.memory.some((newer) => same(one, newer)));
+      return [...others, ...this.memory].sort((one, other) => one.revision - other.revision);
+    }
+
+    // Under a key of its own: of two tabs that write at the same moment neither writes over what the other does.
+    keep(answer) {
+      try {
+        localStorage.setItem(this.name(answer), JSON.stringify(answer));
       } catch {
-        return [];
+        this.memory = [...this.memory.filter((one) => !same(one, answer)), answer];
       }
     }
 
-    save(answers) {
+    forget(answer) {
       try {
-        if (!this.memory) {
-          localStorage.setItem(this.key, JSON.stringify(answers));
-          return;
-        }
-      } catch { /* full or forbidden: this page alone keeps them */ }
-      this.memory = answers;
+        localStorage.removeItem(this.name(answer));
+      } catch { /* it was never there */ }
+      this.memory = this.memory.filter((one) => !same(one, answer));
+    }
+
+    name({ unit, revision }) {
+      return `${this.key}/${revision}/${unit}`;
     }
 
     push(answer) {
-      this.save([...this.all(), answer]);
+      this.keep(answer);
       // Without a connection the next attempt has its time already: what never left can still be taken out.
       if (this.state === "offline") return this.say("offline");
       this.say("sending");
@@ -53,10 +65,9 @@
 
     /** Take an answer out that never left; false if it may have arrived. */
     drop(answer) {
-      const all = this.all();
-      const kept = all.filter((one) => one.tried || !same(one, answer));
-      this.save(kept);
-      return kept.length < all.length;
+      const waits = this.all().some((one) => !one.tried && same(one, answer));
+      if (waits) this.forget(answer);
+      return waits;
     }
 
     /** Units whose last word here is an answer. */
@@ -83,7 +94,7 @@
         const batch = this.all().slice(0, this.batch);
         if (!batch.length) return this.say("saved");
         this.say("sending");
-        this.save(this.all().map((one) => (batch.some((sent) => same(one, sent)) ? { ...one, tried: true } : one)));
+        for (const one of batch) this.keep({ ...one, tried: true });
         let outcomes;
         try {
           outcomes = await this.send(batch.map(({ tried, ...answer }) => answer));
@@ -93,7 +104,7 @@
         }
         this.failures = 0;
         this.batch = BATCH;
-        this.save(this.all().filter((one) => !batch.some((sent) => same(one, sent))));
+        for (const one of batch) this.forget(one);
         outcomes.forEach((outcome, at) => this.told({ ...batch[at], ...outcome }));
       }
     }
@@ -115,7 +126,7 @@
       }
       // One of them cannot be read: find it, and do not let it stop the others.
       if (batch.length === 1) {
-        this.save(this.all().filter((one) => !same(one, batch[0])));
+        this.forget(batch[0]);
         this.told({ ...batch[0], new: 0, refused: error.message });
       }
       this.batch = 1;
