@@ -59,6 +59,17 @@ def test_verl_shows_its_key(fake: Any, place: str, tmp_path: Path, monkeypatch: 
     assert [told["authorization"] for told in fake.metadata] == ["Bearer tt_0123"] * 3
 
 
+def test_verl_leaves_out_what_is_no_column(fake: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """An image in extra_info, of which one line speaks; the rest goes along, and the row has its score."""
+    info = {"question": "2 + 2?", "index": 3, "image": b"\x89PNG"}
+    for _ in range(2):
+        verl.compute_score("math", "four", "4", info, target=fake.target)
+    assert set(fake.requests[-1].inputs[0].columns) == {"index", "data_source", "ground_truth"}
+    assert [record.message for record in caplog.records if "is not sent" in record.message] == [
+        "extra_info's image is not sent: a value of type bytes is no JSON"
+    ]
+
+
 def test_verl_turns_tls_on(fake: Any, tmp_path: Path) -> None:
     """With authorities to trust the call goes out over TLS, which a plaintext service does not answer."""
     trustme = pytest.importorskip("trustme")

@@ -10,6 +10,7 @@ verl hands over no prompt. It is looked for in `extra_info`, as text or messages
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ from trimtab.common.v1 import common_pb2 as common
 from trimtab.reward.v1 import reward_pb2 as wire
 
 _PROMPT_KEYS = ("prompt", "question")
+_left_out: set[str] = set()
+_log = logging.getLogger("trimtab")
 # A number, or with details=True a dictionary that verl logs.
 Reward = float | dict[str, float]
 
@@ -109,8 +112,21 @@ def _row(
 ) -> wire.ScoreInput:
     info = dict(extra_info or {})
     prompt = _prompt(info, prompt_key)
-    columns = {**info, "data_source": data_source, "ground_truth": ground_truth}
-    return score_input(prompt, solution, row_columns(columns))
+    columns = _sendable(info) | row_columns({"data_source": data_source, "ground_truth": ground_truth})
+    return score_input(prompt, solution, columns)
+
+
+def _sendable(info: Mapping[str, Any]) -> dict[str, str]:
+    """Columns of extra_info as text, without what is none, such as an image, of which the log hears once."""
+    columns: dict[str, str] = {}
+    for name, value in info.items():
+        try:
+            columns |= row_columns({name: value})
+        except (TypeError, ValueError) as error:
+            if name not in _left_out:
+                _left_out.add(name)
+                _log.warning("extra_info's %s is not sent: %s", name, error)
+    return columns
 
 
 def _prompt(info: dict[str, Any], prompt_key: str | None) -> Any:
