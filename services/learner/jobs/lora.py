@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from services.common.errors import ConfigError
 from services.models import low_rank
@@ -19,7 +20,13 @@ def with_adapters(model: Any, *, rank: int, alpha: int, seed: int) -> Any:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise ConfigError('LoRA needs peft: pip install "trimtab-platform[lora]"') from error
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+        fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in model.modules()),
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return get_peft_model(model, config)
@@ -33,7 +40,7 @@ def merged(adapted: Any) -> Any:
             weight = layer.get_base_layer().weight
             b = layer.lora_B[name].weight * layer.scaling[name]
             # GPT-2's layers have their weights as [in, out].
-            turned = getattr(layer, "fan_in_fan_out", False)
+            turned = layer.fan_in_fan_out
             whole = low_rank.merged(
                 weight.data.T if turned else weight.data, layer.lora_A[name].weight.data, b.data
             )

@@ -200,7 +200,7 @@ def test_the_report(tmp_path: Path) -> None:
     assert report.first_bad == f"{path}:7: rejected: expected another text than chosen"
     assert report.lines()[0] == "9 rows read, 6 used, 3 bad ones left out"
     assert (
-        f"fields that are not text: 1, first {path}:8: rejected: expected text, got a number"
+        f"fields that are not text: 1, first {path}:8: rejected: expected text or a list of messages, got a number"
         in report.lines()
     )
     assert len(answers(path, skip_bad_rows=True, drop_duplicates=True)) == 5

@@ -87,11 +87,10 @@ def test_numbers_of_tables_with_gaps_are_whole() -> None:
 
 
 def test_a_prompt_of_a_conversation_has_both_names() -> None:
-    """The id makes the group; the conversation's name is kept with it, and is not taken for an id."""
+    """The id makes the group; the conversation's name is kept beside it."""
     both = one(PAIR | {"prompt_id": "p1", "tree": "t"}).origin
-    assert both.group == "p1"
-    assert set(both.names()) & set(one(PAIR | {"tree": "t"}).origin.names())
-    assert not set(both.names()) & set(one(PAIR | {"prompt_id": "t"}).origin.names())
+    assert (both.group, both.tree) == ("p1", "t")
+    assert (one(PAIR | {"tree": "t"}).origin.group, one(PAIR).origin.tree) == ("t", "")
 
 
 def test_a_dialogue_keeps_its_turns() -> None:
