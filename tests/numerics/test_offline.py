@@ -23,7 +23,7 @@ from services.learner.offline.dpo import DpoTrainer
 from services.learner.offline.ilql import IlqlTrainer
 from services.learner.offline.rows import Answer, Compared, load_rows
 from services.learner.offline.trainer import OfflineTrainer
-from tests.fakes.tiny_models import make_tiny_causal
+from tests.fakes.tiny_models import make_tiny_causal, tiny_tokenizer
 from tests.fakes.tiny_runs import loaded_from, random_pairs, run_spec
 
 PAIRS = random_pairs(10, longest=6)
@@ -189,19 +189,108 @@ def test_a_run_over_a_file_and_its_resume(folder: Path, tmp_path: Path, kind: st
         assert any(name.startswith("target_qs") for name in load_file(heads))
 
 
-def test_mistakes_in_the_file_are_told(folder: Path, tmp_path: Path) -> None:
-    """File, line and field; a file of another length is another file."""
-    path, tokenizer = tmp_path / "rows.jsonl", loaded_from(folder).tokenizer
+def rows_of(source: Path | str, kind: str = "dpo") -> list[Any]:
+    spec = run_spec(Path("m"), algorithm={"kind": kind}, data={"prompts": str(source)})
+    return load_rows(spec, tiny_tokenizer(), context_length=128)
+
+
+def told_by(answer: Answer) -> tuple[str, str]:
+    """Prompt and completion as text."""
+    tokenizer = tiny_tokenizer()
+    return tokenizer.decode(answer.prompt_ids.tolist()), tokenizer.decode(answer.completion_ids.tolist())
+
+
+ASKED, SAID = [{"role": "user", "content": "hi"}], "<|user|>hi<|end|><|assistant|>"
+DIALOGUE = "\n\nHuman: hi\n\nAssistant:"
+
+
+def said(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"prompt": "hi", "chosen": "yes", "rejected": "no"}, "hi"),
+        ({"prompt": ASKED, "chosen": "yes", "rejected": "no"}, SAID),
+        ({"prompt": ASKED, "chosen": said("yes"), "rejected": said("no")}, SAID),
+        ({"chosen": [*ASKED, *said("yes")], "rejected": [*ASKED, *said("no")]}, SAID),
+        ({"chosen": f"{DIALOGUE} yes", "rejected": f"{DIALOGUE} no"}, SAID),
+        ({"prompt": None, "chosen": "hi yes", "rejected": "hi no", "split": None}, SAID),
+    ],
+    ids=["text", "answers in text", "messages", "implicit messages", "dialogues", "begun alike"],
+)
+def test_pairs_of_every_form_are_read(tmp_path: Path, row: dict[str, Any], prompt: str) -> None:
+    """TRL's and HH-RLHF's: a pair all in text as it stands, any other prompt through the chat template."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    [found] = rows_of(path)
+    assert (told_by(found.chosen), told_by(found.rejected)) == (
+        (prompt, "yes<|end|>"),
+        (prompt, "no<|end|>"),
+    )
+
+
+@pytest.mark.parametrize("prompt", ["hi", ASKED])
+@pytest.mark.parametrize("completion", ["yes", said("yes")])
+def test_an_answer_with_a_reward_is_text_or_a_message(tmp_path: Path, prompt: Any, completion: Any) -> None:
+    """ILQL's rows, prompt and completion in either way each."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": prompt, "completion": completion, "reward": 2}) + "\n")
+    [found] = rows_of(path, "ilql")
+    assert told_by(found) == (SAID if prompt is ASKED else "hi", "yes<|end|>")
+    assert found.reward == 2.0
+
+
+def test_an_end_token_that_stands_there_is_not_doubled(tmp_path: Path) -> None:
+    """As in TRL: an answer that ends with it in its text has it once, one within the answer is no end."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": "hi", "chosen": "yes<|end|>", "rejected": "<|end|>no"}) + "\n")
+    [found] = rows_of(path)
+    assert (told_by(found.chosen)[1], told_by(found.rejected)[1]) == ("yes<|end|>", "<|end|>no<|end|>")
+
+
+def test_rows_come_from_any_source(tmp_path: Path) -> None:
+    """A JSON array, Parquet and a data set of `datasets` give the rows that JSON lines give."""
+    parquet = pytest.importorskip("pyarrow.parquet", reason="the extra `data` is not installed")
+    arrow = pytest.importorskip("pyarrow")
+    datasets = pytest.importorskip("datasets", reason="the extra `data` is not installed")
+    rows = [{"prompt": f"q{at}", "chosen": "yes", "rejected": "no"} for at in range(3)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+    expected = [("q0", "yes<|end|>"), ("q1", "yes<|end|>"), ("q2", "yes<|end|>")]
+    for name in ("rows.jsonl", "rows.json", "rows.parquet"):
+        assert [told_by(row.chosen) for row in rows_of(tmp_path / name)] == expected, name
+    assert [told_by(row.chosen) for row in rows_of(f"datasets:{tmp_path}/saved")] == expected
+
+
+def test_mistakes_in_the_file_are_told(tmp_path: Path) -> None:
+    """File, line and field; a file of another length is another file; a task has no answers."""
+    path = tmp_path / "rows.jsonl"
     for kind, row, told in (
-        ("dpo", {"prompt": "a", "chosen": "b"}, "rejected: expected text"),
-        ("ilql", {"prompt": "a", "completion": "b", "reward": True}, "reward: expected a finite number"),
+        ("dpo", {"prompt": "a", "chosen": "b"}, "rejected: expected text or a list of messages"),
+        ("dpo", {"prompt": ASKED, "chosen": "b", "rejected": 3}, "rejected: expected text or a list of"),
+        ("dpo", {"prompt": " ", "chosen": "b", "rejected": "c"}, "prompt: expected text, or a list"),
+        ("dpo", {"prompt": "a", "chosen": "\ud800", "rejected": "c"}, "chosen: expected text without NUL"),
+        ("ilql", {"completion": "b", "reward": 1}, "prompt: expected text or a list of messages, got null"),
+        ("ilql", {"prompt": "a", "completion": ASKED, "reward": 1}, "completion: expected an answer of the"),
+        ("ilql", {"prompt": "a", "completion": "b", "reward": True}, "reward: expected a number, got true"),
+        ("ilql", {"prompt": "a", "completion": "b", "reward": math.nan}, "reward: expected a finite number"),
+        ("ilql", {"prompt": "a", "completion": "b"}, "reward: expected a number, there is none"),
         ("ilql", {"prompt": "a", "completion": "b" * 999, "reward": 1}, "but the model's context is"),
+        ("dpo", 7, "row: expected a JSON object, got a number"),
     ):
         path.write_text(json.dumps(row) + "\n")
-        spec = run_spec(folder, algorithm={"kind": kind}, data={"prompts": str(path)})
         with pytest.raises(InvalidInput, match=rf"rows\.jsonl:1: .*{told}"):
-            load_rows(spec, tokenizer, context_length=64)
-    spec = run_spec(folder, algorithm={"kind": "dpo"})
+            rows_of(path, kind)
+    path.write_text(json.dumps({"prompt": "a", "chosen": "b", "rejected": "c", "split": "test"}) + "\n")
+    with pytest.raises(InvalidInput, match=r"rows\.jsonl: there is no row of split 'train' in it"):
+        rows_of(path)
+    with pytest.raises(InvalidInput, match="task:dates: a task has prompts alone, dpo learns from answers"):
+        rows_of("task:dates")
+    spec = run_spec(Path("m"), algorithm={"kind": "dpo"})
     state = OfflineBatches(spec, COMPARED).state()
     with pytest.raises(Mismatch, match="began with 5 rows, the file has 4"):
         OfflineBatches(spec, COMPARED[:4]).restore(state)
