@@ -193,8 +193,7 @@ def convert_ppo(draft: Draft, around: Around) -> None:
         for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "num_mini_batches")
     )
     batch = device * accumulated
-    if batch % mini:
-        draft.refuse("num_mini_batches", f"TRL itself wants a divisor of a batch's {batch} episodes")
+    minibatches = _ppo_minibatches(draft, device, accumulated, mini)
     episodes = draft.value("total_episodes")
     whole = int(episodes) if episodes else int(float(draft.value("num_train_epochs")) * around.rows)
     pace = Pace(updates=math.ceil(whole / batch), per_step=1)  # TRL's schedule, too, goes by batches
@@ -211,10 +210,16 @@ def convert_ppo(draft: Draft, around: Around) -> None:
     draft.put("rollout.batch_groups", batch, "per_device_train_batch_size", "gradient_accumulation_steps")
     draft.put("algorithm.kind", "ppo")
     draft.put("algorithm.preset", "trl")
+    draft.put(
+        "algorithm.minibatches",
+        minibatches,
+        "num_mini_batches",
+        remark="" if minibatches == mini else f"TRL updates once in {accumulated} micro-batches",
+    )
     for name, path in {
-        "num_mini_batches": "minibatches", "num_ppo_epochs": "epochs", "cliprange": "clip_ratio",
-        "cliprange_value": "clip_value", "vf_coef": "value_coefficient", "gamma": "gamma", "lam": "gae_lambda",
-        "whiten_rewards": "whiten_rewards", "kl_coef": "kl.coefficient", "kl_estimator": "kl.estimator",
+        "num_ppo_epochs": "epochs", "cliprange": "clip_ratio", "cliprange_value": "clip_value",
+        "vf_coef": "value_coefficient", "gamma": "gamma", "lam": "gae_lambda", "whiten_rewards": "whiten_rewards",
+        "kl_coef": "kl.coefficient", "kl_estimator": "kl.estimator",
     }.items():  # fmt: skip
         draft.copy(name, f"algorithm.{path}")
     draft.put(
@@ -235,3 +240,19 @@ def convert_ppo(draft: Draft, around: Around) -> None:
     draft.inert("train_sampling_strategy", "rows are shuffled")
     put_optimiser(draft, pace)
     put_checkpoints(draft, pace, max(1, around.rows // batch))
+
+
+def _ppo_minibatches(draft: Draft, device: int, accumulated: int, mini: int) -> int:
+    """Updates of an epoch: accelerate makes one in so many micro-batches, wherever TRL's minibatches end."""
+    batch = device * accumulated
+    if batch % mini:
+        draft.refuse("num_mini_batches", f"TRL itself wants a divisor of a batch's {batch} episodes")
+        return mini
+    micro = mini * math.ceil(batch // mini / device)
+    if micro % accumulated:
+        draft.refuse(
+            "num_mini_batches",
+            f"an epoch's {micro} micro-batches are not a multiple of gradient_accumulation_steps = {accumulated}: "
+            "TRL's updates would take parts of two epochs",
+        )
+    return max(1, micro // accumulated)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from orchestrator.trl.draft import Draft
 from orchestrator.trl.known import all_fields
+from services.common.spec.presets import UNCLIPPED
 
 SCHEDULES = {
     "linear": "linear",
@@ -143,26 +144,33 @@ def put_optimiser(draft: Draft, pace: Pace) -> None:
     draft.copy(
         "weight_decay", "optimiser.weight_decay", remark="of all weights; TRL leaves norms and biases out"
     )
-    norm = float(draft.value("max_grad_norm"))
-    draft.put(
-        "optimiser.max_grad_norm",
-        norm or 1e30,
-        "max_grad_norm",
-        remark="" if norm else "0 is off: never reached",
-    )
+    _put_clipping(draft)
     schedule = SCHEDULES.get(str(draft.value("lr_scheduler_type")))
     if schedule is None:
         draft.refuse("lr_scheduler_type", f"expected one of {', '.join(SCHEDULES)}")
     draft.put("optimiser.schedule", schedule or "constant", "lr_scheduler_type", remark="by steps of the run")
-    warmup = warmup_updates(draft, pace.updates)
+    _put_warmup(draft, pace)
+    draft.copy("seed", "seed")
+    draft.inert("gradient_checkpointing", "memory alone: optimiser.gradient_checkpointing does the same here")
+
+
+def _put_clipping(draft: Draft) -> None:
+    clips = draft.trainer != "ppo"
+    norm = float(draft.value("max_grad_norm")) if clips else 0.0
+    why = "0 is off: never reached" if clips else "TRL's PPO never clips"
+    draft.put("optimiser.max_grad_norm", norm or UNCLIPPED, "max_grad_norm", remark="" if norm else why)
+
+
+def _put_warmup(draft: Draft, pace: Pace) -> None:
+    if draft.value("lr_scheduler_type") == "constant":
+        draft.inert("warmup_steps", "lr_scheduler_type = constant has none, constant_with_warmup has")
+        return
     draft.put(
         "optimiser.warmup_steps",
-        math.ceil(warmup / pace.per_step),
+        math.ceil(warmup_updates(draft, pace.updates) / pace.per_step),
         "warmup_steps",
         remark=f"steps of the run, {pace.per_step} updates each" if pace.per_step > 1 else "",
     )
-    draft.copy("seed", "seed")
-    draft.inert("gradient_checkpointing", "memory alone: optimiser.gradient_checkpointing does the same here")
 
 
 def warmup_updates(draft: Draft, updates: int) -> int:

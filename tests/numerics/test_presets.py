@@ -131,16 +131,30 @@ def run_with(preset: str, **tables: Any) -> RunSpec:
     [
         (
             "openai-2019",
-            {"learning_rate": 1e-5, "eps": 1e-5, "eps_form": "tensorflow", "schedule": "linear"},
+            {
+                "learning_rate": 1e-5,
+                "eps": 1e-5,
+                "eps_form": "tensorflow",
+                "schedule": "linear",
+                "max_grad_norm": 1e30,
+            },
             {"temperature": 0.7, "fixed_length": True},
         ),
         (
             "instructgpt",
-            {"schedule": "constant", "warmup_steps": 10, "weight_average": 0.992},
+            {"schedule": "constant", "warmup_steps": 10, "weight_average": 0.992, "max_grad_norm": 1.0},
             {"temperature": 1.0},
         ),
-        ("trl", {"learning_rate": 3e-6, "eps": 1e-8, "schedule": "linear"}, {"temperature": 0.7}),
-        ("trlx", {"betas": (0.9, 0.95), "schedule": "constant"}, {"temperature": 1.0}),
+        (
+            "trl",
+            {"learning_rate": 3e-6, "eps": 1e-8, "schedule": "linear", "max_grad_norm": 1e30},
+            {"temperature": 0.7},
+        ),
+        (
+            "trlx",
+            {"betas": (0.9, 0.95), "schedule": "constant", "max_grad_norm": 1e30},
+            {"temperature": 1.0},
+        ),
         ("rl4lms", {"max_grad_norm": 0.5}, {"temperature": 1.0, "fixed_length": False}),
     ],
 )

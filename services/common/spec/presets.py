@@ -68,10 +68,19 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+UNCLIPPED = 1e30
+"""max_grad_norm of those that do not clip: no gradient's norm reaches it."""
+
 AROUND: dict[str, dict[str, dict[str, Any]]] = {
-    # Completions of a fixed length: no end token is drawn. Adam is TensorFlow's.
+    # Completions of a fixed length: no end token is drawn. Adam is TensorFlow's; LHP's minimize clips nothing.
     "openai-2019": {
-        "optimiser": {"learning_rate": 1e-5, "schedule": "linear", "eps": 1e-5, "eps_form": "tensorflow"},
+        "optimiser": {
+            "learning_rate": 1e-5,
+            "schedule": "linear",
+            "eps": 1e-5,
+            "eps_form": "tensorflow",
+            "max_grad_norm": UNCLIPPED,
+        },
         "sampling": {"temperature": 0.7, "fixed_length": True},
     },
     # A constant rate after ten steps of warm-up; weights averaged with 0.992.
@@ -79,12 +88,19 @@ AROUND: dict[str, dict[str, dict[str, Any]]] = {
         "optimiser": {"schedule": "constant", "warmup_steps": 10, "weight_average": 0.992},
         "sampling": {"temperature": 1.0},
     },
+    # TRL's PPO takes no notice of its max_grad_norm: ppo_trainer.py has backward and step alone.
     "trl": {
-        "optimiser": {"learning_rate": 3e-6, "schedule": "linear", "eps": 1e-8},
+        "optimiser": {
+            "learning_rate": 3e-6,
+            "schedule": "linear",
+            "eps": 1e-8,
+            "max_grad_norm": UNCLIPPED,
+        },
         "sampling": {"temperature": 0.7},
     },
+    # accelerate_base_trainer.py clips nothing; some of its DeepSpeed files do.
     "trlx": {
-        "optimiser": {"schedule": "constant", "betas": (0.9, 0.95)},
+        "optimiser": {"schedule": "constant", "betas": (0.9, 0.95), "max_grad_norm": UNCLIPPED},
         "sampling": {"temperature": 1.0},
     },
     "rl4lms": {

@@ -129,7 +129,7 @@ def test_ppo_of_trl_1_12() -> None:
         kl_coef=0.1, lam=0.9, cliprange=0.3, missing_eos_penalty=1.0, kl_estimator="k3",
     )  # fmt: skip
     run = run_of(draft)
-    assert (run.rollout.batch_groups, run.steps, run.online.minibatches) == (8, 13, 4)
+    assert (run.rollout.batch_groups, run.steps, run.online.minibatches) == (8, 13, 2)
     settings = run.algorithm.model_dump()
     assert (settings["preset"], settings["score_position"], settings["value_model"]) == (
         "trl",
@@ -153,6 +153,49 @@ def test_minibatches_that_trl_refuses_are_refused() -> None:
     """A batch is per_device_train_batch_size x gradient_accumulation_steps episodes, cut into num_mini_batches."""
     with pytest.raises(ConfigError, match="num_mini_batches = 3: TRL itself wants a divisor of a batch's 8"):
         converted("ppo", per_device_train_batch_size=8, gradient_accumulation_steps=1, num_mini_batches=3)
+
+
+@pytest.mark.parametrize(
+    ("device", "accumulated", "mini", "updates"),
+    [(8, 1, 1, 1), (8, 1, 2, 2), (4, 2, 1, 1), (4, 2, 2, 1), (4, 2, 4, 2), (2, 4, 2, 1), (1, 2, 2, 1)],
+)
+def test_ppo_updates_once_in_so_many_micro_batches(
+    device: int, accumulated: int, mini: int, updates: int
+) -> None:
+    """accelerate counts an epoch's micro-batches, which num_mini_batches cuts smaller only beyond their number."""
+    fields = {
+        "per_device_train_batch_size": device,
+        "gradient_accumulation_steps": accumulated,
+        "num_mini_batches": mini,
+    }
+    assert run_of(converted("ppo", **fields)).online.minibatches == updates
+
+
+def test_updates_over_two_epochs_are_refused() -> None:
+    """Two minibatches of 3 in micro-batches of 2 and 1 make 4, of which TRL accumulates 3."""
+    fields = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3, "num_mini_batches": 2}
+    with pytest.raises(ConfigError, match="num_mini_batches = 2: an epoch's 4 micro-batches"):
+        converted("ppo", **fields)
+
+
+def test_ppo_never_clips() -> None:
+    """TRL's PPO takes no notice of max_grad_norm, whatever it says; the other trainers clip at it."""
+    for norm in (1.0, 0.5):
+        draft = converted("ppo", max_grad_norm=norm)
+        assert run_of(draft).optimiser.max_grad_norm == 1e30
+        [note] = [note for note in draft.notes if note.field == "max_grad_norm"]
+        assert note.what.endswith("(TRL's PPO never clips)")
+    assert run_of(converted("grpo", max_grad_norm=0.5)).optimiser.max_grad_norm == 0.5
+
+
+def test_a_constant_rate_has_no_warm_up() -> None:
+    """In transformers only constant_with_warmup has one; that the steps given do nothing is told."""
+    draft = converted("grpo", lr_scheduler_type="constant", warmup_steps=10)
+    assert run_of(draft).optimiser.warmup_steps == 0
+    [note] = [note for note in draft.notes if note.field == "warmup_steps"]
+    assert note.fate == "no effect"
+    warm = run_of(converted("grpo", lr_scheduler_type="constant_with_warmup", warmup_steps=10))
+    assert (warm.optimiser.schedule, warm.optimiser.warmup_steps) == ("constant", 10)
 
 
 def test_dpo_goes_by_updates() -> None:
