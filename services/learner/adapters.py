@@ -40,6 +40,7 @@ class Adapter:
             for name, tensor in serving_state(loaded.model).items()
             if not name.startswith(within)
         }
+        self.keep()  # peft's layers begin in training, and a critic that is copied from them would stay so
 
     @contextlib.contextmanager
     def off(self) -> Iterator[None]:

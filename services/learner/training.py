@@ -305,7 +305,7 @@ class Trainer:
         scores = self.scores.update_and_apply(raw)
         if settings.clip_scores is not None:
             scores = scores.clamp(*settings.clip_scores)
-        if settings.missing_end_penalty:
+        if settings.missing_end_penalty or settings.missing_end_replaces:
             unfinished = torch.tensor([not sample.ended for sample in samples]).float()
             kept = scores * (1 - unfinished) if settings.missing_end_replaces else scores
             scores = kept - settings.missing_end_penalty * unfinished

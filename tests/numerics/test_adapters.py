@@ -275,6 +275,20 @@ def test_dropout_is_in_the_updates_alone(folder: Path, samples: list[Sample], ki
     assert abs(metrics["val/ratio"] - 1) > 1e-6
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=NAMES)
+def test_dropout_does_not_reach_the_critic(folder: Path, samples: list[Sample], kind: dict[str, Any]) -> None:
+    """value_model = policy: values are the critic's own at every look, so that a resumed step is the same step."""
+    tables: dict[str, Any] = {"algorithm": {"value_model": "policy", "epochs": 1}}
+    trainer, _ = trainer_on(folder, {**kind, "dropout": 0.5}, **tables)
+    for _ in range(2):  # a critic's B is 0 at first, and nothing would be dropped
+        trainer.step(samples)
+    resumed, _ = trainer_on(folder, {**kind, "dropout": 0.5}, **tables)
+    resumed.load_state_dict(copy.deepcopy(trainer.state_dict()))
+    one, two = (each.step(samples) for each in (trainer, resumed))
+    assert one["loss/value_avg"] == two["loss/value_avg"]
+    assert one["val/var_explained"] == two["val/var_explained"]
+
+
 def vars_of(sample: Sample) -> dict[str, Any]:
     return {name: getattr(sample, name) for name in Sample.__dataclass_fields__}
 

@@ -140,11 +140,12 @@ def test_one_completion_beyond_any_number_is_masked_alone(folder: Path, samples:
     assert 0 < metrics["grad_norm"] < 1e6
 
 
-def test_a_missing_end_may_replace_the_score(folder: Path, samples: list[Sample]) -> None:
-    """Three of six have no end: their scores become -1, the others stay."""
-    algorithm = {"kind": "ppo", "missing_end_penalty": 1.0, "missing_end_replaces": True, "epochs": 1}
+@pytest.mark.parametrize("penalty", [1.0, 0.0])
+def test_a_missing_end_may_replace_the_score(folder: Path, samples: list[Sample], penalty: float) -> None:
+    """Three of six have no end: their scores become minus the penalty, which may be 0, the others stay."""
+    algorithm = {"kind": "ppo", "missing_end_penalty": penalty, "missing_end_replaces": True, "epochs": 1}
     metrics = trainer_on(folder, algorithm).step(samples)
-    expected = np.mean([sample.score if sample.ended else -1.0 for sample in samples])
+    expected = np.mean([sample.score if sample.ended else -penalty for sample in samples])
     assert metrics["objective/rlhf_reward"] - metrics["objective/non_score_reward"] == pytest.approx(expected)
 
 
