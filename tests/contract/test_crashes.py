@@ -62,6 +62,7 @@ SPEC = RunSpec.model_validate(
             "max_staleness": STALENESS,
             "readmission_limit": 1000,
             "slip": list(STAGES),
+            "reference": "branch",
         },
     }
 )

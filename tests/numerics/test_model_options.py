@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from services.common.errors import InvalidInput
 from services.common.spec.run import RolloutSpec
@@ -106,6 +107,26 @@ def test_a_copy_is_made_of_what_is_trained_alone(folder: Path) -> None:
 def test_the_branch_takes_the_stage_out_of_the_slip(given: dict[str, Any], slip: tuple[str, ...]) -> None:
     """Also where a schema filled the slip in."""
     assert RolloutSpec.model_validate(given).slip == slip
+
+
+def test_a_slip_without_a_reference_is_refused(folder: Path) -> None:
+    """Both ways out are named; a branch has its own, and what learns from a file has no slip to go along."""
+    slip = {"slip": ["policy", "reward"]}
+    with pytest.raises(ValidationError, match=r"add it, or take rollout\.reference = branch"):
+        run_spec(folder, rollout=slip)
+    assert run_spec(folder, rollout=slip | {"reference": "branch"}).rollout.slip == ("policy", "reward")
+    assert run_spec(folder, algorithm={"kind": "dpo"}, rollout=slip).offline
+
+
+def test_a_weight_of_no_scoring_stage_is_refused() -> None:
+    """A misspelt stage would be learnt from at its full weight; what can be weighed is named."""
+    rollout: dict[str, Any] = {"slip": ["policy", "reference", "reward/a", "reward/b"]}
+    for stage in ("reward/c", "a", "policy"):
+        with pytest.raises(
+            ValidationError, match=f"{stage} is no scoring stage .* expected reward/a, reward/b"
+        ):
+            RolloutSpec.model_validate(rollout | {"reward_weights": {"reward/a": 0.5, stage: 0.0}})
+    assert RolloutSpec.model_validate(rollout | {"reward_weights": {"reward/a": 0.0}}).reward_weights
 
 
 # ------------------------------------------------------------ activations

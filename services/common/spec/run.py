@@ -185,6 +185,15 @@ class RolloutSpec(Spec):
             return given
         return given | {"slip": [stage for stage in slip if stage != "reference"]}
 
+    @model_validator(mode="after")
+    def _weights_weigh(self) -> RolloutSpec:
+        scoring = [stage for stage in self.slip if stage.partition("/")[0] == "reward"]
+        if odd := sorted(set(self.reward_weights) - set(scoring)):
+            raise ValueError(
+                f"reward_weights: {odd[0]} is no scoring stage of the slip: expected {', '.join(scoring)}"
+            )
+        return self
+
 
 class CheckpointSpec(Spec):
     """When the run's state is written."""
@@ -395,4 +404,14 @@ class RunSpec(Spec):
     def _slip_scores(self) -> RunSpec:
         if not any(stage == "reward" or stage.startswith("reward/") for stage in self.rollout.slip):
             raise ValueError("rollout.slip needs at least one stage named reward or reward/<name>")
+        return self
+
+    @model_validator(mode="after")
+    def _slip_refers(self) -> RunSpec:
+        rollout = self.rollout
+        if not self.offline and rollout.reference == "stage" and "reference" not in rollout.slip:
+            raise ValueError(
+                "rollout.slip has no stage named reference, whose log-probs every step needs: add it, or take "
+                "rollout.reference = branch, the learner's own"
+            )
         return self

@@ -36,6 +36,7 @@ class Bench:
             "max_staleness": max_staleness,
             "readmission_limit": readmission_limit,
             "slip": ["reward"],
+            "reference": "branch",
         }
         self.spec = RunSpec.model_validate(
             {"model": {"path": "m"}, "data": {"prompts": "p.jsonl"}, "steps": 9, "rollout": rollouts}

@@ -55,13 +55,13 @@ def finished_group(**fields: object) -> rollout.RolloutGroup:
 
 def test_a_new_group_carries_the_whole_order() -> None:
     """Ids, text, messages, columns, sampling, slip with the learner last, version and number."""
-    spec = spec_of(completions_per_prompt=4, slip=["policy", "reward"])
+    spec = spec_of(completions_per_prompt=4, slip=["policy", "reference", "reward"])
     admitted = Admitted("id", 7, 0, 1, "before")
     group = new_group(admitted, PROMPT, spec, run_uid="run", version=VERSION, step=5)
     assert to_numpy(group.prompt.token_ids).tolist() == [1, 2]
     assert (group.prompt.prompt_id, group.prompt.text, group.prompt.columns["topic"]) == ("p", "hi", "x")
     assert [(message.role, message.content) for message in group.prompt.messages] == [("user", "hi")]
-    assert list(group.slip) == ["policy", "reward", "learner"]
+    assert list(group.slip) == ["policy", "reference", "reward", "learner"]
     assert (group.admission_number, group.replaces, group.admitted_step) == (7, "before", 5)
     assert (group.admitted_version.epoch, group.admitted_version.step) == (2, 5)
     options = group.sampling
@@ -86,7 +86,9 @@ def test_draws_depend_on_the_runs_seed_and_the_number_alone() -> None:
 
 def test_samples_have_what_training_needs() -> None:
     """Sampled log-probs are the behaviour's, the reference's stand beside them, scores are added up."""
-    one, two = samples_of(finished_group(), spec_of(slip=["policy", "reward/hh", "reward/rules"]))
+    one, two = samples_of(
+        finished_group(), spec_of(slip=["policy", "reference", "reward/hh", "reward/rules"])
+    )
     assert one.prompt_ids.tolist() == [1, 2]
     assert one.completion_ids.tolist() == [0, 1, 2]
     assert one.behaviour_logprobs.tolist() == [-5, -4, -3]
@@ -98,7 +100,9 @@ def test_samples_have_what_training_needs() -> None:
 
 def test_scores_are_weighted() -> None:
     """Each stage by its weight, 1 where none is given: 0.5 * 2 + 1 * 1."""
-    spec = spec_of(slip=["policy", "reward/hh", "reward/rules"], reward_weights={"reward/hh": 0.5})
+    spec = spec_of(
+        slip=["policy", "reference", "reward/hh", "reward/rules"], reward_weights={"reward/hh": 0.5}
+    )
     assert samples_of(finished_group(), spec)[1].score == pytest.approx(2.0)
 
 
@@ -106,7 +110,11 @@ def test_a_loss_mask_is_taken_over() -> None:
     """Tokens that do not count arrive as 0."""
     group = finished_group()
     group.completions[0].loss_mask.CopyFrom(from_numpy(np.array([1, 0, 1], np.uint8)))
-    assert samples_of(group, spec_of(slip=["policy", "reward/hh"]))[0].loss_mask.tolist() == [1, 0, 1]
+    assert samples_of(group, spec_of(slip=["policy", "reference", "reward/hh"]))[0].loss_mask.tolist() == [
+        1,
+        0,
+        1,
+    ]
 
 
 def masked_group(*allowed: list[int]) -> tuple[rollout.RolloutGroup, RunSpec]:
@@ -116,7 +124,7 @@ def masked_group(*allowed: list[int]) -> tuple[rollout.RolloutGroup, RunSpec]:
     for one in group.completions:
         bits = np.packbits(np.array(rows or np.zeros((0, 11)), bool), axis=1, bitorder="little")
         one.action_masks = mask_bits.to_wire(bits)
-    slip = ["policy", "reward/hh", "reward/rules"]
+    slip = ["policy", "reference", "reward/hh", "reward/rules"]
     return group, run_spec(Path("model"), algorithm={"kind": "nlpo"}, rollout={"slip": slip})
 
 
@@ -126,7 +134,7 @@ def test_action_masks_are_taken_over() -> None:
     found = samples_of(group, spec)[0].action_masks
     assert found is not None
     assert np.unpackbits(found, axis=1, bitorder="little").nonzero()[1].tolist() == [0, 10, 1, 2, 3]
-    assert samples_of(group, spec_of(slip=["policy", "reward/hh"]))[0].action_masks is None
+    assert samples_of(group, spec_of(slip=["policy", "reference", "reward/hh"]))[0].action_masks is None
 
 
 @pytest.mark.parametrize(
@@ -187,7 +195,7 @@ def test_what_cannot_be_trained_on(
     damage: Callable[[rollout.Completion], object], message: str | None
 ) -> None:
     """Missing, short or infinite numbers are an error of this group, never a 0 in the loss."""
-    group, spec = finished_group(), spec_of(slip=["policy", "reward/hh", "reward/rules"])
+    group, spec = finished_group(), spec_of(slip=["policy", "reference", "reward/hh", "reward/rules"])
     damage(group.completions[1])
     with pytest.raises(TrimtabError, match=message) as caught:
         samples_of(group, spec)

@@ -15,10 +15,11 @@ from services.learner.watch.watch import Watch
 from trimtab.common.v1 import common_pb2 as common
 from trimtab.rollout.v1 import rollout_pb2 as rollout
 
+SLIP = ["policy", "reference", "reward/hh", "reward/judge"]
 TABLES: dict[str, Any] = {
     "model": {"path": "m"},
     "data": {"prompts": "p.jsonl"},
-    "rollout": {"slip": ["policy", "reward/hh", "reward/judge"], "reward_weights": {"reward/judge": 0.0}},
+    "rollout": {"slip": SLIP, "reward_weights": {"reward/judge": 0.0}},
     "watch": {"window_steps": 1, "worst_samples": 1},
 }
 

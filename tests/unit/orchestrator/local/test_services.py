@@ -46,13 +46,13 @@ def around(tmp_path: Path) -> Surroundings:
 def test_services_follow_the_slip() -> None:
     """Each stage of the slip has its service; the learner comes last."""
     assert services_of(spec_of()) == ("policy", "reference", "reward", "learner")
-    slip = ["policy", "reward/hh", "reward/rules"]
-    assert services_of(spec_of(rollout={"slip": slip})) == ("policy", "reward-hh", "reward-rules", "learner")
+    rollout = {"slip": ["policy", "reward/hh", "reward/rules"], "reference": "branch"}
+    assert services_of(spec_of(rollout=rollout)) == ("policy", "reward-hh", "reward-rules", "learner")
 
 
 def test_every_service_gets_fixed_ports_and_its_stage(around: Surroundings) -> None:
     """A restarted service comes back on the same ports and works on the same stage."""
-    spec = spec_of(rollout={"slip": ["policy", "reward/hh"]})
+    spec = spec_of(rollout={"slip": ["policy", "reference", "reward/hh"]})
     config = service_config("reward-hh", spec, around)
     assert config["server"] == {"host": "127.0.0.1", "port": 1005, "health_port": 2005, "metrics_port": 3005}
     assert config["queue"] == {"url": "redis://h:1", "run_uid": "u-1", "stage": "reward/hh"}
@@ -60,7 +60,7 @@ def test_every_service_gets_fixed_ports_and_its_stage(around: Surroundings) -> N
 
 def test_every_service_has_a_queue_user_of_its_own(around: Surroundings) -> None:
     """Each reads its own URL; a stage that no slip names leads to the learner; other roles' names stay unknown."""
-    spec = spec_of(rollout={"slip": ["policy", "reward/hh"]})
+    spec = spec_of(rollout={"slip": ["policy", "reward/hh"], "reference": "branch"})
     stages = [stage_of(name, spec) for name in NAMES if name != "preference"]
     users = queue_users(stages, spec, "u-1")
     assert sorted(users.passwords) == [
