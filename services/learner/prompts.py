@@ -57,7 +57,8 @@ def prompt_of(place: str, row: dict[str, Any], tokenizer: Any) -> Prompt:
     if isinstance(value, str) and value.strip():
         messages: tuple[tuple[str, str], ...] = ()
         text = value
-    elif isinstance(value, list) and value and all(map(_is_message, value)):
+    elif isinstance(value, list) and value and all(map(_is_message, value)) and value[-1]["content"].strip():
+        # Only the last has to say something: data sets write an empty system message before it.
         messages = tuple((message["role"], message["content"]) for message in value)
         text = messages[-1][1]
     else:
@@ -83,5 +84,4 @@ def _is_message(value: Any) -> bool:
         isinstance(value, dict)
         and isinstance(value.get("role"), str)
         and isinstance(value.get("content"), str)
-        and bool(value["content"].strip())
     )

@@ -41,6 +41,14 @@ def test_prompts_of_all_forms(tmp_path: Path) -> None:
     assert (two.prompt_id, two.text, two.messages) == ("2", "Say hi", (("user", "Say hi"),))
 
 
+def test_an_empty_system_message_is_one(tmp_path: Path) -> None:
+    """Orca's rows have one; that the last message says something is enough."""
+    messages = [{"role": "system", "content": ""}, {"role": "user", "content": "hi"}]
+    [prompt] = load(write(tmp_path / "p.jsonl", {"prompt": messages}))
+    assert TOKENIZER.decode(prompt.token_ids.tolist()) == "<|system|><|end|><|user|>hi<|end|><|assistant|>"
+    assert (prompt.text, prompt.messages) == ("hi", (("system", ""), ("user", "hi")))
+
+
 def test_lines_end_at_newlines_only(tmp_path: Path) -> None:
     """U+2028 inside a string, which JSON allows, is no end of a line; blank lines are nothing."""
     path = write(tmp_path / "p.jsonl", {"prompt": "one\u2028two\x85three"}, {"prompt": "next"})
