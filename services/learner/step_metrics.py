@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -50,6 +51,16 @@ def step_metrics(
     if corrected:
         metrics |= importance_metrics(rollouts.importance, mask)
     return metrics | targets.metrics
+
+
+def update_metrics(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over a step's updates; of their mean ratios, where there are several, the unbiased variance too (TRL)."""
+    names = dict.fromkeys(name for update in updates for name in update)
+    found = {name: sum(update.get(name, 0.0) for update in updates) / len(updates) for name in names}
+    ratios = [update["val/ratio"] for update in updates if "val/ratio" in update]
+    if len(ratios) > 1:
+        found["val/ratio_var"] = statistics.variance(ratios)
+    return found
 
 
 def _lengths(samples: Sequence[Sample], mask: torch.Tensor) -> dict[str, float]:

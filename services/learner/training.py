@@ -34,7 +34,7 @@ from services.learner.rows import before, padded, pairs_of, wide
 from services.learner.sample import Ids, Sample, group_numbers
 from services.learner.schedule import optimiser_of, schedule
 from services.learner.scores import ScoreNormaliser
-from services.learner.step_metrics import step_metrics
+from services.learner.step_metrics import step_metrics, update_metrics
 from services.learner.trained import prepared
 from services.learner.trust_region import trust_step
 from services.models.loading import LoadedModel
@@ -120,7 +120,7 @@ class Trainer:
         known = self._known(samples, proximal)
         rollouts, scores = self._rollouts(samples, known)
         targets = self.algorithm.targets(rollouts, self.kl.coefficient)
-        totals, moved = dict[str, float](), dict[str, float]()
+        moved, told = dict[str, float](), list[dict[str, float]]()
         if isinstance(self.settings, TrpoSpec):
             moved = trust_step(
                 self.spec, self.model, self._split, self.optimiser, samples, trunk, rollouts, targets
@@ -142,8 +142,7 @@ class Trainer:
             self._learn_texts(number, update)
             update = self.group.summed(update)
             update["grad_norm"] = self.optimiser.step(factor)
-            for name, value in update.items():
-                totals[name] = totals.get(name, 0.0) + value
+            told.append(update)
         metrics = step_metrics(
             samples,
             rollouts,
@@ -153,7 +152,7 @@ class Trainer:
             critic=self.critic is not None,
             corrected=self.settings.importance_sampling.mode != "none",
         )
-        metrics |= moved | {name: value / len(updates) for name, value in totals.items()}
+        metrics |= moved | update_metrics(told)
         metrics["lr"] = self.spec.optimiser.learning_rate * factor
         penalty = measured_kl(
             self.settings.penalty, rollouts.unmasked, rollouts.reference_logprobs, rollouts.mask

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from services.learner.sample import Sample
+from services.learner.step_metrics import update_metrics
 from services.learner.training import Trainer
 from services.models.loading import LoadedModel
 from services.models.logprobs import completion_logprobs
@@ -184,6 +185,15 @@ def test_losses_and_weights_by_hand(folder: Path, samples: list[Sample]) -> None
             sure = parameter.grad.abs() > 1e-4
             step = (moved[name].detach() - parameter.detach())[sure]
             torch.testing.assert_close(step, -1e-3 * parameter.grad[sure].sign(), atol=2e-5, rtol=0)
+
+
+def test_what_several_updates_tell(folder: Path, samples: list[Sample]) -> None:
+    """Means over the updates, and of ratios 1, 1.5 and 2 the unbiased variance 0.25; of one update there is none."""
+    updates = [{"val/ratio": ratio, "grad_norm": 2 * ratio} for ratio in (1.0, 1.5, 2.0)]
+    assert update_metrics(updates) == {"val/ratio": 1.5, "grad_norm": 3.0, "val/ratio_var": 0.25}
+    assert update_metrics(updates[:1]) == {"val/ratio": 1.0, "grad_norm": 2.0}
+    assert stepped(folder, samples, algorithm={"epochs": 2})[0]["val/ratio_var"] > 0
+    assert "val/ratio_var" not in stepped(folder, samples, algorithm={"epochs": 1})[0]
 
 
 def test_kl_is_zero_at_step_zero(folder: Path) -> None:
