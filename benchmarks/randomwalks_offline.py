@@ -28,7 +28,8 @@ class OfflineWalker(torch.nn.Module):
         def decide(prefixes: torch.Tensor) -> torch.Tensor:
             state = self.model.states(prefixes)[:, -1]
             targets = tuple(head(state) for head in self.heads.target_qs)
-            return decoding_logits(self.model.logits(state), targets, self.heads.value(state)[:, 0], spec)
+            logits, value = self.model.logits(state), self.heads.value(state)[:, 0]
+            return decoding_logits(logits, targets, value, spec, temperature=1.0)
 
         return decide
 

@@ -84,15 +84,16 @@ def heads_of(folder: Path) -> IlqlHeads:
     return heads
 
 
-def decided(loaded: LoadedModel, heads: IlqlHeads, ids: list[int], spec: IlqlSpec) -> torch.Tensor:
+def decided(
+    loaded: LoadedModel, heads: IlqlHeads, ids: list[int], spec: IlqlSpec, temperature: float = 1.0
+) -> torch.Tensor:
     """The pure decoding's logits for the next token, [vocabulary], by one pass over all that stands there."""
     with torch.inference_mode():
         row = torch.tensor(ids)[None]
         state = loaded.model.base_model(input_ids=row).last_hidden_state[0, -1]
         targets = tuple(head(state) for head in heads.target_qs)
-        return decoding_logits(
-            loaded.model(input_ids=row).logits[0, -1], targets, heads.value(state)[0], spec
-        )
+        logits = loaded.model(input_ids=row).logits[0, -1]
+        return decoding_logits(logits, targets, heads.value(state)[0], spec, temperature=temperature)
 
 
 @pytest.mark.parametrize(("beta", "top_k"), [(1.0, 10), (100.0, 10), (4.0, 0)])
@@ -140,14 +141,14 @@ async def test_beta_0_is_plain_sampling(trained: Path) -> None:
 
 async def test_log_probs_are_raw_and_as_sampled(trained: Path) -> None:
     """Raw: the policy's own. As sampled: of the guided distribution at the temperature, its top k alone."""
-    spec = IlqlSpec(beta=2.0, top_k=5, temperature=0.7)
+    spec = IlqlSpec(beta=2.0, top_k=5)
     settings = config(trained, decoding={"values": {"beta": 2.0, "top_k": 5}})
     loaded, heads = loaded_from(trained), heads_of(trained)
     for prompt, one in zip(PROMPTS, await completions(settings, temperature=0.7), strict=True):
         ids = to_numpy(one.token_ids).tolist()
         for at, token in enumerate(ids):
             before = [*prompt, *ids[:at]]
-            guided = decided(loaded, heads, before, spec).log_softmax(-1)
+            guided = decided(loaded, heads, before, spec, 0.7).log_softmax(-1)
             with torch.inference_mode():
                 own = loaded.model(input_ids=torch.tensor(before)[None]).logits[0, -1].log_softmax(-1)
             assert to_numpy(one.sampled_logprobs)[at] == pytest.approx(float(guided[token]), abs=1e-4)

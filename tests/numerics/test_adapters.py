@@ -378,6 +378,15 @@ def test_without_peft_one_line_says_what_to_install(folder: Path, monkeypatch: p
             "no completion ends, so all scores would be the same",
         ),
         ({"optimiser": {"lora": {}, "train_embeddings": True}}, "train_embeddings is not for lora"),
+        (
+            {"optimiser": {"kind": "rmsprop", "eps_form": "tensorflow"}},
+            "kind = rmsprop has none of its bias, take eps_form = torch",
+        ),
+        (
+            {"algorithm": {"kind": "ppo", "preset": "openai-2019"}, "optimiser": {"kind": "rmsprop"}},
+            "take eps_form = torch",
+        ),
+        ({"algorithm": {"kind": "ilql", "temperature": 2.0}}, "Extra inputs are not permitted"),
         ({"optimiser": {"lora": {"rank": 0}}}, "greater than or equal to 1"),
         ({"optimiser": {"lora": {"dropout": 1.0}}}, "less than 1"),
     ],

@@ -217,14 +217,15 @@ def test_decoding() -> None:
     """log pi = log(0.5, 0.3, 0.2), least target Q - V = (0, 1, 3) - 1, beta 2, T 2, the best two of three stay."""
     logits = torch.tensor([0.5, 0.3, 0.2]).log() + 4
     targets = (torch.tensor([0.0, 5.0, 3.0]), torch.tensor([2.0, 1.0, 4.0]))
-    spec = IlqlSpec(beta=2.0, top_k=2, temperature=2.0)
-    found = decoding_logits(logits, targets, torch.tensor(1.0), spec)
+    spec = IlqlSpec(beta=2.0, top_k=2)
+    found = decoding_logits(logits, targets, torch.tensor(1.0), spec, temperature=2.0)
     scores = [math.log(0.5) - 2, math.log(0.3), math.log(0.2) + 4]
     assert found[0] == -math.inf
     assert found[1:].tolist() == pytest.approx([scores[1] / 2, scores[2] / 2], abs=1e-6)
-    plain = decoding_logits(logits, targets, torch.tensor(1.0), IlqlSpec(beta=0.0, top_k=0))
+    plain = decoding_logits(logits, targets, torch.tensor(1.0), IlqlSpec(beta=0.0, top_k=0), temperature=1.0)
     assert plain.exp().tolist() == pytest.approx([0.5, 0.3, 0.2])
-    assert torch.isfinite(decoding_logits(logits, targets, torch.tensor(1.0), IlqlSpec(top_k=9))).all()
+    all_of_them = decoding_logits(logits, targets, torch.tensor(1.0), IlqlSpec(top_k=9), temperature=1.0)
+    assert torch.isfinite(all_of_them).all()
 
 
 def test_heads_and_their_targets() -> None:

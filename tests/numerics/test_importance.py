@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from services.common.spec.algorithms import ImportanceSpec
 from services.learner.algorithms.importance import importance, importance_metrics
@@ -33,6 +34,20 @@ def test_factors(given: dict[str, object], rows: list[list[float]]) -> None:
     """Ratios 3, 1/2 and 4, 2; their products 1.5 and 8; caps of 2 by token and 5 by sequence where none is given."""
     found = importance(ImportanceSpec.model_validate(given), OLD, BEHAVIOUR, MASK)
     torch.testing.assert_close(found[:, :2], torch.tensor(rows, dtype=torch.float32))
+
+
+@pytest.mark.parametrize(
+    ("given", "most"),
+    [
+        ({"mode": "token_truncate", "clip_min": 2.5}, 2),
+        ({"mode": "sequence_mask", "clip_min": 5.0}, 5),
+        ({"mode": "token_mask", "clip_min": 3.0, "clip_max": 3.0}, 3),
+    ],
+)
+def test_bounds_that_cross_are_refused(given: dict[str, object], most: int) -> None:
+    """A cap that is left out is one too: each ratio would be clamped to it, or none kept."""
+    with pytest.raises(ValidationError, match=f"expected clip_min below clip_max, which is {most}"):
+        ImportanceSpec.model_validate(given)
 
 
 def test_the_direction_is_learner_over_engine() -> None:

@@ -50,8 +50,9 @@ class ImportanceSpec(Spec):
 
     @model_validator(mode="after")
     def _in_order(self) -> ImportanceSpec:
-        if self.clip_min is not None and self.clip_max is not None and self.clip_min >= self.clip_max:
-            raise ValueError("expected clip_min below clip_max")
+        low, high = self.bounds
+        if self.clip_min is not None and low >= high:
+            raise ValueError(f"expected clip_min below clip_max, which is {high:g}")
         return self
 
     @property

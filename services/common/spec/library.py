@@ -87,7 +87,6 @@ class IlqlSpec(OfflineSpec):
     sync_every: int = Field(5, ge=1, description="Updates between two Polyak steps.")
     beta: float = Field(1.0, ge=0, description="Decoding: weight of min target Q - V.")
     top_k: int = Field(20, ge=0, description="Decoding; 0 is off.")
-    temperature: float = Field(1.0, gt=0, description="Decoding.")
 
 
 class DpoSpec(OfflineSpec):

@@ -143,6 +143,14 @@ class OptimiserSpec(Spec):
             raise ValueError("train_embeddings is not for lora, which trains its adapter alone")
         return self
 
+    @model_validator(mode="after")
+    def _eps_is_adams(self) -> OptimiserSpec:
+        if self.kind == "rmsprop" and self.eps_form == "tensorflow":
+            raise ValueError(
+                "eps_form = tensorflow corrects Adam's eps: kind = rmsprop has none of its bias, take eps_form = torch"
+            )
+        return self
+
 
 class RolloutSpec(Spec):
     """How groups are made and consumed."""

@@ -9,7 +9,7 @@ L_AWAC = mean exp(beta_awac d) cross-entropy(pi(s_t), a_t)             weight wi
 L     = L_Q + L_V + cql L_CQL + awac L_AWAC
 
 target Q <- alpha Q + (1 - alpha) target Q, every few updates
-decoding: softmax(topk(log pi + beta (min target Q - V)) / T)
+decoding: softmax(topk(log pi + beta (min target Q - V)) / T), T whatever is asked of the policy
 """
 
 from __future__ import annotations
@@ -107,11 +107,16 @@ def standardised(returns: torch.Tensor) -> torch.Tensor:
 
 
 def decoding_logits(
-    logits: torch.Tensor, target_qs: tuple[torch.Tensor, ...], value: torch.Tensor, spec: IlqlSpec
+    logits: torch.Tensor,
+    target_qs: tuple[torch.Tensor, ...],
+    value: torch.Tensor,
+    spec: IlqlSpec,
+    *,
+    temperature: float,
 ) -> torch.Tensor:
     """Logits to sample from, [..., vocabulary]; -inf outside the top k. value: [...]."""
     scores = guided_logits(logits, target_qs, value, beta=spec.beta, top_k=spec.top_k)
-    return scores / spec.temperature
+    return scores / temperature
 
 
 def _cross_entropy(logits: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
