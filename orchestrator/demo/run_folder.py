@@ -55,7 +55,7 @@ class Sample(_Read):
 
 
 class WorstSample(_Read):
-    """One line of `worst_samples.jsonl`: the reward against the annotator. kl in nats, length in tokens."""
+    """One line of `worst_samples.jsonl`: the reward against the annotator. kl in nats, where known."""
 
     step: int
     gap: float
@@ -65,7 +65,7 @@ class WorstSample(_Read):
     annotator: float | None = None
     length: int
     repetition: float
-    kl: float
+    kl: float | None = None
 
 
 class Rating(_Read):

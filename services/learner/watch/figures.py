@@ -16,7 +16,10 @@ GRAM = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """One completion. parts: values by name, unweighted. annotator: None where nobody gave one. kl: nats, summed."""
+    """One completion. parts: values by name, unweighted. annotator: None where nobody gave one.
+
+    kl: to the reference, nats, summed; None where the completion came without the reference's log-probs.
+    """
 
     prompt: str
     text: str
@@ -25,7 +28,7 @@ class Watched:
     annotator: float | None
     length: int
     repetition: float
-    kl: float
+    kl: float | None
 
 
 def figures(batch: Sequence[Watched]) -> dict[str, float]:

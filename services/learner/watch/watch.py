@@ -40,6 +40,8 @@ class Watch:
         self._spec, self._watch = spec, spec.watch
         self._rule = make_rule(spec.watch.annotator_rule) if spec.watch.annotator_rule else None
         self._unweighted = _unweighted_stage(spec)
+        # The trainer makes the reference's log-probs itself: what arrives has none.
+        self._branch = spec.rollout.reference == "branch"
         self._alarms = Alarms(spec.watch)
         self._worst = Worst(spec.watch.worst_samples, spec.watch.window_steps)
         self._folder = folder
@@ -91,16 +93,15 @@ class Watch:
             name = scored.stage.removeprefix("reward/")
             parts[name] = scored.score.value
             parts |= {f"{name}.{part}": value for part, value in scored.score.components.items()}
-        counted = sample.loss_mask
         return Watched(
             prompt=group.prompt.text,
             text=completion.text,
             score=sample.score,
             parts=parts,
             annotator=self._opinion(group, completion, parts),
-            length=int(counted.sum()),
+            length=int(sample.loss_mask.sum()),
             repetition=repetition(sample.completion_ids.tolist()),
-            kl=float(((sample.behaviour_logprobs - sample.reference_logprobs) * counted).sum()),
+            kl=None if self._branch else _kl(sample),
         )
 
     def _opinion(
@@ -120,6 +121,10 @@ class Watch:
             path.parent.mkdir(parents=True, exist_ok=True)
             aside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
             aside.replace(path)
+
+
+def _kl(sample: Sample) -> float:
+    return float(((sample.behaviour_logprobs - sample.reference_logprobs) * sample.loss_mask).sum())
 
 
 def _unweighted_stage(spec: RunSpec) -> str:

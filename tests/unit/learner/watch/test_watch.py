@@ -64,6 +64,16 @@ def test_a_stage_without_weight_is_the_second_opinion(tmp_path: Path) -> None:
     assert worst["parts"] == {"hh": 3.0, "hh.tone": 1.5, "judge": 0.0}
 
 
+def test_of_a_branch_no_kl_is_told(tmp_path: Path) -> None:
+    """Under rollout.reference = branch completions come without the reference's log-probs: a KL to 0 would be none."""
+    rollout = TABLES["rollout"] | {"reference": "branch"}
+    watch = Watch(RunSpec.model_validate(TABLES | {"rollout": rollout}), tmp_path)
+    watch.seen(1, [group(("a", 1.0, 4.0, 3))], {})
+    [worst] = [json.loads(line) for line in (tmp_path / "worst_samples.jsonl").read_text().splitlines()]
+    assert worst["kl"] is None
+    assert worst["length"] == 2
+
+
 def test_a_rule_goes_before_it(tmp_path: Path) -> None:
     """The rule that is named scores the text; here it counts the letter a."""
     watch = Watch(spec_of(annotator_rule="regex:mode=count,pattern=a"), tmp_path)

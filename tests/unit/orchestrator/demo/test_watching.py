@@ -102,7 +102,7 @@ def test_details_show_parts_only_where_there_are_several() -> None:
 def test_the_page_of_a_run_that_was_fooled(tmp_path: Path) -> None:
     """It names the alarm and when, and shows the worst samples as text, whatever a model wrote there."""
     folder = write_watched(tmp_path / "run")
-    bad = worst_samples(1)[0] | {"completion": "<script>alert(1)</script>"}
+    bad = worst_samples(1)[0] | {"completion": "<script>alert(1)</script>", "kl": None}
     with (folder / "worst_samples.jsonl").open("a") as stream:
         import json
 
@@ -113,6 +113,7 @@ def test_the_page_of_a_run_that_was_fooled(tmp_path: Path) -> None:
     assert "Great question!" in page
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)" in page
+    assert page.count("KL 21.5 nats") == 4
 
 
 def test_bounds_are_those_of_the_run(tmp_path: Path) -> None:
