@@ -52,7 +52,7 @@ class Compared:
     choices: tuple[Choice, ...] = ()
     group: str = ""
     names: frozenset[str] = frozenset()
-    place: str = ""
+    place: str = field(default="", compare=False)
 
     @property
     def statements(self) -> int:
