@@ -2,7 +2,7 @@
 
     servicer ──┐
     annotator ─┼──▶ Preferences ──▶ executor threads ──▶ PreferenceStore
-    pages ─────┘         ├──▶ two threads for questions: whoever only asks, strangers too, holds up no label
+    pages ─────┘         ├──▶ with SQLite two threads for questions: who only asks holds up no label
                          └──▶ threads of their own: ratings and statistics, which compute for seconds at most
 
 SQLite has one writer, so one thread is enough for it; PostgreSQL gets a few. All leave the loop free.
@@ -60,10 +60,14 @@ class Preferences:
         if self._opened.threads > 1:
             self._executor.shutdown()
             self._executor = ThreadPoolExecutor(self._opened.threads, thread_name_prefix="preference-store")
+            # Several write at once there, so that a question holds up nobody.
+            self._asking.shutdown()
+            self._asking = self._executor
 
     async def close(self) -> None:
         """Close the store after the calls that are under way."""
-        self._asking.shutdown()
+        if self._asking is not self._executor:
+            self._asking.shutdown()
         if self._opened is not None:
             await self._run(self._opened.close)
             self._opened = None
