@@ -16,6 +16,7 @@ from orchestrator.demo.run_folder import read_run
 from orchestrator.export.card import Origin, card
 from orchestrator.local.layout import RunLayout
 from services.common.errors import AlreadyExists, Corrupted, NotFound, ServiceError
+from services.common.folders import written
 from services.common.spec.run import RunSpec
 
 CARD_FILE = "README.md"
@@ -31,18 +32,12 @@ def export(layout: RunLayout, out: Path) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise AlreadyExists(f"{out} is there already: name another folder")
     text = card(_spec(layout), read_run(layout.root), origin)
-    aside = out.with_name(f".{out.name}.writing")
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(source, aside)
-        (aside / CARD_FILE).write_text(text, encoding="utf-8")
-        if out.exists():
-            out.rmdir()
-        aside.rename(out)
+        with written(out) as aside:
+            shutil.copytree(source, aside, dirs_exist_ok=True)
+            (aside / CARD_FILE).write_text(text, encoding="utf-8")
     except OSError as error:
         raise ServiceError(f"{out} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return out
 
 

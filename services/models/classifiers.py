@@ -29,6 +29,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from services.common.errors import Corrupted, InvalidInput
+from services.models.backbones import positions
 from services.models.chat import closing_ids, rendered
 from services.models.facts import ModelFacts, chat_template_digest, model_digest, tokenizer_fingerprint
 from services.models.loading import (
@@ -40,7 +41,6 @@ from services.models.loading import (
     torch_device,
 )
 from services.models.packed import enable_packing, packed_states
-from services.models.positions import positions
 from services.models.precision import torch_dtype
 from services.models.scorer import Encoded, Reading, ScorerAbout, ScoreText, cut_left
 from services.models.shared_rows import sharing_holds, states_at

@@ -13,46 +13,31 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from services.common.errors import Corrupted, InvalidInput, NotFound
+from services.models.backbones import Pooling, load_backbone, positions
 from services.models.chat import closing_ids, rendered
 from services.models.facts import ModelFacts, chat_template_digest, model_digest, tokenizer_fingerprint
 from services.models.forest import enable_forests, forest_states, plant, trees_of
 from services.models.loading import (
     load_tokenizer,
     resolve,
-    run_loader,
-    set_threads,
-    switch_off_dropout,
     torch_device,
 )
 from services.models.packed import enable_packing, packed_states
 from services.models.packing import micro_batches
-from services.models.positions import AFTER_PADDING, positions
-from services.models.precision import torch_dtype
 from services.models.scorer import Encoded, Reading, ScorerAbout, ScoreText, cut_left
 from services.models.shared_rows import sharing_holds, states_at
 from services.models.unpadded import leave_out_padding
 from services.models.unrolled import Unrolled, unroll
 
-Pooling = Literal["mean", "last"]
 HEAD_FILE = "reward_head.safetensors"
 SETTINGS_FILE = "reward.json"
-_WITH_POOLER = frozenset(("bert", "roberta", "xlm-roberta", "camembert", "albert", "mpnet"))
-_ENCODERS = AFTER_PADDING | {
-    "bert",
-    "distilbert",
-    "electra",
-    "albert",
-    "deberta",
-    "deberta-v2",
-    "modernbert",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -376,7 +361,7 @@ def new_reward_model(
     encoder and a decoder.
     """
     folder = resolve(path)
-    backbone, pooling = _backbone(folder, dtype, threads)
+    backbone, pooling = load_backbone(folder, dtype, threads)
     head = torch.nn.Linear(backbone.config.hidden_size, 1)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -406,7 +391,7 @@ def load_reward_model(
         tensors = load_file(folder / HEAD_FILE)
     except (ValueError, TypeError, AttributeError, RecursionError, OSError, SafetensorError) as error:
         raise InvalidInput(f"{path}: reward model settings or head cannot be read ({error})") from error
-    backbone, _ = _backbone(str(folder), dtype, threads, pooling=settings.pooling)
+    backbone, _ = load_backbone(str(folder), dtype, threads, pooling=settings.pooling)
     settings = replace(
         settings, max_tokens=min(settings.max_tokens, positions(backbone.config) or settings.max_tokens)
     )
@@ -423,34 +408,3 @@ def load_reward_model(
         raise Corrupted(f"{path}: the reward model has weights that are not finite")
     model.to(torch_device(device)).eval()
     return model
-
-
-def _backbone(folder: str, dtype: str, threads: int, pooling: Pooling | None = None) -> tuple[Any, Pooling]:
-    """The bare transformer (no language-model head) and how its states are pooled."""
-    from transformers import AutoConfig, AutoModel
-    from transformers.utils import logging
-
-    set_threads(threads)
-    # It would report the pooling layer that is left out on purpose.
-    logging.set_verbosity_error()
-    config = run_loader(folder, AutoConfig.from_pretrained)
-    kind = config.model_type
-    if getattr(config, "is_encoder_decoder", False):
-        raise InvalidInput(
-            f"model {folder} has an encoder and a decoder: a reward model is made from one of them"
-        )
-    options = {"add_pooling_layer": False} if kind in _WITH_POOLER else {}
-    backbone, found = run_loader(
-        folder,
-        AutoModel.from_pretrained,
-        dtype=torch_dtype(dtype),
-        use_safetensors=True,
-        output_loading_info=True,
-        **options,
-    )
-    if missing := sorted(name for name in found["missing_keys"] if "pooler" not in name):
-        # transformers would go on with random numbers in their place.
-        raise InvalidInput(f"model {folder} is not whole: {missing[0]} is missing")
-    switch_off_dropout(backbone)
-    backbone.eval()
-    return backbone, pooling or ("mean" if kind in _ENCODERS else "last")

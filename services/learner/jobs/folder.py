@@ -1,4 +1,4 @@
-"""Owns the folder that a job writes: whole or not there, and nobody's files in its place.
+"""Owns which folder a job may write, and its report: nobody's files are lost in its place.
 
 A job's own folder, told by a file that only the job writes, is replaced; any other that has something in it is refused,
 before the hours of training.
@@ -7,9 +7,7 @@ before the hours of training.
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +28,6 @@ def prepared(out: Path, mark: str, report: Path | None = None) -> Path:
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
     return whole
-
-
-@contextmanager
-def written(out: Path) -> Iterator[Path]:
-    """A folder to write into, which stands in the place of `out` once the block has ended well."""
-    aside = out.with_name(f".{out.name}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        yield aside
-        shutil.rmtree(out, ignore_errors=True)
-        aside.rename(out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_report(told: Mapping[str, Any], *files: Path | None) -> None:

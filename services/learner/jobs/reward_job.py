@@ -14,10 +14,11 @@ from typing import Any
 
 from services.common.comparisons import read
 from services.common.errors import InvalidInput
+from services.common.folders import written
 from services.learner.jobs import model_card
 from services.learner.jobs.comparisons import Compared, by_prompt
 from services.learner.jobs.demonstrations import read_demonstrations
-from services.learner.jobs.folder import REPORT_FILE, prepared, write_report, written
+from services.learner.jobs.folder import REPORT_FILE, prepared, write_report
 from services.learner.jobs.reward_model import RewardReport, RewardTraining, train
 from services.learner.jobs.scatter import scatter
 from services.models.reward_model import SETTINGS_FILE, RewardModel, new_reward_model
@@ -58,7 +59,7 @@ def run_job(job: RewardJob, options: RewardTraining) -> None:
     pretraining = readable(model, pretraining, skip=job.skip_bad_rows)
     report = train(model, prompts, options, _say, pretraining=pretraining, reference=reference)
     told = as_json(report) | {"model": job.model}
-    with written(out) as folder:
+    with written(out, replace=True) as folder:
         model.save(folder)
         (folder / "README.md").write_text(model_card.card(told, asdict(options)), encoding="utf-8")
         (folder / model_card.PLOT_FILE).write_text(_plot(report.plotted.lengths, report.plotted.scores))

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 from services.common.errors import ConfigError, InvalidInput, NotFound
+from services.common.folders import written
 from services.common.spec.service import ModelSpec
 from services.learner.jobs.demonstrations import Demonstration, read_demonstrations
 from services.learner.jobs.distillation import under_context
-from services.learner.jobs.folder import REPORT_FILE, prepared, write_report, written
+from services.learner.jobs.folder import REPORT_FILE, prepared, write_report
 from services.learner.jobs.lora import merged, with_adapters
 from services.learner.jobs.sft import SftReport, SftTraining, Trainee, train
 from services.models.loading import load_language_model
@@ -62,7 +63,7 @@ def run_job(job: SftJob, options: SftTraining) -> None:
         adapted = with_adapters(loaded.model, rank=job.lora_rank, alpha=job.lora_alpha, seed=options.seed)
     report = train(Trainee(loaded.model, packed=job.packing), loaded.tokenizer, demonstrations, options, _say)
     model = loaded.model if adapted is None else merged(adapted)
-    with written(out) as folder:
+    with written(out, replace=True) as folder:
         model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
         if context:

@@ -1,4 +1,4 @@
-"""The folder that a job writes: whose it may take, and that it is whole or not there."""
+"""The folder that a job writes: whose it may take."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.common.errors import AlreadyExists
-from services.learner.jobs.folder import prepared, written
+from services.learner.jobs.folder import prepared
 
 
 def test_only_what_is_the_jobs_own_may_be_replaced(tmp_path: Path) -> None:
@@ -35,17 +35,3 @@ def test_a_relative_folder_and_the_reports_are_made_ready(
     monkeypatch.chdir(tmp_path / "here")
     assert prepared(Path(), "mark.json", Path("reports/one.json")) == tmp_path / "here"
     assert (tmp_path / "here" / "reports").is_dir()
-
-
-def test_what_is_not_whole_never_stands_there(tmp_path: Path) -> None:
-    """What was there stays until the new one is written; a failure leaves it, and nothing aside."""
-    out = tmp_path / "out"
-    with written(out) as folder:
-        (folder / "one").write_text("1")
-    with pytest.raises(RuntimeError), written(out) as folder:
-        (folder / "two").write_text("2")
-        raise RuntimeError
-    assert [path.name for path in out.iterdir()] == ["one"]
-    with written(out) as folder:
-        (folder / "two").write_text("2")
-    assert [path.name for path in tmp_path.rglob("*")] == ["out", "two"]
