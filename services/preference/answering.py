@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session
 
 from services.common.errors import InvalidInput, NotFound, TrimtabError
 from services.common.validation import require
-from services.preference import leasing
 from services.preference.assignment import Kind, is_ranked_count, shown_order
 from services.preference.domain import Choice, Comparison, check_comparisons
 from services.preference.ranking import Pair, check_ranks, pair_comparisons
@@ -53,10 +52,9 @@ class Outcome:
 def answer_all(session: Session, answers: Sequence[UnitAnswer], rules: Rules) -> list[Outcome]:
     """Each in turn; one that is refused changes nothing and stops no other."""
     # No id has a NUL, and PostgreSQL would refuse the whole question for one.
-    pairs = leasing.pairs_beside(
-        session, {answer.unit_id for answer in answers if "\0" not in answer.unit_id}
-    )
-    book = Book.open(session, (pair.task_id for pair in pairs.values()), rules)
+    units = (answer.unit_id for answer in answers if "\0" not in answer.unit_id)
+    book = Book.open(session, units, rules, beside=True)
+    pairs = {name: task.pair for name, task in book.tasks.items()}
     outcomes = []
     for answer in answers:
         try:

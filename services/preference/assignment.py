@@ -2,7 +2,7 @@
 
 upload ─▶ wanted_answers()          how many annotators a task is for
 asking ─▶ gold_due()                whether the next task is one whose answer is known
-       ─▶ is_ranked()               whether an item is shown whole
+       ─▶ is_ranked_count()         whether an item is shown whole
 labels ─▶ Chooser(games, tasks)     the order in which open tasks go out; see choosing.py
 """
 
@@ -90,13 +90,8 @@ def gold_due(answers: int, gold_answers: int, gold_every: int) -> bool:
     return gold_every > 0 and gold_answers * gold_every <= answers
 
 
-def is_ranked(item: Item) -> bool:
-    """Whether an item is one for ranking: with three to nine answers, one keystroke each."""
-    return is_ranked_count(len(item.candidates))
-
-
 def is_ranked_count(candidates: int) -> bool:
-    """The same of an item with so many answers."""
+    """Whether an item with so many answers is one for ranking: with three to nine, one keystroke each."""
     return MIN_RANKED <= candidates <= MAX_RANKED
 
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
-from sqlalchemy import Select, exists, func, or_, select, update
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy import BindParameter, Select, bindparam, func, select, update
+from sqlalchemy.orm import Session
 
-from services.preference.assignment import Unit, gold_due, is_ranked
-from services.preference.domain import Task, content_id
-from services.preference.ranking import Pair
-from services.preference.tables import ComparisonRow, ItemRow, TaskRow, WithdrawnRow, item_of
+from services.preference.assignment import Unit, gold_due, is_ranked_count
+from services.preference.domain import Item, Task, content_id
+from services.preference.lease_queries import QUERIES, LeaseQueries
+from services.preference.tables import CANDIDATES, COMPARISONS, ITEMS, TASKS, WITHDRAWN, item_with
 
 _MOST_HELD = 1000
 _ROUNDS = 16  # of looking for more where others are taking what was found at the same moment
@@ -34,25 +35,53 @@ class Asking:
     gold_every: int = 0
     rankings: bool = True
 
-    def ranks(self, row: TaskRow) -> bool:
+    def ranks(self, row: Leasable) -> bool:
         """Whether the row's item is to be shown whole."""
-        return self.rankings and is_ranked(item_of(row.item))
+        return self.rankings and is_ranked_count(row.candidates)
+
+    @property
+    def queries(self) -> LeaseQueries:
+        """Within the campaign, or within all."""
+        return QUERIES[bool(self.campaign)]
+
+    def rows(self, session: Session, query: Select[*tuple[Any, ...]], **more: object) -> list[Leasable]:
+        """What a query finds for whoever asks."""
+        known = {"annotator": self.annotator, "campaign": self.campaign, "now": self.now}
+        return [Leasable(*row) for row in session.execute(query, known | more)]
+
+
+@dataclass(frozen=True, slots=True)
+class Leasable:
+    """A task as far as leasing needs it, as lease_queries.COLUMNS; `candidates`: how many its item has."""
+
+    task_id: str
+    item_id: str
+    first_candidate_id: str
+    second_candidate_id: str
+    priority: int
+    order_key: int
+    gold: bool
+    candidates: int
+
+    @property
+    def pairs(self) -> int:
+        """How many its item has."""
+        return self.candidates * (self.candidates - 1) // 2
 
 
 def lease_tasks(session: Session, asking: Asking) -> list[Task]:
     """Single pairs."""
-    rows = list(session.scalars(_locked(_held(asking).limit(asking.limit))))
+    rows = asking.rows(session, asking.queries.held, most=asking.limit)
     if len(rows) < asking.limit:
         rows += _gold_rows(session, asking, 1)
     if len(rows) < asking.limit:
-        rows += session.scalars(_locked(_free(asking).limit(asking.limit - len(rows))))
+        rows += _free_rows(session, asking, asking.queries.free, asking.limit - len(rows))
     return _take(session, asking, rows)
 
 
 def lease_units(session: Session, asking: Asking) -> list[Unit]:
     """What a page shows: items with few enough answers whole, as rankings; others as pairs."""
-    by_item = _held(asking).order_by(None).order_by(TaskRow.item_id).limit(_MOST_HELD)
-    held = list(session.scalars(_locked(by_item)))
+    held = asking.rows(session, asking.queries.held_by_item, most=_MOST_HELD)
     groups = [
         part
         for _, of_item in groupby(held, key=lambda row: row.item_id)
@@ -77,92 +106,41 @@ def lease_units(session: Session, asking: Asking) -> list[Unit]:
 
 def release(session: Session, annotator: str, until: float | None) -> int:
     """Free what an annotator holds, `until`: of leases that end by then; how many tasks that were."""
-    held = select(TaskRow.task_id).where(TaskRow.lease_holder == annotator, TaskRow.answered.is_(False))
+    held = select(TASKS.c.task_id).where(TASKS.c.lease_holder == annotator, TASKS.c.answered.is_(False))
     if until is not None:
-        held = held.where(TaskRow.lease_until <= until)
+        held = held.where(TASKS.c.lease_until <= until)
     # In order, as all who lock several tasks: so no two wait for each other.
-    ids = session.scalars(held.order_by(TaskRow.task_id).with_for_update()).all()
-    freed = update(TaskRow).where(TaskRow.task_id.in_(ids)).values(lease_holder="", lease_until=0.0)
-    session.execute(freed.execution_options(synchronize_session=False))
+    ids = session.scalars(held.order_by(TASKS.c.task_id).with_for_update()).all()
+    session.execute(_LEASE, {"ids": ids, "holder": "", "until": 0.0})
     return len(ids)
-
-
-def pairs_beside(session: Session, task_ids: set[str]) -> dict[str, Pair]:
-    """These tasks and all others of their items, by id."""
-    items = select(TaskRow.item_id).where(TaskRow.task_id.in_(task_ids))
-    query = select(
-        TaskRow.task_id,
-        TaskRow.item_id,
-        TaskRow.first_candidate_id,
-        TaskRow.second_candidate_id,
-        TaskRow.campaign,
-    ).where(TaskRow.item_id.in_(items))
-    return {row[0]: Pair(*row) for row in session.execute(query)}
 
 
 def _taken_back(session: Session, annotator: str, task_ids: Collection[str]) -> dict[str, int]:
     """The highest revision with which the annotator took each task's answer back; nothing of other tasks."""
-    query = (
-        select(WithdrawnRow.task_id, func.max(WithdrawnRow.revision))
-        .where(WithdrawnRow.task_id.in_(task_ids), WithdrawnRow.annotator == annotator)
-        .group_by(WithdrawnRow.task_id)
-    )
-    return {task: int(revision) for task, revision in session.execute(query)}
+    found = session.execute(_TAKEN_BACK, {"annotator": annotator, "ids": list(task_ids)})
+    return {task: int(revision) for task, revision in found}
 
 
-def _as_task(row: TaskRow, until: float) -> Task:
-    return Task(
-        task_id=row.task_id,
-        item=item_of(row.item),
-        first_candidate_id=row.first_candidate_id,
-        second_candidate_id=row.second_candidate_id,
-        lease_until=until,
-    )
+def _free_rows(
+    session: Session,
+    asking: Asking,
+    query: Select[*tuple[Any, ...]],
+    most: int,
+    seen: Collection[str] = (),
+    settled: Collection[str] = (),
+) -> list[Leasable]:
+    """At most so many, but the tasks `seen` and those of the items `settled`."""
+    return asking.rows(session, query, most=most, seen=list(seen), settled=list(settled))
 
 
-def _tasks() -> Select[TaskRow]:
-    return select(TaskRow).options(selectinload(TaskRow.item).selectinload(ItemRow.candidates))
-
-
-def _unanswered(asking: Asking) -> Select[TaskRow]:
-    """Tasks that this annotator has not answered, in the order of presentation."""
-    mine = exists().where(
-        ComparisonRow.task_id == TaskRow.task_id, ComparisonRow.annotator == asking.annotator
-    )
-    query = _tasks().where(~mine).order_by(TaskRow.priority, TaskRow.order_key, TaskRow.task_id)
-    return query.where(TaskRow.campaign == asking.campaign) if asking.campaign else query
-
-
-def _open(asking: Asking) -> Select[TaskRow]:
-    return _unanswered(asking).where(TaskRow.answered.is_(False), TaskRow.gold.is_(False))
-
-
-def _held(asking: Asking) -> Select[TaskRow]:
-    return _open(asking).where(TaskRow.lease_holder == asking.annotator, TaskRow.lease_until > asking.now)
-
-
-def _free(asking: Asking) -> Select[TaskRow]:
-    return _open(asking).where(TaskRow.lease_until <= asking.now)
-
-
-def _locked(query: Select[TaskRow]) -> Select[TaskRow]:
-    """The tasks of a query that nobody is taking now, kept from others. PostgreSQL; SQLite has one writer anyway."""
-    return query.with_for_update(skip_locked=True, of=TaskRow)
-
-
-def _of_locked_items(query: Select[TaskRow]) -> Select[TaskRow]:
-    """The same by items: their tasks, as they were a moment ago, wait to be locked."""
-    return query.join(TaskRow.item).with_for_update(skip_locked=True, key_share=True, of=ItemRow)
-
-
-def _gold_rows(session: Session, asking: Asking, limit: int | None) -> Sequence[TaskRow]:
+def _gold_rows(session: Session, asking: Asking, limit: int | None) -> Sequence[Leasable]:
     """A gold task that is due, or, without a limit, all tasks of one gold item. Another one for another annotator."""
     if not asking.gold_every:
         return []
     answers, golds = _answers_of(session, asking.annotator)
     if not gold_due(answers, golds, asking.gold_every):
         return []
-    rows = session.scalars(_unanswered(asking).where(TaskRow.gold.is_(True)).limit(_MOST_HELD)).all()
+    rows = asking.rows(session, asking.queries.gold, most=_MOST_HELD)
     if not rows:
         return []
     first = min(rows, key=lambda row: content_id(asking.annotator, row.item_id, row.task_id))
@@ -172,38 +150,34 @@ def _gold_rows(session: Session, asking: Asking, limit: int | None) -> Sequence[
 
 def _answers_of(session: Session, annotator: str) -> tuple[int, int]:
     """How many times an annotator answered (a ranking is one answer), and how often about gold."""
-    told = func.coalesce(func.nullif(ComparisonRow.ranking_id, ""), ComparisonRow.task_id)
-    query = (
-        select(ComparisonRow.gold, func.count(told.distinct()))
-        .where(ComparisonRow.annotator == annotator)
-        .group_by(ComparisonRow.gold)
-    )
-    counts = {bool(gold): int(count) for gold, count in session.execute(query)}
+    counts = {
+        bool(gold): int(count) for gold, count in session.execute(_ANSWERS_OF, {"annotator": annotator})
+    }
     return sum(counts.values()), counts.get(True, 0)
 
 
-def _parts(asking: Asking, rows: Sequence[TaskRow]) -> Iterable[list[TaskRow]]:
+def _parts(asking: Asking, rows: Sequence[Leasable]) -> Iterable[list[Leasable]]:
     """The rows of one item: together if they are all its pairs and it can be ranked, else one by one."""
-    if rows and asking.ranks(rows[0]) and len(rows) == _pairs(rows[0]):
+    if rows and asking.ranks(rows[0]) and len(rows) == rows[0].pairs:
         return [list(rows)]
     return [[row] for row in rows]
 
 
-def _free_groups(session: Session, asking: Asking, limit: int) -> list[list[TaskRow]]:
+def _free_groups(session: Session, asking: Asking, limit: int) -> list[list[Leasable]]:
     """At most `limit` of what is free, in the order of presentation: items to be ranked whole, else pairs.
 
     The items are locked before their pairs: two who each locked some pairs of one item would keep each other from
     ranking it, and both would get a pair of it.
     """
-    groups: list[list[TaskRow]] = []
+    groups: list[list[Leasable]] = []
     seen: set[str] = set()
     settled: set[str] = set()
-    locked_first = _of_locked_items if asking.rankings and not _one_writer(session) else _locked
+    queries = asking.queries
+    query = queries.free_by_item if asking.rankings and not _one_writer(session) else queries.free
     for _ in range(_ROUNDS):
         if len(groups) >= limit:
             break
-        more = _free(asking).where(TaskRow.task_id.not_in(seen), TaskRow.item_id.not_in(settled))
-        found = session.scalars(locked_first(more.limit(limit - len(groups)))).all()
+        found = _free_rows(session, asking, query, limit - len(groups), seen, settled)
         if not found:
             break
         locked = _lock(session, asking, found)
@@ -221,44 +195,73 @@ def _one_writer(session: Session) -> bool:
     return session.get_bind().dialect.name == "sqlite"
 
 
-def _lock(session: Session, asking: Asking, found: Sequence[TaskRow]) -> list[TaskRow]:
+def _lock(session: Session, asking: Asking, found: Sequence[Leasable]) -> list[Leasable]:
     """Of rows whose items are locked: those that are free still, and the other free ones of items for ranking."""
-    items = {row.item_id for row in found if asking.ranks(row)}
+    items = list({row.item_id for row in found if asking.ranks(row)})
     alone = [row for row in found if row.item_id not in items]
-    together = TaskRow.item_id.in_(items)
     if _one_writer(session):  # what was found is as it was
-        return alone + (list(session.scalars(_free(asking).where(together))) if items else [])
-    pairs = TaskRow.task_id.in_({row.task_id for row in alone})
-    return list(session.scalars(_locked(_free(asking).where(or_(together, pairs) if items else pairs))))
+        return alone + (asking.rows(session, asking.queries.free_of_items, items=items) if items else [])
+    ids = [row.task_id for row in alone]
+    if items:
+        return asking.rows(session, asking.queries.free_of_items_or_among, items=items, ids=ids)
+    return asking.rows(session, asking.queries.free_among, ids=ids)
 
 
-def _group(session: Session, asking: Asking, row: TaskRow, locked: Sequence[TaskRow]) -> list[TaskRow]:
+def _group(session: Session, asking: Asking, row: Leasable, locked: Sequence[Leasable]) -> list[Leasable]:
     """All tasks of a row's item if it can be ranked and they are all free, else the row alone.
 
     Nothing where somebody else has it by now, or is taking pairs of an item that is whole so far.
     """
     if asking.ranks(row):
         of_item = [one for one in locked if one.item_id == row.item_id]
-        if len(of_item) == _pairs(row):
+        if len(of_item) == row.pairs:
             return of_item
-        free = _free(asking).where(TaskRow.item_id == row.item_id)
-        if len(session.scalars(free).all()) == _pairs(row):
+        if len(asking.rows(session, asking.queries.free_of_items, items=[row.item_id])) == row.pairs:
             return []
     return [one for one in locked if one.task_id == row.task_id]
 
 
-def _pairs(row: TaskRow) -> int:
-    """How many pairs its item has."""
-    candidates = len(row.item.candidates)
-    return candidates * (candidates - 1) // 2
-
-
-def _take(session: Session, asking: Asking, rows: Sequence[TaskRow]) -> list[Task]:
+def _take(session: Session, asking: Asking, rows: Sequence[Leasable]) -> list[Task]:
     ids = [row.task_id for row in rows if not row.gold]
-    session.execute(
-        update(TaskRow)
-        .where(TaskRow.task_id.in_(ids))
-        .values(lease_holder=asking.annotator, lease_until=asking.until)
-        .execution_options(synchronize_session=False)
-    )
-    return [_as_task(row, asking.until) for row in rows]
+    session.execute(_LEASE, {"ids": ids, "holder": asking.annotator, "until": asking.until})
+    items = _items(session, {row.item_id for row in rows})
+    return [
+        Task(
+            task_id=row.task_id,
+            item=items[row.item_id],
+            first_candidate_id=row.first_candidate_id,
+            second_candidate_id=row.second_candidate_id,
+            lease_until=asking.until,
+        )
+        for row in rows
+    ]
+
+
+def _items(session: Session, item_ids: Collection[str]) -> dict[str, Item]:
+    """By id, with their candidates."""
+    ids = {"ids": list(item_ids)}
+    candidates: dict[str, list[Any]] = {}
+    for row in session.execute(_CANDIDATES, ids):
+        candidates.setdefault(row.item_id, []).append(row)
+    return {row.item_id: item_with(row, candidates[row.item_id]) for row in session.execute(_ITEMS, ids)}
+
+
+_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
+_ITEMS = select(ITEMS).where(ITEMS.c.item_id.in_(_IDS))
+_CANDIDATES = select(CANDIDATES).where(CANDIDATES.c.item_id.in_(_IDS)).order_by(CANDIDATES.c.position)
+_LEASE = (
+    update(TASKS)
+    .where(TASKS.c.task_id.in_(_IDS))
+    .values(lease_holder=bindparam("holder"), lease_until=bindparam("until"))
+)
+_TAKEN_BACK = (
+    select(WITHDRAWN.c.task_id, func.max(WITHDRAWN.c.revision))
+    .where(WITHDRAWN.c.task_id.in_(_IDS), WITHDRAWN.c.annotator == bindparam("annotator"))
+    .group_by(WITHDRAWN.c.task_id)
+)
+_TOLD = func.coalesce(func.nullif(COMPARISONS.c.ranking_id, ""), COMPARISONS.c.task_id)
+_ANSWERS_OF = (
+    select(COMPARISONS.c.gold, func.count(_TOLD.distinct()))
+    .where(COMPARISONS.c.annotator == bindparam("annotator"))
+    .group_by(COMPARISONS.c.gold)
+)

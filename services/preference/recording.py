@@ -14,12 +14,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select, tuple_, update
+from sqlalchemy import BindParameter, bindparam, delete, func, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from services.common.errors import InvalidInput, Mismatch, NotFound
 from services.preference.domain import Choice, Comparison
-from services.preference.tables import AnnotatorRow, ComparisonRow, TaskRow, WithdrawnRow, comparison_of
+from services.preference.ranking import Pair
+from services.preference.tables import ANNOTATORS, COMPARISONS, TASKS, WITHDRAWN, comparison_of
 
 Key = tuple[str, str]  # task, annotator
 
@@ -37,12 +38,23 @@ class Rules:
     late: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a task stands: for how many answers it is, and whose it is until when (Unix seconds)."""
+
+    pair: Pair
+    wanted: int
+    gold: bool
+    lease_holder: str
+    lease_until: float
+
+
 @dataclass(slots=True)
 class Book:
     """What is said of some tasks: read once, changed in memory, written at once. Nothing is written by itself."""
 
     rules: Rules
-    tasks: dict[str, TaskRow]
+    tasks: dict[str, Standing]
     said: dict[Key, Comparison]
     withdrawn: dict[Key, int]  # the highest revision that was taken back
     before: dict[Key, Comparison] = field(init=False)
@@ -53,22 +65,18 @@ class Book:
         self.before = dict(self.said)
 
     @classmethod
-    def open(cls, session: Session, task_ids: Iterable[str], rules: Rules) -> Book:
-        """All that is said of these tasks, whose rows are locked until the transaction ends."""
-        ids = set(task_ids)
-        # In order, so that two that lock several rows never wait for each other.
-        rows = session.scalars(
-            select(TaskRow).where(TaskRow.task_id.in_(ids)).order_by(TaskRow.task_id).with_for_update()
-        )
-        tasks = {row.task_id: row for row in rows}
-        answers = session.scalars(select(ComparisonRow).where(ComparisonRow.task_id.in_(ids)))
-        said = {(row.task_id, row.annotator): comparison_of(row) for row in answers}
-        highest = (
-            select(WithdrawnRow.task_id, WithdrawnRow.annotator, func.max(WithdrawnRow.revision))
-            .where(WithdrawnRow.task_id.in_(ids))
-            .group_by(WithdrawnRow.task_id, WithdrawnRow.annotator)
-        )
-        withdrawn = {(task, annotator): most for task, annotator, most in session.execute(highest)}
+    def open(cls, session: Session, task_ids: Iterable[str], rules: Rules, *, beside: bool = False) -> Book:
+        """All that is said of these tasks, `beside`: and of the others of their items.
+
+        Their rows are locked until the transaction ends.
+        """
+        found = session.execute(_BESIDE if beside else _THESE, {"ids": list(set(task_ids))})
+        tasks = {row[0]: Standing(Pair(*row[:5]), *row[5:]) for row in found}
+        ids = {"ids": list(tasks)}
+        answers = map(comparison_of, session.execute(_SAID, ids))
+        said = {(answer.task_id, answer.annotator): answer for answer in answers}
+        taken_back = session.execute(_TAKEN_BACK, ids)
+        withdrawn = {(task, annotator): most for task, annotator, most in taken_back}
         return cls(rules, tasks, said, withdrawn)
 
     def answer(self, comparisons: Sequence[Comparison]) -> int:
@@ -98,7 +106,7 @@ class Book:
         task = self.tasks.get(comparison.task_id)
         if task is None:
             raise NotFound(f"task {comparison.task_id} is not known")
-        return _as_shown(comparison, task)
+        return _as_shown(comparison, task.pair)
 
     def _is_new(self, comparison: Comparison) -> bool:
         """False for a repetition and a late copy. Mismatch where it cannot be kept."""
@@ -122,11 +130,11 @@ class Book:
 
     def _check_free(self, comparison: Comparison) -> None:
         task = self.tasks[comparison.task_id]
-        by = [annotator for answered, annotator in self.said if answered == task.task_id]
+        by = [annotator for answered, annotator in self.said if answered == comparison.task_id]
         if len(by) >= task.wanted:
-            raise Mismatch(f"task {task.task_id} has another answer already, by {by[0]}")
+            raise Mismatch(f"task {comparison.task_id} has another answer already, by {by[0]}")
         if task.lease_until > self.rules.now and task.lease_holder != comparison.annotator:
-            raise Mismatch(f"task {task.task_id} is leased to someone else by now")
+            raise Mismatch(f"task {comparison.task_id} is leased to someone else by now")
 
     def _check_recent(self, said: Comparison) -> Comparison:
         # What was noted a moment ago has no time yet.
@@ -141,41 +149,31 @@ class Book:
         gone = [key for key, said in self.before.items() if self.said.get(key) is not said]
         fresh = {key: said for key, said in self.said.items() if self.before.get(key) is not said}
         if self.taken:
-            session.execute(
-                insert(WithdrawnRow), [_taken_values(*taken, self.rules.now) for taken in self.taken]
-            )
+            session.execute(_TAKE_BACK, [_taken_values(*taken, self.rules.now) for taken in self.taken])
         if gone:
-            session.execute(
-                delete(ComparisonRow)
-                .where(tuple_(ComparisonRow.task_id, ComparisonRow.annotator).in_(gone))
-                .execution_options(synchronize_session=False)
-            )
+            key = tuple_(COMPARISONS.c.task_id, COMPARISONS.c.annotator)
+            session.execute(delete(COMPARISONS).where(key.in_(gone)))
         if fresh:
             _know_annotators(session, {annotator for _, annotator in fresh}, self.rules.now)
             values = [_values(said, self.tasks[said.task_id], self.rules.now) for said in fresh.values()]
-            session.execute(insert(ComparisonRow), values)
+            session.execute(_SAY, values)
         if touched := {task for task, _ in (*gone, *fresh)}:
             answerers = {task: {name for told, name in fresh if told == task} for task in touched}
-            changed = [self._task_values(self.tasks[task], answerers[task]) for task in sorted(touched)]
-            session.execute(update(TaskRow), changed)
+            changed = [self._task_values(task, answerers[task]) for task in sorted(touched)]
+            session.execute(_CHANGE, changed)
 
-    def _task_values(self, task: TaskRow, answerers: set[str]) -> dict[str, Any]:
+    def _task_values(self, name: str, answerers: set[str]) -> dict[str, Any]:
         """The count of a task's answers, and whose it is now: nobody's when it has its answers."""
-        answers = sum(told == task.task_id for told, _ in self.said)
+        task = self.tasks[name]
+        answers = sum(told == name for told, _ in self.said)
         answered = answers >= task.wanted and not task.gold
         holder, until = task.lease_holder, task.lease_until
         if answered or holder in answerers:
             holder, until = "", 0.0
-        taker = self.leased.get(task.task_id)
+        taker = self.leased.get(name)
         if taker is not None and not answered and not task.gold and until <= self.rules.now:
             holder, until = taker, self.rules.until
-        return {
-            "task_id": task.task_id,
-            "answers": answers,
-            "answered": answered,
-            "lease_holder": holder,
-            "lease_until": until,
-        }
+        return {"task": name, "answers": answers, "answered": answered, "holder": holder, "until": until}
 
 
 def record(session: Session, comparisons: Sequence[Comparison], rules: Rules) -> int:
@@ -186,7 +184,7 @@ def record(session: Session, comparisons: Sequence[Comparison], rules: Rules) ->
     return new
 
 
-def _as_shown(comparison: Comparison, task: TaskRow) -> Comparison:
+def _as_shown(comparison: Comparison, task: Pair) -> Comparison:
     """The comparison with its item and candidates; an annotator may have shown them the other way round."""
     sides = (comparison.first_candidate_id, comparison.second_candidate_id)
     expected = (task.first_candidate_id, task.second_candidate_id)
@@ -215,16 +213,16 @@ def _taken_values(said: Comparison, revision: int, now: float) -> dict[str, Any]
 
 
 def _know_annotators(session: Session, names: set[str], now: float) -> None:
-    known = set(session.scalars(select(AnnotatorRow.name).where(AnnotatorRow.name.in_(names))))
-    session.add_all(AnnotatorRow(name=name, first_seen=now) for name in sorted(names - known))
-    session.flush()
+    known = set(session.scalars(_KNOWN, {"names": list(names)}))
+    if new := sorted(names - known):
+        session.execute(insert(ANNOTATORS), [{"name": name, "first_seen": now} for name in new])
 
 
-def _values(comparison: Comparison, task: TaskRow, now: float) -> dict[str, Any]:
+def _values(comparison: Comparison, task: Standing, now: float) -> dict[str, Any]:
     return {
-        "task_id": task.task_id,
-        "item_id": task.item_id,
-        "campaign": task.campaign,
+        "task_id": task.pair.task_id,
+        "item_id": task.pair.item_id,
+        "campaign": task.pair.campaign,
         "annotator": comparison.annotator,
         "first_candidate_id": comparison.first_candidate_id,
         "second_candidate_id": comparison.second_candidate_id,
@@ -238,3 +236,44 @@ def _values(comparison: Comparison, task: TaskRow, now: float) -> dict[str, Any]
         "revision": comparison.revision,
         "gold": task.gold,
     }
+
+
+# Built once: each label asks and tells all of them, and building them anew takes longer than the database does.
+_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
+_TASKS = (
+    select(
+        TASKS.c.task_id,
+        TASKS.c.item_id,
+        TASKS.c.first_candidate_id,
+        TASKS.c.second_candidate_id,
+        TASKS.c.campaign,
+        TASKS.c.wanted,
+        TASKS.c.gold,
+        TASKS.c.lease_holder,
+        TASKS.c.lease_until,
+    )
+    # In order, so that two that lock several rows never wait for each other.
+    .order_by(TASKS.c.task_id)
+    .with_for_update()
+)
+_THESE = _TASKS.where(TASKS.c.task_id.in_(_IDS))
+_BESIDE = _TASKS.where(TASKS.c.item_id.in_(select(TASKS.c.item_id).where(TASKS.c.task_id.in_(_IDS))))
+_SAID = select(COMPARISONS).where(COMPARISONS.c.task_id.in_(_IDS))
+_TAKEN_BACK = (
+    select(WITHDRAWN.c.task_id, WITHDRAWN.c.annotator, func.max(WITHDRAWN.c.revision))
+    .where(WITHDRAWN.c.task_id.in_(_IDS))
+    .group_by(WITHDRAWN.c.task_id, WITHDRAWN.c.annotator)
+)
+_KNOWN = select(ANNOTATORS.c.name).where(ANNOTATORS.c.name.in_(bindparam("names", expanding=True)))
+_SAY = insert(COMPARISONS)
+_TAKE_BACK = insert(WITHDRAWN)
+_CHANGE = (
+    update(TASKS)
+    .where(TASKS.c.task_id == bindparam("task"))
+    .values(
+        answers=bindparam("answers"),
+        answered=bindparam("answered"),
+        lease_holder=bindparam("holder"),
+        lease_until=bindparam("until"),
+    )
+)

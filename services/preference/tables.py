@@ -5,7 +5,8 @@ A change here needs a migration beside it: migrations/versions/.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 from sqlalchemy import (
     JSON,
@@ -13,10 +14,12 @@ from sqlalchemy import (
     ForeignKey,
     ForeignKeyConstraint,
     Index,
+    Row,
     String,
     Text,
     UniqueConstraint,
 )
+from sqlalchemy import Table as CoreTable
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from services.preference.domain import (
@@ -181,6 +184,13 @@ class SessionRow(Table):
     expires: Mapped[float]
 
 
+# For what every label asks: a row that is read and left is not worth a mapped object.
+ITEMS, CANDIDATES, TASKS, COMPARISONS, ANNOTATORS, WITHDRAWN = (
+    cast("CoreTable", mapped.__table__)
+    for mapped in (ItemRow, CandidateRow, TaskRow, ComparisonRow, AnnotatorRow, WithdrawnRow)
+)
+
+
 def item_values(item: Item) -> dict[str, Any]:
     """Columns of the item's own row."""
     prompt = [{"role": message.role, "content": message.content} for message in item.prompt]
@@ -232,11 +242,18 @@ def task_values(item: Item, task: PlannedTask, wanted: int) -> dict[str, Any]:
 
 def item_of(row: ItemRow) -> Item:
     """The item of a row that was loaded with its candidates."""
+    return item_with(row, row.candidates)
+
+
+def item_with(
+    row: ItemRow | Row[*tuple[Any, ...]], candidates: Sequence[CandidateRow | Row[*tuple[Any, ...]]]
+) -> Item:
+    """The item of a row and of those of its candidates, in their order."""
     prompt = tuple(Message(role=message["role"], content=message["content"]) for message in row.prompt)
     return Item(
         item_id=row.item_id,
         prompt=prompt,
-        candidates=tuple(_candidate_of(candidate) for candidate in row.candidates),
+        candidates=tuple(_candidate_of(candidate) for candidate in candidates),
         campaign=row.campaign,
         prompt_id=row.prompt_id,
         annotators=row.annotators,
@@ -244,14 +261,14 @@ def item_of(row: ItemRow) -> Item:
     )
 
 
-def _candidate_of(row: CandidateRow) -> Candidate:
+def _candidate_of(row: CandidateRow | Row[*tuple[Any, ...]]) -> Candidate:
     version = None
     if row.version_epoch is not None and row.version_step is not None:
         version = Version(epoch=row.version_epoch, step=row.version_step, digest=row.version_digest or "")
     return Candidate(candidate_id=row.candidate_id, text=row.text, source=row.source, version=version)
 
 
-def comparison_of(row: ComparisonRow) -> Comparison:
+def comparison_of(row: ComparisonRow | Row[*tuple[Any, ...]]) -> Comparison:
     """The comparison of a row."""
     return Comparison(
         task_id=row.task_id,
