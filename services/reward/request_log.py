@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import random
-import re
 import secrets
 import threading
 import time
@@ -32,21 +31,25 @@ import structlog
 from prometheus_client import Counter
 from pydantic import AfterValidator, Field, SecretStr
 
-from services.common.errors import ConfigError
+from services.common.errors import ConfigError, InvalidInput
+from services.common.rules.bounded_regex import BoundedPattern
 from services.common.spec.base import Spec
 from services.reward.rewards.base import ScoreOutcome, ScoreRow
 
 WRITTEN = Counter("trimtab_reward_request_log_rows", "Rows written to the request log.")
 DROPPED = Counter("trimtab_reward_request_log_dropped_rows", "Rows lost to the request log.", ["cause"])
+UNREAD = Counter(
+    "trimtab_reward_request_log_unread_texts", "Texts replaced as a whole, a pattern having taken too long."
+)
 _REDACTED = "[redacted]"
 _log = structlog.get_logger(__name__)
 
 
 def _pattern(value: str) -> str:
     try:
-        re.compile(value)
-    except re.error as error:
-        raise ValueError(f"no regular expression: {error}") from error
+        BoundedPattern(value, what="request_log.patterns")
+    except InvalidInput as error:
+        raise ValueError(str(error)) from error
     return value
 
 
@@ -59,7 +62,9 @@ class RequestLogSpec(Spec):
         "drop", description="What becomes of prompts and completions."
     )
     patterns: tuple[Annotated[str, AfterValidator(_pattern)], ...] = Field(
-        (), description="Regular expressions; what they match is replaced, before a text is kept or hashed."
+        (),
+        description="Regular expressions; what they match is replaced, before a text is kept or hashed. A text "
+        "that they have not read within a second is replaced as a whole.",
     )
     hash_key: SecretStr | None = Field(
         None, description="Key of the hashes, to compare them between replicas; empty: a new one each start."
@@ -90,7 +95,7 @@ class Redaction:
 
     def __init__(self, spec: RequestLogSpec) -> None:
         self._texts = spec.texts
-        self._patterns = [re.compile(pattern) for pattern in spec.patterns]
+        self._patterns = [BoundedPattern(pattern, what="request log") for pattern in spec.patterns]
         self._limit = spec.max_characters
         given = "" if spec.hash_key is None else spec.hash_key.get_secret_value()
         # BLAKE2b takes a key of at most 64 bytes.
@@ -103,8 +108,13 @@ class Redaction:
 
     def __call__(self, text: str) -> str:
         """The text without what the patterns match, or its hash: 32 hex digits."""
-        for pattern in self._patterns:
-            text = pattern.sub(_REDACTED, text)
+        try:
+            for pattern in self._patterns:
+                text = pattern.sub(_REDACTED, text)
+        except InvalidInput:
+            # Callers write the texts: one that a pattern does not finish may hold what it is there to hide.
+            UNREAD.inc()
+            text = _REDACTED
         if self._texts == "hash":
             data = text.encode("utf-8", "surrogatepass")
             return hashlib.blake2b(data, key=self._key, digest_size=16).hexdigest()

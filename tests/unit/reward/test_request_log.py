@@ -89,6 +89,18 @@ def test_texts_can_be_kept_with_patterns_replaced(tmp_path: Path) -> None:
     assert "completion" not in second
 
 
+def test_a_text_that_a_pattern_does_not_finish_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    """A caller's text that makes a pattern exponential costs its own words and a second, counted, nothing else."""
+    before = REGISTRY.get_sample_value("trimtab_reward_request_log_unread_texts_total")
+    assert before is not None
+    log = RequestLog(RequestLogSpec(path=tmp_path / "log", texts="keep", patterns=("(a|aa)+$",)))
+    rows = [ScoreRow(messages=(), completion=text) for text in ("a" * 5000 + "!", "baa")]
+    log.offer("m", "d", rows, [ScoreOutcome(value=0.0)] * 2)
+    log.close(30)
+    assert [line["completion"] for line in written(tmp_path / "log")] == ["[redacted]", "b[redacted]"]
+    assert REGISTRY.get_sample_value("trimtab_reward_request_log_unread_texts_total") == before + 1
+
+
 def test_hashes_join_only_under_the_same_key(tmp_path: Path) -> None:
     """Equal texts have equal hashes under one key; without a key another start has others."""
     one, two, three, four = (
