@@ -126,7 +126,8 @@ class RewardModels:
             slot = self.slot(name)
             if shadow and self.slot(shadow).name == slot.name:
                 raise InvalidInput("shadow: expected another model", {"shadow": "another model"})
-            self._put(replace(slot, shadow=shadow))
+            # Nothing else scores now: composites stay as they are, and nobody hears of a swap.
+            self._slots = MappingProxyType({**self._slots, slot.name: replace(slot, shadow=shadow)})
 
     def hold(self, name: str) -> None:
         """Refuse to remove this name from now on: somebody depends on it."""
@@ -154,7 +155,7 @@ class RewardModels:
         return self.submit(name, rows, caller).result()
 
     def _put(self, slot: Slot) -> None:
-        """Replace the table by one with this slot, composites made anew around it."""
+        """Replace the table by one with this slot's new source, composites made anew around it."""
         slots = {**self._slots, slot.name: slot}
         sources = {name: each.source for name, each in slots.items()}
         for name, each in slots.items():

@@ -139,3 +139,34 @@ def test_what_others_depend_on_stays() -> None:
         models.add("m", Fixed(2))
     with pytest.raises(InvalidInput, match="another model"):
         models.set_shadow("m", "m")
+
+
+class Listener:
+    """Keeps the names behind which a source was put."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def opened(self, model: str, source: RewardSource) -> None:
+        self.heard.append(model)
+
+    def closed(self, model: str) -> None:
+        self.heard.append(f"-{model}")
+
+
+def test_a_shadow_is_no_swap() -> None:
+    """Setting one leaves every source what it was, composites and their components too, and nobody hears of it."""
+    listener = Listener()
+    models = RewardModels(listener)
+    models.add("a", Fixed(1))
+    models.add("both", Sum(["a"]))
+    models.add("other", Fixed(3))
+    composed = models.slot("both").source
+    for name in ("a", "both"):
+        models.set_shadow(name, "other")
+        assert models.slot(name).shadow == "other"
+    assert models.slot("both").source is composed
+    assert listener.heard == ["a", "both", "other"]
+    models.swap("a", Fixed(2))
+    assert models.slot("a").shadow == "other"
+    assert listener.heard == ["a", "both", "other", "a", "both"]
