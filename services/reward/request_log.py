@@ -78,7 +78,7 @@ class RequestLogSpec(Spec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoggedCall:
-    """One answered call. `time` in seconds since the epoch."""
+    """One answered call. `time` in seconds since the epoch; `digest` for outcomes that name none."""
 
     time: float
     request_id: str
@@ -221,10 +221,16 @@ class RequestLog:
             "request_id": call.request_id,
             "client": call.client,
             "model": call.model,
-            "digest": call.digest,
         }
         return [
-            {**common, "row": index, **_lengths(row), **_result(outcome), **self._texts(row)}
+            {
+                **common,
+                "digest": outcome.digest or call.digest,
+                "row": index,
+                **_lengths(row),
+                **_result(outcome),
+                **self._texts(row),
+            }
             for index, (row, outcome) in enumerate(zip(call.rows, call.outcomes, strict=True))
         ]
 

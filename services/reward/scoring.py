@@ -45,11 +45,18 @@ class Slot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """Outcomes of one batch, and who scored it."""
+    """Outcomes of one batch, and who scored it. digest: the source's when it was asked, for rows that name no other."""
 
     name: str
+    source: RewardSource
     digest: str
     outcomes: list[ScoreOutcome]
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """Of all that scored a row; several where a model behind the source was swapped meanwhile."""
+        named = frozenset(each.digest or self.digest for each in self.outcomes if each.value is not None)
+        return named or frozenset([self.digest])
 
 
 class RewardModels:
@@ -148,7 +155,7 @@ class RewardModels:
                 if self.slot(name).source is slot.source:
                     raise
                 continue
-            return chained(outcomes, _labelled(slot.name, slot.source.digest))
+            return chained(outcomes, _labelled(slot))
 
     def score(self, name: str, rows: Sequence[ScoreRow], caller: Caller = ANYBODY) -> Scored:
         """The same, waited for: for threads."""
@@ -169,8 +176,9 @@ class RewardModels:
         self._slots = MappingProxyType(slots)
 
 
-def _labelled(name: str, digest: str) -> Callable[[list[ScoreOutcome]], Scored]:
-    return lambda outcomes: Scored(name=name, digest=digest, outcomes=outcomes)
+def _labelled(slot: Slot) -> Callable[[list[ScoreOutcome]], Scored]:
+    digest = slot.source.digest
+    return lambda outcomes: Scored(name=slot.name, source=slot.source, digest=digest, outcomes=outcomes)
 
 
 def _needs(source: RewardSource) -> frozenset[str]:

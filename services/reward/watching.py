@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -37,26 +38,32 @@ class HasFolder(Protocol):
 
 
 class Watch:
-    """See observing.py Observer; and what the table of models tells it."""
+    """See observing.py Observer; and what the table of models tells it.
+
+    Figures belong to a source and a digest of it. A remote, and a composite over one, may change its digest by itself:
+    that is a swap like any other. The digest of `running` follows its moments, and it is the same all the while.
+    """
 
     def __init__(self, drift: DriftSpec, request_log: RequestLogSpec, *, limit_rows: int) -> None:
         self._metrics = ScoringMetrics()
         self._drift = DriftMonitor(drift)
         self._log = RequestLog(request_log)
         self._limit_rows = limit_rows
+        self._lock = threading.Lock()
+        # name -> what stands behind it, and the digest that its figures are of
+        self._behind: dict[str, tuple[RewardSource, str]] = {}
 
     def opened(self, model: str, source: RewardSource) -> None:
         """See observing.py. A model's folder may hold reference_scores.json."""
-        self._drift.opened(model, source.digest, source.folder if isinstance(source, HasFolder) else None)
-        queued = (lambda: source.queued) if isinstance(source, HasQueue) else None
-        self._metrics.opened(
-            model, kind=source.kind, digest=source.digest, queued=queued, limit_rows=self._limit_rows
-        )
+        with self._lock:
+            self._open(model, source, source.digest)
 
     def closed(self, model: str) -> None:
         """Nothing stands behind the name any more."""
-        self._metrics.closed(model)
-        self._drift.closed(model)
+        with self._lock:
+            self._behind.pop(model, None)
+            self._metrics.closed(model)
+            self._drift.closed(model)
 
     def batch(self, model: str, facts: BatchFacts) -> None:
         """See Observer."""
@@ -74,7 +81,7 @@ class Watch:
         """See Observer. On the caller's thread: its request id is still known there."""
         self._metrics.phase(scored.name, "total", seconds)
         self._metrics.rows(scored.name, scored.outcomes)
-        self._drift.answered(scored.name, scored.digest, rows, scored.outcomes)
+        self._drift.answered(scored.name, self._figures_of(scored), rows, scored.outcomes)
         self._log.offer(
             scored.name,
             scored.digest,
@@ -83,6 +90,28 @@ class Watch:
             client=caller.client,
             request_id=tracing.request_id(),
         )
+
+    def _open(self, model: str, source: RewardSource, digest: str) -> None:
+        self._behind[model] = (source, digest)
+        self._drift.opened(model, digest, source.folder if isinstance(source, HasFolder) else None)
+        queued = (lambda: source.queued) if isinstance(source, HasQueue) else None
+        self._metrics.opened(
+            model, kind=source.kind, digest=digest, queued=queued, limit_rows=self._limit_rows
+        )
+
+    def _figures_of(self, scored: Scored) -> str:
+        """The digest among whose figures these rows count; "": they are late, or of several models."""
+        with self._lock:
+            source = scored.source
+            behind, known = self._behind.get(scored.name, (None, ""))
+            if behind is not source:
+                return ""
+            if source.kind == "running":
+                return known
+            now = source.digest
+            if now != known:
+                self._open(scored.name, source, now)
+            return now if scored.digests == {now} else ""
 
     def failed(self, model: str, rows: int, error: BaseException) -> None:
         """A call has failed as a whole: refused, expired, cancelled."""

@@ -111,11 +111,12 @@ class Calls:
             _check_fingerprint(slot, shape.fingerprint(body))
             rows = shape.rows(body, replace(query, whole=_reads_whole(slot)))
             if not rows and shape.takes_nothing:
-                return _written(shape.answer(body, query, Scored(name=slot.name, digest="", outcomes=[])), {})
+                nothing = Scored(name=slot.name, source=slot.source, digest="", outcomes=[])
+                return _written(shape.answer(body, query, nothing), {})
             self._answering.check_count(len(rows))
             permit.check(model=slot.name, rows=len(rows))
             scored = await _unless_gone(request, self._answering.answer(slot.name, rows, caller))
-        named = {MODEL_HEADER: scored.name, DIGEST_HEADER: scored.digest}
+        named = {MODEL_HEADER: scored.name, DIGEST_HEADER: ", ".join(sorted(scored.digests))}
         return _written(shape.answer(body, query, scored), named)
 
     def _slot(self, permit: Permit, name: str) -> Slot:

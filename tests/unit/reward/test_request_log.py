@@ -78,6 +78,15 @@ def test_lines_by_default_hold_no_text(tmp_path: Path) -> None:
     assert "call me" not in (tmp_path / "log.jsonl").read_text()
 
 
+def test_a_row_names_what_scored_it(tmp_path: Path) -> None:
+    """Where an outcome names a digest, as behind a remote that was swapped, the line has that one."""
+    log = RequestLog(RequestLogSpec(path=tmp_path / "log"))
+    outcomes = [ScoreOutcome(value=0.5, digest="d2"), ScoreOutcome(error=Corrupted("no"))]
+    log.offer("m", "d1", ROWS, outcomes)
+    log.close()
+    assert [line["digest"] for line in written(tmp_path / "log")] == ["d2", "d1"]
+
+
 def test_texts_can_be_kept_with_patterns_replaced(tmp_path: Path) -> None:
     """Kept texts are whole but for what a pattern matches, cut at the limit; a line stays a line."""
     spec = RequestLogSpec(

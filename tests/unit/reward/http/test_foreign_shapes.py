@@ -40,6 +40,17 @@ async def test_openrlhf_as_its_executor_asks() -> None:
     assert response.headers["x-trimtab-model-digest"] == "d1"
 
 
+@pytest.mark.parametrize(
+    ("digests", "told"), [(["d2", "d2"], "d2"), (["", ""], "d1"), (["d3", ""], "d1, d3")]
+)
+async def test_the_header_names_what_scored(digests: list[str], told: str) -> None:
+    """The digest that the rows name, which the source's own may not be; each of them where they differ."""
+    source = Recorder([ScoreOutcome(value=1.0, digest=digest) for digest in digests])
+    async with served({"hh": source}) as around:
+        response = await around.client.post("/get_reward", json={"query": ["a", "b"]})
+    assert response.headers["x-trimtab-model-digest"] == told
+
+
 async def test_openrlhf_of_older_releases_sends_queries_alone() -> None:
     """The whole query is the text."""
     source = Recorder()
