@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ from pydantic import ValidationError
 from services.common.errors import InvalidInput
 from services.common.spec.rewards import source_table
 from services.common.validation import Violations, require
-from services.reward.config import NAME_PATTERN, SourceSpec
+from services.reward.config import SourceSpec, is_name
 from services.reward.rewards.base import RewardSource
 from services.reward.scoring import RewardModels, Slot
 
@@ -135,7 +134,7 @@ def checked_definition(table: Any) -> SourceSpec:
 def _name_violations(name: str) -> Violations:
     found = Violations()
     found.check(
-        bool(re.fullmatch(NAME_PATTERN, name)) and len(name) <= 63,
+        is_name(name),
         "name",
         "expected 1 to 63 letters, digits, dots, dashes or underscores",
     )

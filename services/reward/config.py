@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,11 @@ NAME_PATTERN = r"^[A-Za-z0-9_.-]+$"
 # A day: what waits takes its time in milliseconds of 32 bits.
 MOST_SECONDS = 86_400.0
 _KINDS = ("path", "rule", "function", "composite", "running", "remote", "judge")
+
+
+def is_name(text: str) -> bool:
+    """Whether a model may have this name."""
+    return bool(re.fullmatch(NAME_PATTERN, text)) and len(text) <= 63
 
 
 class Component(Spec):

@@ -78,17 +78,17 @@ class RewardModels:
         return [slot if told(slot.shadow) else replace(slot, shadow="") for slot in slots]
 
     def slot(self, name: str, *, told: Callable[[str], bool] = _everything) -> Slot:
-        """The slot of a name; "" is the only one there is. NotFound otherwise.
+        """The slot of a name; "" is the only one that the caller may hear of. NotFound otherwise.
 
-        told: which names the caller may hear of, in errors too.
+        told: which names those are, in errors too.
         """
         slots = self._slots
-        if not name and len(slots) == 1 and told(*slots):
-            return next(iter(slots.values()))
+        names = list(filter(told, sorted(slots)))
+        if not name and len(names) == 1:
+            return slots[names[0]]
         if name in slots:
             return slots[name]
-        names = ", ".join(filter(told, sorted(slots)))
-        there = f"there are {names}" if names else f"none is {'for you' if slots else 'loaded'}"
+        there = f"there are {', '.join(names)}" if names else f"none is {'for you' if slots else 'loaded'}"
         if not name:
             raise InvalidInput(f"model: expected a name; {there}", {"model": "expected a name"})
         raise NotFound(f"there is no reward model {name}; {there}")

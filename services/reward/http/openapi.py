@@ -74,7 +74,7 @@ def query_parameter(name: str, schema: Mapping[str, Any], description: str) -> d
 
 
 MODEL_PARAMETER = query_parameter(
-    "model", {"type": "string", "maxLength": 63}, "Which model; empty: the only one there is."
+    "model", {"type": "string", "maxLength": 63}, "Which model; empty: the only one that you may use."
 )
 RENDERED_PARAMETER = query_parameter(
     "rendered", {"type": "boolean"}, "Whether texts have a chat template around them already."
@@ -88,7 +88,10 @@ TIMEOUT_PARAMETER = {
 }
 SCORED_HEADERS = {
     MODEL_HEADER: {"description": "The model that scored.", "schema": {"type": "string"}},
-    DIGEST_HEADER: {"description": "Its digest: equal digests score equally.", "schema": {"type": "string"}},
+    DIGEST_HEADER: {
+        "description": "Its digest: equal digests score equally; several where rows differ.",
+        "schema": {"type": "string"},
+    },
 }
 
 

@@ -50,7 +50,7 @@ class ScoreInput(Strict):
 class ScoreRequest(Strict):
     """What to score, and by which model."""
 
-    model: str = Field("", max_length=63, description="Empty: the only one there is.")
+    model: str = Field("", max_length=63, description="Empty: the only one that you may use.")
     inputs: Annotated[list[ScoreInput], ROWS, FIRST_ERROR] = Field(min_length=1)
     tokenizer_fingerprint: str = Field("", max_length=128, description="Needed with token ids.")
 

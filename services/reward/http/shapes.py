@@ -74,7 +74,7 @@ class Shape(Protocol[Body]):
         ...
 
     def model(self, body: Body, /) -> str:
-        """The model that the body names; empty: the only one there is."""
+        """The model that the body names; empty: the only one that the caller may use."""
         ...
 
     def fingerprint(self, body: Body, /) -> str:

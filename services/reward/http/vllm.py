@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from services.common.errors import Mismatch
 from services.reward.answering import Decoded
+from services.reward.config import is_name
 from services.reward.http.activation import shown
 from services.reward.http.score import MAX_IDS, MAX_MESSAGES, TokenId
 from services.reward.http.shapes import (
@@ -60,7 +61,9 @@ class PoolingMessage(Tolerant):
 class PoolingRequest(Tolerant):
     """`input` (texts, or token ids with ?tokenizer_fingerprint=) or `messages`, the answer last."""
 
-    model: str | None = Field(None, max_length=256, description="Our name for it; ?model= comes first.")
+    model: str | None = Field(
+        None, max_length=256, description="Our name for it; a path is none. ?model= comes first."
+    )
     input: (
         str
         | Ids
@@ -141,8 +144,9 @@ class _PoolingShape(ForeignShape[PoolingRequest]):
     body = PoolingRequest
 
     def model(self, body: PoolingRequest) -> str:
-        """As the body says."""
-        return body.model or ""
+        """As the body says; a hub's path, which these clients always send, is no name of ours and names nothing."""
+        name = body.model or ""
+        return name if is_name(name) else ""
 
     def rows(self, body: PoolingRequest, query: Query) -> Sequence[Decoded]:
         """One for each text or list of ids; one for all messages."""

@@ -34,8 +34,16 @@ def _limited() -> Iterator[None]:
         yield
 
 
+class Context:
+    """A call without a deadline."""
+
+    def time_remaining(self) -> None:
+        return None
+
+
 async def score(asked: RewardServicer, model: str) -> wire.ScoreResponse:
-    return await asked.Score(wire.ScoreRequest(model=model, inputs=[wire.ScoreInput(completion="x")]), None)
+    request = wire.ScoreRequest(model=model, inputs=[wire.ScoreInput(completion="x")])
+    return await asked.Score(request, Context())
 
 
 @pytest.mark.parametrize("model", ["secret", "nothing"])
@@ -54,6 +62,12 @@ async def test_errors_name_the_callers_models_alone(names: tuple[str, ...], ther
     with pytest.raises(InvalidInput) as refused:
         await score(servicer(*names), "")
     assert str(refused.value) == f"model: expected a name; {there}"
+
+
+async def test_the_only_model_of_a_key_needs_no_name() -> None:
+    """Who may use one of several models means that one."""
+    answer = await score(servicer("a", "secret"), "")
+    assert [one.model for one in answer.scores] == ["a"]
 
 
 async def test_the_listing_is_of_the_callers_models() -> None:

@@ -130,6 +130,21 @@ async def test_vllm_classify_as_verl_asks() -> None:
     ]
 
 
+@pytest.mark.parametrize("path", ["/classify", "/pooling"])
+async def test_a_path_names_no_model(path: str) -> None:
+    """vLLM's clients always send a hub's path as `model`: the only model then answers, or the one of ?model=."""
+    payload = {"model": "Skywork/Skywork-Reward-V2", "input": "abc"}
+    async with served({"hh": Recorder()}) as around:
+        answer = await around.client.post(path, json=payload)
+        assert (answer.status_code, answer.json()["model"]) == (200, "hh")
+        error_of(await around.client.post(path, json=payload | {"model": "other"}), 404, "NOT_FOUND")
+    async with served({"a": Recorder(), "b": Recorder()}) as around:
+        named = await around.client.post(f"{path}?model=b", json=payload)
+        assert named.json()["model"] == "b"
+        unclear = error_of(await around.client.post(path, json=payload), 400, "INVALID_ARGUMENT")
+        assert unclear["message"] == "model: expected a name; there are a, b"
+
+
 async def test_special_tokens_are_the_models_unless_somebody_says_otherwise() -> None:
     """False leaves them out, and so does the model's own template, which writes some; pairs and messages too."""
     source = Recorder()
