@@ -4,6 +4,9 @@ Where the answer is looked for, first found first:
     the last \\boxed{…}        MATH, Hendrycks et al. 2021, arXiv 2103.03874
     after the last ####         GSM8K, Cobbe et al. 2021, arXiv 2110.14168
     the last number of the text
+
+LaTeX is read as MATH writes it: 11,\\!760 and 1{,}234 are one number, \\frac34 is three quarters, and the 2 of
+12\\text{ cm}^2 is no number of its own.
 """
 
 from __future__ import annotations
@@ -27,6 +30,15 @@ _FOUND = re.compile(
     rf"|(?P<over>{_NUMBER})[ ]?/[ ]?(?P<under>{_PLAIN})"
     rf"|(?P<number>{_NUMBER})"
 )
+_NOTHING = re.compile(r"\\!|\\(?:left|right)(?![a-zA-Z])")
+# Between digits a space in front of three more parts thousands.
+_THOUSANDS = re.compile(r"(?<=[0-9])\\[,;: ](?=[0-9]{3}(?![0-9]))")
+_SPACE = re.compile(r"\\[,;: ]")
+# Words in a formula with their exponent, so units; not words with a number, which may be the answer.
+_WORDS = re.compile(
+    r"\\(?:text|textbf|textrm|mathrm|mbox)\{(?:[^{}0-9^]|\^(?:-?[0-9])?)*+\}(?:\^(?:\{[^{}]*\}|[^{}\s]))?"
+)
+_FRACTION = re.compile(r"(\\[dt]?frac) ?(\{[^{}]*\}|[0-9]) ?(\{[^{}]*\}|[0-9])")
 _CONTEXT = decimal.Context(
     prec=50, traps=[decimal.InvalidOperation, decimal.DivisionByZero, decimal.Overflow]
 )
@@ -42,7 +54,7 @@ class NumericRule:
         self._tolerance = Decimal(repr(tolerance))
         self._column = column
         self.name = f"numeric:tolerance={tolerance!r},column={column}"
-        self.digest = rule_digest("numeric", 1, tolerance=tolerance, column=column)
+        self.digest = rule_digest("numeric", 2, tolerance=tolerance, column=column)
 
     def score(self, prompt: str, completion: str, columns: Mapping[str, str]) -> float:  # noqa: ARG002
         """1 or 0."""
@@ -58,11 +70,25 @@ class NumericRule:
 
 def answer_number(text: str) -> Decimal | None:
     """The number that a text gives as its answer."""
+    text = _without_layout(text)
     boxed = _last_boxed(text)
     if boxed is not None:
         return _last_number(boxed)
     _, marker, after = text.rpartition("####")
     return _number_of(_FOUND.search(after)) if marker else _last_number(text)
+
+
+def _without_layout(text: str) -> str:
+    """Without what LaTeX has for the eye alone, and both parts of a fraction in braces."""
+    text = _NOTHING.sub("", text).replace("{,}", ",")
+    text = _SPACE.sub(" ", _THOUSANDS.sub("", text))
+    text = _WORDS.sub(" ", text)
+    return _FRACTION.sub(_in_braces, text)
+
+
+def _in_braces(fraction: re.Match[str]) -> str:
+    over, under = (part.strip("{}") for part in fraction.group(2, 3))
+    return f"{fraction[1]}{{{over}}}{{{under}}}"
 
 
 def _last_boxed(text: str) -> str | None:

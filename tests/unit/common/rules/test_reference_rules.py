@@ -117,6 +117,20 @@ def test_exact_compares_after_its_normalisation(spec: str, text: str, answer: st
         ("42.1", "42", 0.0),
         ("1000.0009", "1000", 1.0),  # relative above 1: 1e-6 * 1000
         ("1e999999", "1", 0.0),
+        (r"\boxed{11,\!760}", "11760", 1.0),  # MATH's thousands
+        (r"\boxed{11\,760}", "11760", 1.0),
+        ("1{,}234", "1234", 1.0),
+        (r"\boxed{1,\,234}", "234", 1.0),  # a list of two
+        (r"\boxed{1,\ 234}", "234", 1.0),
+        (r"\boxed{\frac34}", "0.75", 1.0),
+        (r"\boxed{-\dfrac 3{4}}", "-0.75", 1.0),
+        (r"\boxed{\frac{3}4}", "0.75", 1.0),
+        (r"\boxed{12\text{ cm}^2}", "12", 1.0),
+        (r"\boxed{12\,\mathrm{cm}^{2}}", "12", 1.0),
+        (r"\boxed{12\text{ cm^2}}", "12", 1.0),
+        (r"\boxed{\text{42 apples}}", "42", 1.0),
+        (r"\boxed{\left(-42\right)}", "-42", 1.0),
+        (r"\boxed{\frac{}4}", "4", 1.0),
     ],
 )
 def test_numeric_finds_the_answer(text: str, answer: str, expected: float) -> None:
@@ -153,6 +167,7 @@ def test_a_missing_or_useless_column_is_named(spec: str, columns: Mapping[str, s
 
 
 HOSTILE = ["1" * 200_000, "1,111" * 40_000, "1.1" * 60_000, r"\boxed{" * 20_000, r"\frac{1" * 20_000]
+HOSTILE += [r"\text{^-" * 20_000, r"\frac1" * 30_000, r"1\," * 60_000, r"\text{^-1" * 20_000]
 HOSTILE += ["- " * 100_000, "$" * 200_000, "a b " * 25_000, "\n" * 200_000, "a" * 2_000_000]
 
 
