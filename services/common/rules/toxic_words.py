@@ -7,13 +7,12 @@ stands in a file, one word a line (toxic_words:file=words.txt).
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from services.common.errors import NotFound
+from services.common.errors import InvalidInput, NotFound
 from services.common.rules.base import check_length, rule_digest
 
 WORDS = frozenset(
@@ -54,10 +53,21 @@ class ToxicWordsRule:
         return -len(toxic_words(completion, self._words)) / words if words else 0.0
 
 
-@functools.lru_cache(maxsize=8)
 def _read(file: str) -> frozenset[str]:
+    """Anew for every rule: a swap after the file was edited is to change something. NotFound, InvalidInput."""
     try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise NotFound(f"rule toxic_words: {file}: {(error.strerror or 'cannot be read').lower()}") from None
-    return frozenset(word for line in lines if (word := line.strip().lower()))
+        lines = Path(file).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, RuntimeError) as error:
+        reason = (getattr(error, "strerror", None) or "cannot be read").lower()
+        raise NotFound(f"rule toxic_words: {file}: {reason}") from None
+    except ValueError:
+        raise InvalidInput(f"rule toxic_words: {file} is no text in UTF-8", {"file": "UTF-8"}) from None
+    words = {number: line.strip().lower() for number, line in enumerate(lines, 1) if line.strip()}
+    for number, word in words.items():
+        if not _WORD.fullmatch(word):
+            raise InvalidInput(
+                f"rule toxic_words: {file}:{number}: {word[:64]!r} is no word that can be found; "
+                "expected letters, with at most one apostrophe between them",
+                {"file": "one word a line"},
+            )
+    return frozenset(words.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -114,3 +115,31 @@ def test_names_make_the_same_rule_again_and_digests_tell_rules_apart() -> None:
     assert [make_rule(rule.name).digest for rule in rules] == [rule.digest for rule in rules]
     assert len({rule.digest for rule in rules}) == len(rules)
     assert {rule.name.partition(":")[0] for rule in rules} == set(rule_names())
+
+
+def test_a_list_of_toxic_words_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rule that is made after its file was edited, as by a swap, scores by the new list; ~ is the home."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "words.txt").write_text("drat\n")
+    first = make_rule("toxic_words:file=~/words.txt")
+    (tmp_path / "words.txt").write_text("drat\n\nDon't\n")
+    second = make_rule("toxic_words:file=~/words.txt")
+    assert first.score("", "Don't, drat!", {}) == -1 / 2
+    assert second.score("", "Don't, drat!", {}) == -1.0
+    assert first.digest != second.digest
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"drat\n\xe9\n", "no text in UTF-8"),
+        (b"drat\nson of a gun\n", ":2: 'son of a gun' is no word"),
+        (b"l33t\n", ":1: 'l33t' is no word"),
+    ],
+)
+def test_a_list_of_toxic_words_that_cannot_work_is_refused(tmp_path: Path, content: bytes, told: str) -> None:
+    """A line that no text could ever match would be taken for a word that nobody says."""
+    file = tmp_path / "words.txt"
+    file.write_bytes(content)
+    with pytest.raises(InvalidInput, match=told):
+        make_rule(f"toxic_words:file={file}")
