@@ -39,10 +39,10 @@ class RewardServicer(wire_grpc.RewardServiceServicer):
             permit.check(model=request.model)
         slot = self._models.slot(request.model, told=permit.may_use)
         self._answering.check_count(len(request.inputs))
-        permit.check(model=slot.name, rows=len(request.inputs))
         _check_fingerprint(slot, request.tokenizer_fingerprint)
-        rows = [_decoded(row, request.tokenizer_fingerprint) for row in request.inputs]
-        scored = await self._answering.answer(slot.name, rows, _caller(context, permit.name))
+        with permit.spent_on(slot.name, len(request.inputs)):
+            rows = [_decoded(row, request.tokenizer_fingerprint) for row in request.inputs]
+            scored = await self._answering.answer(slot.name, rows, _caller(context, permit.name))
         return wire.ScoreResponse(
             scores=[encode_score(outcome, scored, origin="reward") for outcome in scored.outcomes]
         )

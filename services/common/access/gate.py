@@ -9,7 +9,8 @@ A key is looked at first. Without one the client's certificate counts, which TLS
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +18,7 @@ from services.common.access.identity import ANYBODY, Identity
 from services.common.access.keys import KeyTable, KnownCertificate, KnownKey
 from services.common.access.quota import Quotas
 from services.common.access.scopes import SCOPES
-from services.common.errors import Forbidden, Overloaded, TooLarge, TrimtabError, Unauthenticated
+from services.common.errors import Forbidden, Overloaded, TooLarge, TrimtabError, Unauthenticated, Unavailable
 
 Reason = Literal["no_credentials", "unknown_key", "unknown_certificate", "expired", "scope", "model", "quota"]
 
@@ -46,6 +47,16 @@ class Permit:
     def check(self, *, model: str = "", rows: int = 0) -> None:
         """Forbidden where the model is not the caller's; Overloaded, TooLarge by its quota of rows."""
         self.gate.allow(self.identity, self.scope, model, rows)
+
+    @contextmanager
+    def spent_on(self, model: str, rows: int) -> Iterator[None]:
+        """check(), and the rows given back where what is done inside is refused: it has no room, or is away."""
+        self.check(model=model, rows=rows)
+        try:
+            yield
+        except (Overloaded, Unavailable):
+            self.gate.give_back(self.identity, rows)
+            raise
 
     def may_use(self, model: str) -> bool:
         """Whether check() would let the model pass; nothing is counted."""
@@ -142,6 +153,11 @@ class Gate:
             )
         if rows > 0 and identity.rows_per_minute:
             self._count(identity, rows)
+
+    def give_back(self, identity: Identity, rows: int) -> None:
+        """Rows that allow() counted count no more."""
+        if identity.rows_per_minute:
+            self._quotas.give_back(identity.name, rows)
 
     def _count(self, identity: Identity, rows: int) -> None:
         try:

@@ -37,6 +37,12 @@ class Quotas:
             self._forget(now)
         self._buckets[name] = (left - rows, now)
 
+    def give_back(self, name: str, rows: int) -> None:
+        """Put back rows that were taken and not worked on; a bucket never holds more than a minute's."""
+        if name in self._buckets:
+            left, then = self._buckets[name]
+            self._buckets[name] = (left + rows, then)
+
     def _left(self, name: str, per_minute: int, now: float) -> float:
         left, then = self._buckets.get(name, (float(per_minute), now))
         return min(left + (now - then) * per_minute / _MINUTE, per_minute)

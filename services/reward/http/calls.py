@@ -114,8 +114,8 @@ class Calls:
                 nothing = Scored(name=slot.name, source=slot.source, digest="", outcomes=[])
                 return _written(shape.answer(body, query, nothing), {})
             self._answering.check_count(len(rows))
-            permit.check(model=slot.name, rows=len(rows))
-            scored = await _unless_gone(request, self._answering.answer(slot.name, rows, caller))
+            with permit.spent_on(slot.name, len(rows)):
+                scored = await _unless_gone(request, self._answering.answer(slot.name, rows, caller))
         named = {MODEL_HEADER: scored.name, DIGEST_HEADER: ", ".join(sorted(scored.digests))}
         return _written(shape.answer(body, query, scored), named)
 

@@ -9,7 +9,7 @@ import pytest
 from services.common.access.gate import Gate, Permit
 from services.common.access.identity import Identity
 from services.common.access.permit import entered
-from services.common.errors import Forbidden, InvalidInput
+from services.common.errors import Forbidden, InvalidInput, Mismatch, Overloaded, TrimtabError, Unavailable
 from services.reward.answering import Answering, CallLimits
 from services.reward.scoring import RewardModels
 from services.reward.servicer import RewardServicer
@@ -18,10 +18,10 @@ from tests.unit.reward.http.served import Recorder
 from trimtab.reward.v1 import reward_pb2 as wire
 
 
-def servicer(*names: str) -> RewardServicer:
+def servicer(*names: str, source: Recorder | None = None) -> RewardServicer:
     models = RewardModels()
     for name in names:
-        models.add(name, Recorder())
+        models.add(name, source or Recorder())
     return RewardServicer(
         models, Answering(models, ShadowRunner(models), CallLimits(rows=8, characters=1000))
     )
@@ -41,8 +41,10 @@ class Context:
         return None
 
 
-async def score(asked: RewardServicer, model: str) -> wire.ScoreResponse:
-    request = wire.ScoreRequest(model=model, inputs=[wire.ScoreInput(completion="x")])
+async def score(asked: RewardServicer, model: str, fingerprint: str = "") -> wire.ScoreResponse:
+    request = wire.ScoreRequest(
+        model=model, inputs=[wire.ScoreInput(completion="x")], tokenizer_fingerprint=fingerprint
+    )
     return await asked.Score(request, Context())
 
 
@@ -74,3 +76,18 @@ async def test_the_listing_is_of_the_callers_models() -> None:
     """Those that the key is for, by name."""
     listed = await servicer("b", "a", "secret").ListModels(wire.ListModelsRequest(), None)
     assert [one.name for one in listed.models] == ["a", "b"]
+
+
+@pytest.mark.parametrize("refusal", [Overloaded("the queue is full"), Unavailable("gone")])
+async def test_a_refused_call_costs_no_quota(refusal: TrimtabError) -> None:
+    """A call that no model has worked on, or that names another tokenizer, takes none of the key's rows."""
+    identity = Identity(name="trainer", scopes=frozenset({"score"}), rows_per_minute=1)
+    with entered(Permit(identity, "score", Gate())):
+        for _ in range(3):
+            with pytest.raises(type(refusal), match=str(refusal)):
+                await score(servicer("a", source=Recorder(refuses=refusal)), "a")
+            with pytest.raises(Mismatch):
+                await score(servicer("a"), "a", "another")
+        await score(servicer("a"), "a")
+        with pytest.raises(Overloaded, match="may have 1 rows a minute"):
+            await score(servicer("a"), "a")

@@ -48,6 +48,20 @@ def test_a_refused_call_takes_nothing() -> None:
     take(quotas, 10, now=0.0)
 
 
+def test_what_is_given_back_can_be_taken_again() -> None:
+    """Rows that were not worked on count no more; a bucket holds a minute's at most, and an unknown one stays so."""
+    quotas = Quotas()
+    take(quotas, 60, now=0.0)
+    quotas.give_back("a", 20)
+    take(quotas, 20, now=0.0)
+    assert refused(quotas, 1, now=0.0) == pytest.approx(1.0)
+    quotas.give_back("a", 60)
+    take(quotas, 60, now=30.0)
+    assert refused(quotas, 1, now=30.0) == pytest.approx(1.0)
+    quotas.give_back("nobody", 5)
+    take(quotas, 60, now=30.0, name="nobody")
+
+
 def test_a_pause_fills_one_minute_and_no_more() -> None:
     """After an hour there are 60 rows, not 3,600."""
     quotas = Quotas()

@@ -227,6 +227,21 @@ async def test_keys_scopes_models_and_quotas() -> None:
     assert {caller.client for caller in source.callers} == {"trainer"}
 
 
+async def test_a_refused_call_costs_no_quota() -> None:
+    """Rows that a full model has turned away are the key's to send again."""
+    gate, headers = gate_with(Identity(name="t", scopes=frozenset({"score"}), rows_per_minute=1))
+    full = Recorder(refuses=Overloaded("the queue is full", retry_seconds=3))
+    async with served({"full": full, "a": Recorder()}, gate=gate) as around:
+        for _ in range(3):
+            response = await around.client.post(
+                "/v1/score", json=ONE | {"model": "full"}, headers=headers["t"]
+            )
+            error_of(response, 429, "RESOURCE_EXHAUSTED")
+            assert response.headers["retry-after"] == "3"
+        response = await around.client.post("/v1/score", json=ONE | {"model": "a"}, headers=headers["t"])
+    assert response.status_code == 200
+
+
 async def test_a_key_of_some_models_hears_of_no_other() -> None:
     """Neither the listing nor an error names a model that the key may not use, a shadow or the only one included."""
     gate, headers = gate_with(Identity(name="t", scopes=frozenset({"score"}), models=frozenset({"a", "b"})))
