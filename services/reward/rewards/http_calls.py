@@ -53,8 +53,9 @@ class HttpCalls:
         self, url: str, *, access: Access, connections: int, trust: ssl.SSLContext | bool = True
     ) -> None:
         parsed = parsed_url(url)
+        host = f"[{parsed.host}]" if ":" in parsed.host else parsed.host
         try:
-            access.check_target(f"{parsed.host}:{parsed.port or 0}", secure=parsed.scheme == "https")
+            access.check_target(f"{host}:{parsed.port or 0}", secure=parsed.scheme == "https")
         except ValueError as error:
             raise InvalidInput(str(error), {"key": "https, or loopback"}) from None
         self._place = f"{parsed.scheme}://{parsed.netloc.decode()}"
@@ -181,7 +182,8 @@ def _refusal(place: str, answer: HttpAnswer) -> Exception:
     pause = retry_after(answer.headers)
     if answer.status == 429:
         return TryAgain(Overloaded(message, 1.0 if pause is None else pause), pause)
-    if answer.status == 503:
+    # A proxy answers 502 while what is behind it starts anew.
+    if answer.status in (502, 503):
         return TryAgain(Unavailable(message), pause)
     return _final(answer.status, code, message)
 
@@ -192,7 +194,6 @@ def _final(status: int, code: str, message: str) -> TrimtabError:
         404: NotFound,
         413: TooLarge,
         422: InvalidInput,
-        502: Unavailable,
         504: Expired,
     }
     # FAILED_PRECONDITION and others share a status with INVALID_ARGUMENT; a service like ours names them.

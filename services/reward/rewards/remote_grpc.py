@@ -112,7 +112,8 @@ class GrpcTransport:
         if isinstance(error, clients.OverloadedError):
             pause = error.retry_seconds or 0.0
             return TryAgain(Overloaded(message, pause), pause)
-        if isinstance(error, clients.UnavailableError):
+        # A service that shuts down cancels what it still works on; nobody here has.
+        if isinstance(error, clients.UnavailableError | clients.CancelledError):
             return TryAgain(Unavailable(message))
         return _final(error, message)
 
