@@ -9,12 +9,14 @@ from concurrent.futures import Future
 import structlog
 from prometheus_client import Counter, Histogram
 
-from services.common.errors import TrimtabError
+from services.common.errors import Overloaded, TrimtabError
 from services.reward.rewards.base import Caller, ScoreOutcome, ScoreRow
 from services.reward.scoring import RewardModels, Scored
 
 COMPARED = Counter("trimtab_reward_shadow_rows", "Rows that a shadow scored too.", ["model", "shadow"])
-SKIPPED = Counter("trimtab_reward_shadow_skipped_rows", "Rows left out, the model being busy.", ["model"])
+SKIPPED = Counter(
+    "trimtab_reward_shadow_skipped_rows", "Rows left out, the model or its shadow being busy.", ["model"]
+)
 DIFFERENCE = Histogram(
     "trimtab_reward_shadow_difference",
     "Score of the shadow minus score of the model.",
@@ -48,7 +50,7 @@ class ShadowRunner:
             other = self._models.submit(shadow, rows, _CALLER)
         except TrimtabError as error:
             self._busy.release()
-            _log.warning("shadow failed", error=str(error))
+            _missed(scored, error)
             return
         other.add_done_callback(lambda ended: self._finished(shadow, scored, ended))
 
@@ -56,9 +58,17 @@ class ShadowRunner:
         self._busy.release()
         error = None if ended.cancelled() else ended.exception()
         if error is not None:
-            _log.warning("shadow failed", error=str(error))
+            _missed(scored, error)
         elif not ended.cancelled():
             _compare(shadow, scored, ended.result())
+
+
+def _missed(scored: Scored, error: BaseException) -> None:
+    """A full shadow is what there is a count for; a warning a call would bury the log under load."""
+    if isinstance(error, Overloaded):
+        SKIPPED.labels(scored.name).inc(len(scored.outcomes))
+    else:
+        _log.warning("shadow failed", error=str(error))
 
 
 def _compare(shadow: str, scored: Scored, other: Scored) -> None:
