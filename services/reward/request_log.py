@@ -42,6 +42,9 @@ UNREAD = Counter(
     "trimtab_reward_request_log_unread_texts", "Texts replaced as a whole, a pattern having taken too long."
 )
 _REDACTED = "[redacted]"
+# An int of a tuple, with the pointer to it; one of a tensor.
+_ID_BYTES = 36
+_INT32_BYTES = 4
 _log = structlog.get_logger(__name__)
 
 
@@ -73,7 +76,9 @@ class RequestLogSpec(Spec):
     max_file_mib: float = Field(64, gt=0, description="A file that reaches this is rotated.")
     files: int = Field(5, ge=1, le=1000, description="Files in all, the current one included.")
     max_queued_rows: int = Field(10_000, ge=1, description="Rows that wait to be written; more are dropped.")
-    max_queued_mib: float = Field(64, gt=0, description="Text that waits to be written; more is dropped.")
+    max_queued_mib: float = Field(
+        64, gt=0, description="Texts, columns and ids that wait meanwhile; more are dropped."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +92,7 @@ class LoggedCall:
     digest: str
     rows: Sequence[ScoreRow]
     outcomes: Sequence[ScoreOutcome]
-    characters: int
+    held_bytes: int
 
 
 class Redaction:
@@ -128,10 +133,10 @@ class RequestLog:
         self._spec = spec
         self._chance = chance
         self._redact = Redaction(spec)
-        self._limit_characters = int(spec.max_queued_mib * (1 << 20))
+        self._limit_bytes = int(spec.max_queued_mib * (1 << 20))
         self._waiting: deque[LoggedCall] = deque()
         self._rows = 0
-        self._characters = 0
+        self._bytes = 0
         self._changed = threading.Condition()
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -164,7 +169,7 @@ class RequestLog:
             digest=digest,
             rows=rows,
             outcomes=outcomes,
-            characters=sum(map(_characters, rows)),
+            held_bytes=sum(map(_held_bytes, rows)),
         )
         with self._changed:
             if self._closed or not self._has_room(call):
@@ -188,12 +193,12 @@ class RequestLog:
     def _has_room(self, call: LoggedCall) -> bool:
         return (
             self._rows + len(call.rows) <= self._spec.max_queued_rows
-            and self._characters + call.characters <= self._limit_characters
+            and self._bytes + call.held_bytes <= self._limit_bytes
         )
 
     def _count(self, call: LoggedCall, sign: int) -> None:
         self._rows += sign * len(call.rows)
-        self._characters += sign * call.characters
+        self._bytes += sign * call.held_bytes
 
     def _work(self) -> None:
         while (call := self._next()) is not None:
@@ -313,8 +318,13 @@ class RotatedFile:
         return self._path.with_name(f"{self._path.name}.{number}") if number else self._path
 
 
-def _characters(row: ScoreRow) -> int:
-    return len(row.completion) + sum(len(content) for _, content in row.messages)
+def _held_bytes(row: ScoreRow) -> int:
+    """About what a row holds while it waits, columns and ids too: they wait with it, though they are not written."""
+    texts = len(row.completion) + sum(len(content) for _, content in row.messages)
+    columns = sum(len(name) + len(value) for name, value in row.columns.items())
+    ids = 0 if row.ids is None else len(row.ids.prompt) + len(row.ids.completion)
+    completion_ids = 0 if row.completion_ids is None else len(row.completion_ids)
+    return texts + columns + _ID_BYTES * ids + _INT32_BYTES * completion_ids
 
 
 def _lengths(row: ScoreRow) -> dict[str, int]:

@@ -208,11 +208,22 @@ def test_a_full_queue_drops_and_counts(tmp_path: Path) -> None:
     assert reader[0].count(b"\n") == 1 + 2 * 9
 
 
-def test_text_that_waits_is_bounded(tmp_path: Path) -> None:
-    """A call with more text than may wait is dropped at once, however few its rows."""
+@pytest.mark.parametrize(
+    "row",
+    [
+        ScoreRow(messages=(), completion="x" * 2000),
+        ScoreRow(messages=(("user", "x" * 2000),), completion=""),
+        ScoreRow(messages=(), completion="", columns={"answer": "x" * 2000}),
+        ScoreRow(messages=(), completion="", ids=TokenIds(prompt=(7,) * 50, completion=(), fingerprint="f")),
+        ScoreRow(messages=(), completion="", completion_ids=[7] * 500),
+    ],
+    ids=["completion", "messages", "columns", "ids", "completion_ids"],
+)
+def test_what_waits_is_bounded(tmp_path: Path, row: ScoreRow) -> None:
+    """A call that holds more than may wait is dropped at once, however few its rows; what is not written counts too."""
     before = dropped("full")
     log = RequestLog(RequestLogSpec(path=tmp_path / "log", max_queued_mib=0.001))
-    log.offer("m", "d", [ScoreRow(messages=(), completion="x" * 2000)], [ScoreOutcome(value=0.0)])
+    log.offer("m", "d", [row], [ScoreOutcome(value=0.0)])
     log.close()
     assert dropped("full") == before + 1
     assert written(tmp_path / "log") == []
