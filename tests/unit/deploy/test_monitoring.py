@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.cluster.crds import crds
 from orchestrator.cluster.operator import metrics as operator_metrics
-from services.common import telemetry
+from services.common import http_guard, telemetry
 from services.common.access import opening
 from services.reward import drift_monitor, metrics, request_log, shadow
 from tests.unit.deploy.monitoring import (
@@ -27,7 +27,7 @@ from tests.unit.deploy.monitoring import (
 )
 
 REWARD = (drift_monitor, metrics, request_log, shadow)
-KNOWN = samples_of(telemetry, opening, operator_metrics, *REWARD) | state_samples()
+KNOWN = samples_of(telemetry, http_guard, opening, operator_metrics, *REWARD) | state_samples()
 
 
 def test_every_metric_that_is_asked_for_exists() -> None:
@@ -100,6 +100,15 @@ def test_alerts_are_complete() -> None:
 def test_reward_services_alarm_of_what_operators_asked_for(topic: str) -> None:
     """A full queue, errors, drift, slowness, a swap."""
     assert any(topic in rule["alert"] for rule in rules(ALERTS["reward"]))
+
+
+@pytest.mark.parametrize("topic", ["OwnErrors", "SwapFails"])
+def test_reward_services_alarm_of_http_as_of_grpc(topic: str) -> None:
+    """Trainers and operators that speak HTTP alone are heard, too."""
+    asked = {
+        name for rule in rules(ALERTS["reward"]) if topic in rule["alert"] for name in names(rule["expr"])
+    }
+    assert asked == {"trimtab_grpc_calls_total", "trimtab_http_requests_total"}
 
 
 @pytest.mark.parametrize(
