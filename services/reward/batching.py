@@ -50,6 +50,13 @@ class BatchFacts:
 
 
 @dataclass(slots=True)
+class Room:
+    """Kept for rows that are on their way: they count as waiting until they are in line, or it is given up."""
+
+    rows: int
+
+
+@dataclass(slots=True)
 class _Call(Generic[Result]):
     """One submit: its rows' results as they come, and the future that gets them all."""
 
@@ -150,6 +157,7 @@ class Batcher(Generic[Row, Result]):
         self._limits = limits
         self._observe = observe
         self._lines: _Lines[Row, Result] = _Lines()
+        self._coming = 0
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name=f"reward-{name}", daemon=True)
@@ -157,17 +165,25 @@ class Batcher(Generic[Row, Result]):
 
     @property
     def queued(self) -> tuple[int, int]:
-        """Rows and tokens that wait."""
+        """Rows and tokens that wait, rows on their way too."""
         with self._changed:
-            return self._lines.rows, self._lines.tokens
+            return self._lines.rows + self._coming, self._lines.tokens
 
-    def check_room(self, rows: int) -> None:
-        """Overloaded where that many rows would not be taken now; SourceClosed after close()."""
+    def keep_room(self, rows: int) -> Room:
+        """Room for rows that come later. Overloaded where there is none; SourceClosed after close()."""
         with self._changed:
             self._check(rows, 0)
+            self._coming += rows
+            return Room(rows)
 
-    def submit(self, rows: Sequence[Row], caller: Caller) -> Future[list[Result]]:
-        """Results of all rows, in order. Overloaded where there is no room."""
+    def give_up(self, room: Room) -> None:
+        """The rows are in line, or will not come. A second time does nothing."""
+        with self._changed:
+            self._coming -= room.rows
+            room.rows = 0
+
+    def submit(self, rows: Sequence[Row], caller: Caller, room: Room | None = None) -> Future[list[Result]]:
+        """Results of all rows, in order. Overloaded where there is no room, but what was kept."""
         if not rows:
             return done([])
         future: Future[list[Result]] = Future()
@@ -176,6 +192,8 @@ class Batcher(Generic[Row, Result]):
             _Waiting(call, index, row, self._size(row), self._key(row)) for index, row in enumerate(rows)
         ]
         with self._changed:
+            if room is not None:
+                self.give_up(room)
             self._check(len(rows), sum(entry.tokens for entry in entries))
             for entry in entries:
                 self._lines.add(caller.client, entry)
@@ -199,15 +217,15 @@ class Batcher(Generic[Row, Result]):
             lines.purge()
         if self._full(rows, tokens):
             raise Overloaded(
-                f"{lines.rows} rows of {lines.tokens} tokens wait for reward model {self._name}; "
+                f"{lines.rows + self._coming} rows of {lines.tokens} tokens wait for reward model {self._name}; "
                 f"the limits are {limits.queued_rows} and {limits.queued_tokens}"
             )
 
     def _full(self, rows: int, tokens: int) -> bool:
         lines, limits = self._lines, self._limits
-        return bool(lines.rows) and (
-            lines.rows + rows > limits.queued_rows or lines.tokens + tokens > limits.queued_tokens
-        )
+        waiting = lines.rows + self._coming
+        too_many = bool(waiting) and waiting + rows > limits.queued_rows
+        return too_many or (bool(lines.rows) and lines.tokens + tokens > limits.queued_tokens)
 
     def _work(self) -> None:
         while (batch := self._next()) is not None:

@@ -33,7 +33,7 @@ def chained(first: Future[First], then: Callable[[First], Second]) -> Future[Sec
         if ended.cancelled():
             second.cancel()
         elif second.set_running_or_notify_cancel():
-            _settle(second, lambda: then(ended.result()))
+            settle(second, lambda: then(ended.result()))
 
     first.add_done_callback(finish)
     second.add_done_callback(lambda ended: first.cancel() if ended.cancelled() else None)
@@ -49,7 +49,7 @@ def flattened(outer: Future[Future[First]]) -> Future[First]:
         if inner.cancelled():
             flat.cancel()
         elif flat.set_running_or_notify_cancel():
-            _settle(flat, inner.result)
+            settle(flat, inner.result)
 
     def follow(ended: Future[Future[First]]) -> None:
         if ended.cancelled():
@@ -90,7 +90,8 @@ def gathered(parts: Sequence[Future[First]]) -> Future[list[Future[First]]]:
     return whole
 
 
-def _settle(future: Future[Second], make: Callable[[], Second]) -> None:
+def settle(future: Future[Second], make: Callable[[], Second]) -> None:
+    """End a running future with what `make` gives or raises."""
     try:
         value = make()
     except BaseException as error:

@@ -25,6 +25,7 @@ from services.reward.drift import DriftSpec
 from services.reward.request_log import RequestLogSpec
 from services.reward.rewards.base import Caller, ScoreRow
 from services.reward.rewards.model import ModelReward
+from services.reward.rewards.turns import Turns
 from services.reward.scoring import RewardModels
 from services.reward.shadow import ShadowRunner
 from services.reward.watching import Watch
@@ -122,7 +123,7 @@ def test_padding_is_counted_where_rows_are_padded(folder: Path) -> None:
     with ThreadPoolExecutor(1) as tokenisers:
         limits = Limits(batch_tokens=10_000, queued_rows=100, queued_tokens=100_000)
         source = ModelReward(
-            model, folder, limits=limits, tokenisers=tokenisers, computes=tokenisers, observer=watch
+            model, folder, limits=limits, tokenisers=Turns(tokenisers), computes=tokenisers, observer=watch
         )
         watch.opened("padded", source)
         rows = [ScoreRow(messages=(("user", "u"),), completion="x" * length) for length in (5, 20, 12)]

@@ -1,6 +1,6 @@
 """A reward model as a RewardSource: tokenising aside, a batch in front, and what happens to rows that fail.
 
-submit ──▶ tokenise (threads, off the event loop) ──▶ Batcher ──▶ forward pass (the device's one thread)
+submit ──▶ room kept ──▶ tokenise (threads, slices in turn) ──▶ Batcher ──▶ forward pass (the device's one thread)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from services.models.classifiers import Readout, load_classifier
 from services.models.packing import micro_batches
 from services.models.reward_model import SETTINGS_FILE, load_reward_model
 from services.models.scorer import Encoded, Reading, Scorer, ScoreText
-from services.reward.batching import Batcher, BatchFacts, Limits
+from services.reward.batching import Batcher, BatchFacts, Limits, Room
 from services.reward.futures import chained, flattened
 from services.reward.observing import SILENT, Observer
 from services.reward.rewards.base import (
@@ -31,6 +31,7 @@ from services.reward.rewards.base import (
     SourceKind,
     outcome_of,
 )
+from services.reward.rewards.turns import Turns, in_slices
 
 _log = structlog.get_logger(__name__)
 _Read = Reading | TrimtabError
@@ -45,7 +46,7 @@ class ModelReward:
         folder: Path,
         *,
         limits: Limits,
-        tokenisers: Executor,
+        tokenisers: Turns,
         computes: Executor,
         observer: Observer = SILENT,
     ) -> None:
@@ -98,13 +99,21 @@ class ModelReward:
     def submit(self, rows: Sequence[ScoreRow], caller: Caller) -> Future[list[ScoreOutcome]]:
         """See RewardSource.submit."""
         # Before the work of tokenising: a flood must be refused for the price of a comparison.
-        self._batcher.check_room(len(rows))
+        room = self._batcher.keep_room(len(rows))
         with self._closing:
             if self._closed:
+                self._batcher.give_up(room)
                 raise SourceClosed(f"reward model {self._scorer.name} has been taken away")
-            encoding = self._tokenisers.submit(lambda: self._enqueue(self._encoded(rows, caller), caller))
+            encoding = in_slices(
+                self._tokenisers,
+                rows,
+                caller,
+                self._encode,
+                lambda encoded, began: self._enqueue(encoded, began, caller, room),
+            )
             self._encoding.add(encoding)
         encoding.add_done_callback(self._encoding.discard)
+        encoding.add_done_callback(lambda _: self._batcher.give_up(room))
         return flattened(encoding)
 
     def close(self) -> None:
@@ -129,14 +138,6 @@ class ModelReward:
         except Exception as error:  # whatever a model raises that does not fit its own head
             raise InvalidInput(f"reward model {self.folder} cannot score: {error}") from error
 
-    def _encoded(self, rows: Sequence[ScoreRow], caller: Caller) -> list[Encoded | TrimtabError]:
-        began = time.monotonic()
-        encoded = [self._encode(row) for row in rows]
-        ended = time.monotonic()
-        caller.trace.phase("tokenise", began, ended)
-        self._observer.tokenised(self._scorer.name, ended - began)
-        return encoded
-
     def _encode(self, row: ScoreRow) -> Encoded | TrimtabError:
         try:
             if row.ids is None:
@@ -153,8 +154,11 @@ class ModelReward:
             return ServiceError("the tokenizer failed on this row")
 
     def _enqueue(
-        self, encoded: Sequence[Encoded | TrimtabError], caller: Caller
+        self, encoded: Sequence[Encoded | TrimtabError], began: float, caller: Caller, room: Room
     ) -> Future[list[ScoreOutcome]]:
+        ended = time.monotonic()
+        caller.trace.phase("tokenise", began, ended)
+        self._observer.tokenised(self._scorer.name, ended - began)
         good = [row for row in encoded if isinstance(row, Encoded)]
 
         def merge(read: list[_Read]) -> list[ScoreOutcome]:
@@ -164,7 +168,7 @@ class ModelReward:
                 for row in encoded
             ]
 
-        return chained(self._batcher.submit(good, caller), merge)
+        return chained(self._batcher.submit(good, caller, room), merge)
 
     def _read(self, rows: Sequence[Encoded]) -> list[_Read]:
         """In parts where there is padding: one long row must not make a thousand short ones as long."""

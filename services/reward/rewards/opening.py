@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -12,15 +12,16 @@ from services.reward.config import RewardConfig, SourceSpec
 from services.reward.observing import SILENT, Observer
 from services.reward.rewards.base import RewardSource
 from services.reward.rewards.rule import RuleReward
+from services.reward.rewards.turns import Turns
 
 
 class SourceOpener:
-    """Opens sources with this configuration's settings. Tokenising of all models shares a few threads."""
+    """Opens sources with this configuration's settings. Tokenising of all models shares a few threads, in turns."""
 
     def __init__(self, config: RewardConfig, observer: Observer = SILENT) -> None:
         self._config = config
         self._observer = observer
-        self._tokenisers: Executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="reward-tokenise")
+        self._tokenisers = Turns(ThreadPoolExecutor(max_workers=2, thread_name_prefix="reward-tokenise"))
 
     def __call__(self, definition: SourceSpec, name: str) -> RewardSource:
         """The source, ready to score. Takes seconds for a model; call it off the event loop.

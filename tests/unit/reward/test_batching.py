@@ -132,6 +132,37 @@ def test_a_full_queue_refuses(batcher: Batcher[str, int], model: Model) -> None:
     model.gate.set()
 
 
+def test_room_that_is_kept_counts_as_taken(batcher: Batcher[str, int], model: Model) -> None:
+    """Rows on their way wait like those in line, until they are there or given up, once each."""
+    occupy(batcher, model)
+    coming, other = batcher.keep_room(15), batcher.keep_room(5)
+    assert batcher.queued == (20, 0)
+    with pytest.raises(Overloaded, match="20 rows"):
+        batcher.submit(["s"], Caller())
+    with pytest.raises(Overloaded):
+        batcher.keep_room(1)
+    arrived = batcher.submit(["r"] * 15, Caller(), coming)
+    assert batcher.queued == (20, 15)
+    for _ in range(2):
+        batcher.give_up(coming)
+        batcher.give_up(other)
+    assert batcher.queued == (15, 15)
+    batcher.keep_room(5)
+    model.gate.set()
+    assert arrived.result(10) == [1] * 15
+
+
+def test_a_lone_call_beyond_the_bound_keeps_its_room(batcher: Batcher[str, int], model: Model) -> None:
+    """What is taken because nothing waits is taken on its way already, and nobody else beside it."""
+    occupy(batcher, model)
+    large = batcher.keep_room(25)
+    with pytest.raises(Overloaded):
+        batcher.keep_room(1)
+    whole = batcher.submit(["r"] * 25, Caller(), large)
+    model.gate.set()
+    assert whole.result(10) == [1] * 25
+
+
 def test_cancelled_rows_make_room(batcher: Batcher[str, int], model: Model) -> None:
     """A flood that is cancelled does not keep others out."""
     occupy(batcher, model)

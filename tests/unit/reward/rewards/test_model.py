@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -10,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from services.common.errors import InvalidInput
+from services.common.errors import InvalidInput, Overloaded
 from services.models.facts import ModelFacts
 from services.models.scorer import Encoded, Reading, ScorerAbout, ScoreText
 from services.reward.batching import Limits
 from services.reward.rewards.base import Caller, ScoreRow
 from services.reward.rewards.model import ModelReward, _outcome
+from services.reward.rewards.turns import Turns
 
 FACTS = ModelFacts(
     name="m",
@@ -62,7 +64,7 @@ def threads() -> Iterator[Executor]:
 
 def served(scorer: Padded, threads: Executor) -> ModelReward:
     limits = Limits(batch_tokens=64, queued_rows=1000, queued_tokens=10_000)
-    return ModelReward(scorer, Path("m"), limits=limits, tokenisers=threads, computes=threads)
+    return ModelReward(scorer, Path("m"), limits=limits, tokenisers=Turns(threads), computes=threads)
 
 
 def test_one_long_row_does_not_make_short_ones_as_long(threads: Executor) -> None:
@@ -83,6 +85,30 @@ def test_a_model_that_cannot_do_a_pass_is_not_ready(threads: Executor) -> None:
     with pytest.raises(InvalidInput, match="reward model m cannot score: index 1 is out of bounds"):
         model.warm_up()
     model.close()
+
+
+def test_rows_that_are_being_tokenised_take_room(threads: Executor) -> None:
+    """A flood is refused while the first of it are tokenised, not only once they are in line; who goes makes room."""
+    going = threading.Event()
+
+    class Slow(Padded):
+        def encode(self, row: ScoreText) -> Encoded:
+            assert going.wait(10)
+            return super().encode(row)
+
+    model = served(Slow(), threads)
+    rows = [ScoreRow(messages=(("user", "q"),), completion="xx")] * 600
+    gone, kept = model.submit(rows, Caller(client="a")), model.submit(rows[:400], Caller(client="b"))
+    assert model.queued == (1000, 0)
+    with pytest.raises(Overloaded, match="1000 rows"):
+        model.submit(rows[:1], Caller())
+    gone.cancel()
+    assert model.queued == (400, 0)
+    last = model.submit(rows, Caller())
+    going.set()
+    assert [len(each.result(10)) for each in (kept, last)] == [400, 600]
+    model.close()
+    assert model.queued == (0, 0)
 
 
 @pytest.mark.parametrize("steps", [(0.5, math.nan), (math.nan, 0.5), (math.inf, 0.5)])
