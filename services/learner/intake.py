@@ -69,7 +69,9 @@ class Intake:
         """vocabulary_size: of the model, token ids beyond it are refused; 0 where that is not known."""
         self.ledger = Ledger()
         self.warnings: list[str] = []
+        # Without their payloads, which stay on the stream until a checkpoint covers them.
         self.unacknowledged: list[Entry] = []
+        self.unacknowledged_bytes = 0
         self._spec, self._run_uid, self._prompts = spec, run_uid, prompts
         self._queue, self._watch_seconds = queue, watch_seconds
         self._vocabulary_size = vocabulary_size
@@ -97,7 +99,11 @@ class Intake:
         self.warnings = []
         for one in batch:
             self.ledger.end(one.entry.group_id, "trained")
-            self.unacknowledged.append(one.entry)
+            self._used(one.entry)
+
+    def _used(self, entry: Entry) -> None:
+        self.unacknowledged.append(replace(entry, payload=b""))
+        self.unacknowledged_bytes += len(entry.payload)
 
     def staleness(self, group: RolloutGroup) -> int | None:
         """Steps that the oldest weights of the group are behind; None where they are not known here."""
@@ -168,9 +174,10 @@ class Intake:
 
     async def acknowledge(self) -> None:
         """A checkpoint covers everything that has been used so far. Raises Unavailable; then the next one does."""
-        covered = len(self.unacknowledged)
+        covered, covered_bytes = len(self.unacknowledged), self.unacknowledged_bytes
         await self._queue.acknowledge(self.unacknowledged[:covered])
         self.unacknowledged = self.unacknowledged[covered:]
+        self.unacknowledged_bytes -= covered_bytes
 
     def _check_prompts(self, needed: Iterable[Admitted]) -> None:
         beyond = max((one.prompt_index for one in needed), default=0)
@@ -293,7 +300,7 @@ class Intake:
         # A queue server that lost its last second may bring a group twice.
         if entry.group_id in self._arrived or (not known and self.ledger.has_ended(entry.group_id)):
             _log.info("a group came again that was used", group_id=entry.group_id)
-            self.unacknowledged.append(entry)
+            self._used(entry)
             return
         try:
             group = RolloutGroup.FromString(entry.payload)
@@ -338,7 +345,7 @@ class Intake:
         await self._end(entry, "stale", why)
 
     async def _end(self, entry: Entry, how: Literal["stale", "failed"], why: str) -> None:
-        self.unacknowledged.append(entry)
+        self._used(entry)
         _log.warning("group is not trained on", group_id=entry.group_id, how=how, why=why)
         ended = self.ledger.end(entry.group_id, how)
         if how == "failed":

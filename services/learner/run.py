@@ -3,7 +3,7 @@
            ┌────────────── in flight < (max_staleness + 1) * batch ──────────────┐
            ▼                                                                     │
     admit prompts ─▶ wait for a batch (lowest numbers first) ─▶ update ─▶ publish ─▶ checkpoint ─▶ acknowledge
-                       │  every few seconds: ledger against the queue              (every few steps)
+                       │  every few seconds: ledger against the queue              (every few steps, or MiB)
                        └─ stale, failed, lost: counted, admitted again
 
 It waits in exactly two places: for a batch (intake.py), and at the boundary between two steps, where it holds
@@ -52,6 +52,9 @@ from services.learner.weights import PublishedWeights
 from services.models.loading import LoadedModel, frozen_names
 from services.models.manifest import Version, entries_of, policy_digest, whole_digest
 from services.models.master_weights import MasterWeights
+
+# What has been used stays on the queue server until a checkpoint covers it: beyond this one is written early.
+UNACKNOWLEDGED_BYTES = 256 * 2**20
 
 Phase = Literal["loading", "training", "paused", "finished", "failed"]
 _log = structlog.get_logger(__name__)
@@ -215,9 +218,13 @@ class Run:
             if batch is None:
                 continue
             await self._train_on(batch, started)
-            if self.step % self.spec.checkpoint.every_steps == 0:
+            if self._checkpoint_is_due():
                 await self._checkpoint()
         await self._finish()
+
+    def _checkpoint_is_due(self) -> bool:
+        full = self.intake.unacknowledged_bytes >= UNACKNOWLEDGED_BYTES
+        return full or self.step % self.spec.checkpoint.every_steps == 0
 
     def pause(self) -> None:
         """Admit nothing more and hold at the next step boundary."""

@@ -23,6 +23,7 @@ from orchestrator.planning.processes import Limits
 from services.common.errors import ConfigError, Corrupted
 from services.common.spec.run import RunSpec
 from services.common.stages.tools import RedisTools
+from services.learner import run as run_module
 from services.learner.run import Run
 from services.models.loading import load_causal, serving_state
 from services.models.manifest import entries_of, whole_digest
@@ -122,6 +123,17 @@ def test_each_algorithm_trains_a_run(
     assert [row["episode"] for row in rows] == [BATCH * group, 2 * BATCH * group]
     assert all(math.isfinite(value) for row in rows for value in row.values())
     assert ("reward_std" in rows[0]) == (group > 1)
+
+
+def test_what_waits_on_the_queue_server_has_a_bound(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where trained rollouts are too many bytes, the checkpoint that lets them go comes before it is due."""
+    monkeypatch.setattr(run_module, "UNACKNOWLEDGED_BYTES", 1)
+    spec = small_spec(files, "steps=3", "checkpoint.every_steps=100", "checkpoint.keep=9")
+    run_here(spec, tmp_path / "run")
+    written = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert written == ["step-000001", "step-000002", "step-000003"]
 
 
 def test_a_replica_that_serves_other_weights_than_it_says_ends_the_run(

@@ -36,6 +36,7 @@ class OfflineBatches:
         self.ledger = Ledger()
         self.warnings: list[str] = []
         self.unacknowledged: list[Entry] = []
+        self.unacknowledged_bytes = 0
         self._spec, self._rows = spec, rows
         self._position = 0
 

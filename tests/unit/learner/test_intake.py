@@ -124,6 +124,21 @@ async def test_a_batch_is_what_was_admitted_for_the_step() -> None:
     assert (await MemoryTools(bench.server).view()).group_ids == frozenset()
 
 
+async def test_what_waits_for_a_checkpoint_is_counted_and_not_kept() -> None:
+    """The bytes that stand on the server until then are known; the payloads themselves are not held here."""
+    bench = await Bench().begin()
+    assert await bench.look() is None
+    await bench.work()
+    batch = await bench.look()
+    waiting = sum(len(one.entry.payload) for one in batch or [])
+    bench.intake.trained(batch or [])
+    assert bench.intake.unacknowledged_bytes == waiting > 0
+    assert [one.payload for one in bench.intake.unacknowledged] == [b"", b""]
+    await bench.intake.acknowledge()
+    assert bench.intake.unacknowledged_bytes == 0
+    assert (await MemoryTools(bench.server).view()).group_ids == frozenset()
+
+
 async def test_an_older_group_is_waited_for_only_where_it_would_be_too_stale() -> None:
     """With a staleness of 1 the batch may go without the slow one at first, and waits for it a step later."""
     bench = await Bench(max_staleness=1).begin()
