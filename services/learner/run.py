@@ -213,6 +213,8 @@ class Run:
             _log.warning(told)
         while self.step < self.spec.steps and not self._stopping:
             await self._hold()
+            if self._stopping:  # while it was held, and a whole batch may wait
+                break
             started = time.perf_counter()
             batch = await self.intake.batch(self._interrupted)
             if batch is None:

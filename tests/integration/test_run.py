@@ -24,6 +24,7 @@ from services.common.errors import ConfigError, Corrupted
 from services.common.spec.run import RunSpec
 from services.common.stages.tools import RedisTools
 from services.learner import run as run_module
+from services.learner.intake import Intake
 from services.learner.run import Run
 from services.models.loading import load_causal, serving_state
 from services.models.manifest import entries_of, whole_digest
@@ -166,6 +167,34 @@ def test_what_a_reader_reports_wrongly_ends_the_run(
     monkeypatch.setattr(Run, "_train_on", then_refused)
     with pytest.raises(Corrupted, match="p:1 serves other weights"):
         run_here(small_spec(files), tmp_path / "run")
+    assert [row["step"] for row in rows_of(tmp_path / "run")] == [1]
+
+
+def test_stop_while_paused_does_no_further_step(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it is stopped no batch is asked for, which may be there already."""
+    real_step, real_batch = Run._train_on, Intake.batch
+    stopping, asked = list[asyncio.Task[None]](), list[bool]()
+
+    async def stop_once_held(run: Run) -> None:
+        while run.state.phase != "paused":  # noqa: ASYNC110 - a phase rings no bell
+            await asyncio.sleep(0.01)
+        run.stop()
+
+    async def then_paused(run: Run, batch: Any, started: float) -> None:
+        await real_step(run, batch, started)
+        run.pause()
+        stopping.append(asyncio.create_task(stop_once_held(run)))
+
+    async def noted(intake: Intake, interrupted: Callable[[], bool]) -> Any:
+        asked.append(interrupted())
+        return await real_batch(intake, interrupted)
+
+    monkeypatch.setattr(Run, "_train_on", then_paused)
+    monkeypatch.setattr(Intake, "batch", noted)
+    run_here(small_spec(files), tmp_path / "run")
+    assert asked == [False]
     assert [row["step"] for row in rows_of(tmp_path / "run")] == [1]
 
 
