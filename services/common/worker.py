@@ -1,8 +1,8 @@
 """Owns the loop that works one stage: take, process, move on. Knows neither Redis nor what a processor does.
 
-    take ──▶ parse ──▶ process (executor; leases renewed meanwhile) ──▶ advance │ hand back │ fail
-      ▲                                                                              │
-      └──────────────────────────────────────────────────────────────────────────────┘
+    take ──▶ parse ──▶ process (executor) ──▶ advance │ hand back │ fail
+      ▲       └───────── leases are renewed until it has moved ───┘
+      └───────────────────────────────────────────────────────────┘
     drain: stopping is set ─▶ process returns early ─▶ unfinished handed back ─▶ leave
     marked: the same, then it rests, and takes again once the mark is gone
 
@@ -90,6 +90,8 @@ class _Job:
     payload: bytes = b""
     destination: str = LEARNER_STAGE
     lost: bool = field(default=False)
+    moving: bool = field(default=False)
+    """Whose it is the move itself finds out from now on: a renewal that comes after it finds nothing."""
 
 
 class StageWorker:
@@ -199,27 +201,23 @@ class StageWorker:
                 self._metrics.left("lost" if job.lost or job.outcome is None else job.outcome.kind)
 
     async def _process_and_settle(self, jobs: list[_Job]) -> None:
-        if self._letting_go.is_set():
-            for job in jobs:
-                job.outcome, job.payload = Outcome("unfinished"), job.entry.payload
-        else:
-            await self._process(jobs)
-        kept = [job for job in jobs if not job.lost]
-        await self._settle("done", kept, self._advance)
-        await self._settle("unfinished", kept, self._hand_back)
-        for job in kept:
-            await self._settle("failed", [job], self._fail)
-
-    async def _process(self, jobs: list[_Job]) -> None:
-        """Run the processor on its executor; the leases are renewed as long as it takes."""
-        loop = asyncio.get_running_loop()
+        """The leases are renewed as long as it takes, also while a queue that is full takes nothing back."""
         finished = asyncio.Event()
         renewing = asyncio.create_task(self._renew(jobs, finished))
         try:
-            await loop.run_in_executor(self._executor, self._process_here, jobs)
+            await self._process(jobs)
+            await self._move_on([job for job in jobs if not job.lost])
         finally:
             finished.set()
             await renewing
+
+    async def _process(self, jobs: list[_Job]) -> None:
+        """Run the processor on its executor, unless everything is to be let go."""
+        if self._letting_go.is_set():
+            for job in jobs:
+                job.outcome, job.payload = Outcome("unfinished"), job.entry.payload
+            return
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._process_here, jobs)
 
     def _process_here(self, jobs: list[_Job]) -> None:
         """On the executor: parse, process, serialise."""
@@ -307,10 +305,18 @@ class StageWorker:
                 self._log.warning("leases could not be renewed", error=str(error))
                 continue
             for job, ours in zip(held, kept, strict=True):
-                if not ours:
+                if not ours and not job.moving:
                     self._drop(job)
 
     # -------------------------------------------------------------- moving on
+
+    async def _move_on(self, jobs: Sequence[_Job]) -> None:
+        for job in jobs:
+            job.moving = True
+        await self._settle("done", jobs, self._advance)
+        await self._settle("unfinished", jobs, self._hand_back)
+        for job in jobs:
+            await self._settle("failed", [job], self._fail)
 
     async def _settle(
         self,

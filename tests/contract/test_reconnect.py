@@ -66,6 +66,29 @@ async def test_nobody_claims_for_a_lease_after_a_restart(server: QueueServer) ->
     await harness.close()
 
 
+async def test_nobody_claims_for_a_lease_after_a_server_took_no_writes(server: QueueServer) -> None:
+    """The connections stood, and no owner could renew: what became idle meanwhile stays theirs for one lease more."""
+    harness = RedisHarness(server, "run")
+    await admit(harness, 1)
+    owner, other = harness.connect("owner"), harness.connect("other")
+    [entry] = await owner.take(STAGE, limit=1, block_seconds=0)
+    assert await other.take(STAGE, limit=1, block_seconds=0) == []
+    other._steps._link._patience = 0.1
+    harness.raw.config_set("min-replicas-to-write", 1)
+    with pytest.raises(Unavailable, match="NOREPLICAS"):
+        await other.take(STAGE, limit=1, block_seconds=0)
+    harness.silence([])
+    harness.raw.config_set("min-replicas-to-write", 0)
+    harness.silence([entry])
+    assert await other.take(STAGE, limit=1, block_seconds=0) == []
+    harness.clock.advance(LEASE_SECONDS - 0.01)
+    assert await other.take(STAGE, limit=1, block_seconds=0) == []
+    harness.silence([entry])
+    [again] = await other.take(STAGE, limit=1, block_seconds=0)
+    assert again.group_id == "g0"
+    await harness.close()
+
+
 async def test_scripts_are_loaded_again_after_a_restart(server: QueueServer) -> None:
     """Moves and the learner's calls go on across a restart, which forgets all scripts."""
     harness = RedisHarness(server, "run")

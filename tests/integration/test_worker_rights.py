@@ -45,6 +45,42 @@ class Counting:
         return [Outcome("done") for _ in groups]
 
 
+async def test_a_right_that_is_missing_for_longer_than_a_lease_costs_nothing(admin: Any) -> None:
+    """What is done and cannot be moved stays its worker's: another one does not do it again."""
+    users = Users(admin, admin.port, grants("run", SLIP), "run")
+    whole = grants("run", SLIP)["policy"]
+    poorer = [
+        replace(grant, commands=tuple(one for one in grant.commands if one != "xadd")) for grant in whole
+    ]
+    learner = RedisStages(users.url(LEARNER_STAGE), "run", consumer="learner", stages=SLIP)
+    await learner.start_epoch(at_least=0)
+    payload = RolloutGroup(group_id="g", slip=["policy", "learner"]).SerializeToString()
+    users.grant("policy", poorer)
+    queues = [
+        RedisStages(users.url("policy"), "run", consumer=f"policy-{at}", lease_seconds=0.4) for at in range(2)
+    ]
+    processor = Counting()
+    with ThreadPoolExecutor(2) as executor:
+        workers = [
+            StageWorker(
+                queue, "policy", processor, executor, batch_groups=4, renew_seconds=0.05, block_seconds=0.1
+            )
+            for queue in queues
+        ]
+        running = [asyncio.create_task(worker.run()) for worker in workers]
+        await learner.admit("policy", [NewEntry(group_id="g", admission_number=0, payload=payload)])
+        await until(lambda: processor.seen == ["g"])
+        await asyncio.sleep(1.5)
+        users.grant("policy", whole)
+        [entry] = await learner.take(LEARNER_STAGE, limit=4, block_seconds=10)
+        for worker in workers:
+            await worker.drain()
+        await asyncio.gather(*running)
+    assert (entry.group_id, processor.seen) == ("g", ["g"])
+    for queue in [*queues, learner]:
+        await queue.close()
+
+
 @pytest.mark.parametrize("missing", ["xadd", "xack", "xreadgroup", "evalsha"])
 async def test_a_missing_right_costs_no_group_anything(admin: Any, missing: str) -> None:
     """It waits with one line of log; once granted, every group arrives, processed once, without an attempt."""

@@ -152,6 +152,9 @@ class Link:
 
         For claims: a repetition after a reconnect would take over from owners who could not renew either.
         """
+        if self._away:
+            await self.command("PING")
+            return None
         token = _standing_only.set(True)
         try:
             return await self._once(script, keys, arguments)
@@ -174,7 +177,7 @@ class Link:
     async def _repeat(self, client: redis.asyncio.Redis, arguments: tuple[Argument, ...]) -> Any:
         execute = cast("Callable[..., Awaitable[Any]]", client.execute_command)
         give_up = time.monotonic() + self._patience
-        pause = _FIRST_PAUSE_SECONDS
+        pause, told = _FIRST_PAUSE_SECONDS, False
         while True:
             try:
                 answer = await execute(*arguments)
@@ -183,23 +186,28 @@ class Link:
             except (*_TRANSIENT, exceptions.ResponseError) as error:
                 if not _passes(error):
                     raise _translate(error, self._place) from error
-                self._note_away(error)
+                self._note_away(error, told=told)
+                told = True
                 if time.monotonic() + pause > give_up:
                     raise Unavailable(f"queue server {self._place} is away: {_one_line(error)}") from error
             else:
-                self._note_back()
+                self._note_back(told=told)
                 return answer
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
-    def _note_away(self, error: Exception) -> None:
-        if not self._away:
+    def _note_away(self, error: Exception, *, told: bool) -> None:
+        if not told:
             _log.warning("queue server is away, trying again", server=self._place, error=_one_line(error))
         self._away = True
 
-    def _note_back(self) -> None:
-        if self._away:
+    def _note_back(self, *, told: bool) -> None:
+        """told: of this call; a full server refuses one call while others still go through."""
+        if told:
             _log.info("queue server is back", server=self._place)
+        if self._away:
+            # The connection may have stood, as to a server whose disk was full: nobody could renew there either.
+            self.connected_at = self._clock()
         self._away = False
 
     async def close(self) -> None:

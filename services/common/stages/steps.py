@@ -35,7 +35,7 @@ class Steps(Protocol):
 
     @property
     def connected_at(self) -> float:
-        """When, by the consumer's clock, the server was last reached anew."""
+        """When, by the consumer's clock, the server was last reached anew, or took what it had refused to all."""
         ...
 
     async def join(self, stage: str) -> None:

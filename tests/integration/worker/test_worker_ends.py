@@ -79,6 +79,27 @@ async def test_leases_are_renewed_while_the_processor_works(run: Run) -> None:
     await rival.close()
 
 
+async def test_leases_are_renewed_while_finished_work_cannot_be_moved(run: Run, server: QueueServer) -> None:
+    """A full server takes nothing for longer than a lease: the work stays its worker's, and arrives later."""
+    await run.admit(1)
+    slow = Slow(ticks=1)
+    rival = run.connect("rival", lease_seconds=0.4)
+    async with working(run.connect("w", lease_seconds=0.4), slow, renew_seconds=0.05):
+        await until(slow.begun.is_set)
+        assert await rival.take(STAGE, limit=1, block_seconds=0.05) == []
+        with redis.Redis.from_url(server.url) as raw:
+            raw.config_set("maxmemory", "1")
+            try:
+                slow.release.set()
+                until_time = time.monotonic() + 1.5
+                while time.monotonic() < until_time:
+                    assert await rival.take(STAGE, limit=1, block_seconds=0.05) == []
+            finally:
+                raw.config_set("maxmemory", "0")
+        await run.receive(1)
+    await rival.close()
+
+
 async def test_work_on_a_lost_group_is_dropped(run: Run) -> None:
     """A worker whose group was claimed meanwhile drops its result; the claimer's is the one that arrives."""
     await run.admit(1)
