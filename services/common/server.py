@@ -393,12 +393,16 @@ def _listen(server: grpc.aio.Server, host: str, port: int, tls: TlsFiles | None 
 
 
 def write_endpoints(path: Path, endpoints: Endpoints) -> None:
-    """Write the endpoints as JSON; a reader sees the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write the endpoints as JSON; a reader sees the whole file or none. ConfigError where it cannot be written."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     addresses = {kind: address for kind, address in asdict(endpoints).items() if address}
-    aside.write_text(json.dumps(addresses) + "\n", encoding="utf-8")
-    aside.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(json.dumps(addresses) + "\n", encoding="utf-8")
+        aside.replace(path)
+    except OSError as error:
+        told = (error.strerror or "cannot be written").lower()
+        raise ConfigError(f"endpoints_file: {path}: {told}") from error
 
 
 @contextmanager

@@ -90,6 +90,22 @@ def test_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
     assert result.stderr == f"trimtab-reward: port {port} is in use\n"
 
 
+def test_an_endpoints_file_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
+    """The line names the field, the file and why; exit code 2."""
+    (tmp_path / "file").touch()
+    endpoints = tmp_path / "file" / "endpoints.json"
+    result = subprocess.run(
+        program(tmp_path, "--set", f"endpoints_file={endpoints}"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(),
+    )
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith(f"trimtab-reward: endpoints_file: {endpoints}: ")
+    assert "Traceback" not in result.stderr
+
+
 @pytest.mark.parametrize(
     ("number", "build"),
     [(signal.SIGTERM, "build"), (signal.SIGINT, "build"), (signal.SIGTERM, "build_working")],
