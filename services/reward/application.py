@@ -49,6 +49,7 @@ class RewardApplication:
         limits = CallLimits(rows=config.max_rows, characters=config.max_characters)
         self._answering = Answering(self._models, self._shadows, limits, observer=self._watch)
         self._worker: QueueWorker | None = None
+        self._draining = False
 
     def register(self, server: grpc.aio.Server) -> Sequence[str]:
         """Add both servicers."""
@@ -83,9 +84,9 @@ class RewardApplication:
         self._start_worker()
 
     def _start_worker(self) -> None:
-        """Work the stage from the moment that its model is there. Called after every load."""
+        """Work the stage from the moment that its model is there. Called after every load, which may end in a drain."""
         queue = self._config.queue
-        if queue is None or self._worker is not None:
+        if queue is None or self._worker is not None or self._draining:
             return
         try:
             model = self._models.slot(self._config.model_of_queue).name
@@ -114,6 +115,7 @@ class RewardApplication:
 
     async def drain(self) -> None:
         """Hand back what the worker holds. Calls in flight are the server's to finish."""
+        self._draining = True
         if self._worker is not None:
             await self._worker.drain()
 

@@ -14,6 +14,7 @@ import pytest
 from services.common.server import serving
 from services.models.reward_model import load_reward_model
 from services.models.scorer import ScoreText
+from services.reward.administration import source_at
 from services.reward.application import RewardApplication
 from services.reward.config import RewardConfig
 from services.reward.scoring import RewardModels
@@ -287,6 +288,16 @@ async def test_stage_hands_back_when_it_is_told_to_stop() -> None:
     stopping.set()
     outcomes = processor_of(application, application._models).process([group_of("p", "good")], stopping)
     assert [outcome.kind for outcome in outcomes] == ["unfinished"]
+
+
+async def test_a_model_that_is_loaded_during_the_drain_takes_no_work() -> None:
+    """The call is answered; nobody would hand back what a worker took that began after the drain."""
+    queue = {"url": "redis://127.0.0.1:1/0", "run_uid": "run", "stage": "reward/mood"}
+    application = await started(config_for(queue=queue))
+    await application.drain()
+    slot = await application._administration.load("mood", source_at("rule:sentiment"))
+    assert slot.name == "mood"
+    assert application._worker is None
 
 
 def test_reward_folder_holds_only_safe_files(folders: dict[str, Path]) -> None:
