@@ -184,6 +184,28 @@ def test_a_url_of_another_kind_is_a_config_error() -> None:
         RedisStages("http://example", "run", consumer="w")
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:hunt/er2@host:6379/0",
+        "redis://:hunt?er2@host:6379/0",
+        "redis://:hunt#er2@host:6379/0",
+        "redis://:hunt[er2@host:6379/0",
+        "redis://:hunt:er2",
+        "redis://[::1",
+        "redis://host:6379/0?password=hunt@er2",
+    ],
+)
+def test_a_password_that_is_not_encoded_is_told_and_not_shown(url: str) -> None:
+    """One line says how a URL is written; nothing of the password stands in it."""
+    with pytest.raises(
+        ConfigError, match=r"^queue\.url: expected redis://user:password@host:port/db "
+    ) as told:
+        RedisStages(url, "run", consumer="w")
+    assert "hunt" not in str(told.value)
+    assert "er2" not in str(told.value)
+
+
 async def test_a_full_server_is_waited_for_and_loses_nothing(server: QueueServer) -> None:
     """Out of memory refuses the move before it begins; with room again, the same call succeeds."""
     harness = RedisHarness(server, "run")

@@ -19,6 +19,8 @@ from services.common.spec.lines import FieldPath, field_lines, key_on_line
 
 Model = TypeVar("Model", bound=BaseModel)
 _SECRET = re.compile(r"url|password|token|secret|key$", re.IGNORECASE)
+# A URL that has a user, and a password with it, whatever field it was put into.
+_CREDENTIALS = re.compile(r"://.*@", re.DOTALL)
 _INDEX = re.compile(r"[0-9]{1,9}")
 _MOST_CHARACTERS, _MOST_QUOTED = 1_000, 200
 _POSITION = re.compile(
@@ -216,7 +218,7 @@ def _expected(problem: Any, field: str) -> str:
 
 
 def _shown(value: Any, field: str) -> str:
-    if _SECRET.search(field.rsplit(".", 1)[-1]):
+    if _SECRET.search(field.rsplit(".", 1)[-1]) or (isinstance(value, str) and _CREDENTIALS.search(value)):
         return "another value"
     if isinstance(value, dict):
         return "a table"

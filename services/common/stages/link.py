@@ -41,6 +41,10 @@ LONGEST_BLOCK_SECONDS = 4.0
 _FIRST_PAUSE_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 1.0
 
+_EXPECTED_URL = (
+    "expected redis://user:password@host:port/db (or rediss://, unix://), the password percent-encoded"
+)
+
 Argument = str | bytes | int | float
 # What a server says that refuses a command inside a script: Valkey, then Redis.
 _REFUSED_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't")
@@ -110,8 +114,9 @@ class Link:
                 socket_timeout=SOCKET_TIMEOUT_SECONDS,
                 socket_connect_timeout=SOCKET_TIMEOUT_SECONDS,
             )
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"queue.url: {self._place}: {error}") from error
+        except (ValueError, TypeError):
+            # What redis-py says of it may quote a part of the password.
+            raise ConfigError(f"queue.url: {self._place}: {_EXPECTED_URL}") from None
         if self._tls:
             client.connection_pool.connection_class = _connection_with(self._tls)
         # Answers are wanted as they come, not as redis-py's dictionaries.
@@ -269,7 +274,17 @@ def _one_line(error: Exception) -> str:
 
 
 def _without_password(url: str) -> str:
-    """The URL as it may be logged."""
-    parts = urlsplit(url)
+    """The URL as it may be logged.
+
+    Raises ConfigError, without a word of it, where no host can be told from what may be a password.
+    """
+    try:
+        parts = urlsplit(url)
+        # Asking for a port that is no number raises, too.
+        plain = parts.port != 0 and "@" not in parts.path + parts.query + parts.fragment
+    except ValueError:
+        plain = False
+    if not plain:
+        raise ConfigError(f"queue.url: {_EXPECTED_URL}")
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}"

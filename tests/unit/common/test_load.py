@@ -113,6 +113,11 @@ ERRORS = [
         id="a secret is not shown",
     ),
     pytest.param(
+        'required = "a"\nlink = "redis://:hunter2@host"\n',
+        "a.toml:2: link: expected a valid dictionary or instance of Link, got another value",
+        id="a URL with a password is shown nowhere",
+    ),
+    pytest.param(
         'required = 1\n[server]\nport = "x"\n',
         "a.toml:1: required: expected a valid string, got 1 (and 1 more)",
         id="several",
