@@ -67,7 +67,9 @@ class QueueSpec(Spec):
     stage: str = Field("", max_length=128, description="The stage to work on; empty: the service's own name.")
     batch_groups: int = Field(32, ge=1, le=1024, description="Groups taken at once.")
     lease_seconds: float = Field(5, gt=0, description="A silent owner loses its entries after this long.")
-    renew_seconds: float = Field(1.25, gt=0, description="How often a lease is renewed.")
+    renew_seconds: float = Field(
+        1.25, gt=0, description="How often a lease is renewed; at most half of lease_seconds."
+    )
     attempt_limit: int = Field(3, ge=1, le=100, description="Attempts before a group is marked failed.")
     ca_file: Path | None = Field(
         None, description="Authorities of a rediss:// server, PEM; absent: the system's."
@@ -81,6 +83,12 @@ class QueueSpec(Spec):
     def _fits(self) -> QueueSpec:
         if (self.certificate_file is None) != (self.private_key_file is None):
             raise ValueError("expected certificate_file and private_key_file together")
+        # Else work that takes longer than a lease is claimed by others, and fails after so many attempts.
+        if self.renew_seconds > self.lease_seconds / 2:
+            raise ValueError(
+                f"expected renew_seconds of at most half of lease_seconds = {self.lease_seconds:g}, "
+                f"got {self.renew_seconds:g}"
+            )
         return self
 
 

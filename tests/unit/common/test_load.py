@@ -146,6 +146,20 @@ ERRORS = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("lease", "renew", "fits"), [(5, 1.25, True), (2, 1, True), (2, 1.25, False), (1, 3, False)]
+)
+def test_a_lease_is_renewed_before_it_ends(tmp_path: Path, lease: float, renew: float, fits: bool) -> None:
+    """Else whoever works longer than a lease loses its groups: a renewal may be late, so there is time for two."""
+    queue = f'[queue]\nurl = "redis://h"\nrun_uid = "r"\nlease_seconds = {lease}\nrenew_seconds = {renew}\n'
+    text = f'required = "a"\n{queue}'
+    if fits:
+        assert load_toml(write(tmp_path, text), Document).queue is not None
+        return
+    expected = f"expected renew_seconds of at most half of lease_seconds = {lease}, got {renew}"
+    assert message(tmp_path, text) == f"a.toml:2: queue: {expected}"
+
+
 @pytest.mark.parametrize(("text", "expected"), ERRORS)
 def test_error_names_file_line_field(tmp_path: Path, text: str, expected: str) -> None:
     """A mistake gives one line: file, line, field, what was expected."""
