@@ -57,6 +57,14 @@ class SamplingSpec(Spec):
     )
     stop: tuple[str, ...] = ()
 
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> SamplingSpec:
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(
+                f"expected min_new_tokens of at most max_new_tokens = {self.max_new_tokens}, got {self.min_new_tokens}"
+            )
+        return self
+
     @property
     def plain(self) -> bool:
         """Whether completions are drawn from the model's own distribution, from the first step to the last."""
@@ -422,4 +430,15 @@ class RunSpec(Spec):
                 "rollout.slip has no stage named reference, whose log-probs every step needs: add it, or take "
                 "rollout.reference = branch, the learner's own"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _slip_is_in_order(self) -> RunSpec:
+        slip = self.rollout.slip
+        if len(set(slip)) < len(slip):
+            raise ValueError(
+                "rollout.slip: expected each stage once; a score that is given twice counts twice"
+            )
+        if not self.offline and slip[0] != "policy":
+            raise ValueError("rollout.slip: expected policy first; the others work on what it generates")
         return self

@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr
 from services.common.errors import ConfigError
 from services.common.spec.base import Spec
 from services.common.spec.load import load_toml
+from services.common.spec.run import RunSpec
 from services.common.spec.service import ServerSpec, ServiceSpec
 
 
@@ -158,6 +159,39 @@ def test_a_lease_is_renewed_before_it_ends(tmp_path: Path, lease: float, renew: 
         return
     expected = f"expected renew_seconds of at most half of lease_seconds = {lease}, got {renew}"
     assert message(tmp_path, text) == f"a.toml:2: queue: {expected}"
+
+
+RUN = 'reward_model = "rule:sentiment"\nmodel.path = "m"\ndata.prompts = "p.jsonl"\n'
+RUN_ERRORS = [
+    pytest.param(
+        "[sampling]\nmin_new_tokens = 40\n",
+        "a.toml:4: sampling: expected min_new_tokens of at most max_new_tokens = 32, got 40",
+        id="no completion has so many tokens",
+    ),
+    pytest.param(
+        '[rollout]\nslip = ["policy", "reward", "reward"]\n',
+        "a.toml:1: configuration: rollout.slip: expected each stage once; a score that is given twice counts twice",
+        id="a stage twice",
+    ),
+    pytest.param(
+        '[rollout]\nslip = ["reference", "policy", "reward"]\n',
+        "a.toml:1: configuration: rollout.slip: expected policy first; the others work on what it generates",
+        id="a stage before there is anything",
+    ),
+    pytest.param(
+        '[rollout]\nslip = ["reward"]\n',
+        "a.toml:1: configuration: rollout.slip: expected policy first; the others work on what it generates",
+        id="nobody generates",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), RUN_ERRORS)
+def test_what_no_run_can_do_is_told(tmp_path: Path, text: str, expected: str) -> None:
+    """Before anything is started, in words."""
+    with pytest.raises(ConfigError) as caught:
+        load_toml(write(tmp_path, RUN + text), RunSpec)
+    assert str(caught.value).replace(f"{tmp_path}/", "") == expected
 
 
 @pytest.mark.parametrize(("text", "expected"), ERRORS)

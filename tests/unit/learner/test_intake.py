@@ -35,7 +35,7 @@ class Bench:
             "batch_groups": BATCH,
             "max_staleness": max_staleness,
             "readmission_limit": readmission_limit,
-            "slip": ["reward"],
+            "slip": ["policy", "reward"],
             "reference": "branch",
         }
         self.spec = RunSpec.model_validate(
@@ -76,7 +76,7 @@ class Bench:
 
     async def work(self, made_at: int = 0, *, only: set[int] | None = None, failure: str = "") -> None:
         """Finish what stands on the stage under the weights of a step; all, or only some admission numbers."""
-        entries = await self.worker.take("reward", limit=99, block_seconds=0)
+        entries = await self.worker.take("policy", limit=99, block_seconds=0)
         for entry in entries:
             if only is None or entry.admission_number in only:
                 await self._advance(entry, finished(entry, made_at, failure))
@@ -175,7 +175,7 @@ async def test_a_group_that_comes_twice_is_used_once_and_acknowledged_twice() ->
     """A queue server that lost its last second may bring an entry again."""
     bench = await Bench().begin()
     assert await bench.look() is None
-    (entry, _) = await bench.worker.take("reward", limit=9, block_seconds=0)
+    (entry, _) = await bench.worker.take("policy", limit=9, block_seconds=0)
     payload = finished(entry, 0)
     await bench._advance(entry, payload)
     twin = NewEntry(group_id=entry.group_id, admission_number=entry.admission_number, payload=payload)
@@ -239,7 +239,7 @@ async def test_what_cannot_be_digested_is_buried_and_replaced() -> None:
     """A score that is missing is no 0: a person finds the group among the dead letters."""
     bench = await Bench().begin()
     assert await bench.look() is None
-    (entry, _) = await bench.worker.take("reward", limit=9, block_seconds=0)
+    (entry, _) = await bench.worker.take("policy", limit=9, block_seconds=0)
     group = rollout.RolloutGroup.FromString(finished(entry, 0))
     del group.completions[0].scores[:]
     await bench._advance(entry, group.SerializeToString())
@@ -293,7 +293,7 @@ async def test_one_groups_payload_under_anothers_name_is_buried_and_replaced() -
     """A stage that answers two groups with one: neither is trained twice."""
     bench = await Bench().begin()
     assert await bench.look() is None
-    first, second = await bench.worker.take("reward", limit=9, block_seconds=0)
+    first, second = await bench.worker.take("policy", limit=9, block_seconds=0)
     for entry in (first, second):
         await bench._advance(entry, finished(first, 0))
     assert await bench.look() is None
