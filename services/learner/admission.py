@@ -29,6 +29,37 @@ def prompt_index(position: int, prompts: int, *, seed: int, shuffle: bool) -> in
 
 
 @dataclass(slots=True)
+class DataOrder:
+    """The place in the endless data order."""
+
+    prompts: int
+    seed: int
+    shuffle: bool
+    position: int = 0
+
+    def prompt(self, ahead: int = 0) -> int:
+        """Which prompt stands at the place, or so many positions beyond it."""
+        return prompt_index(self.position + ahead, self.prompts, seed=self.seed, shuffle=self.shuffle)
+
+    def take(self) -> int:
+        """The next prompt."""
+        prompt = self.prompt()
+        self.position += 1
+        return prompt
+
+    def take_up(self, prompt: int, *, within: int) -> list[int] | None:
+        """Go past this prompt, at most so many positions beyond; those before it. None where it stands elsewhere."""
+        before: list[int] = []
+        for ahead in range(within + 1):
+            found = self.prompt(ahead)
+            if found == prompt:
+                self.position += ahead + 1
+                return before
+            before.append(found)
+        return None
+
+
+@dataclass(slots=True)
 class Versions:
     """Which step each published digest belongs to; a rollout is judged by the digest that made it.
 

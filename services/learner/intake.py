@@ -29,7 +29,7 @@ from services.common.errors import (
 )
 from services.common.spec.run import RunSpec
 from services.common.stages.base import LEARNER_STAGE, Entry, LearnerQueue, NewEntry
-from services.learner.admission import Versions, prompt_index, room
+from services.learner.admission import DataOrder, Versions, room
 from services.learner.ended import GroupName
 from services.learner.ledger import Admitted, Ledger
 from services.learner.prompts import Prompt
@@ -77,7 +77,8 @@ class Intake:
         self._vocabulary_size = vocabulary_size
         self._versions = Versions({}, self._remembered)
         self._version: Version | None = None
-        self._step, self._position, self._failed_in_a_row = 0, 0, 0
+        self._order = DataOrder(len(prompts), spec.seed, spec.data.shuffle)
+        self._step, self._failed_in_a_row = 0, 0
         # Taken from the queue and not looked at yet: an error on the way must not lose the rest of a take.
         self._taken: deque[Entry] = deque()
         self._arrived: dict[str, Arrived] = {}
@@ -112,7 +113,7 @@ class Intake:
     def state(self) -> dict[str, Any]:
         """For the checkpoint, as JSON."""
         return {
-            "position": self._position,
+            "position": self._order.position,
             "ledger": self.ledger.state(),
             "versions": list(self._versions.step_of.items()),
         }
@@ -121,7 +122,7 @@ class Intake:
         """Continue from a checkpoint's state. Raises Mismatch where the prompt file has become too short."""
         self.ledger = Ledger.of(state["ledger"])
         self._versions = Versions(dict(state["versions"]), self._remembered)
-        self._position = int(state["position"])
+        self._order.position = int(state["position"])
         self._check_prompts(self.ledger.in_flight.values())
 
     async def settle(self, *, resumed: bool) -> None:
@@ -137,11 +138,13 @@ class Intake:
         )
         if unknown:
             _log.info("groups admitted after the checkpoint are taken over", groups=len(unknown))
-            self._adopt(unknown)
+        passed = self._adopt(unknown)
         if missing := self.ledger.close_gaps():
             _log.error("groups were lost with the queue and the learner before this one", groups=missing)
         if resumed:
             await self._readmit_lost(scan.group_ids)
+        if passed:
+            await self._send([self._new(index) for index in passed])
 
     def _told(self, group_id: str) -> Admitted | None:
         """What a group's name says; None for a name that is damaged or forged, whose entry is buried once it comes."""
@@ -151,18 +154,31 @@ class Intake:
             _log.error("a group in the queue is nobody's", group_id=group_id[:60], why=str(error))
             return None
 
-    def _adopt(self, unknown: list[Admitted]) -> None:
-        """Take over what was admitted after the checkpoint, by number.
+    def _adopt(self, unknown: list[Admitted]) -> list[int]:
+        """Take over what was admitted after the checkpoint, by number; prompts among them of which no group is left.
 
-        Each stands for the next prompt of the data order or, where that is another's, for a prompt admitted again.
+        Each stands for the next prompt of the data order or, where that is another's, for a prompt admitted again. As
+        many prompts may come before it as numbers are missing: their groups were buried or lost.
         """
         self._check_prompts(unknown)
+        gone, passed = 0, list[int]()
         for one in unknown:
-            if one.prompt_index == self._prompt_at(self._position):
-                self._position += 1
-                self.ledger.adopt(one)
-            else:
+            gone += max(0, one.number - self.ledger.next_number)
+            before = self._order.take_up(one.prompt_index, within=self._may_pass(one, gone))
+            if before is None:
                 self.ledger.adopt(self._again(one))
+            else:
+                gone, passed = gone - len(before), passed + before
+                self.ledger.adopt(one)
+        standing = {one.prompt_index for one in self.ledger.in_flight.values()}
+        return [index for index in passed if index not in standing]
+
+    def _may_pass(self, admitted: Admitted, gone: int) -> int:
+        """Prompts that may stand before it; none where it rather stands for a group in flight."""
+        if any(one.prompt_index == admitted.prompt_index for one in self.ledger.in_flight.values()):
+            return 0
+        rollout = self._spec.rollout
+        return min(gone, room(rollout, in_flight=0, steps_left=self._spec.steps))
 
     def _again(self, admitted: Admitted) -> Admitted:
         """It stands for the newest group in flight of its prompt, if there is one; that is not admitted twice."""
@@ -259,15 +275,7 @@ class Intake:
         left = self._spec.steps - self._step
         count = room(self._spec.rollout, in_flight=len(self.ledger.in_flight), steps_left=left)
         if count:
-            await self._send([self._new(self._next_prompt()) for _ in range(count)])
-
-    def _next_prompt(self) -> int:
-        self._position += 1
-        return self._prompt_at(self._position - 1)
-
-    def _prompt_at(self, position: int) -> int:
-        data = self._spec.data
-        return prompt_index(position, len(self._prompts), seed=self._spec.seed, shuffle=data.shuffle)
+            await self._send([self._new(self._order.take()) for _ in range(count)])
 
     def _new(self, index: int, *, tries: int = 0, replaces: str = "") -> Admitted:
         group_id = str(GroupName(self._queue.epoch, self.ledger.next_number, index))

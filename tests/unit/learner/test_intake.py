@@ -333,6 +333,31 @@ async def test_a_resume_keeps_the_data_order_across_readmissions() -> None:
     assert [one.tries for one in again.intake.ledger.in_flight.values()] == [0, 1]
 
 
+@pytest.mark.parametrize("limit", [3, 0], ids=["admitted again", "given up"])
+async def test_a_resume_keeps_the_data_order_where_a_group_was_buried(limit: int) -> None:
+    """Its number is missing, so one prompt more than what is left was admitted: none comes twice, none is left out."""
+    bench = await Bench(readmission_limit=limit).begin()
+    assert await bench.look() is None
+    first, second = (one.prompt_index for one in bench.intake.ledger.in_flight.values())
+    (entry,) = (
+        one
+        for one in await bench.worker.take("policy", limit=9, block_seconds=0)
+        if one.admission_number == 0
+    )
+    group = rollout.RolloutGroup.FromString(finished(entry, 0))
+    del group.completions[0].scores[:]
+    await bench._advance(entry, group.SerializeToString())
+    assert await bench.look() is None
+    assert await bench.look() is None  # the place of what was given up is filled
+    prompts = {one.number: one.prompt_index for one in bench.intake.ledger.in_flight.values()}
+    again = await bench.resumed()
+    left = {one.number: one.prompt_index for one in again.intake.ledger.in_flight.values()}
+    assert left == (prompts if limit else prompts | {3: first})
+    assert sorted(left.values()) == sorted({first, second, *left.values()})
+    assert again.intake.state()["position"] == bench.intake.state()["position"]
+    assert again.counts()["failed"] == 1
+
+
 @pytest.mark.parametrize("restored", [False, True])
 def test_as_many_versions_are_known_as_a_rollout_may_be_behind(restored: bool) -> None:
     """With a staleness of 100, what weights of 100 steps ago made is 100 behind, not of unknown weights."""
