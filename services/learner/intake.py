@@ -82,6 +82,8 @@ class Intake:
         # Taken from the queue and not looked at yet: an error on the way must not lose the rest of a take.
         self._taken: deque[Entry] = deque()
         self._arrived: dict[str, Arrived] = {}
+        # Given to a queue that was away: a look at the stages tells which of them it has.
+        self._unsent: set[str] = set()
         self._looked_at = time.monotonic()
 
     @property
@@ -282,6 +284,12 @@ class Intake:
         return self.ledger.admit(index, group_id, tries=tries, replaces=replaces, step=self._step)
 
     async def _send(self, admitted: list[Admitted]) -> None:
+        ids = {one.group_id for one in admitted}
+        self._unsent |= ids
+        await self._queue.admit(self._spec.rollout.slip[0], self._entries(admitted))
+        self._unsent -= ids
+
+    def _entries(self, admitted: list[Admitted]) -> list[NewEntry]:
         version = self._version
         assert version is not None  # noqa: S101 - the run publishes before it asks for a batch
         entries = []
@@ -298,7 +306,7 @@ class Intake:
                     traceparent=tracing.begun("admit", group=one.group_id),
                 )
             )
-        await self._queue.admit(self._spec.rollout.slip[0], entries)
+        return entries
 
     # ------------------------------------------------------------ what comes back
 
@@ -414,7 +422,12 @@ class Intake:
             _log.warning(warning)
 
     async def _readmit_lost(self, present: frozenset[str]) -> None:
-        lost = [one for one in self.ledger.lost(present) if one.group_id not in self._arrived]
+        """What was never sent is sent as it is; what is gone has failed, and its prompt is admitted again."""
+        missing = [one for one in self.ledger.lost(present) if one.group_id not in self._arrived]
+        unsent, self._unsent = self._unsent, set()
+        if waiting := [one for one in missing if one.group_id in unsent]:
+            await self._send(waiting)
+        lost = [one for one in missing if one.group_id not in unsent]
         if lost:
             _log.error("groups are gone from the queue and are admitted again", groups=len(lost))
         for one in lost:

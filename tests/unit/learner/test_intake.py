@@ -206,10 +206,35 @@ async def test_a_queue_that_goes_away_within_a_take_loses_nothing(monkeypatch: p
     assert await bench.look() is None
     await bench.work()
     batch = await bench.look()
-    # The replacement that could not be sent was noted, found missing, and sent under another number.
-    assert bench.numbers(batch) == [1, 3]
+    # The replacement that could not be sent was noted, found missing, and sent as it was.
+    assert bench.numbers(batch) == [1, 2]
     bench.intake.trained(batch or [])
-    assert bench.counts() == {"admitted": 4, "trained": 2, "stale": 0, "failed": 2, "in_flight": 0}
+    assert bench.counts() == {"admitted": 3, "trained": 2, "stale": 0, "failed": 1, "in_flight": 0}
+
+
+@pytest.mark.parametrize("answer_lost", [False, True])
+async def test_what_a_queue_never_got_has_not_failed(
+    monkeypatch: pytest.MonkeyPatch, answer_lost: bool
+) -> None:
+    """Its prompts cost no try and are given up by no limit; what the queue has all the same is not sent twice."""
+    bench = await Bench(readmission_limit=0).begin()
+    admit, gone = bench.queue.admit, [True]
+
+    async def sometimes(stage: str, entries: Any) -> None:
+        if answer_lost or not gone:
+            await admit(stage, entries)
+        if gone:
+            gone.clear()
+            raise Unavailable("away")
+
+    monkeypatch.setattr(bench.queue, "admit", sometimes)
+    assert await bench.look() is None
+    assert bench.counts() == {"admitted": 2, "trained": 0, "stale": 0, "failed": 0, "in_flight": 2}
+    assert [one.tries for one in bench.intake.ledger.in_flight.values()] == [0, 0]
+    [policy] = [view for view in (await MemoryTools(bench.server).view()).stages if view.stage == "policy"]
+    assert policy.length == 2
+    await bench.work()
+    assert bench.numbers(await bench.look()) == [0, 1]
 
 
 async def test_a_run_in_which_everything_fails_ends_and_says_why() -> None:
