@@ -91,7 +91,10 @@ def queue_requeue(
     certificate_file: CertificateFile = None,
     private_key_file: PrivateKeyFile = None,
 ) -> None:
-    """Put dead letters back on the stage they came from, attempts at 0."""
+    """Put dead letters back on the stage they came from, attempts at 0.
+
+    The learner trains on what it had given up; what it has admitted again since comes back, with the reason.
+    """
     from orchestrator.local.letters import requeue
 
     requeue(_queue(out, url, run_uid, ca_file, certificate_file, private_key_file), letter)

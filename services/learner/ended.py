@@ -67,6 +67,15 @@ class GroupRanges:
         self.ranges[begin:end] = [Range(name.epoch, first, last)]
         del self.ranges[: max(0, len(self.ranges) - REMEMBERED_RANGES)]
 
+    def remove(self, name: GroupName) -> None:
+        """What was around it stays."""
+        at = self._after(name) - 1
+        if at < 0 or not self._covers(at, name.epoch, name.number):
+            return
+        one = self.ranges[at]
+        left = (one._replace(last=name.number - 1), one._replace(first=name.number + 1))
+        self.ranges[at : at + 1] = [part for part in left if part.first <= part.last]
+
     def _after(self, name: GroupName) -> int:
         """Where the first range stands that begins beyond it."""
         return bisect_right(self.ranges, (name.epoch, name.number), key=lambda one: one[:2])

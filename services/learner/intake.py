@@ -312,6 +312,8 @@ class Intake:
 
     async def _receive(self, entry: Entry) -> None:
         """Sort what was taken: used already, here already, undigestible, failed, stale, or good."""
+        if entry.requeued and await self._goes_back(entry):
+            return
         known = entry.group_id in self.ledger.in_flight
         # A queue server that lost its last second may bring a group twice.
         if entry.group_id in self._arrived or (not known and self.ledger.has_ended(entry.group_id)):
@@ -340,6 +342,18 @@ class Intake:
         else:
             self._failed_in_a_row = 0
             self._arrived[entry.group_id] = Arrived(entry, group, samples)
+
+    async def _goes_back(self, entry: Entry) -> bool:
+        """A person put it back from the dead letters: if it was given up it is in flight again, else it goes back."""
+        group_id, in_flight = entry.group_id, self.ledger.in_flight
+        if group_id in in_flight or not self.ledger.has_ended(group_id, ("failed",)):
+            return False
+        if self.ledger.reopen(group_id, tries=self._spec.rollout.readmission_limit):
+            _log.info("a group that was given up is taken up again", group_id=group_id)
+            return False
+        by = [f" as {one.group_id}" for one in in_flight.values() if one.replaces == group_id]
+        await self._queue.bury(entry, reason=f"its prompt was admitted again{''.join(by)}")
+        return True
 
     def _take_up(self, admitted: Admitted) -> None:
         self._check_prompts([admitted])
@@ -392,6 +406,7 @@ class Intake:
             return  # A learner before this one did, after its last checkpoint.
         if ended.tries >= self._spec.rollout.readmission_limit:
             _log.error("prompt is given up", prompt_index=ended.prompt_index, tries=ended.tries + 1)
+            self.ledger.give_up(ended.group_id)
             return
         await self._send([self._new(ended.prompt_index, tries=ended.tries + 1, replaces=ended.group_id)])
 

@@ -45,6 +45,8 @@ class Ledger:
     in_flight: dict[str, Admitted] = field(default_factory=dict)
     ended: dict[End, GroupRanges] = field(default_factory=_none_ended)
     """Remembered so that no group is used twice, after a resume either."""
+    given_up: GroupRanges = field(default_factory=GroupRanges)
+    """Those of them whose prompt was not admitted again."""
 
     @property
     def admitted(self) -> int:
@@ -83,13 +85,28 @@ class Ledger:
         self.ended[how].add(GroupName.of(group_id))
         return admitted
 
-    def has_ended(self, group_id: str) -> bool:
-        """Whether a group was counted already; never one that bears no name of a group."""
+    def give_up(self, group_id: str) -> None:
+        """Note that nothing was admitted in the place of a group that has ended."""
+        self.given_up.add(GroupName.of(group_id))
+
+    def reopen(self, group_id: str, *, tries: int) -> bool:
+        """A group that failed and was given up is in flight again; False for any other, and then nothing changes."""
+        name = GroupName.of(group_id)
+        if name not in self.given_up or name not in self.ended["failed"]:
+            return False
+        self.given_up.remove(name)
+        self.ended["failed"].remove(name)
+        self.failed -= 1
+        self.in_flight[group_id] = Admitted(group_id, name.number, name.prompt_index, tries)
+        return True
+
+    def has_ended(self, group_id: str, among: Iterable[End] = ENDS) -> bool:
+        """Whether a group was counted already, as one of these; never one that bears no name of a group."""
         try:
             name = GroupName.of(group_id)
         except ValueError:
             return False
-        return any(name in ranges for ranges in self.ended.values())
+        return any(name in self.ended[how] for how in among)
 
     def lost(self, present: Iterable[str]) -> list[Admitted]:
         """Groups in flight that stand on no stage any more, oldest first."""
@@ -119,6 +136,7 @@ class Ledger:
                 for one in self.in_flight.values()
             ],
             "ended": {how: [list(one) for one in ranges.ranges] for how, ranges in self.ended.items()},
+            "given_up": [list(one) for one in self.given_up.ranges],
         }
 
     @classmethod
@@ -134,4 +152,5 @@ class Ledger:
             ledger.in_flight[admitted.group_id] = admitted
         for how in ENDS:
             ledger.ended[how].ranges.extend(Range(*row) for row in state["ended"][how])
+        ledger.given_up.ranges.extend(Range(*row) for row in state.get("given_up", ()))
         return ledger

@@ -216,6 +216,17 @@ async def test_bury_and_requeue(harness: Harness) -> None:
     assert await tools.dead_letters(limit=10) == []
     [again] = await take(learner, LEARNER_STAGE)
     assert (again.group_id, again.attempts, again.payload) == ("g0", 0, b"failed")
+    assert (failed.requeued, again.requeued) == (False, True)
+
+
+async def test_what_was_put_back_says_so_on_all_its_way(harness: Harness) -> None:
+    """Whichever stage a dead letter came from, the learner sees that a person had a hand in it."""
+    learner = await learner_with(harness, 0)
+    harness.inject(FIRST, fields(1) | {b"requeued": b"1"})
+    worker = harness.connect("w")
+    await worker.advance(onward(await take(worker), LEARNER_STAGE))
+    [arrived] = await take(learner, LEARNER_STAGE)
+    assert arrived.requeued
 
 
 async def test_burying_what_is_not_owned_does_nothing(harness: Harness) -> None:

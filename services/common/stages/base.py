@@ -46,6 +46,8 @@ class Entry:
     stored_attempts: int = 0
     deliveries: int = 1
     traceparent: str = ""
+    requeued: bool = False
+    """A person put it back from the dead letters."""
 
     @property
     def attempts(self) -> int:
@@ -198,7 +200,7 @@ class QueueTools(Protocol):
         ...
 
     async def requeue(self, letter_id: str) -> bool:
-        """Put a dead letter back on the stage it came from, attempts at 0; false if it is not there."""
+        """Put a dead letter back on the stage it came from, marked, attempts at 0; false if it is not there."""
         ...
 
     async def forget(self) -> int:

@@ -4,6 +4,8 @@ An entry is a flat list of names and values, always written in this order:
 
     group_id   admission   attempts   checksum   traceparent   payload
 
+and `requeued` behind them where a person put it back from the dead letters.
+
 The checksum is xxhash64 over payload, group id and admission number: what would train the wrong thing if it
 were damaged. `attempts` stays outside, since a failure raises it on the server, where no xxhash is at hand.
 """
@@ -19,6 +21,7 @@ from services.common.errors import Corrupted, InvalidInput
 from services.common.stages.base import DeadLetter, Entry, NewEntry
 
 NAMES = [b"group_id", b"admission", b"attempts", b"checksum", b"traceparent", b"payload"]
+REQUEUED = b"requeued"
 GROUP = "workers"
 _MOST_ATTEMPTS = 2**31
 _MOST_DIGITS = 20
@@ -137,6 +140,7 @@ def decode(stage: str, raw: RawEntry) -> Entry:
         stored_attempts=stored,
         deliveries=raw.deliveries,
         traceparent=trace,
+        requeued=REQUEUED in raw.fields[::2],
     )
 
 

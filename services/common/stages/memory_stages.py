@@ -26,7 +26,15 @@ from services.common.stages.base import (
     StageView,
 )
 from services.common.stages.consumer import Consumer
-from services.common.stages.entry import NAMES, RawEntry, checked_stage, checksum, encode, read_letter
+from services.common.stages.entry import (
+    NAMES,
+    REQUEUED,
+    RawEntry,
+    checked_stage,
+    checksum,
+    encode,
+    read_letter,
+)
 from services.common.stages.steps import Move
 
 _SILENT_LEASES = 10
@@ -333,7 +341,7 @@ class MemoryTools:
             return False
         stream = self._server.open(read_letter(letter_id, fields).stage)
         # The first two fields say where it died and why.
-        self._server.add(stream.entries, _replaced(fields[4:], {b"attempts": b"0"}))
+        self._server.add(stream.entries, _replaced(fields[4:], {b"attempts": b"0", REQUEUED: b"1"}))
         del self._server.dead[number]
         return True
 

@@ -367,6 +367,7 @@ end
 failure = open(KEYS[5]) or permitted(KEYS[4], 'XDEL')
 if failure then return failure end
 put(fields, 'attempts', '0')
+put(fields, 'requeued', '1')
 redis.call('XADD', KEYS[5], '*', unpack(fields))
 redis.call('XDEL', KEYS[4], ARGV[4])
 return 1

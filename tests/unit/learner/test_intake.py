@@ -274,6 +274,51 @@ async def test_what_cannot_be_digested_is_buried_and_replaced() -> None:
     assert bench.counts() == {"admitted": 3, "trained": 0, "stale": 0, "failed": 1, "in_flight": 2}
 
 
+async def _requeued(bench: Bench) -> None:
+    tools = MemoryTools(bench.server)
+    (letter,) = await tools.dead_letters(limit=9)
+    assert await tools.requeue(letter.letter_id)
+
+
+async def test_a_letter_whose_prompt_was_admitted_again_comes_back() -> None:
+    """The run has gone on without it: it is no more trained on than thrown away, and says why."""
+    bench = await Bench().begin()
+    bench.intake._vocabulary_size = 4
+    assert await bench.look() is None
+    await bench.work(only={0})
+    assert await bench.look() is None
+    (again,) = [one for one in bench.intake.ledger.in_flight.values() if one.replaces]
+    counts = bench.counts()
+    await _requeued(bench)
+    assert await bench.look() is None
+    (letter,) = await MemoryTools(bench.server).dead_letters(limit=9)
+    assert (letter.group_id, letter.reason) == (
+        again.replaces,
+        f"its prompt was admitted again as {again.group_id}",
+    )
+    assert bench.counts() == counts
+    assert bench.intake.unacknowledged == []
+
+
+async def test_a_letter_that_was_given_up_is_trained_on_once_it_can_be() -> None:
+    """Put back by a person, it is in flight again and no longer failed; one that is no better is buried again."""
+    bench = await Bench(readmission_limit=0).begin()
+    bench.intake._vocabulary_size = 4
+    assert await bench.look() is None
+    await bench.work(only={0})
+    assert await bench.look() is None
+    assert bench.counts() == {"admitted": 2, "trained": 0, "stale": 0, "failed": 1, "in_flight": 1}
+    bench.intake._vocabulary_size = 0
+    await _requeued(bench)
+    assert await bench.look() is None
+    assert bench.counts() == {"admitted": 3, "trained": 0, "stale": 0, "failed": 0, "in_flight": 3}
+    await bench.work()
+    batch = await bench.look()
+    assert bench.numbers(batch) == [0, 1]
+    bench.intake.trained(batch or [])
+    assert bench.counts() == {"admitted": 3, "trained": 2, "stale": 0, "failed": 0, "in_flight": 1}
+
+
 async def test_a_prompt_file_that_became_shorter_is_no_surprise_later() -> None:
     """A checkpoint that still needs a prompt which is not there any more is refused at the start."""
     bench = await Bench().begin()

@@ -95,6 +95,26 @@ def test_lost_groups_are_those_that_stand_nowhere() -> None:
     assert ledger.lost(ledger.in_flight) == []
 
 
+def test_only_what_failed_and_was_given_up_can_be_reopened() -> None:
+    """It is in flight again and may fail again; its neighbours have ended as before."""
+    ledger = Ledger()
+    for prompt in range(4):
+        ledger.admit(prompt, name(prompt))
+    for number in range(3):
+        ledger.end(name(number), "failed")
+    ledger.end(name(3), "stale")
+    for number in (1, 3):
+        ledger.give_up(name(number))
+    ledger = Ledger.of(json.loads(json.dumps(ledger.state())))
+    assert [ledger.reopen(name(number), tries=2) for number in range(5)] == [False, True, False, False, False]
+    assert ledger.in_flight == {name(1): Admitted(name(1), 1, 0, 2)}
+    assert [ledger.has_ended(name(number)) for number in range(4)] == [True, False, True, True]
+    assert ledger.counts() == {"admitted": 4, "trained": 0, "stale": 1, "failed": 2, "in_flight": 1}
+    assert not ledger.reopen(name(1), tries=2)
+    ledger.end(name(1), "failed")
+    assert ledger.counts()["failed"] == 3
+
+
 def test_a_readmission_names_what_it_replaces() -> None:
     """It is a new group with a new number; the old one has ended; both are counted."""
     ledger = Ledger()
