@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from orchestrator.trl.known import TRAINERS, Trainer, trainer_of
 from orchestrator.trl.reading import checked, read_config
 from orchestrator.trl.rewards import reward_source
 from orchestrator.trl.shared import Around
-from services.common.errors import ConfigError, InvalidInput
+from services.common.comparisons.sources import PREFIX
+from services.common.errors import AlreadyExists, ConfigError, InvalidInput
+from services.common.folders import files_written
 from services.common.spec.load import load_toml
 from services.common.spec.run import RunSpec
 
@@ -43,30 +45,61 @@ class Wanted:
 
 
 def write(wanted: Wanted) -> Draft:
-    """Write the run's file (or the job's command), its rows and a report into the folder. Raises the error tree."""
+    """Write the run's file (or the job's command), its rows and a report into the folder: all, or none of them.
+
+    Raises the error tree.
+    """
     raw = read_config(wanted.config)
     trainer = _trainer(wanted.trainer, raw)
     given = checked(trainer, raw, str(wanted.config))
-    wanted.out.mkdir(parents=True, exist_ok=True)
-    rows_file = wanted.out / ROWS_FILE
-    written = write_rows(trainer, source_of(given, wanted.data), rows_file)
+    source = source_of(given, wanted.data)
+    _check_out(wanted.out, source)
+    with files_written(wanted.out) as aside:
+        draft = _written(wanted, trainer, given, source, aside)
+    (wanted.out / (RUN_FILE if trainer in JOBS else COMMAND_FILE)).unlink(
+        missing_ok=True
+    )  # of another trainer
+    return draft
+
+
+def _written(wanted: Wanted, trainer: Trainer, given: Mapping[str, Any], source: str, aside: Path) -> Draft:
+    """All files, in a folder that becomes the one that is wanted."""
+    written = write_rows(trainer, source, aside / ROWS_FILE)
     around = Around(
         rows=written.rows,
-        prompts_file=str(rows_file),
+        prompts_file=str(wanted.out / ROWS_FILE),
         model=wanted.model,
         rewards=_rewards(trainer, given, wanted.rewards, written.columns),
     )
     draft = convert(trainer, given, around)
     if trainer in JOBS:
         command = shlex.join(["trimtab", *draft.arguments])
-        (wanted.out / COMMAND_FILE).write_text(command + "\n", encoding="utf-8")
+        (aside / COMMAND_FILE).write_text(command + "\n", encoding="utf-8")
     else:
-        path = wanted.out / RUN_FILE
-        path.write_text(to_toml(draft.tables), encoding="utf-8")
-        load_toml(path, RunSpec)  # what TRL takes and a run does not is told here, by field
+        _write_run(draft, aside / RUN_FILE)
     report = {"trainer": trainer, "fields": [asdict(note) for note in draft.notes]}
-    (wanted.out / REPORT_FILE).write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
+    (aside / REPORT_FILE).write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
     return draft
+
+
+def _write_run(draft: Draft, path: Path) -> None:
+    """What TRL takes and a run does not is told here, by field."""
+    path.write_text(to_toml(draft.tables), encoding="utf-8")
+    try:
+        load_toml(path, RunSpec)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace(f"{path.parent}/", "")) from None
+
+
+def _check_out(out: Path, source: str) -> None:
+    """Nobody's files are lost: a folder with something in it must be one of ours, and what is read none of its files.
+
+    Raises AlreadyExists or InvalidInput.
+    """
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / REPORT_FILE).is_file())):
+        raise AlreadyExists(f"{out} is there already and not from-trl's: name another folder")
+    if not source.startswith(PREFIX) and Path(source).resolve() == (out / ROWS_FILE).resolve():
+        raise InvalidInput(f"--data {source}: its rows would be written there: name another folder as --out")
 
 
 def tell(draft: Draft, out: Path, console: Console) -> None:
@@ -94,7 +127,7 @@ def _trainer(name: str, given: dict[str, Any]) -> Trainer:
 
 
 def _rewards(
-    trainer: Trainer, given: dict[str, Any], flags: Sequence[str], columns: Sequence[str]
+    trainer: Trainer, given: Mapping[str, Any], flags: Sequence[str], columns: Sequence[str]
 ) -> tuple[str, ...]:
     if flags and trainer not in WITH_REWARDS:
         raise ConfigError(f"--reward-func: {trainer} has no rewards")

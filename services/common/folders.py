@@ -1,4 +1,4 @@
-"""Owns how a folder comes to be: written aside and renamed, so that it is whole or not there."""
+"""Owns how a folder, or files of one, come to be: written aside and renamed, so that they are whole or not there."""
 
 from __future__ import annotations
 
@@ -24,5 +24,24 @@ def written(out: Path, *, replace: bool = False) -> Iterator[Path]:
         elif out.exists():
             out.rmdir()
         aside.rename(out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def files_written(out: Path) -> Iterator[Path]:
+    """A folder to write files into, which take their places in `out` once the block has ended well.
+
+    Other files in `out` stay.
+    """
+    whole = out.resolve()
+    aside = whole.with_name(f".{whole.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        whole.mkdir(exist_ok=True)
+        for file in sorted(aside.iterdir()):
+            file.replace(whole / file.name)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -12,7 +12,7 @@ from rich.console import Console
 from orchestrator.local.in_process import run_in_process
 from orchestrator.trl.command import Wanted, tell, write
 from orchestrator.trl.rewards import reward_source
-from services.common.errors import ConfigError, InvalidInput, NotFound
+from services.common.errors import AlreadyExists, ConfigError, InvalidInput, NotFound
 from services.common.spec.load import load_toml
 from services.common.spec.run import RunSpec
 from tests.fakes.tiny_models import make_tiny_causal
@@ -174,3 +174,50 @@ def test_mistakes_of_a_config(folder: Path) -> None:
         write(wanted(folder, config(folder), trainer="kto"))
     with pytest.raises(ConfigError, match="expected a data set"):
         write(Wanted(config=config(folder), out=folder / "out"))
+
+
+def test_nobodys_files_are_lost(folder: Path) -> None:
+    """A folder with something in it that is not ours is left as it is; so are rows that are read where they would be
+    written."""
+    out = folder / "out"
+    out.mkdir()
+    (folder / "rows.jsonl").rename(out / "data.jsonl")
+    before = (out / "data.jsonl").read_bytes()
+    reading = Wanted(config=config(folder), out=out, data=str(out / "data.jsonl"))
+    with pytest.raises(AlreadyExists, match="not from-trl's: name another folder"):
+        write(reading)
+    (out / "from-trl.json").write_text("{}")
+    with pytest.raises(InvalidInput, match=r"data\.jsonl: its rows would be written there"):
+        write(reading)
+    assert (out / "data.jsonl").read_bytes() == before
+    assert sorted(path.name for path in out.iterdir()) == ["data.jsonl", "from-trl.json"]
+
+
+def test_a_folder_is_of_one_config(folder: Path) -> None:
+    """What is refused late leaves all files of before; another trainer's take their places, and none of the old ones
+    stays beside them."""
+    write(wanted(folder, config(folder)))
+    out = folder / "out"
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    (folder / "rows.jsonl").write_text('{"prompt": "another"}\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"^run\.toml:[0-9]+: sampling\.temperature: "):
+        write(
+            wanted(folder, config(folder, temperature=-1.0, reward_funcs=["trl:mine:f"], reward_weights=None))
+        )
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    (out / "run").mkdir()
+    row = {
+        "prompt": [{"role": "user", "content": "a"}],
+        "completion": [{"role": "assistant", "content": "b"}],
+    }
+    (folder / "rows.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    path = folder / "sft.yaml"
+    path.write_text("model_name_or_path: m\ncompletion_only_loss: true\n", encoding="utf-8")
+    write(wanted(folder, path))
+    assert sorted(path.name for path in out.iterdir()) == [
+        "command.txt",
+        "data.jsonl",
+        "from-trl.json",
+        "run",
+    ]
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []

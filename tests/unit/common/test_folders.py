@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.common.folders import written
+from services.common.folders import files_written, written
 
 
 def test_what_is_not_whole_never_stands_there(tmp_path: Path) -> None:
@@ -25,3 +25,20 @@ def test_what_is_not_whole_never_stands_there(tmp_path: Path) -> None:
     with written(out, replace=True) as folder:
         (folder / "two").write_text("2")
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "two"]
+
+
+def test_files_take_their_places_together(tmp_path: Path) -> None:
+    """None of them before all are written, and what else is in the folder stays; nothing is left aside."""
+    out = tmp_path / "made" / "out"
+    with files_written(out) as folder:
+        (folder / "one").write_text("1")
+        (folder / "two").write_text("1")
+        assert not out.exists()
+    (out / "own").write_text("mine")
+    with pytest.raises(RuntimeError), files_written(out) as folder:
+        (folder / "one").write_text("2")
+        raise RuntimeError
+    with files_written(out) as folder:
+        (folder / "two").write_text("2")
+    assert {path.name: path.read_text() for path in out.iterdir()} == {"one": "1", "two": "2", "own": "mine"}
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
