@@ -133,9 +133,16 @@ def _rewards(
         raise ConfigError(f"--reward-func: {trainer} has no rewards")
     named = flags or [
         *([given["reward_model_name_or_path"]] if given.get("reward_model_name_or_path") else []),
-        *(given.get("reward_funcs") or []),
+        *_names(given.get("reward_funcs")),
     ]
     return tuple(reward_source(str(name), columns) for name in named) if trainer in WITH_REWARDS else ()
+
+
+def _names(functions: Any) -> list[Any]:
+    """A list, or one name alone."""
+    if not isinstance(functions, list | str | None):
+        raise ConfigError(f"reward_funcs = {functions}: expected a list of names")
+    return [functions] if isinstance(functions, str) else functions or []
 
 
 def _short(value: Any) -> str:

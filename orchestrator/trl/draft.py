@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -46,8 +47,39 @@ class Draft:
         value = self.given.get(name)
         return all_fields(self.trainer)[name] if name not in self.given else value
 
+    def number(self, name: str) -> float:
+        """The same as a number. What is none is refused, and 1 stands for it until all that is refused is told."""
+        value = self.value(name)
+        try:
+            found = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            found = math.nan
+        if math.isfinite(found):
+            return found
+        self.refuse(name, "expected a number")
+        return 1.0
+
+    def whole(self, name: str, least: int) -> int:
+        """The same as a whole number of at least `least`; as above."""
+        found = self.number(name)
+        if found == int(found) and found >= least:
+            return int(found)
+        self.refuse(name, f"expected a whole number of at least {least}")
+        return max(1, least)
+
+    def numbers(self, name: str) -> list[float]:
+        """The same as numbers, which YAML may have left as text; none for what is no list of them."""
+        value = self.value(name)
+        if not isinstance(value, list | tuple):
+            return []
+        try:
+            return [float(one) for one in value]
+        except (TypeError, ValueError):
+            return []
+
     def put(self, path: str, value: Any, *fields: str, remark: str = "") -> None:
         """Write a field of the run (a.b.c), and note which of the config's fields it comes from."""
+        self._check_given(value, fields)
         *tables, last = path.split(".")
         target = self.tables
         for table in tables:
@@ -57,8 +89,17 @@ class Draft:
 
     def argue(self, flag: str, value: Any, *fields: str, remark: str = "") -> None:
         """Add a flag to the job's command; a value of True is a flag alone."""
+        self._check_given(value, fields)
         self.arguments += [flag] if value is True else [flag, str(value)]
         self.mapped(flag if value is True else f"{flag} {value}", *fields, remark=remark)
+
+    def _check_given(self, value: Any, fields: tuple[str, ...]) -> None:
+        """A null would be left out of a file, so that our default were taken for TRL's."""
+        if value is not None and not (isinstance(value, list) and None in value):
+            return
+        for name in fields:
+            if self.given.get(name, "") is None and f"{name} = None: expected a number" not in self.refused:
+                self.refuse(name, "expected a value")
 
     def mapped(self, what: str, *fields: str, remark: str = "") -> None:
         """Note a mapping."""

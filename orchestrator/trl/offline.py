@@ -20,16 +20,16 @@ _DATA = ("dataset_name", "dataset_config", "dataset_train_split")
 
 
 def _batch(draft: Draft) -> int:
-    return int(draft.value("per_device_train_batch_size")) * int(draft.value("gradient_accumulation_steps"))
+    return draft.whole("per_device_train_batch_size", 1) * draft.whole("gradient_accumulation_steps", 1)
 
 
 def convert_dpo(draft: Draft, around: Around) -> None:
     """Comparisons; a step of the run is one update."""
     batch = _batch(draft)
     per_epoch = math.ceil(around.rows / batch)
-    most = int(draft.value("max_steps"))
+    most = draft.whole("max_steps", -1)
     pace = Pace(
-        updates=most if most > 0 else math.ceil(float(draft.value("num_train_epochs")) * per_epoch),
+        updates=most if most > 0 else math.ceil(draft.number("num_train_epochs") * per_epoch),
         per_step=1,
     )
     put_name(draft)
@@ -71,7 +71,7 @@ def convert_sft(draft: Draft, around: Around) -> None:
     if draft.value("use_peft"):
         draft.argue("--lora-rank", draft.value("lora_r"), "lora_r", "use_peft")
         draft.argue("--lora-alpha", draft.value("lora_alpha"), "lora_alpha")
-        if float(draft.value("lora_dropout")):
+        if draft.number("lora_dropout"):
             draft.refuse("lora_dropout", "expected 0: dropout is off in every pass here")
         draft.inert("lora_dropout", "0")
         for name in ("lora_target_modules", "use_dora"):
@@ -107,8 +107,8 @@ def _job(draft: Draft, around: Around, *, batch_flag: str) -> None:
     draft.argue("--out", draft.value("output_dir") or f"models/{draft.trainer}", "output_dir")
     draft.inert("run_name", "output_dir names what is made")
     draft.argue("--learning-rate", draft.value("learning_rate"), "learning_rate")
-    epochs = float(draft.value("num_train_epochs"))
-    if int(draft.value("max_steps")) > 0:
+    epochs = draft.number("num_train_epochs")
+    if draft.whole("max_steps", -1) > 0:
         draft.refuse("max_steps", "expected -1: the job goes by num_train_epochs")
     draft.inert("max_steps", "num_train_epochs says it")
     if epochs != int(epochs) or epochs < 1:

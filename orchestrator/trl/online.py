@@ -23,9 +23,9 @@ _MODES = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
 
 def convert_group(draft: Draft, around: Around) -> None:
     """GRPO or RLOO."""
-    size = int(draft.value("num_generations"))
+    size = draft.whole("num_generations", 1)
     batch, minibatches = _generation_batch(draft, size)
-    epochs = int(draft.value("num_iterations"))
+    epochs = draft.whole("num_iterations", 1)
     groups = batch // size
     per_epoch = max(1, around.rows // max(1, groups)) * minibatches * epochs
     pace = Pace(updates=_updates(draft, per_epoch), per_step=minibatches * epochs)
@@ -46,9 +46,11 @@ def convert_group(draft: Draft, around: Around) -> None:
         _grpo(draft)
     else:
         draft.copy("normalize_advantages", "algorithm.normalize_advantages")
-        bounds = draft.value("reward_clip_range")
-        if bounds:
-            draft.put("algorithm.clip_scores", list(bounds), "reward_clip_range")
+        if draft.value("reward_clip_range"):
+            bounds = draft.numbers("reward_clip_range")
+            if len(bounds) != 2:
+                draft.refuse("reward_clip_range", "expected two numbers")
+            draft.put("algorithm.clip_scores", bounds, "reward_clip_range")
         else:
             draft.inert("reward_clip_range", "scores have no bounds")
     _importance(draft)
@@ -62,18 +64,21 @@ def convert_group(draft: Draft, around: Around) -> None:
 def _generation_batch(draft: Draft, size: int) -> tuple[int, int]:
     """Completions generated at once, and optimiser steps that one pass over them takes."""
     device, accumulated = (
-        int(draft.value(name)) for name in ("per_device_train_batch_size", "gradient_accumulation_steps")
+        draft.whole(name, 1) for name in ("per_device_train_batch_size", "gradient_accumulation_steps")
     )
-    slices, batch = draft.value("steps_per_generation"), draft.value("generation_batch_size")
-    if batch and slices and int(batch) != device * int(slices):
+    slices, batch = (
+        draft.whole(name, 1) if draft.value(name) else 0
+        for name in ("steps_per_generation", "generation_batch_size")
+    )
+    if batch and slices and batch != device * slices:
         draft.refuse(
             "generation_batch_size", f"steps_per_generation = {slices} of {device} make {device * slices}"
         )
-    if batch and not slices and int(batch) % device:
+    if batch and not slices and batch % device:
         draft.refuse(
             "generation_batch_size", f"expected a multiple of per_device_train_batch_size = {device}"
         )
-    steps = int(slices or (int(batch) // device if batch else accumulated))
+    steps = slices or (max(1, batch // device) if batch else accumulated)
     whole = steps * device
     if whole % size:
         draft.refuse("num_generations", f"expected a divisor of the {whole} completions generated at once")
@@ -86,8 +91,8 @@ def _generation_batch(draft: Draft, size: int) -> tuple[int, int]:
 
 
 def _updates(draft: Draft, per_epoch: int) -> int:
-    most = int(draft.value("max_steps"))
-    return most if most > 0 else math.ceil(float(draft.value("num_train_epochs")) * per_epoch)
+    most = draft.whole("max_steps", -1)
+    return most if most > 0 else math.ceil(draft.number("num_train_epochs") * per_epoch)
 
 
 def _whole(pace: Pace) -> str:
@@ -117,8 +122,7 @@ def _grpo(draft: Draft) -> None:
         draft.copy("delta", "algorithm.delta")
     else:
         draft.inert("delta", "the ratio has no second bound")
-    coefficient = float(draft.value("entropy_coef"))
-    if coefficient < 0:
+    if draft.number("entropy_coef") < 0:
         draft.refuse("entropy_coef", "expected 0 or more")
     draft.copy("entropy_coef", "algorithm.entropy_coefficient")
     if draft.value("multi_objective_aggregation") != "sum_then_normalize":
@@ -160,7 +164,8 @@ def put_sampling(draft: Draft, length: str) -> None:
     draft.copy("temperature", "sampling.temperature")
     if draft.trainer != "ppo":
         draft.copy("top_p", "sampling.top_p")
-        draft.put("sampling.top_k", max(0, int(draft.value("top_k") or 0)), "top_k", remark="0 is off")
+        top_k = draft.whole("top_k", -1) if draft.value("top_k") else 0
+        draft.put("sampling.top_k", max(0, top_k), "top_k", remark="0 is off")
         draft.copy("shuffle_dataset", "data.shuffle")
         if draft.value("train_sampling_strategy") != "random":
             draft.refuse(
@@ -171,31 +176,39 @@ def put_sampling(draft: Draft, length: str) -> None:
 
 def put_rewards(draft: Draft, around: Around) -> None:
     """Reward functions and models, by weight."""
-    weights = draft.value("reward_weights")
     if not around.rewards:
         draft.refuse("reward_funcs", "expected at least one, here or as --reward-func")
-    if weights is not None and len(weights) != len(around.rewards):
-        draft.refuse("reward_weights", f"{len(weights)} for {len(around.rewards)} reward functions")
-        weights = None
     found = [
-        {"source": source, "weight": float(weight)}
-        for source, weight in zip(around.rewards, weights or [1.0] * len(around.rewards), strict=True)
+        {"source": source, "weight": weight}
+        for source, weight in zip(around.rewards, _weights(draft, len(around.rewards)), strict=True)
     ]
     draft.put("reward_sources", found, "reward_funcs", "reward_model_name_or_path")
     draft.mapped("reward_sources.weight", "reward_weights")
     draft.put("data.prompts", around.prompts_file, "dataset_name", "dataset_config", "dataset_train_split")
 
 
+def _weights(draft: Draft, count: int) -> list[float]:
+    """Of so many rewards; 1 each where none are given, or wrong ones."""
+    given, weights = draft.value("reward_weights"), draft.numbers("reward_weights")
+    if given is not None and len(weights) != count:
+        told = f"{len(weights)} for {count} reward functions" if weights else "expected a list of numbers"
+        draft.refuse("reward_weights", told)
+        given = None
+    return [1.0] * count if given is None else weights
+
+
 def convert_ppo(draft: Draft, around: Around) -> None:
     """PPO of TRL 1.12, under the preset of its numerics."""
     device, accumulated, mini = (
-        int(draft.value(name))
+        draft.whole(name, 1)
         for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "num_mini_batches")
     )
     batch = device * accumulated
     minibatches = _ppo_minibatches(draft, device, accumulated, mini)
-    episodes = draft.value("total_episodes")
-    whole = int(episodes) if episodes else int(float(draft.value("num_train_epochs")) * around.rows)
+    if draft.value("total_episodes"):
+        whole = draft.whole("total_episodes", 1)
+    else:
+        whole = int(draft.number("num_train_epochs") * around.rows)
     pace = Pace(updates=math.ceil(whole / batch), per_step=1)  # TRL's schedule, too, goes by batches
     put_name(draft)
     put_model(draft, around, field="sft_model_path")

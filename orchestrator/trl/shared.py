@@ -156,7 +156,7 @@ def put_optimiser(draft: Draft, pace: Pace) -> None:
 
 def _put_clipping(draft: Draft) -> None:
     clips = draft.trainer != "ppo"
-    norm = float(draft.value("max_grad_norm")) if clips else 0.0
+    norm = draft.number("max_grad_norm") if clips else 0.0
     why = "0 is off: never reached" if clips else "TRL's PPO never clips"
     draft.put("optimiser.max_grad_norm", norm or UNCLIPPED, "max_grad_norm", remark="" if norm else why)
 
@@ -175,13 +175,13 @@ def _put_warmup(draft: Draft, pace: Pace) -> None:
 
 def warmup_updates(draft: Draft, updates: int) -> int:
     """A number below 1 is a share of all updates."""
-    given = float(draft.value("warmup_steps") or 0)
+    given = draft.number("warmup_steps") if draft.value("warmup_steps") else 0.0
     return math.ceil(given * updates) if 0 < given < 1 else int(given)
 
 
 def put_checkpoints(draft: Draft, pace: Pace, updates_per_epoch: int) -> None:
     """How often the run is saved, and how many checkpoints stay."""
-    strategy, every = str(draft.value("save_strategy")), float(draft.value("save_steps"))
+    strategy, every = str(draft.value("save_strategy")), draft.number("save_steps")
     if strategy == "best":
         draft.refuse("save_strategy", "expected steps, epoch or no: nothing is evaluated during a run")
     updates = {"no": float(pace.updates), "epoch": float(updates_per_epoch)}.get(
@@ -189,8 +189,8 @@ def put_checkpoints(draft: Draft, pace: Pace, updates_per_epoch: int) -> None:
     )
     steps = min(pace.steps, max(1, math.floor(updates / pace.per_step)))
     draft.put("checkpoint.every_steps", steps, "save_steps", "save_strategy")
-    limit = draft.value("save_total_limit")
-    keep = int(limit) if limit else pace.steps // steps + 1
+    limit = draft.whole("save_total_limit", 1) if draft.value("save_total_limit") else 0
+    keep = limit or pace.steps // steps + 1
     draft.put("checkpoint.keep", keep, "save_total_limit", remark="" if limit else "all")
 
 

@@ -238,6 +238,22 @@ def test_jobs_know_the_flags_they_are_given(trainer: Trainer, command: str) -> N
         ("dpo", "loss_type", ["sigmoid", "sft"], "expected sigmoid"),
         ("sft", "assistant_only_loss", True, "the last answer"),
         ("sft", "max_steps", 10, "goes by num_train_epochs"),
+        ("grpo", "num_generations", 0, "expected a whole number of at least 1"),
+        ("grpo", "num_generations", True, "expected a number"),
+        ("grpo", "per_device_train_batch_size", 0, "expected a whole number of at least 1"),
+        ("dpo", "per_device_train_batch_size", 1.5, "expected a whole number of at least 1"),
+        ("ppo", "gradient_accumulation_steps", 0, "expected a whole number of at least 1"),
+        ("reward", "gradient_accumulation_steps", None, "expected a number"),
+        ("sft", "num_train_epochs", None, "expected a number"),
+        ("sft", "learning_rate", None, "expected a value"),
+        ("grpo", "learning_rate", None, "expected a value"),
+        ("grpo", "adam_beta1", None, "expected a value"),
+        ("grpo", "save_steps", None, "expected a number"),
+        ("grpo", "steps_per_generation", "many", "expected a number"),
+        ("ppo", "total_episodes", "many", "expected a number"),
+        ("grpo", "reward_weights", 1.0, "expected a list of numbers"),
+        ("grpo", "reward_weights", ["much"], "expected a list of numbers"),
+        ("rloo", "reward_clip_range", 1.0, "expected two numbers"),
         ("reward", "center_rewards_coefficient", 0.01, "no such term"),
         ("ppo", "stop_token", None, "expected eos"),
     ],
@@ -252,6 +268,14 @@ def test_what_is_refused(trainer: Trainer, field: str, value: Any, said: str) ->
     assert f"{field} = {value}: " in str(raised.value)
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_numbers_that_yaml_leaves_as_text() -> None:
+    """1e5 is text for YAML; a field that is empty by default gives no type to read it by."""
+    run = run_of(converted("ppo", total_episodes="1e5", per_device_train_batch_size=10))
+    assert (run.rollout.batch_groups, run.steps) == (10, 10_000)
+    weights = run_of(converted("grpo", reward_weights=["5e-1"])).reward_sources
+    assert [reward.weight for reward in weights] == [0.5]
 
 
 def test_all_refusals_are_told_at_once() -> None:
