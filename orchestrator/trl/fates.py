@@ -66,7 +66,7 @@ INERT: Mapping[str, str] = {
         "torch_empty_cache_steps auto_find_batch_size enable_jit_checkpoint full_determinism debug "
         "skip_memory_metrics activation_offloading pad_to_multiple_of padding_free cache_implementation "
         "use_transformers_continuous_batching transformers_continuous_batching_config use_transformers_paged "
-        "attn_implementation packing packing_strategy precompute_ref_log_probs precompute_ref_batch_size "
+        "attn_implementation precompute_ref_log_probs precompute_ref_batch_size "
         "local_rollout_forward_batch_size",
     ),
     **_each(
@@ -81,6 +81,7 @@ INERT: Mapping[str, str] = {
     **_each(_VESPO, "vespo_k_pos vespo_lambda_pos vespo_k_neg vespo_lambda_neg"),
     **_each("f_divergence_type is reverse_kl", "f_alpha_divergence_coef"),
     **_each("discopop's alone", "discopop_tau"),
+    **_each("packing is off", "packing_strategy"),
     **_each(
         _TRL_MADE,
         "world_size num_total_batches micro_batch_size local_batch_size batch_size local_mini_batch_size "
@@ -90,7 +91,6 @@ INERT: Mapping[str, str] = {
     "disable_dropout": "dropout is off in every pass here",
     "cast_lm_head_to_fp32": "log-probs are taken from float32 logits in any case",
     "pad_token": "masks come from lengths, not from a pad token",
-    "truncation_mode": "rows are not cut here; one beyond the model's context is told",
     "stop_token_id": "the model's end token ends an answer",
     "lora_task_type": "the adapter is of the model that is trained",
 }
@@ -129,6 +129,7 @@ REFUSED: Mapping[str, str] = {
     "vllm_importance_sampling_cap": "its new name is vllm_importance_sampling_clip_max",
     "use_weighting": "WPO's weights are not in the loss",
     "resume_from_checkpoint": "a run of TRL's cannot be continued; trimtab train --resume continues a run of its own",
+    "packing": "a batch would be of packed sequences of max_length, here it is of rows: say how many, with packing off",
     "assistant_only_loss": "the loss is over the completion, the last answer",
 }
 """Field: why any value but TRL's default (or an empty one) is refused."""

@@ -9,6 +9,7 @@ from orchestrator.trl.shared import (
     Around,
     Pace,
     dtype_of,
+    lora_targets,
     put_checkpoints,
     put_model,
     put_name,
@@ -17,6 +18,8 @@ from orchestrator.trl.shared import (
 )
 
 _DATA = ("dataset_name", "dataset_config", "dataset_train_split")
+_HELD_OUT = 0.01
+"""The least that a job holds out, to say what it has learned; TRL trains on all rows."""
 
 
 def _batch(draft: Draft) -> int:
@@ -45,7 +48,8 @@ def convert_dpo(draft: Draft, around: Around) -> None:
     if draft.value("f_divergence_type") not in ("reverse_kl", "FDivergenceType.REVERSE_KL"):
         draft.refuse("f_divergence_type", "expected reverse_kl")
     draft.mapped("algorithm.kind = dpo", "f_divergence_type")
-    draft.inert("max_length", "rows are not cut here; one beyond the model's context is told")
+    for name in ("max_length", "truncation_mode"):
+        draft.inert(name, "rows are not cut here; one beyond the model's context is told")
     _no_rewards(draft)
     draft.put("data.prompts", around.prompts_file, *_DATA)
     strategy = draft.value("train_sampling_strategy")
@@ -59,8 +63,13 @@ def convert_dpo(draft: Draft, around: Around) -> None:
 def convert_sft(draft: Draft, around: Around) -> None:
     """`trimtab sft`."""
     draft.arguments += ["sft", "--data", around.prompts_file]
-    draft.mapped("--data", *_DATA)
-    _job(draft, around, batch_flag="--batch-rows")
+    draft.mapped("--data", *_DATA, remark=_held_out())
+    _job(
+        draft, around, batch_flag="--batch-rows", longer="lose their prompt's beginning first, then their end"
+    )
+    if draft.value("truncation_mode") not in ("keep_start", "keep_end"):
+        draft.refuse("truncation_mode", "expected keep_start or keep_end")
+    draft.mapped("a row that is cut keeps its answer", "truncation_mode", remark="TRL's keep_start does not")
     if draft.value("completion_only_loss") is False:
         draft.refuse("completion_only_loss", "the loss is over completions alone")
     draft.mapped("the loss is over completions alone", "completion_only_loss")
@@ -74,29 +83,42 @@ def convert_sft(draft: Draft, around: Around) -> None:
         if draft.number("lora_dropout"):
             draft.refuse("lora_dropout", "expected 0: dropout is off in every pass here")
         draft.inert("lora_dropout", "0")
-        for name in ("lora_target_modules", "use_dora"):
-            if draft.value(name) not in (None, False, [], "all-linear"):
-                draft.refuse(name, "adapters go on all linear layers but the head")
-            draft.inert(name, "adapters go on all linear layers but the head")
+        _targets(draft)
+        if draft.value("use_dora"):
+            draft.refuse("use_dora", "the job's adapters are LoRA's")
+        draft.inert("use_dora", "off")
     else:
         draft.inert("use_peft", "the whole model is trained")
         for name in ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_dora"):
             draft.inert(name, "use_peft is off")
 
 
+def _targets(draft: Draft) -> None:
+    targets = lora_targets(draft)
+    for name in targets:
+        draft.arguments += ["--lora-target", name]
+    told = ", ".join(targets)
+    draft.mapped(f"--lora-target {told}" if targets else "every linear layer", "lora_target_modules")
+
+
 def convert_reward(draft: Draft, around: Around) -> None:
     """`trimtab reward-model`."""
     draft.arguments += ["reward-model", "--pairs", around.prompts_file]
-    draft.mapped("--pairs", *_DATA)
-    _job(draft, around, batch_flag="--batch-pairs")
+    draft.mapped("--pairs", *_DATA, remark=_held_out())
+    _job(draft, around, batch_flag="--batch-pairs", longer="are cut; TRL leaves their pairs out")
+    draft.argue("--train-embeddings", True)
     if draft.value("use_peft"):
         draft.refuse("use_peft", "a reward model is trained whole, or with --frozen-layers")
     for name in ("use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_dora"):
         draft.inert(name, "use_peft is off")
 
 
-def _job(draft: Draft, around: Around, *, batch_flag: str) -> None:
-    """What both jobs take."""
+def _held_out() -> str:
+    return f"{_HELD_OUT:.0%} of the prompts is held out, at least one"
+
+
+def _job(draft: Draft, around: Around, *, batch_flag: str, longer: str) -> None:
+    """What both jobs take. longer: what becomes of rows beyond max_length."""
     model = around.model or draft.value("model_name_or_path") or ""
     if not model:
         draft.refuse("model_name_or_path", "expected a model, here or as --model")
@@ -117,9 +139,7 @@ def _job(draft: Draft, around: Around, *, batch_flag: str) -> None:
     batch = _batch(draft)
     draft.argue(batch_flag, batch, "per_device_train_batch_size", "gradient_accumulation_steps")
     if draft.value("max_length"):
-        draft.argue(
-            "--max-tokens", draft.value("max_length"), "max_length", remark="as TRL, longer rows are cut"
-        )
+        draft.argue("--max-tokens", draft.value("max_length"), "max_length", remark=f"longer rows {longer}")
     else:
         draft.inert("max_length", "the job's own bound")
     draft.argue("--weight-decay", draft.value("weight_decay"), "weight_decay", remark="of all weights")
@@ -132,6 +152,7 @@ def _job(draft: Draft, around: Around, *, batch_flag: str) -> None:
         draft.inert("gradient_checkpointing", "off")
     draft.argue("--dtype", dtype_of(draft), "bf16", "dtype", remark="passes; trained weights are float32")
     draft.argue("--seed", draft.value("seed"), "seed")
+    draft.argue("--held-out-share", _HELD_OUT)
     _fixed(draft)
     _no_rewards(draft)
     given = (

@@ -108,15 +108,23 @@ def put_adapters(draft: Draft) -> None:
     draft.copy("lora_alpha", "optimiser.lora.alpha")
     draft.copy("lora_dropout", "optimiser.lora.dropout", remark="in updates alone")
     draft.copy("use_dora", "optimiser.lora.dora")
+    targets = lora_targets(draft)
+    if targets:
+        remark = "" if draft.value("lora_target_modules") else "as peft chooses for the Llama family"
+        draft.put("optimiser.lora.targets", targets, "lora_target_modules", remark=remark)
+    else:
+        draft.mapped("every linear layer", "lora_target_modules")
+
+
+def lora_targets(draft: Draft) -> list[str]:
+    """Names of layers; none: every linear one. Where the config names none, peft goes by the model's family."""
     targets = draft.value("lora_target_modules")
     if targets in ("all-linear", ["all-linear"]):
-        draft.mapped("every linear layer", "lora_target_modules")
-    elif isinstance(targets, list | None):
-        chosen = targets or ["q_proj", "v_proj"]
-        remark = "" if targets else "as peft chooses for the Llama family"
-        draft.put("optimiser.lora.targets", chosen, "lora_target_modules", remark=remark)
-    else:
-        draft.refuse("lora_target_modules", "expected a list of layers' names, or all-linear")
+        return []
+    if isinstance(targets, list | None):
+        return targets or ["q_proj", "v_proj"]
+    draft.refuse("lora_target_modules", "expected a list of layers' names, or all-linear")
+    return []
 
 
 def put_logs(draft: Draft) -> None:

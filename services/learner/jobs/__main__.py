@@ -151,6 +151,12 @@ def sft(
     temperature: Annotated[float, typer.Option(min=0.0, help="Of the same; 0 is greedy.")] = 1.0,
     lora_rank: Annotated[int, typer.Option(min=0, help="Rank of LoRA's adapters; 0 trains the model.")] = 0,
     lora_alpha: Annotated[int, typer.Option(min=1)] = 32,
+    lora_target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A layer by name, such as q_proj; again for more.", show_default="every linear one"
+        ),
+    ] = None,
     learning_rate: Annotated[float, typer.Option(min=0.0)] = 2e-5,
     epochs: Annotated[int, typer.Option(min=1)] = 1,
     batch_rows: Annotated[int, typer.Option(min=1)] = 16,
@@ -194,6 +200,7 @@ def sft(
             temperature=temperature,
             lora_rank=lora_rank,
             lora_alpha=lora_alpha,
+            lora_targets=tuple(lora_target or ()),
             dtype=_dtype(dtype),
             threads=threads,
             packing=packing,

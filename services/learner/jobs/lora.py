@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,10 +12,11 @@ from services.common.errors import ConfigError
 from services.models import low_rank
 
 
-def with_adapters(model: Any, *, rank: int, alpha: int, seed: int) -> Any:
+def with_adapters(model: Any, *, rank: int, alpha: int, seed: int, targets: Sequence[str] = ()) -> Any:
     """The model, frozen, with trainable adapters on every linear layer but the head; a peft model around it.
 
-    Raises ConfigError where peft is not installed.
+    targets: names of layers, for adapters on these alone. Raises ConfigError where peft is not installed, or the model
+    has no such layer.
     """
     try:
         from peft import LoraConfig, get_peft_model
@@ -23,13 +25,18 @@ def with_adapters(model: Any, *, rank: int, alpha: int, seed: int) -> Any:
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
-        target_modules="all-linear",
+        target_modules=list(targets) or "all-linear",
         task_type="CAUSAL_LM",
         fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in model.modules()),
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return get_peft_model(model, config)
+        try:
+            return get_peft_model(model, config)
+        except ValueError as error:
+            if not targets:
+                raise
+            raise ConfigError(f"--lora-target {', '.join(targets)}: {str(error).splitlines()[0]}") from error
 
 
 def merged(adapted: Any) -> Any:

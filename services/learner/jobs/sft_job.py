@@ -33,6 +33,8 @@ class SftJob:
     temperature: float = 1.0
     lora_rank: int = 0
     lora_alpha: int = 32
+    lora_targets: tuple[str, ...] = ()
+    """Names of layers; none: every linear one but the head."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: int = 0
     packing: bool = True
@@ -60,7 +62,13 @@ def run_job(job: SftJob, options: SftTraining) -> None:
         )
     adapted = None
     if job.lora_rank:
-        adapted = with_adapters(loaded.model, rank=job.lora_rank, alpha=job.lora_alpha, seed=options.seed)
+        adapted = with_adapters(
+            loaded.model,
+            rank=job.lora_rank,
+            alpha=job.lora_alpha,
+            targets=job.lora_targets,
+            seed=options.seed,
+        )
     report = train(Trainee(loaded.model, packed=job.packing), loaded.tokenizer, demonstrations, options, _say)
     model = loaded.model if adapted is None else merged(adapted)
     with written(out, replace=True) as folder:
@@ -74,6 +82,8 @@ def run_job(job: SftJob, options: SftTraining) -> None:
 
 def _check(job: SftJob, options: SftTraining, architecture: str) -> None:
     """Raises ConfigError for options that do not go together, or not with such a model."""
+    if job.lora_targets and not job.lora_rank:
+        raise ConfigError("--lora-target is for training with --lora-rank")
     if job.lora_rank and options.frozen_layers:
         raise ConfigError("--frozen-layers is for training without --lora-rank, which trains no layer itself")
     if architecture != "causal" and (job.lora_rank or job.context):

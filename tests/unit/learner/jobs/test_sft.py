@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from services.common.comparisons import read
-from services.common.errors import InvalidInput
+from services.common.errors import ConfigError, InvalidInput
 from services.common.spec.service import ModelSpec
 from services.learner.jobs.demonstrations import Demonstration, read_demonstrations
 from services.learner.jobs.distillation import under_context
@@ -104,6 +104,18 @@ def test_adapters_alone_are_trained_and_merge_into_the_model(
     assert {name for name, _ in plain.named_parameters()} == set(before)
     rows = [encode(loaded.tokenizer, one, 64)[0] for one in split(DATA, 0.2, 1)[1]]
     assert Trainee(plain).loss(rows, 4096) == pytest.approx(report.loss_after, rel=1e-4)
+
+
+# As above.
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+def test_adapters_on_some_layers_alone(loaded: LoadedModel) -> None:
+    """On those that are named; a name that no layer has is refused in one line."""
+    pytest.importorskip("peft")
+    with pytest.raises(ConfigError, match=r"^--lora-target no_proj: "):
+        with_adapters(loaded.model, rank=4, alpha=8, targets=["no_proj"], seed=1)
+    adapted = with_adapters(loaded.model, rank=4, alpha=8, targets=["q_proj", "v_proj"], seed=1)
+    layers = {name.split(".")[-1] for name, layer in adapted.named_modules() if hasattr(layer, "lora_A")}
+    assert layers == {"q_proj", "v_proj"}
 
 
 def test_the_context_is_read_by_the_teacher_alone(

@@ -238,6 +238,8 @@ def test_jobs_know_the_flags_they_are_given(trainer: Trainer, command: str) -> N
         ("dpo", "loss_type", ["sigmoid", "sft"], "expected sigmoid"),
         ("sft", "assistant_only_loss", True, "the last answer"),
         ("sft", "max_steps", 10, "goes by num_train_epochs"),
+        ("sft", "packing", True, "a batch would be of packed sequences"),
+        ("sft", "truncation_mode", "middle", "expected keep_start or keep_end"),
         ("grpo", "num_generations", 0, "expected a whole number of at least 1"),
         ("grpo", "num_generations", True, "expected a number"),
         ("grpo", "per_device_train_batch_size", 0, "expected a whole number of at least 1"),
@@ -290,6 +292,48 @@ def test_without_effect_is_reported() -> None:
     told = {note.field: (note.fate, note.what) for note in draft.differing()}
     assert set(told) == {"log_level", "use_liger_kernel"}
     assert told["log_level"] == ("no effect", INERT["log_level"])
+
+
+def parsed(draft: Draft) -> dict[str, Any]:
+    """The values that the job reads out of its command."""
+    from services.learner.jobs.__main__ import app
+
+    command = draft.arguments[0]
+    parser = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
+    found: dict[str, Any] = parser.make_context(command, draft.arguments[1:]).params
+    return found
+
+
+def test_jobs_train_what_trl_trains() -> None:
+    """Embeddings too, on all rows but the fewest that a job holds out, which is told."""
+    for trainer in JOBS:
+        draft = converted(trainer, dataset_name="d", output_dir="o")
+        given = parsed(draft)
+        assert (given["train_embeddings"], given["frozen_layers"], given["held_out_share"]) == (True, 0, 0.01)
+        [note] = [note for note in draft.notes if note.field == "dataset_name"]
+        assert note.what.endswith("(1% of the prompts is held out, at least one)")
+
+
+def test_adapters_of_sft_are_on_pefts_layers() -> None:
+    """Where the config names none peft goes by the model's family; all-linear is every one."""
+    peft = {"use_peft": True, "lora_dropout": 0.0, "output_dir": "o"}
+    assert parsed(converted("sft", **peft))["lora_target"] == ["q_proj", "v_proj"]
+    named = parsed(converted("sft", lora_target_modules=["o_proj"], **peft))
+    assert (named["lora_target"], named["lora_rank"]) == (["o_proj"], 16)
+    every = parsed(converted("sft", lora_target_modules="all-linear", **peft))["lora_target"]
+    assert not every
+
+
+def test_rows_that_are_too_long() -> None:
+    """No trainer's are cut or left out as TRL does it, and each note says what becomes of them instead."""
+    cut = {"max_length": 64, "truncation_mode": "keep_end"}
+    drafts = (converted("dpo", **cut), converted("sft", **cut), converted("reward", max_length=64))
+    told = {(draft.trainer, note.field): note.what for draft in drafts for note in draft.notes}
+    assert "not cut here" in told["dpo", "max_length"]
+    assert "not cut here" in told["dpo", "truncation_mode"]
+    assert "lose their prompt's beginning first" in told["sft", "max_length"]
+    assert "keeps its answer" in told["sft", "truncation_mode"]
+    assert "TRL leaves their pairs out" in told["reward", "max_length"]
 
 
 def test_adapters_logs_and_what_is_trained() -> None:
