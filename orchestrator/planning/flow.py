@@ -34,8 +34,9 @@ def flow_of(
     )
     window = staleness_rate(spec, step.mean, latency)
     rate, bound = (appetite, "learner") if appetite <= window else (window, "staleness")
+    least = _pool_counts(spec, observed, works, 0.0)
     for role in spec.roles:
-        limit, told = _role_limit(role, observed)
+        limit, told = _role_limit(spec, role, observed, least)
         work = works[role.name]
         if limit is not None and work is not None and limit * role.slots / work.mean < rate:
             rate, bound = limit * role.slots / work.mean, told
@@ -45,15 +46,32 @@ def flow_of(
         learner=appetite,
         staleness=window,
         planned=rate,
-        bound=f"pool {pool} has room for {spec.pools[pool]}" if pool else bound,
+        bound=_room(spec, pool) if pool else bound,
         latency_seconds=latency,
         slack_groups=slack,
         stock_groups=RESERVE * slack if memory.stock is None else min(memory.stock, slack),
     )
 
 
-def _role_limit(role: RoleSpec, observed: Observed) -> tuple[int | None, str]:
-    """Replicas that a role can have at most, where that is a limit on the others' use, and its words."""
+def _role_limit(
+    spec: PipelineSpec, role: RoleSpec, observed: Observed, least: Mapping[str, int]
+) -> tuple[int | None, str]:
+    """Replicas that a role can have at most, where that is a limit on the others' use, and its words.
+
+    least: replicas of each pool at no rate at all. Where they are more than it has room for, some of those that are not
+    ours to decide never come up; one is counted on, since for none there would be nothing to plan.
+    """
+    pool = role.pool or role.name
+    room = spec.pools.get(pool)
+    count, told = _told_limit(role, observed)
+    if count is None or room is None:
+        return count, told
+    there = room if isinstance(role.scaling, Auto) else max(min(1, room), count - max(0, least[pool] - room))
+    return (there, _room(spec, pool)) if there < count else (count, told)
+
+
+def _told_limit(role: RoleSpec, observed: Observed) -> tuple[int | None, str]:
+    """The same without its pool."""
     if isinstance(role.scaling, Auto):
         return role.scaling.maximum, f"{role.name} has at most {role.scaling.maximum}"
     if isinstance(role.scaling, Static):
@@ -62,6 +80,10 @@ def _role_limit(role: RoleSpec, observed: Observed) -> tuple[int | None, str]:
     if seen is None or seen.desired == 0:
         return None, ""
     return seen.desired, f"{role.name} is scaled from outside to {seen.desired}"
+
+
+def _room(spec: PipelineSpec, pool: str) -> str:
+    return f"pool {pool} has room for {spec.pools[pool]}"
 
 
 def _pool_counts(

@@ -137,12 +137,15 @@ def shared_rate(
 ) -> tuple[float, str]:
     """The highest rate up to `wanted` whose counts per pool fit all limits, and the pool that binds ('': none).
 
-    `counts_at(rate)` gives the replicas per pool; it must not fall as the rate rises.
+    `counts_at(rate)` gives the replicas per pool; it must not fall as the rate rises. What a pool has at no rate at all
+    cannot be planned away: where that alone is beyond its limit, the pool bounds what needs more than that.
     """
+    floor = counts_at(0.0)
+    most = {pool: max(limit, floor.get(pool, 0)) for pool, limit in limits.items()}
 
     def broken(rate: float) -> str:
         counts = counts_at(rate)
-        return next((pool for pool, limit in limits.items() if counts.get(pool, 0) > limit), "")
+        return next((pool for pool, limit in most.items() if counts.get(pool, 0) > limit), "")
 
     pool = broken(wanted)
     if not pool:

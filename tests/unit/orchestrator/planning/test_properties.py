@@ -156,6 +156,20 @@ def test_no_number_passes_its_maximum_or_its_pool(spec: PipelineSpec, seen: Obse
             assert sum(wanted[role.name] for role in members) <= limit
 
 
+@SEARCH
+@given(specs(), pictures(), st.integers(1, 3))
+def test_a_pool_that_is_too_full_stops_nobody(spec: PipelineSpec, seen: Observed, room: int) -> None:
+    """Whatever is held on a pool beyond its room, something is planned for wherever it would be without that limit."""
+    held = RoleSpec(name="policy", pool="held", scaling=Static(room + 1), seconds_per_group=1.0)
+    roles = (held, *(role for role in spec.roles if role.name != "policy"))
+    free = replace(spec, roles=roles, pools={})
+    without = decide(free, seen, 1000.0)
+    full = decide(replace(free, pools={"held": room}), seen, 1000.0)
+    if without.flow is not None:
+        assert full.flow is not None
+        assert (full.flow.planned > 0) == (without.flow.planned > 0)
+
+
 def _reason(decision: Decision, name: str) -> str:
     return next(role.reason for role in decision.roles if role.role == name)
 

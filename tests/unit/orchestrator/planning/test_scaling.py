@@ -15,7 +15,7 @@ from orchestrator.planning.observed import (
     RoleObserved,
 )
 from orchestrator.planning.scaling import decide, plan
-from orchestrator.planning.spec import Auto, External, PipelineSpec, RoleSpec, Static
+from orchestrator.planning.spec import Auto, External, PipelineSpec, RoleSpec, Scaling, Static
 from services.common.errors import InvalidInput
 
 STARTUP = 200.0
@@ -228,6 +228,33 @@ def test_a_minimum_and_a_pool_limit_are_recorded() -> None:
     pool = decide_after(pipeline(role(pool="spot"), pools={"spot": 2}), seen(2))
     assert pool.roles[0].wanted == 2
     assert any("pool spot has room for 2" in limit for limit in pool.roles[0].limits)
+
+
+@pytest.mark.parametrize("scaling", [Static(3), Static(8), External(), Auto(3, 40)])
+def test_a_pool_that_is_too_full_drains_nobody_elsewhere(scaling: Scaling) -> None:
+    """Of three policies two have room: they do 0.4 groups/s, for which a role on another pool is counted."""
+    count = scaling.replicas if isinstance(scaling, Static) else 3
+    spec = pipeline(role(pool="spot", scaling=scaling), role("reward"), pools={"spot": 2})
+    roles = {"policy": seen(2, desired=count), "reward": seen(2)}
+    run = Run(spec).settle(40, **roles)
+    learner = LearnerObserved(ready_groups=240)
+    decision = decide(spec, Observed(at=run.now, roles=roles, learner=learner, memory=run.memory), run.now)
+    assert decision.flow is not None
+    assert decision.flow.planned == pytest.approx(0.4, rel=0.01)
+    assert decision.flow.bound == "pool spot has room for 2"
+    assert decision.roles[1].wanted in (2, 3)  # a load of 2, and the stock is a little below its reserve
+
+
+def test_two_that_share_a_full_pool_have_one_each_at_least() -> None:
+    """Whatever is held there beside it, a role is counted on for one: for none there would be no plan."""
+    crowd = (role(pool="spot", scaling=Static(3)), role("reference", pool="spot", scaling=Static(4)))
+    spec = pipeline(*crowd, role("reward"), pools={"spot": 2})
+    roles = {"policy": seen(3), "reference": seen(4), "reward": seen(1)}
+    run = Run(spec).settle(**roles)
+    learner = LearnerObserved(ready_groups=240)
+    decision = decide(spec, Observed(at=run.now, roles=roles, learner=learner, memory=run.memory), run.now)
+    assert decision.flow is not None
+    assert decision.flow.planned == pytest.approx(0.2, rel=0.01)
 
 
 def decide_after(spec: PipelineSpec, policy: RoleObserved):  # type: ignore[no-untyped-def]

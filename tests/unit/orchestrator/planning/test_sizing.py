@@ -78,3 +78,13 @@ def test_a_shared_pool_bounds_the_rate_for_all() -> None:
     rate, pool = shared_rate(5.0, {"spot": 6}, counts)
     assert (round(rate, 6), pool) == (2.0, "spot")
     assert shared_rate(1.5, {"spot": 6}, counts) == (1.5, "")
+
+
+def test_a_pool_that_is_too_full_does_not_bound_what_asks_nothing_of_it() -> None:
+    """Three that are there at any rate in a room for two: no rate makes them fewer. With a fourth, it binds."""
+    import math
+
+    counts = lambda rate: {"spot": max(3, math.ceil(2 * rate - 1e-9))}  # noqa: E731
+    assert shared_rate(1.5, {"spot": 2}, counts) == (1.5, "")
+    rate, pool = shared_rate(5.0, {"spot": 2}, counts)
+    assert (round(rate, 6), pool) == (1.5, "spot")
