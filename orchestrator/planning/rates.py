@@ -21,6 +21,8 @@ FAR = 3.0
 """Standard deviations of a block that two in a row must exceed to be a new rate."""
 LEAST_SPREAD = 0.08
 """Relative standard deviation of a block at least: fewer blocks than ten know their spread badly."""
+LEAST_SECONDS = 1e-6
+"""Of a group, where no time at all was measured: there is no infinite rate to plan for."""
 UNKNOWN_ERROR = 0.15
 """Relative error of a rate that was told, or that one block knows."""
 
@@ -70,10 +72,10 @@ def work_estimate(memory: RoleMemory, told: float | None) -> Estimate | None:
     kept = sorted(memory.blocks, key=lambda block: block[0] / block[1])
     cut = len(kept) // 10
     kept = kept[cut : len(kept) - cut]
-    mean = sum(busy for busy, _ in kept) / sum(done for _, done in kept)
+    mean = max(LEAST_SECONDS, sum(busy for busy, _ in kept) / sum(done for _, done in kept))
     if len(ratios) < 3:
         return Estimate(mean, UNKNOWN_ERROR / math.sqrt(len(ratios)))
-    spread = max(statistics.stdev(ratios) / mean, LEAST_SPREAD) if mean > 0 else LEAST_SPREAD
+    spread = max(statistics.stdev(ratios) / mean, LEAST_SPREAD)
     return Estimate(mean, min(UNKNOWN_ERROR, spread / math.sqrt(len(ratios))))
 
 

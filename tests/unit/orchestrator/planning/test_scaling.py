@@ -257,6 +257,14 @@ def test_two_that_share_a_full_pool_have_one_each_at_least() -> None:
     assert decision.flow.planned == pytest.approx(0.2, rel=0.01)
 
 
+def test_a_speed_too_quick_to_measure_is_planned_with() -> None:
+    """32 groups in no time: one replica does it all, and nothing is divided by zero."""
+    decision = decide_after(pipeline(), seen(2, work=0.0))
+    assert decision.flow is not None
+    assert decision.flow.bound == "learner"
+    assert (decision.roles[0].least, decision.roles[0].enough) == (1, 1)
+
+
 def decide_after(spec: PipelineSpec, policy: RoleObserved):  # type: ignore[no-untyped-def]
     run = Run(spec).settle(policy=policy)
     observed = Observed(
