@@ -196,7 +196,9 @@ def _numbers(
     )
     batch = picture.spec.batch_groups * work.mean / role.slots
     rest = picture.spec.batch_groups / flow.planned
-    best = alternating(batch, role.price, others, rest, bounds.maximum)
+    # Beyond a slot for each group of the batch none would ever get one.
+    most = min(bounds.maximum, math.ceil(picture.spec.batch_groups / role.slots))
+    best = alternating(batch, role.price, others, rest, most)
     return Numbers(loads[role.name], best, best)
 
 

@@ -257,6 +257,13 @@ def test_two_that_share_a_full_pool_have_one_each_at_least() -> None:
     assert decision.flow.planned == pytest.approx(0.2, rel=0.01)
 
 
+def test_no_replica_that_can_never_get_a_group_is_bought() -> None:
+    """Without staleness no more groups than a batch are in flight: 6 in slots of 4 keep two replicas busy."""
+    dear = pipeline(batch_groups=6, max_staleness=0, learner_price=1000.0)
+    decision = decide_after(dear, seen(2, work=60.0))
+    assert decision.roles[0].wanted == 2
+
+
 def test_a_speed_too_quick_to_measure_is_planned_with() -> None:
     """32 groups in no time: one replica does it all, and nothing is divided by zero."""
     decision = decide_after(pipeline(), seen(2, work=0.0))
