@@ -6,6 +6,7 @@ One row of `ROLES` and one function of `_OWN_TABLES` per role; everything else i
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -25,6 +26,7 @@ from services.common.spec.run import RunSpec
 
 HOST = "127.0.0.1"
 QUEUE = "queue"
+CUT_OFF = 128 + signal.SIGTERM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +228,8 @@ def _learner(_name: str, spec: RunSpec, around: Surroundings) -> dict[str, Any]:
     folder = "" if spec.offline else around.weights_folder
     return {
         "weights": {"folder": folder},
+        # Whoever else ends it has not finished the run: only a drain of the supervisor's own is quiet.
+        "cut_off_status": CUT_OFF,
         "run": spec.model_dump(mode="json", exclude_none=True),
         "out": str(around.layout.root),
         "deltas": False,

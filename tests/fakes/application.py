@@ -2,7 +2,8 @@
 
     python -m tests.fakes.application --config FILE
 
-Named `learner`, it answers GetRunStatus, one step further at each call, and ends after the last step.
+Named `learner`, it answers GetRunStatus, one step further at each call, and ends after the last step; after a signal
+before that, with its `cut_off_status`.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ class FakeConfig(ServiceSpec):
     """Whatever the orchestrator writes."""
 
     model_config = ConfigDict(extra="allow")
+    cut_off_status: int = 0
 
 
 class FakeApplication:
     """Serves health; as a learner its status, too."""
 
     def __init__(self, config: FakeConfig) -> None:
-        self.name = config.name
+        self.name, self._cut_off_status = config.name, config.cut_off_status
         self._stepper = Stepper()
 
     def register(self, server: grpc.aio.Server) -> Sequence[str]:
@@ -46,6 +48,9 @@ class FakeApplication:
 
     async def drain(self) -> None:
         """Nothing to hand back."""
+
+    def cut_off(self) -> int:
+        return self._cut_off_status
 
     async def wait(self) -> int:
         await self._stepper.ended.wait()

@@ -33,7 +33,7 @@ def layout(tmp_path: Path) -> Iterator[RunLayout]:
 
 
 def exit_code(layout: RunLayout, tmp_path: Path, module: str, event: str, status: int | None) -> int:
-    """Of a learner that gets SIGTERM once it has said `event`. `status`: its setting; None: it has none."""
+    """Of a learner that gets SIGTERM once it has said `event`. `status`: its setting; None: that of a local stack."""
     around = Surroundings(
         layout=layout,
         queue_url=(tmp_path / "queue").read_text(),
@@ -69,16 +69,17 @@ def exit_code(layout: RunLayout, tmp_path: Path, module: str, event: str, status
     ("module", "event", "status", "code"),
     [
         ("services.learner", "training begins", 143, 143),
-        ("services.learner", "training begins", None, 0),
+        ("services.learner", "training begins", 0, 0),
+        ("services.learner", "training begins", None, 143),
         ("services.learner", "listening", 143, 143),
         ("services.learner.distributed", "training begins", 143, 143),
-        ("services.learner.distributed", "training begins", None, 0),
+        ("services.learner.distributed", "training begins", 0, 0),
     ],
 )
 def test_sigterm_before_the_last_step(
     layout: RunLayout, tmp_path: Path, module: str, event: str, status: int | None, code: int
 ) -> None:
-    """A Job must not take it for success, while it loads and under torchrun too; on one machine it is a drain.
+    """Neither a Job nor a supervisor must take it for success, while it loads and under torchrun too.
 
     Nothing is trained yet, so no checkpoint costs time.
     """

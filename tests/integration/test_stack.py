@@ -99,6 +99,21 @@ async def test_killed_service_returns_on_its_port(layout: RunLayout, spec: RunSp
         await probe.close()
 
 
+async def test_a_learner_that_somebody_ends_is_not_done(layout: RunLayout, spec: RunSpec) -> None:
+    """SIGTERM of somebody else before the last step: it is started again, as after a crash. Own drains are quiet."""
+    told: list[str] = []
+    async with stack_of(layout, spec, ["learner"], told) as stack:
+        await stack.ready("learner")
+        _kill(stack, "learner", signal.SIGTERM)
+        await until(lambda: _restarts(stack, "learner") == 1)
+        await stack.ready("learner")
+        await stack.remove("learner")
+        await stack.add("learner")
+        await stack.ready("learner")
+    [ended] = [line for line in told if "143" in line]
+    assert ended.startswith("learner ended with status 143")
+
+
 async def test_killed_queue_returns_with_its_data(layout: RunLayout, spec: RunSpec) -> None:
     """kill -9 of the queue server: it is back under the same URL, and what was synced is there."""
     async with stack_of(layout, spec, ["policy"]) as stack:
@@ -213,10 +228,10 @@ async def test_training_ends_with_what_a_service_was_given_up_for(
         await run_training(layout, spec, view)
 
 
-def _kill(stack: Stack, name: str) -> None:
+def _kill(stack: Stack, name: str, by: signal.Signals = signal.SIGKILL) -> None:
     pid = next(status.pid for status in stack.status() if status.name == name)
     assert pid is not None
-    os.kill(pid, signal.SIGKILL)
+    os.kill(pid, by)
 
 
 def _restarts(stack: Stack, name: str) -> int:
