@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -113,10 +113,16 @@ def service_name(stage: str) -> str:
     return stage.replace("/", "-")
 
 
-def choose_ports(names: tuple[str, ...]) -> dict[str, Ports]:
+def choose_ports(names: Sequence[str]) -> dict[str, Ports]:
     """Free ports for each service."""
-    ports = iter(free_ports(3 * len(names), HOST))
-    return {name: Ports(grpc=next(ports), health=next(ports), metrics=next(ports)) for name in names}
+    return choose_all_ports(names)[1]
+
+
+def choose_all_ports(names: Sequence[str]) -> tuple[int, dict[str, Ports]]:
+    """Free ports for the queue server and for each service: of one draw, so that no two are the same."""
+    queue, *others = free_ports(1 + 3 * len(names), HOST)
+    ports = iter(others)
+    return queue, {name: Ports(grpc=next(ports), health=next(ports), metrics=next(ports)) for name in names}
 
 
 def service_config(

@@ -24,7 +24,6 @@ from typing import Any
 from orchestrator.local.layout import RunLayout, SupervisorLock, write_private
 from orchestrator.local.log_files import MOST_BYTES, keep_short
 from orchestrator.local.memory import MemoryMeter
-from orchestrator.local.ports import free_ports
 from orchestrator.local.processes import ManagedProcess
 from orchestrator.local.queue_child import QueueChild
 from orchestrator.local.run_tls import RunTls
@@ -33,7 +32,7 @@ from orchestrator.local.services import (
     QUEUE_DRAIN_RANK,
     ROLES,
     Surroundings,
-    choose_ports,
+    choose_all_ports,
     overlay,
     queue_users,
     role_of,
@@ -95,14 +94,15 @@ class Stack:
             if role_of(name).reads_queue
         }
         users = queue_users(stages.values(), spec, layout.run_uid())
-        self._queue = QueueChild(QUEUE, layout.queue, port=free_ports(1)[0], users=users.lines())
+        queue_port, ports = choose_all_ports(names)
+        self._queue = QueueChild(QUEUE, layout.queue, port=queue_port, users=users.lines())
         self._operator_url = users.url(OPERATOR, self._queue.address)
         self._around = Surroundings(
             layout=layout,
             queue_url=self._queue.url,
             queue_urls={name: users.url(stage, self._queue.address) for name, stage in stages.items()},
             run_uid=layout.run_uid(),
-            ports=choose_ports(names),
+            ports=ports,
             weights_folder=weights_folder(layout.run_uid()),
             tls=RunTls(layout.tls) if tls else None,
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import random
 import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -56,6 +58,17 @@ def test_every_service_gets_fixed_ports_and_its_stage(around: Surroundings) -> N
     config = service_config("reward-hh", spec, around)
     assert config["server"] == {"host": "127.0.0.1", "port": 1005, "health_port": 2005, "metrics_port": 3005}
     assert config["queue"] == {"url": "redis://h:1", "run_uid": "u-1", "stage": "reward/hh"}
+
+
+def test_no_service_has_the_queues_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All ports of a run are of one draw: two draws may come to the same, as here they would."""
+    monkeypatch.setattr("orchestrator.local.ports.random.SystemRandom", lambda: random.Random(1))
+    stack = Stack(RunLayout.prepare(tmp_path / "run"), spec_of(), ["policy"])
+    used = [urlsplit(stack.queue_url).netloc.rpartition("@")[2]]
+    used += [
+        stack.endpoint(name, kind) for name in ("policy", "learner") for kind in ("grpc", "health", "metrics")
+    ]
+    assert len(set(used)) == 7
 
 
 def test_every_service_has_a_queue_user_of_its_own(around: Surroundings) -> None:
