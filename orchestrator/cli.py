@@ -271,6 +271,7 @@ def logs(
     context: cluster_cli.Context = None,
 ) -> None:
     """What the services logged."""
+    service = "" if service == "all" else service
     if cluster is not None:
         at = cluster_cli.At(kubeconfig, context, namespace)
         cluster_cli.logs(cluster, service, lines, follow=follow, at=at)

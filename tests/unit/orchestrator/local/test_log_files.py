@@ -7,7 +7,10 @@ import logging
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from orchestrator import cluster_cli
+from orchestrator.cli import app
 from orchestrator.local.layout import RunLayout
 from orchestrator.local.log_files import keep_short, older, rotate
 from orchestrator.local.processes import last_line
@@ -75,3 +78,17 @@ def test_readers_see_through_it(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert last_line(log, start) == "4"
     show_logs(layout, "policy", lines=2, follow=False)
     assert capsys.readouterr().out == "two\n4\n"
+
+
+def test_all_names_all_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the help says, of a run on a cluster too; without a service it is the same."""
+    layout = RunLayout.prepare(tmp_path / "run")
+    for name in ("policy", "reward"):
+        layout.log(name).write_text(f"of {name}\n")
+    for words in (["all"], []):
+        shown = CliRunner().invoke(app, ["logs", *words, "--out", str(layout.root)])
+        assert shown.output == "policy     of policy\nreward     of reward\n"
+    asked: list[str] = []
+    monkeypatch.setattr(cluster_cli, "logs", lambda _run, service, *_args, **_more: asked.append(service))
+    CliRunner().invoke(app, ["logs", "all", "--cluster", "helpful"])
+    assert asked == [""]
