@@ -42,15 +42,17 @@ def export(layout: RunLayout, out: Path) -> Path:
 
 
 def _source(layout: RunLayout) -> tuple[Path, Origin]:
-    """model/ of a run that is through, else that of its newest checkpoint."""
+    """model/ of a run that is through; that of the newest checkpoint where there is none, or an older one."""
     whole, published = layout.root / "model", layout.root / "published.json"
+    found = [path for path in layout.checkpoints.glob("step-*") if (path / "model" / "config.json").is_file()]
+    newest = max(found, key=_step_of, default=None)
     if (whole / "config.json").is_file() and published.is_file():
         version = json.loads(published.read_text(encoding="utf-8"))
-        return whole, Origin(int(version["step"]), str(version["digest"]))
-    found = [path for path in layout.checkpoints.glob("step-*") if (path / "model" / "config.json").is_file()]
-    if not found:
+        origin = Origin(int(version["step"]), str(version["digest"]))
+        if newest is None or origin.step >= _step_of(newest):
+            return whole, origin
+    if newest is None:
         raise NotFound(f"{layout.root} has no model yet: neither model/ nor a checkpoint")
-    newest = max(found, key=_step_of)
     return newest / "model", Origin(_step_of(newest), "")
 
 

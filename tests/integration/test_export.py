@@ -77,6 +77,15 @@ def test_a_run_on_the_way_gives_its_newest_checkpoint(layout: RunLayout, tmp_pat
     assert "| Steps done | 10 of 2 |" in (out / "README.md").read_text()
 
 
+def test_a_checkpoint_is_newer_than_the_model_of_before(layout: RunLayout, tmp_path: Path) -> None:
+    """A run that was resumed for more steps has model/ of its first end until its second."""
+    run = tmp_path / "run"
+    shutil.copytree(layout.root, run)
+    shutil.copytree(run / "checkpoints" / "step-000002", run / "checkpoints" / "step-000010")
+    out = export(RunLayout(run), tmp_path / "out")
+    assert "| Steps done | 10 of 2 |" in (out / "README.md").read_text()
+
+
 def test_what_cannot_be_exported_is_told(layout: RunLayout, tmp_path: Path) -> None:
     """A folder in use; a run without a model; a run.toml that is none. Nothing is written."""
     used = tmp_path / "used"
