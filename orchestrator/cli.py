@@ -357,11 +357,15 @@ def score(
 
 @app.command()
 def report(run_folder: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)]) -> None:
-    """Write report.html anew from what a run left."""
+    """Write report.html anew from what a run, or rounds of it, left."""
     from orchestrator.demo.report import write_report
+    from orchestrator.iterate.report import write_report as write_rounds_report
+    from orchestrator.iterate.state import rounds_of
     from orchestrator.local.layout import RunLayout
 
-    typer.echo(write_report(RunLayout.existing(run_folder).root))
+    folder = RunLayout.existing(run_folder).root
+    rounds = rounds_of(folder)
+    typer.echo(write_report(folder) if rounds is None else write_rounds_report(folder, rounds))
 
 
 @app.command()
@@ -369,7 +373,7 @@ def export(
     run_folder: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The folder to write.", show_default=False)],
 ) -> None:
-    """Write a run's model as a plain Hugging Face folder with a model card."""
+    """Write a run's model (of rounds the last one) as a plain Hugging Face folder with a model card."""
     from orchestrator.export.folder import export as write
     from orchestrator.local.layout import RunLayout
 

@@ -1,6 +1,6 @@
 """Copies a run's model to a folder that anything in the Hugging Face world loads, and writes its card beside it.
 
-Knows which of a run's folders holds the newest whole model; what the card says is card.py's.
+Knows which of a run's folders, or of its rounds', holds the newest whole model; what the card says is card.py's.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from pydantic import ValidationError
 
 from orchestrator.demo.run_folder import read_run
 from orchestrator.export.card import Origin, card
+from orchestrator.iterate.places import round_folder, round_spec
+from orchestrator.iterate.state import rounds_of
 from orchestrator.local.layout import RunLayout
-from services.common.errors import AlreadyExists, Corrupted, NotFound, ServiceError
+from services.common.errors import AlreadyExists, Corrupted, NotFound, ServiceError, UserError
 from services.common.folders import written
 from services.common.spec.run import RunSpec
 
@@ -26,12 +28,13 @@ def export(layout: RunLayout, out: Path) -> Path:
     """Write `out`, whole or not at all; its path.
 
     Raises NotFound where the run has no model yet, AlreadyExists for a folder that is in use, Corrupted for a run.toml
-    that is none.
+    that is none, UserError for rounds of demonstrations.
     """
-    source, origin = _source(layout)
+    made = _made(layout)
+    source, origin = _source(made)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise AlreadyExists(f"{out} is there already: name another folder")
-    text = card(_spec(layout), read_run(layout.root), origin)
+    text = card(_spec(layout, made), read_run(made.root), origin)
     try:
         with written(out) as aside:
             shutil.copytree(source, aside, dirs_exist_ok=True)
@@ -39,6 +42,20 @@ def export(layout: RunLayout, out: Path) -> Path:
     except OSError as error:
         raise ServiceError(f"{out} cannot be written: {error.strerror or error}") from error
     return out
+
+
+def _made(layout: RunLayout) -> RunLayout:
+    """Whose model it is: the run's own, or that of the last of its rounds that has trained."""
+    rounds = rounds_of(layout.root)
+    if rounds is None:
+        return layout
+    number = max((one.number for one in rounds.rounds if "trained" in one.done), default=0)
+    if not number:
+        raise NotFound(f"{layout.root} has no model yet: no round has trained one")
+    folder = round_folder(layout.root, number)
+    if rounds.made_with.get("iterate.learn") == "demonstrations":
+        raise UserError(f"{folder / 'model'} is a plain folder already: trimtab sft wrote it, without a card")
+    return RunLayout(folder)
 
 
 def _source(layout: RunLayout) -> tuple[Path, Origin]:
@@ -60,7 +77,13 @@ def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def _spec(layout: RunLayout) -> RunSpec:
+def _spec(layout: RunLayout, made: RunLayout) -> RunSpec:
+    """What the model was trained with; of a round with its own beginning and reward model."""
+    spec, rounds = _run_spec(layout), rounds_of(layout.root)
+    return spec if rounds is None else round_spec(layout.root, spec, int(made.root.name), rounds.policy_init)
+
+
+def _run_spec(layout: RunLayout) -> RunSpec:
     try:
         return RunSpec.model_validate(tomllib.loads(layout.run_file.read_text(encoding="utf-8")))
     except FileNotFoundError as error:

@@ -28,7 +28,7 @@ from orchestrator.demo.files import write_atomically
 from orchestrator.demo.progress import Phases, share_done
 from orchestrator.demo.ready import make_ready
 from orchestrator.demo.steps import job_command, reward_model_arguments
-from orchestrator.iterate import contest, state
+from orchestrator.iterate import contest, places, state
 from orchestrator.iterate.answers import Answered, answered
 from orchestrator.iterate.crew import Crew
 from orchestrator.iterate.drive import STATE_FILE, Material
@@ -323,29 +323,16 @@ class Course:
     # ------------------------------------------------------------ where things are
 
     def _round_spec(self, number: int) -> RunSpec:
-        """A round's run: its seed, and where its policy begins."""
-        model = self._spec.model.model_copy(update={"path": self._model(self._begins(number))})
-        return self._spec.model_copy(
-            update={
-                "model": model,
-                "seed": self._spec.seed + number - 1,
-                "reward_model": str(self._round_folder(number) / "reward_model"),
-            }
-        )
-
-    def _begins(self, number: int) -> int:
-        """The version that a round's policy begins from."""
-        return 0 if self._iterate.policy_init == "initial" else number - 1
+        return places.round_spec(self._layout.root, self._spec, number, self._iterate.policy_init)
 
     def _round_folder(self, number: int) -> Path:
-        return self._layout.root / "rounds" / f"{number:02d}"
+        return places.round_folder(self._layout.root, number)
 
     def _pairs(self, number: int) -> Path:
         return self._round_folder(number) / "pairs.jsonl"
 
     def _model(self, version: int) -> str:
-        """The folder of a version; 0 is the initial model."""
-        return str(self._round_folder(version) / "model") if version else self._spec.model.path
+        return places.model_of(self._layout.root, self._spec, version)
 
     async def _sampler(self, version: int, at_once: int) -> Sampler:
         """The policy service with this version, and a sampler of so many prompts at once that no other answers."""

@@ -20,7 +20,7 @@ from services.common.errors import Mismatch, NotFound, UserError
 from services.common.spec.load import load_toml
 
 RUN_FILE = Path(__file__).with_name("recipes") / "rounds.toml"
-STATE_FILE = "rounds.json"
+STATE_FILE = state.STATE_FILE
 TOLD_FILE = "iterate.json"
 
 
@@ -79,7 +79,7 @@ def begun(layout: RunLayout, spec: IterateRun, material: Material) -> state.Roun
     lies in the folder does not fit.
     """
     told, made_with = spec.iterate, _made_with(spec, material)
-    found = state.read(layout.root / STATE_FILE)
+    found = state.rounds_of(layout.root)
     if found is None:
         found = state.Rounds(reference=told.reference, policy_init=told.policy_init)
     if (found.reference, found.policy_init) != (told.reference, told.policy_init):

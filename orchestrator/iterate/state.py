@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator.demo.files import read_model, write_atomically
 
+STATE_FILE = "rounds.json"
 PHASES = ("sampled", "compared", "rewarded", "trained", "evaluated")
 """In their order; a round of demonstrations has only the last two."""
 
@@ -88,6 +89,11 @@ def why_stopped(rounds: Rounds, limit: int, *, plateaus: bool) -> str:
 def write(path: Path, rounds: Rounds) -> None:
     """Whole or not at all."""
     write_atomically(path, rounds.model_dump_json(indent=2) + "\n")
+
+
+def rounds_of(folder: Path) -> Rounds | None:
+    """Those of a run's folder; None where it is no run of rounds. Raises Corrupted."""
+    return read(folder / STATE_FILE)
 
 
 def read(path: Path) -> Rounds | None:

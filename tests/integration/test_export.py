@@ -13,10 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from orchestrator.export.folder import export
+from orchestrator.iterate import state
 from orchestrator.local.in_process import run_in_process
 from orchestrator.local.layout import RunLayout
 from orchestrator.local.stack import write_spec
-from services.common.errors import AlreadyExists, Corrupted, NotFound
+from services.common.errors import AlreadyExists, Corrupted, NotFound, UserError
 from services.models.loading import load_causal, serving_state
 from services.models.manifest import entries_of, whole_digest
 from services.policy.engines.base import Request, Sampling
@@ -84,6 +85,32 @@ def test_a_checkpoint_is_newer_than_the_model_of_before(layout: RunLayout, tmp_p
     shutil.copytree(run / "checkpoints" / "step-000002", run / "checkpoints" / "step-000010")
     out = export(RunLayout(run), tmp_path / "out")
     assert "| Steps done | 10 of 2 |" in (out / "README.md").read_text()
+
+
+def test_rounds_give_their_last_model(layout: RunLayout, tmp_path: Path) -> None:
+    """The last round's that has trained, not that of one which is under way; the card names what it began from."""
+    run = RunLayout.prepare(tmp_path / "run")
+    shutil.copy(layout.run_file, run.run_file)
+    ended = [state.Round(number=number, done=[*state.PHASES]) for number in (1, 2)]
+    rounds = [*ended, state.Round(number=3)]
+    told = state.Rounds(reference="initial", policy_init="previous", rounds=rounds)
+    state.write(run.root / state.STATE_FILE, told)
+    for number in ("01", "02", "03"):
+        shutil.copytree(layout.root, run.root / "rounds" / number)
+        (run.root / "rounds" / number / "model" / f"of-{number}").touch()
+    out = export(run, tmp_path / "out")
+    assert (out / "of-02").exists()
+    card = (out / "README.md").read_text()
+    assert f"from `{run.root}/rounds/01/model`" in card
+    assert f"came from `{run.root}/rounds/02/reward_model`" in card
+    assert "## In training" in card
+    state.write(run.root / state.STATE_FILE, told.model_copy(update={"rounds": [state.Round(number=1)]}))
+    with pytest.raises(NotFound, match="no round has trained one"):
+        export(run, tmp_path / "none")
+    given = told.model_copy(update={"made_with": {"iterate.learn": "demonstrations"}})
+    state.write(run.root / state.STATE_FILE, given)
+    with pytest.raises(UserError, match=r"rounds/02/model is a plain folder already"):
+        export(run, tmp_path / "none")
 
 
 def test_what_cannot_be_exported_is_told(layout: RunLayout, tmp_path: Path) -> None:

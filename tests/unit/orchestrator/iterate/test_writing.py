@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from orchestrator.cli import app
 from orchestrator.iterate import state
 from orchestrator.iterate.report import write_report
 from orchestrator.iterate.writing import FILE, SAMPLES, read, write, writing
@@ -39,6 +41,24 @@ def test_the_page_shows_variety_and_answers_as_text(tmp_path: Path) -> None:
     assert "<script" not in page
     assert page.count("prompt 0") == 1
     assert json.loads((tmp_path / "summary.json").read_text())["distinct"] == pytest.approx([0.2, 0.2])
+
+
+def test_the_report_command_writes_the_page_of_rounds(tmp_path: Path) -> None:
+    """Of a run of rounds, one of them under way, it is the page that the run itself writes, and no other summary."""
+    begun = state.Round(number=2, done=["sampled"])
+    rounds = state.Rounds(
+        reference="initial",
+        policy_init="previous",
+        rounds=[state.Round(number=1, done=[*state.PHASES]), begun],
+    )
+    state.write(tmp_path / state.STATE_FILE, rounds)
+    (tmp_path / "run_uid").write_text("u")
+    names = ("report.html", "summary.json")
+    write_report(tmp_path, rounds)
+    before = [(tmp_path / name).read_text() for name in names]
+    told = CliRunner().invoke(app, ["report", str(tmp_path)], catch_exceptions=False)
+    assert told.output.strip() == str(tmp_path / "report.html")
+    assert [(tmp_path / name).read_text() for name in names] == before
 
 
 def test_a_run_without_answers_yet_has_a_page_and_a_damaged_file_is_named(tmp_path: Path) -> None:
