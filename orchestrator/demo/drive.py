@@ -59,15 +59,21 @@ def run_demo(options: RunOptions, demo: DemoSpec | None = None, run_file: Path =
     layout = RunLayout.prepare(options.folder(spec), resume=options.resume, overwrite=options.overwrite)
     console = Console(stderr=True)
     with LiveView(console) as view:
-        return run_until_signal(_Demo(layout, spec, demo or DemoSpec(), run_file, view).run())
+        return run_until_signal(_Demo(layout, spec, demo or DemoSpec(), run_file, options, view).run())
 
 
 class _Demo:
     def __init__(
-        self, layout: RunLayout, spec: RunSpec, demo: DemoSpec, run_file: Path, view: LiveView
+        self,
+        layout: RunLayout,
+        spec: RunSpec,
+        demo: DemoSpec,
+        run_file: Path,
+        options: RunOptions,
+        view: LiveView,
     ) -> None:
         self._layout, self._named, self._demo, self._view = layout, spec, demo, view
-        prompts_file = (run_file.parent / spec.data.prompts).resolve()
+        prompts_file = (options.beside(run_file, "data.prompts") / spec.data.prompts).resolve()
         if not prompts_file.is_file():
             raise NotFound(f"{prompts_file}: no such prompt file")
         self._prompts = read_prompts(prompts_file)

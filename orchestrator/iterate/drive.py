@@ -38,16 +38,19 @@ def run_iterate(run_file: Path, options: RunOptions) -> int:
     from orchestrator.iterate.course import Course
 
     spec = load_toml(run_file, IterateRun, options.all_overrides())
-    spec, material = resolved(run_file, spec)
+    spec, material = resolved(run_file, spec, options)
     layout = RunLayout.prepare(options.folder(spec), resume=options.resume, overwrite=options.overwrite)
     with LiveView(Console(stderr=True)) as view:
         rounds = begun(layout, spec, material)
         return run_until_signal(Course(layout, spec, material, rounds, view).run())
 
 
-def resolved(run_file: Path, spec: IterateRun) -> tuple[IterateRun, Material]:
+def resolved(
+    run_file: Path, spec: IterateRun, options: RunOptions | None = None
+) -> tuple[IterateRun, Material]:
     """The spec with paths that hold from anywhere, and the prompts. Raises NotFound or UserError."""
-    prompts_file = (run_file.parent / spec.data.prompts).resolve()
+    options = options or RunOptions()
+    prompts_file = (options.beside(run_file, "data.prompts") / spec.data.prompts).resolve()
     if not prompts_file.is_file():
         raise NotFound(f"{prompts_file}: no such prompt file")
     prompts = read_prompts(prompts_file)
@@ -57,7 +60,7 @@ def resolved(run_file: Path, spec: IterateRun) -> tuple[IterateRun, Material]:
         raise UserError(f"{prompts_file}: prompts of split {spec.data.split!r} and others are needed")
     told = spec.iterate
     if told.learn == "demonstrations":
-        file = (run_file.parent / told.demonstrations).resolve()
+        file = (options.beside(run_file, "iterate.demonstrations") / told.demonstrations).resolve()
         if not told.demonstrations or not file.is_file():
             raise NotFound(
                 f"iterate.demonstrations: {told.demonstrations or 'a file is needed'}: no such file"

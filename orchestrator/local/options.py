@@ -50,6 +50,16 @@ class RunOptions:
 
         return load_toml(path, RunSpec, self.all_overrides())
 
+    def names(self, field: str) -> bool:
+        """Whether the command line says a field of the spec, itself or a table around it."""
+        told = (override.partition("=")[0] for override in self.all_overrides())
+        keys = (".".join(part.strip() for part in key.split(".")) for key in told)
+        return any(field == key or field.startswith(f"{key}.") for key in keys)
+
+    def beside(self, run_file: Path, field: str) -> Path:
+        """What a path in a field is relative to: the run file's folder, or the working one where --set says it."""
+        return Path() if self.names(field) else run_file.parent
+
     def folder(self, spec: RunSpec) -> Path:
         """The run's folder."""
         return Path("runs") / spec.name if self.out is None else self.out

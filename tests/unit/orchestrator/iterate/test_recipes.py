@@ -12,6 +12,7 @@ from orchestrator.iterate.drive import RUN_FILE, STATE_FILE, TOLD_FILE, Material
 from orchestrator.iterate.options import IterateRun
 from orchestrator.iterate.report import write_report
 from orchestrator.iterate.table import row
+from orchestrator.local.options import RunOptions
 from services.common.errors import NotFound
 from services.common.spec.load import load_toml
 from services.models.cut import MARK, layer_numbers
@@ -39,6 +40,27 @@ def test_each_recipe_loads(name: str, tmp_path: Path) -> None:
     assert material.train
     assert len(material.held_out) * spec.iterate.completions == 400
     assert not {one.prompt_id for one in material.train} & {one.prompt_id for one in material.held_out}
+
+
+def test_files_of_the_command_line_lie_where_it_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts and demonstrations that --set names are sought in the working directory, not beside the recipe."""
+    rows = [{"prompt_id": split, "prompt": "Hello", "split": split} for split in ("train", "held_out")]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "given.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    monkeypatch.chdir(tmp_path)
+    options = RunOptions(
+        overrides=(
+            "data.prompts=mine.jsonl",
+            "iterate={learn='demonstrations', demonstrations='given.jsonl'}",
+        )
+    )
+    spec = load_toml(RUN_FILE, IterateRun, options.all_overrides())
+    found, material = resolved(RUN_FILE, spec, options)
+    assert [one.text for one in material.train] == ["Hello"]
+    assert found.data.prompts == str(tmp_path / "mine.jsonl")
+    assert found.iterate.demonstrations == str(tmp_path / "given.jsonl")
 
 
 def without(spec: IterateRun, *fields: str) -> dict[str, object]:
