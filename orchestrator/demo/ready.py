@@ -11,11 +11,21 @@ from services.common.errors import ServiceError, UserError
 
 async def make_ready(model: str) -> str:
     """The folder (or hub id) of a model that may have to be converted first. Raises what stood in the way."""
+    return await _told(model)
+
+
+async def layers_of(model: str) -> int:
+    """How many layers the learner finds in a model, by its configuration. Raises UserError where it can split none."""
+    return int(await _told("--layers", model))
+
+
+async def _told(*arguments: str) -> str:
+    """The last line of `python -m services.models`."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "services.models",
-        model,
+        *arguments,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

@@ -1,4 +1,7 @@
-"""`python -m services.models MODEL`: makes a model ready (a GGUF file is converted once) and prints its folder."""
+"""`python -m services.models MODEL`: makes a model ready (a GGUF file is converted once) and prints its folder.
+
+`python -m services.models --layers MODEL`: how many layers a learner finds in it, from its configuration alone.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,17 @@ def main() -> None:
     from services.common.errors import TrimtabError, UserError
     from services.models.loading import resolve
 
-    if len(sys.argv) != 2:
-        print("usage: python -m services.models MODEL", file=sys.stderr)
+    options, names = sys.argv[1:-1], sys.argv[-1:]
+    if len(sys.argv) < 2 or options not in ([], ["--layers"]):
+        print("usage: python -m services.models [--layers] MODEL", file=sys.stderr)
         raise SystemExit(2)
     try:
-        print(resolve(sys.argv[1]))
+        if options:
+            from services.models.loading import trainable_layers
+
+            print(trainable_layers(*names))
+        else:
+            print(resolve(*names))
     except TrimtabError as error:
         print(str(error), file=sys.stderr)
         raise SystemExit(2 if isinstance(error, UserError) else 1) from None

@@ -18,6 +18,7 @@ from services.models import cut, gguf
 from services.models.encoder_decoder import is_encoder_decoder, trial
 from services.models.facts import ModelFacts, chat_template_digest, model_digest, tokenizer_fingerprint
 from services.models.precision import torch_dtype
+from services.models.trunk import halves_of, layers_of
 from services.models.untrusted import check_folder, check_tokenizer
 
 _HUB_SECONDS = 5.0
@@ -100,6 +101,22 @@ def load_language_model(spec: ModelSpec) -> LoadedModel:
     if not getattr(config, "is_encoder_decoder", False):
         return load_causal(spec)
     return _loaded(spec, folder, AutoModelForSeq2SeqLM)
+
+
+def trainable_layers(path: str) -> int:
+    """How many layers a learner finds in a language model, by its configuration alone: no weight is read.
+
+    Raises NotFound, or InvalidInput for a form that it cannot train.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    folder = resolve(path)
+    config = run_loader(folder, AutoConfig.from_pretrained)
+    kind = AutoModelForSeq2SeqLM if getattr(config, "is_encoder_decoder", False) else AutoModelForCausalLM
+    with torch.device("meta"), _readable(folder):
+        model = kind.from_config(config, trust_remote_code=False)
+        halves_of(model, 0)
+        return len(layers_of(model))
 
 
 def load_causal(spec: ModelSpec) -> LoadedModel:

@@ -12,10 +12,11 @@ from orchestrator.demo.options import DemoSpec
 from orchestrator.demo.summary import read_summary
 from orchestrator.local.options import RunOptions
 from orchestrator.local.toml import to_toml
+from services.common.errors import UserError
 from services.models.loading import load_causal, serving_state
 from services.models.manifest import entries_of, whole_digest
 from tests.fakes.small_runs import rows_of, run_tables
-from tests.fakes.tiny_models import make_tiny_causal, make_tiny_encoder
+from tests.fakes.tiny_models import make_tiny_causal, make_tiny_encoder, make_tiny_gpt2
 from tests.fakes.tiny_runs import model_spec
 
 PROMPTS, HELD_OUT, COMPLETIONS, STEPS = 12, 4, 2, 2
@@ -100,6 +101,19 @@ def test_the_demo_from_pairs_to_report(run_file: Path, tmp_path: Path) -> None:
     assert whole_digest(entries_of(trained)) == published["digest"]
     logs = "".join(path.read_text() for path in (out / "logs").glob("*.log"))
     assert "Traceback" not in logs
+
+
+@pytest.mark.timeout(120)
+def test_a_model_that_cannot_be_trained_is_told_at_once(run_file: Path, tmp_path: Path) -> None:
+    """By its form or its layers, in one line, before any service is started."""
+    make_tiny_gpt2(tmp_path / "gpt2")
+    other = RunOptions(out=tmp_path / "other", model=str(tmp_path / "gpt2"))
+    with pytest.raises(UserError, match="the Llama family's form, or of T5's, not GPT2LMHeadModel"):
+        run_demo(other, run_file=run_file)
+    deep = RunOptions(out=tmp_path / "deep", overrides=("optimiser.frozen_layers=2",))
+    with pytest.raises(UserError, match=r"optimiser\.frozen_layers = 2, but .*model has 2 layers"):
+        run_demo(deep, run_file=run_file)
+    assert not [*tmp_path.glob("*/endpoints.json"), *tmp_path.glob("*/logs/*")]
 
 
 def _lines(path: Path) -> list[str]:

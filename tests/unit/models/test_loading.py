@@ -22,9 +22,16 @@ from services.models.loading import (
     resolve,
     serving_state,
     switch_off_dropout,
+    trainable_layers,
 )
 from services.models.logprobs import completion_logprobs
-from tests.fakes.tiny_models import make_tiny_causal, make_tiny_encoder, tiny_tokenizer
+from tests.fakes.tiny_models import (
+    make_tiny_causal,
+    make_tiny_encoder,
+    make_tiny_gpt2,
+    make_tiny_t5,
+    tiny_tokenizer,
+)
 from tests.fakes.tiny_runs import loaded_from, model_spec, random_pairs
 
 
@@ -39,6 +46,16 @@ def test_a_whole_model_is_loaded_in_eval_mode_with_its_facts(tmp_path: Path) -> 
     assert half.dtype == "bfloat16"
     assert half.model_digest != facts.model_digest
     assert half.tokenizer_fingerprint == facts.tokenizer_fingerprint
+
+
+def test_layers_are_counted_by_the_configuration_alone(tmp_path: Path) -> None:
+    """Of a model without its weights; a form that no learner splits is told by name."""
+    causal, two_stacks = make_tiny_causal(tmp_path / "causal"), make_tiny_t5(tmp_path / "t5")
+    for folder, layers in ((causal, 2), (two_stacks, 5)):
+        (folder / "model.safetensors").unlink()
+        assert trainable_layers(str(folder)) == layers
+    with pytest.raises(InvalidInput, match="the Llama family's form, or of T5's, not GPT2LMHeadModel"):
+        trainable_layers(str(make_tiny_gpt2(tmp_path / "gpt2")))
 
 
 @pytest.mark.parametrize("path", ["./nothing", "/nothing/at/all", "~/nothing-here", "a/b/c", "some.gguf"])

@@ -22,6 +22,34 @@ def demo_of(folder: Path, options: RunOptions) -> drive._Demo:
     return drive._Demo(RunLayout(folder), spec, DemoSpec(), drive.RUN_FILE, options, view)
 
 
+@pytest.mark.parametrize(
+    ("options", "layers", "frozen"),
+    [
+        (RunOptions(), 30, 15),
+        (RunOptions(model="m"), 12, 6),
+        (RunOptions(overrides=("model.path=m",)), 25, 12),
+        (RunOptions(model="m", overrides=("optimiser.frozen_layers=3",)), 12, 3),
+        (RunOptions(model="m", overrides=("optimiser.frozen_layers=0",)), 12, 0),
+    ],
+)
+async def test_of_another_model_the_lower_half_is_frozen(
+    options: RunOptions, layers: int, frozen: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many layers as the demo freezes of its own are too many for a small model; what is said is taken."""
+
+    async def ready(model: str) -> str:
+        return model
+
+    async def found(_model: str) -> int:
+        return layers
+
+    monkeypatch.setattr(drive, "make_ready", ready)
+    monkeypatch.setattr(drive, "layers_of", found)
+    demo = demo_of(tmp_path, options)
+    await demo._set_up()
+    assert demo._spec.optimiser.frozen_layers == frozen
+
+
 def test_prompts_of_the_command_line_lie_where_it_is_typed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
