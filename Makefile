@@ -1,5 +1,6 @@
 # Trimtab. `make` lists the targets.
 PY := .venv/bin/python
+PYTHON ?= python3
 SEED ?= 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
@@ -7,9 +8,12 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 help: ## this list
 	@grep -hE '^[a-z0-9%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-# An environment of its own; one without pip is what a Debian without python3-venv leaves half-made.
-environment = $1/bin/python -m pip --version >/dev/null 2>&1 || \
-	{ rm -rf $1/bin $1/lib $1/lib64 $1/pyvenv.cfg; python3 -m venv $1 || { rm -rf $1; exit 1; }; }
+# An environment of its own. One without pip is what a Debian without python3-venv leaves half-made; one of an older
+# Python can hold nothing of this.
+new_enough = $1 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+environment = { $(call new_enough,$1/bin/python) && $1/bin/python -m pip --version >/dev/null 2>&1; } || { \
+	$(call new_enough,$(PYTHON)) || { echo "PYTHON=$(PYTHON): expected Python 3.11 or newer" >&2; exit 1; }; \
+	rm -rf $1/bin $1/lib $1/lib64 $1/pyvenv.cfg; $(PYTHON) -m venv $1 || { rm -rf $1; exit 1; }; }
 
 # Editable installs of both distributions; the demo's model files come by a second
 # call without dependencies (one of them would compile llama.cpp).
