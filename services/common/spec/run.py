@@ -423,16 +423,6 @@ class RunSpec(Spec):
         return self
 
     @model_validator(mode="after")
-    def _slip_refers(self) -> RunSpec:
-        rollout = self.rollout
-        if not self.offline and rollout.reference == "stage" and "reference" not in rollout.slip:
-            raise ValueError(
-                "rollout.slip has no stage named reference, whose log-probs every step needs: add it, or take "
-                "rollout.reference = branch, the learner's own"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _slip_is_in_order(self) -> RunSpec:
         slip = self.rollout.slip
         if len(set(slip)) < len(slip):
@@ -441,4 +431,14 @@ class RunSpec(Spec):
             )
         if not self.offline and slip[0] != "policy":
             raise ValueError("rollout.slip: expected policy first; the others work on what it generates")
+        return self
+
+    @model_validator(mode="after")
+    def _slip_refers(self) -> RunSpec:
+        rollout = self.rollout
+        if not self.offline and rollout.reference == "stage" and "reference" not in rollout.slip:
+            raise ValueError(
+                "rollout.slip has no stage named reference, whose log-probs every step needs: add it, or take "
+                "rollout.reference = branch, the learner's own"
+            )
         return self
