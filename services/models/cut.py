@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,15 @@ def cut(folder: Path, written: str) -> Path:
     return target
 
 
+def said_of(keep: Sequence[int], config: Mapping[str, Any], there: int) -> dict[str, list[Any]]:
+    """What a configuration of `there` layers says of each in lists of that length, as some families' do: of these."""
+    return {
+        name: [said[layer] for layer in keep]
+        for name, said in config.items()
+        if isinstance(said, list) and len(said) == there
+    }
+
+
 def _write(folder: Path, into: Path, config: dict[str, Any], keep: tuple[int, ...]) -> None:
     from safetensors import safe_open
     from safetensors.torch import save_file
@@ -83,13 +93,7 @@ def _write(folder: Path, into: Path, config: dict[str, Any], keep: tuple[int, ..
             f"{folder}: no model of the Llama family's form, so its layers cannot be told apart"
         )
     save_file(tensors, into / "model.safetensors", metadata={"format": "pt"})
-    there = config["num_hidden_layers"]
-    # Some families say something of each layer, in lists of that length.
-    each = {
-        name: [said[layer] for layer in keep]
-        for name, said in config.items()
-        if isinstance(said, list) and len(said) == there
-    }
+    each = said_of(keep, config, config["num_hidden_layers"])
     for path in (path for pattern in _COPIED for path in folder.glob(pattern)):
         if not path.name.endswith(".index.json"):
             shutil.copyfile(path, into / path.name)

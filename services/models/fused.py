@@ -29,6 +29,8 @@ _MLP = {"gate_proj", "up_proj", "down_proj"}
 _NORMS = {"input_layernorm", "post_attention_layernorm"}
 # Kinds of rotary embeddings whose angles depend on the position alone.
 _STATIC_ROPE = {"default", "linear", "llama3", "yarn"}
+# What each layer's attention may say of itself alone: its place, and whether it is trained.
+_OF_A_LAYER = {"layer_idx", "training"}
 _log = structlog.get_logger(__name__)
 
 
@@ -344,7 +346,25 @@ def has_the_form(model: Any) -> bool:
     rope = getattr(config, "rope_parameters", None) or {}
     if getattr(config, "hidden_act", None) != "silu" or rope.get("rope_type", "default") not in _STATIC_ROPE:
         return False
-    return all(_has_the_parts(layer) for layer in backbone.layers)
+    # Ministral 3 scales its queries by their positions, far beyond those of a trial.
+    if rope.get("llama_4_scaling_beta"):
+        return False
+    return all(_has_the_parts(layer) for layer in backbone.layers) and _attend_alike(backbone.layers)
+
+
+def _attend_alike(layers: Sequence[Any]) -> bool:
+    """Whether no layer's attention says another number than the lowest one's: SmolLM3's use_rope does."""
+
+    def said(layer: Any) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in vars(layer.self_attn).items()
+            if isinstance(value, str | int | float | None)
+            and name not in _OF_A_LAYER
+            and not name.startswith("_")
+        }
+
+    return all(said(layer) == said(layers[0]) for layer in layers)
 
 
 def _has_the_parts(layer: Any) -> bool:

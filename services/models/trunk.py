@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from services.common.errors import InvalidInput
 from services.models.encoder_decoder import Row, freeze_encoder_decoder, is_encoder_decoder
+from services.models.packed import probe_rows, same_states
 from services.models.unrolled import Unrolled, unroll, with_layers
 
 WRITTEN_OUT = 512
@@ -138,8 +139,8 @@ def freeze(model: Any, layers: int, *, embeddings: bool = False, written_out: bo
 
     With 0 layers nothing else is frozen and the lower half is the embedding alone. embeddings: they are trained too,
     and the head. written_out: the upper half's layers may be those of unrolled.py, which multiply by weights instead of
-    calling modules. Raises InvalidInput when the model has another form or fewer layers, or trained embeddings would
-    stand below frozen layers.
+    calling modules. Raises InvalidInput when the model has another form or fewer layers, its halves one after the other
+    are not the model, or trained embeddings would stand below frozen layers.
     """
     if embeddings and layers:
         raise InvalidInput(
@@ -150,8 +151,9 @@ def freeze(model: Any, layers: int, *, embeddings: bool = False, written_out: bo
         raise InvalidInput(
             f"a learner needs a model of the Llama family's form, or of T5's, not {type(model).__name__}"
         )
-    if layers >= len(backbone.layers):
-        raise InvalidInput(f"frozen_layers = {layers}, but the model has {len(backbone.layers)} layers")
+    there = len(backbone.layers)
+    if layers >= there:
+        raise InvalidInput(f"frozen_layers = {layers}, but the model has {there} layers")
     for parameter in backbone.get_input_embeddings().parameters():
         parameter.requires_grad_(embeddings)
     for parameter in model.get_output_embeddings().parameters():
@@ -159,10 +161,23 @@ def freeze(model: Any, layers: int, *, embeddings: bool = False, written_out: bo
     for layer in backbone.layers[:layers]:
         for parameter in layer.parameters():
             parameter.requires_grad_(False)
-    lower = with_layers(backbone, torch.nn.ModuleList(backbone.layers[:layers]), norm=torch.nn.Identity())
-    upper = with_layers(backbone, torch.nn.ModuleList(backbone.layers[layers:]), norm=backbone.norm)
+    lower = with_layers(backbone, range(layers), norm=torch.nn.Identity())
+    upper = with_layers(backbone, range(layers, there), norm=backbone.norm)
+    _check_halves(backbone, lower, upper)
     above, below = unroll(upper) if written_out else None, unroll(lower) if layers else None
     return Split(lower, upper, above, below, embeddings)
+
+
+@torch.no_grad()
+def _check_halves(backbone: Any, lower: Any, upper: Any) -> None:
+    """Raises InvalidInput for a backbone that is not its halves one after the other, tried on a few tokens."""
+    ids = torch.tensor(probe_rows(backbone)[:1], device=backbone.device)
+    between = lower(input_ids=ids, use_cache=False).last_hidden_state
+    found = upper(inputs_embeds=between, use_cache=False).last_hidden_state
+    if not same_states(backbone(input_ids=ids, use_cache=False).last_hidden_state, found):
+        raise InvalidInput(
+            f"{type(backbone).__name__} does more than its layers one after the other: it cannot be split for training"
+        )
 
 
 def layers_of(model: Any) -> list[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from services.models.block import Block, Layout
+from services.models.cut import said_of
 from services.models.fused import has_the_form, rotations
 from services.models.packed import same_states
 from services.models.sharing import Tokens, tokens_of
@@ -42,6 +44,12 @@ class Unrolled:
     def reading(self, weight_of: WeightOf) -> Unrolled:
         """The same layers, by the weights that this function gives of their linear modules and norms."""
         return Unrolled(self._backbone, weight_of)
+
+    def through(self, backbone: Any) -> Unrolled:
+        """As here, through some of the same backbone's layers."""
+        other = copy.copy(self)
+        other._backbone = backbone
+        return other
 
     def __call__(
         self, hidden: torch.Tensor, lengths: Sequence[int], prompts: Sequence[npt.NDArray[np.int32]] = ()
@@ -120,13 +128,18 @@ def _modules(layer: Any) -> tuple[Any, ...]:
     )
 
 
-def with_layers(backbone: Any, layers: torch.nn.ModuleList, *, norm: torch.nn.Module) -> Any:
-    """A shallow copy of a backbone with other layers and another norm; parameters stay shared."""
+def with_layers(backbone: Any, keep: Sequence[int], *, norm: torch.nn.Module) -> Any:
+    """A shallow copy of a backbone with some of its layers and another norm; parameters stay shared.
+
+    What its configuration says of each layer, of masks and rotations for instance, is that of these.
+    """
     other = copy.copy(backbone)
     other._modules = dict(backbone._modules)
-    other.layers, other.norm = layers, norm
+    other.layers, other.norm = torch.nn.ModuleList([backbone.layers[at] for at in keep]), norm
     other.config = copy.copy(backbone.config)
-    other.config.num_hidden_layers = len(layers)
+    for name, said in said_of(keep, vars(backbone.config), len(backbone.layers)).items():
+        setattr(other.config, name, said)
+    other.config.num_hidden_layers = len(keep)
     return other
 
 
@@ -164,12 +177,10 @@ def _plain(backbone: Any) -> bool:
 def _difference(backbone: Any) -> str:
     """Whether states or a gradient differ from the backbone's own on a small trial; empty where they agree.
 
-    With the lowest layer alone, as all are of one form: through thirty of them bfloat16 leaves two ways of computing a
-    gradient nothing in common on tokens that mean nothing.
+    The states of each layer alone, and the lowest one's gradient, as all are of one form: through thirty of them
+    bfloat16 leaves two ways of computing a gradient nothing in common on tokens that mean nothing.
     """
-    one = with_layers(backbone, torch.nn.ModuleList(backbone.layers[:1]), norm=backbone.norm)
-    unrolled = Unrolled(one)
-    lengths = (9, 5)
+    lengths, unrolled = (9, 5), Unrolled(backbone)
     width, dtype = backbone.config.hidden_size, backbone.embed_tokens.weight.dtype
     generator = torch.Generator().manual_seed(1)
     spread = float(backbone.embed_tokens.weight.detach().float().std())
@@ -177,16 +188,23 @@ def _difference(backbone: Any) -> str:
     direction = torch.randn((2, 9, width), generator=generator).to(dtype)
     direction[1, 5:] = 0
 
-    def trial(passed: Any) -> tuple[torch.Tensor, ...]:
+    def trial(passed: Any, *, gradient: bool) -> list[torch.Tensor]:
         given = hidden.clone().requires_grad_()
-        with torch.enable_grad():
+        with torch.set_grad_enabled(gradient):
             states = passed(given)
-            (by_hidden,) = torch.autograd.grad((states * direction).sum(), given)
-        return torch.cat([states[0], states[1, :5]]).detach(), torch.cat([by_hidden[0], by_hidden[1, :5]])
+            found = [states, *(torch.autograd.grad((states * direction).sum(), given) if gradient else ())]
+        return [torch.cat([one[0], one[1, :5]]).detach() for one in found]
 
-    expected = trial(lambda given: one(inputs_embeds=given, use_cache=False).last_hidden_state)
-    found = trial(lambda given: unrolled(given, lengths))
-    for what, theirs, ours in zip(("states", "gradients"), expected, found, strict=True):
-        if not same_states(theirs, ours):
-            return what
+    for at in range(len(backbone.layers)):
+        one = with_layers(backbone, [at], norm=backbone.norm)
+        expected = trial(partial(_last_states, one), gradient=at == 0)
+        found = trial(partial(unrolled.through(one), lengths=lengths), gradient=at == 0)
+        # Of a layer that is not the lowest there are states alone.
+        for what, theirs, ours in zip(("states", "gradients"), expected, found, strict=False):
+            if not same_states(theirs, ours):
+                return f"{what} of layer {at}"
     return ""
+
+
+def _last_states(backbone: Any, hidden: torch.Tensor) -> torch.Tensor:
+    return backbone(inputs_embeds=hidden, use_cache=False).last_hidden_state

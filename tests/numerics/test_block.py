@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2Model
+from transformers import (
+    Ministral3Config,
+    Ministral3Model,
+    Qwen2Config,
+    Qwen2Model,
+    SmolLM3Config,
+    SmolLM3Model,
+)
 
 from services.models import block
 from services.models.block import Block, Layout
@@ -165,6 +172,35 @@ def test_models_of_another_form_are_left_alone(model: Any) -> None:
     forward = attention.forward
     attention.forward = lambda *given, **named: (3 * forward(*given, **named)[0], None)
     assert unroll(backbone) is None
+
+
+def test_layers_that_differ_are_left_alone() -> None:
+    """SmolLM3's every fourth has no rotation, though its modules are those of the others."""
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "num_key_value_heads": 1}
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        backbone = SmolLM3Model(
+            SmolLM3Config(vocab_size=20, num_hidden_layers=4, pad_token_id=0, initializer_range=0.2, **small)
+        )
+    assert [layer.self_attn.use_rope for layer in backbone.layers] == [1, 1, 1, 0]
+    assert unroll(backbone) is None
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_every_layer_is_tried(model: Any, at: int) -> None:
+    """One that computes something else, wherever it stands, leaves the model to transformers' code."""
+    attention = model.base_model.layers[at].self_attn
+    forward = attention.forward
+    attention.forward = lambda *given, **named: (3 * forward(*given, **named)[0], None)
+    assert unroll(model.base_model) is None
+
+
+def test_queries_that_are_scaled_by_their_positions_are_left_alone() -> None:
+    """Ministral 3 scales from 16,384 on: no trial would see it."""
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = Ministral3Config(vocab_size=20, num_hidden_layers=1, head_dim=4, **small)
+    assert config.rope_parameters["llama_4_scaling_beta"] > 0
+    assert unroll(Ministral3Model(config)) is None
 
 
 def test_lengths_that_are_not_the_rows_are_refused(model: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GPT2Config, GPT2LMHeadModel, LlamaModel
 
 from services.common.errors import InvalidInput
 from services.models.trunk import freeze
@@ -32,6 +32,48 @@ def test_upper_after_lower_is_the_whole_model(model: Any, layers: int) -> None:
         assert torch.equal(model.model(input_ids=ids, use_cache=False).last_hidden_state, whole)
     assert len(model.model.layers) == 3
     assert model.config.num_hidden_layers == 3
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2, 3])
+def test_layers_of_several_kinds_stay_what_they_are(layers: int) -> None:
+    """Gemma 3: each half's layers keep their own windows and rotations, past the window too."""
+    config = Gemma3TextConfig(
+        vocab_size=263,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        query_pre_attn_scalar=8,
+        sliding_window=4,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention", "sliding_attention"],
+        initializer_range=0.2,
+        pad_token_id=0,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        gemma = Gemma3ForCausalLM(config).eval()
+    ids = torch.randint(263, (2, 11), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        whole = gemma.model(input_ids=ids, use_cache=False).last_hidden_state
+        split = freeze(gemma, layers)
+        found = split.upper(split.lower(ids), [11, 11])
+    torch.testing.assert_close(found, whole, atol=1e-5, rtol=1e-5)
+    assert len(gemma.config.layer_types) == 4
+
+
+def test_a_backbone_that_is_more_than_its_layers_is_refused(model: Any) -> None:
+    """What is done to the embeddings would be done twice, before the frozen layers and before the trained ones."""
+
+    class Scaled(LlamaModel):  # type: ignore[misc]
+        def forward(self, input_ids: Any = None, inputs_embeds: Any = None, **more: Any) -> Any:
+            embedded = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+            return super().forward(inputs_embeds=4 * embedded, **more)
+
+    model.model.__class__ = Scaled
+    with pytest.raises(InvalidInput, match="Scaled does more than its layers"):
+        freeze(model, 1)
 
 
 @pytest.mark.parametrize("layers", [0, 2])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import Ministral3Config, Ministral3ForCausalLM, SmolLM3Config, SmolLM3ForCausalLM
 
 from services.models.fused import FusedDecoder, _CausalRow, fuse
 from services.policy.engines.runners import FusedRunner, runner_for
@@ -60,6 +61,15 @@ def test_other_models_are_left_alone(tmp_path: Path) -> None:
     model = loaded_from(make_tiny_causal(tmp_path / "m", width=32)).model
     model.base_model.layers[0].register_forward_hook(lambda _module, _inputs, output: output * 1.5)
     assert fuse(model) is None
+
+
+def test_layers_that_attend_in_another_way_are_left_alone() -> None:
+    """SmolLM3's layers without a rotation, and Ministral 3's queries that are scaled far beyond a trial's positions."""
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "num_key_value_heads": 1}
+    # So small weights that a trial finds nothing.
+    still = {"vocab_size": 20, "initializer_range": 1e-4, "pad_token_id": 0, **small}
+    assert fuse(SmolLM3ForCausalLM(SmolLM3Config(num_hidden_layers=4, **still))) is None
+    assert fuse(Ministral3ForCausalLM(Ministral3Config(num_hidden_layers=1, head_dim=4, **still))) is None
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
