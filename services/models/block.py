@@ -27,7 +27,7 @@ TURN = 64
 # Rows of one product whose result is no wider than what comes in. Between 512 and 1,500 of them oneDNN, on two threads,
 # computes at half its speed: [1088, 1536] x [1536, 576] in bfloat16 at 1.3 TFLOP/s whole, at 2.0 by 512 rows.
 ROWS = 512
-# Elements of the scores of one product, at most: whole sequences go together up to that.
+# Elements of the scores of one product, at most: whole rows go together up to that, the queries of a longer one apart.
 SCORES = 1 << 23
 # Probabilities of a block that are kept for the way back instead of being made again: 8 MB in bfloat16.
 KEPT = 1 << 22
@@ -276,9 +276,12 @@ def attended(
     """
     queries, keys, values = (_by_key_head(one, layout) for one in (q * early(layout.scale), k, v))
     result, likely = torch.empty_like(queries), torch.empty(0)
-    for part, unseen in _together(layout):
-        likely = _probabilities(queries[part], keys[part], unseen, layout)
-        torch.bmm(likely, values[part], out=result[part])
+    for part, span, unseen in _together(layout):
+        likely = _probabilities(_spanned(queries[part], span, layout), keys[part], unseen, layout)
+        if span is None:
+            torch.bmm(likely, values[part], out=result[part])
+        else:
+            _put(torch.bmm(likely, values[part]), result[part], span, layout)
     kept = likely if layout.rows * layout.heads * layout.time**2 <= min(KEPT, SCORES) else None
     return _by_token(result, layout).flatten(1), kept
 
@@ -294,17 +297,24 @@ def attended_backward(
     """By q, k and v, in their shapes. grad: [tokens, heads * width]. Probabilities not kept are made again."""
     queries, keys, values = (_by_key_head(one, layout) for one in (q * early(layout.scale), k, v))
     d = _by_key_head(_heads(grad, layout), layout, once=True)
-    by_q, by_k, by_v = torch.empty_like(queries), torch.empty_like(keys), torch.empty_like(values)
-    for part, unseen in _together(layout):
-        likely = _probabilities(queries[part], keys[part], unseen, layout) if kept is None else kept
-        torch.bmm(likely.transpose(1, 2), d[part], out=by_v[part])
-        by_likely = torch.bmm(d[part], values[part].transpose(1, 2))
+    by_q = torch.empty_like(queries)
+    by_k, by_v = (_gradient(one, layout) for one in (keys, values))
+    for part, span, unseen in _together(layout):
+        asked, given = (_spanned(one[part], span, layout) for one in (queries, d))
+        likely = _probabilities(asked, keys[part], unseen, layout) if kept is None else kept
+        by_likely = torch.bmm(given, values[part].transpose(1, 2))
         by_score = torch._softmax_backward_data(by_likely, likely, -1, likely.dtype)
         _by_late(by_score, layout.scale)
-        torch.bmm(by_score, keys[part], out=by_q[part])
-        torch.bmm(by_score.transpose(1, 2), queries[part], out=by_k[part])
+        if span is None:
+            torch.bmm(likely.transpose(1, 2), given, out=by_v[part])
+            torch.bmm(by_score, keys[part], out=by_q[part])
+            torch.bmm(by_score.transpose(1, 2), asked, out=by_k[part])
+        else:
+            by_v[part] += torch.bmm(likely.transpose(1, 2), given)
+            _put(torch.bmm(by_score, keys[part]), by_q[part], span, layout)
+            by_k[part] += torch.bmm(by_score.transpose(1, 2), asked)
     by_token = _by_token(by_q, layout).mul_(early(layout.scale))
-    return by_token, _of_copies(by_k, layout), _of_copies(by_v, layout)
+    return by_token, _of_copies(by_k, layout).to(k.dtype), _of_copies(by_v, layout).to(v.dtype)
 
 
 def early(scale: float) -> float:
@@ -323,20 +333,56 @@ def _by_late(scores: torch.Tensor, scale: float) -> None:
 def _probabilities(
     queries: torch.Tensor, keys: torch.Tensor, unseen: torch.Tensor, layout: Layout
 ) -> torch.Tensor:
-    """[rows * key heads, queries of a key head * time, time] of some rows."""
+    """[rows * key heads, queries of a key head * span, time] of some rows. unseen: [1 or rows, 1, span, time]."""
     scores = torch.bmm(queries, keys.transpose(1, 2))
     _by_late(scores, layout.scale)
-    apart = scores.view(-1, layout.heads, layout.time, layout.time).add_(unseen)
+    apart = scores.view(-1, layout.heads, unseen.shape[2], layout.time).add_(unseen)
     return torch.softmax(apart, -1).view_as(scores)
 
 
-def _together(layout: Layout) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Rows of which the scores stand at once: their key heads, and what they do not see."""
+def _together(layout: Layout) -> Iterator[tuple[slice, slice | None, torch.Tensor]]:
+    """Of which the scores stand at once: key heads of some rows, a span of a row's queries (None: all), what these
+    do not see, [1 or rows, 1, span, time]."""
+    span = _span(layout)
     step = max(1, SCORES // (layout.heads * layout.time**2))
     for start in range(0, layout.rows, step):
         end = min(start + step, layout.rows)
         unseen = layout.unseen if len(layout.unseen) == 1 else layout.unseen[start:end]
-        yield slice(start * layout.key_heads, end * layout.key_heads), unseen[:, None]
+        part = slice(start * layout.key_heads, end * layout.key_heads)
+        if span == layout.time:
+            yield part, None, unseen[:, None]
+            continue
+        for first in range(0, layout.time, span):
+            places = slice(first, min(first + span, layout.time))
+            yield part, places, unseen[:, None, places]
+
+
+def _span(layout: Layout) -> int:
+    """Places of a row whose queries' scores stand at once."""
+    return min(layout.time, max(1, SCORES // (layout.heads * layout.time)))
+
+
+def _gradient(x: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """Room for what comes of each row at once; a sum in float32 or better where it comes span by span."""
+    if _span(layout) == layout.time:
+        return torch.empty_like(x)
+    return torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+def _by_span(x: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """[key heads, heads of a key head * time, width] with time apart."""
+    return x.view(len(x), -1, layout.time, layout.width)
+
+
+def _spanned(x: torch.Tensor, span: slice | None, layout: Layout) -> torch.Tensor:
+    """Of [key heads, heads of a key head * time, width] what stands at these places."""
+    return x if span is None else _by_span(x, layout)[:, :, span].flatten(1, 2)
+
+
+def _put(found: torch.Tensor, into: torch.Tensor, span: slice, layout: Layout) -> None:
+    """And back there."""
+    places = _by_span(into, layout)[:, :, span]
+    places.copy_(found.view(places.shape))
 
 
 def _by_key_head(x: torch.Tensor, layout: Layout, *, once: bool = False) -> torch.Tensor:

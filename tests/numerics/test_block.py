@@ -89,6 +89,30 @@ def test_every_gradient_is_the_one_of_finite_differences(lengths: list[int]) -> 
     assert torch.autograd.gradcheck(lambda *given: Block.apply(given[0], layout, *given[1:]), (x, *weights))
 
 
+def test_scores_stay_within_their_bound_however_long_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of 9 and 4 by two queries of all heads: as whole to the last digits, states and gradients."""
+    layout = layout_of([9, 4])
+    given = inputs(13)
+    made, sizes = block._probabilities, list[int]()
+
+    def noted(*told: Any) -> torch.Tensor:
+        sizes.append(made(*told).numel())
+        return made(*told)
+
+    def passed() -> list[torch.Tensor]:
+        states = Block.apply(given[0], layout, *given[1:])
+        return [states, *torch.autograd.grad(states.square().sum(), given)]
+
+    monkeypatch.setattr(block, "_probabilities", noted)
+    whole = passed()
+    assert max(sizes) == 2 * HEADS * 9 * 9
+    sizes.clear()
+    monkeypatch.setattr(block, "SCORES", 2 * HEADS * 9)
+    for found, expected in zip(passed(), whole, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+    assert max(sizes) == 2 * HEADS * 9
+
+
 @pytest.mark.usefixtures("_pieces")
 def test_a_token_sees_its_own_row_up_to_itself() -> None:
     """Changing the last token of one row changes that token alone."""
