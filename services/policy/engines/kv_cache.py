@@ -4,11 +4,13 @@
     row 1   b b . . . . . .              2       a row that ends gives its place to the last row
     row 2   c c c c . . . .              4
 
-The buffer outlives the calls: what a masked column holds must be a number, and fresh memory costs a fault a page.
+The memory outlives the calls, shaped anew by each: what a masked column holds must be a number, and fresh memory costs
+a fault a page. It is that of the largest call, however many rows another had and however long they were.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -24,7 +26,8 @@ class KeyValueCache:
         self._layers, self._heads, self._width = layers, heads, width
         self._dtype, self._device = dtype, device
         self._lengths: list[int] = []
-        self._allocate(0, 0)
+        self._memory: torch.Tensor
+        self.forget()
 
     @property
     def rows(self) -> int:
@@ -32,14 +35,21 @@ class KeyValueCache:
         return len(self._lengths)
 
     def reserve(self, rows: int, columns: int) -> None:
-        """Room for at least so many rows of so many tokens. Only between calls: it empties the cache."""
-        if rows > self._buffer.shape[1] or columns > self._buffer.shape[2]:
-            self._allocate(max(rows, self._buffer.shape[1]), max(columns, self._buffer.shape[2]))
+        """Room for so many rows of so many tokens. Only between calls: it empties the cache."""
+        shape = (self._layers, rows, columns, 2 * self._heads, self._width)
+        size = math.prod(shape)
+        if size > len(self._memory):
+            self.forget()  # both at once may be more than there is
+            self._memory = torch.zeros(size, dtype=self._dtype, device=self._device)
+        self._buffer = self._memory[:size].view(shape)
+        self._mask = torch.zeros((rows, columns), dtype=self._dtype, device=self._device)
         self._lengths = []
+        self.columns = 0
 
     def forget(self) -> None:
         """Drop the memory: what is in it may be no numbers."""
-        self._allocate(0, 0)
+        self._memory = torch.zeros(0, dtype=self._dtype, device=self._device)
+        self.reserve(0, 0)
 
     def add(self, lengths: Sequence[int], copies: Sequence[int]) -> list[slice]:
         """Rows at the next places, `copies[i]` of length i each: their places. `fill` brings keys and values."""
@@ -111,10 +121,3 @@ class KeyValueCache:
         """As `write` gives it, without writing."""
         held = self._buffer[layer, : self.rows, : self.columns].transpose(1, 2)
         return held[:, : self._heads], held[:, self._heads :], self._seen
-
-    def _allocate(self, rows: int, columns: int) -> None:
-        shape = (self._layers, rows, columns, 2 * self._heads, self._width)
-        self._buffer = torch.zeros(shape, dtype=self._dtype, device=self._device)
-        self._mask = torch.zeros((rows, columns), dtype=self._dtype, device=self._device)
-        self._lengths = []
-        self.columns = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -132,6 +133,26 @@ def test_a_window_is_counted_from_each_rows_own_end() -> None:
         [0, 1, 1, 1, 1, 0, 0],
     ]
     assert torch.equal(cache.seen_within(0)[:, 0, 0] == 0, cache.seen().bool())
+
+
+def test_the_cache_is_as_large_as_its_largest_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many short rows, then few long ones: never many long ones; and the old memory is gone before the new is made."""
+    cache = KeyValueCache(layers=1, heads=1, width=2, dtype=torch.float32, device=torch.device("cpu"))
+    for rows, columns in ((8, 2), (1, 16), (2, 8)):
+        cache.reserve(rows, columns)
+        assert cache._buffer.untyped_storage().nbytes() == 4 * 16 * 4
+        cache.add([columns - 1] * rows, [1] * rows)
+        assert cache.extend().tolist() == [columns - 1] * rows
+    zeros, old, held = torch.zeros, weakref.ref(cache._buffer), list[bool]()
+
+    def noted(*shape: Any, **options: Any) -> torch.Tensor:
+        held.append(old() is not None)
+        return zeros(*shape, **options)
+
+    monkeypatch.setattr(torch, "zeros", noted)
+    cache.reserve(3, 9)
+    assert cache._buffer.untyped_storage().nbytes() == 4 * 27 * 4
+    assert held[-2:] == [False, False]
 
 
 def test_other_kinds_of_layers_are_refused() -> None:
