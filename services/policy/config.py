@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, model_validator
 from services.common.spec import engine
 from services.common.spec.channel import ChannelSpec
 from services.common.spec.decoding import DecodingSpec
-from services.common.spec.run import SwapMode
+from services.common.spec.run import MOST_NEW_TOKENS, SwapMode
 from services.common.spec.service import FABRIC_AND_TLS, ModelSpec, ServiceSpec
 from services.policy.engines.base import Capability
 
@@ -78,7 +78,7 @@ class PolicyConfig(ServiceSpec):
     weights: WeightSourceSpec | None = None
     max_rows: int = Field(64, ge=1, description="Completions generated at once.")
     max_completions: int = Field(4096, ge=1, description="Completions in one call.")
-    max_new_tokens: int = Field(4096, ge=1, description="Most tokens that a call may ask for.")
+    max_new_tokens: int = Field(MOST_NEW_TOKENS, ge=1, description="Most tokens that a call may ask for.")
 
     @model_validator(mode="after")
     def _fabric(self) -> Self:

@@ -26,6 +26,10 @@ LOWEST_TEMPERATURE = 1e-4
 """Logits that are divided by less may leave float32: what a caller asked for would look like damaged weights."""
 
 
+MOST_NEW_TOKENS = 4096
+"""What a policy service lets a call ask for, unless it is told otherwise."""
+
+
 class SamplingSpec(Spec):
     """How the policy draws completions."""
 
@@ -331,12 +335,14 @@ class RunSpec(Spec):
         return DecodingSpec()
 
     def generating(self) -> dict[str, Any]:
-        """Tables [engine] and [decoding] of the run's policy service; one that says nothing is left out."""
+        """What generates in the run's policy service: its bound on completions, and its tables [engine] and [decoding];
+        one that says nothing is left out."""
         tables = {
             "engine": self.engine.model_dump(mode="json", exclude_defaults=True),
             "decoding": self.decoding.model_dump(mode="json", exclude_none=True),
         }
-        return {name: table for name, table in tables.items() if table}
+        said = {name: table for name, table in tables.items() if table}
+        return {"max_new_tokens": max(MOST_NEW_TOKENS, self.sampling.max_new_tokens), **said}
 
     @model_validator(mode="after")
     def _engine_trains(self) -> RunSpec:

@@ -260,6 +260,13 @@ def test_probes_and_grace_follow_the_bounds() -> None:
     assert pod["containers"][0]["livenessProbe"]["grpc"]["service"] == "live"
 
 
+def test_a_runs_completions_fit_its_policy() -> None:
+    """A run whose completions are longer than a policy lets a call ask for raises that bound."""
+    spec = run(sampling={"maxNewTokens": 5000})
+    config = found(render_run(spec), "ConfigMap", "helpful-policy")["data"]["policy.toml"]
+    assert tomllib.loads(config)["max_new_tokens"] == 5000
+
+
 @pytest.mark.parametrize(
     ("state", "job"),
     [(RunState(stage="sft"), "helpful-sft"), (ATTEMPT, "helpful-learner-1")],

@@ -111,6 +111,13 @@ def test_the_policy_knows_where_weights_come_from(around: Surroundings) -> None:
     assert service_config("policy", spec_of(), around)["weights"]["address"] == "127.0.0.1:1003"
 
 
+@pytest.mark.parametrize(("asked", "most"), [(32, 4096), (5000, 5000)])
+def test_a_runs_completions_fit_its_policy(around: Surroundings, asked: int, most: int) -> None:
+    """A run whose completions are longer than a policy lets a call ask for raises that bound."""
+    config = service_config("policy", spec_of(sampling={"max_new_tokens": asked}), around)
+    assert config["max_new_tokens"] == most
+
+
 @pytest.mark.parametrize(
     ("fields", "tables"),
     [
