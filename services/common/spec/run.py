@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
@@ -59,7 +59,7 @@ class SamplingSpec(Spec):
         description="Every completion has max_new_tokens: no end token is drawn; left out: false.",
         json_schema_extra=unsaid,
     )
-    stop: tuple[str, ...] = ()
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> SamplingSpec:

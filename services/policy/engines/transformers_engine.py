@@ -169,8 +169,12 @@ class TransformersEngine:
                 row.masks.append(mask)
         values = zip(rows, drawn.tokens.tolist(), drawn.raw.tolist(), drawn.sampled.tolist(), strict=True)
         for row, token, raw, sampled in values:
-            row.take(token, raw, sampled, self._ends, self.decode)
+            row.take(token, raw, sampled, self._ends, self._spelled)
         return drawn.tokens
+
+    def _spelled(self, token_ids: Ids) -> str:
+        """With its special tokens, one of which may be what a caller stops at."""
+        return str(self._tokenizer.decode(token_ids.tolist(), skip_special_tokens=False))
 
     def _draw_alike(self, rows: list[Row], logits: torch.Tensor, states: torch.Tensor) -> Drawn:
         """Rows of the same sampler are drawn together; apart from them those whose end may not come yet."""

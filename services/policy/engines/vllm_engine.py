@@ -161,6 +161,8 @@ class VllmEngine:
                 "seed": seed_of(request),
                 "stop": list(sampling.stop),
                 "include_stop_str_in_output": True,
+                # One of them may be what a caller stops at.
+                "skip_special_tokens": False,
                 "stop_token_ids": self._model.ends,
                 "logprobs": 0,
                 "return_token_ids": True,

@@ -192,6 +192,16 @@ def test_a_server_that_only_says_it_reloaded_serves_nobody(
         engine.close()
 
 
+def test_vllm_is_told_to_stop_at_special_tokens_too(folders: dict[str, Path], model: RemoteModel) -> None:
+    """Its text, in which it looks for stop strings, would be without them."""
+    with HttpServer(CompletionServer(loaded_from(folders["llama"]), model.ends)) as server:
+        engine, _ = open_engine(config(folders["llama"], kind="vllm", url=server.url))
+        engine.generate(ask(model), threading.Event())
+        asked = [each.content for each in server.requests if each.path == "/v1/completions"]
+        assert [each["skip_special_tokens"] for each in asked] == [False]
+        engine.close()
+
+
 @pytest.mark.parametrize(
     ("path", "status"), [("/collective_rpc", 504), ("/update_weight_version", 404), ("/resume", 503)]
 )

@@ -231,6 +231,26 @@ def test_stop_strings(loaded: LoadedModel) -> None:
             assert found == text
 
 
+def test_a_special_token_may_be_a_stop_string(loaded: LoadedModel) -> None:
+    """As a base model's <|im_end|>, which is no end token of it: it ends the completion, whose text is without it."""
+    user = loaded.tokenizer.convert_tokens_to_ids("<|user|>")
+
+    def third(logits: torch.Tensor, _states: Any, sequences: Any) -> torch.Tensor:
+        due = [row for row, sequence in enumerate(sequences) if len(sequence) == 5]
+        changed = logits.clone()
+        changed[due, user] = 1e4
+        return changed
+
+    engine = TransformersEngine(loaded, processors=[third])
+    sampling = Sampling(seed=4, max_new_tokens=6, min_new_tokens=6)
+    [free] = run(engine, requests(sampling, [ids(11, 12, 13)]))
+    [draft] = run(engine, requests(replace(sampling, stop=("<|user|>",)), [ids(11, 12, 13)]))
+    assert free.token_ids[2] == user
+    assert draft.token_ids.tolist() == free.token_ids.tolist()[:3]
+    assert draft.finish == "stop"
+    assert "user" not in engine.decode(draft.token_ids)
+
+
 def test_the_context_bounds_the_length(loaded: LoadedModel) -> None:
     """4 tokens short of the context a completion has at most 4 tokens and ends for its length."""
     prompt = np.full(CONTEXT - 4, 9, np.int32)

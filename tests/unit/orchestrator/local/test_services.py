@@ -161,6 +161,7 @@ def test_the_policy_knows_what_generates(
             r"vllm cannot change what is drawn.*decoding\.mask",
         ),
         ({"engine": VLLM, "algorithm": {"kind": "dpo"}}, "an offline run generates nothing"),
+        ({"sampling": {"stop": ["\n", ""]}}, "at least 1 character"),
     ],
 )
 def test_a_run_says_which_engine_cannot(fields: dict[str, Any], words: str) -> None:
