@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
+from itertools import takewhile
 from typing import Any
 
 import httpx
@@ -64,11 +65,13 @@ class RemoteModel:
         return str(self.tokenizer.decode(token_ids.tolist(), skip_special_tokens=True))
 
     def text_of(self, token_ids: Sequence[int]) -> str:
-        """The text whose encoding these ids are. Raises InvalidInput where there is none: the server would be
-        asked something else."""
-        text = str(self.tokenizer.decode(list(token_ids), skip_special_tokens=False))
-        for special in (False, True):
-            if list(self.tokenizer(text, add_special_tokens=special)["input_ids"]) == list(token_ids):
+        """The text whose encoding these ids are, with the special tokens that a server, too, puts around it. Raises
+        InvalidInput where there is none: the server would be asked something else."""
+        ids, special = list(token_ids), set(self.tokenizer.all_special_ids)
+        leading = takewhile(special.__contains__, ids)
+        for first in range(1 + sum(1 for _ in leading)):
+            text = str(self.tokenizer.decode(ids[first:], skip_special_tokens=False))
+            if list(self.tokenizer(text)["input_ids"]) == ids:
                 return text
         raise InvalidInput(
             "this engine takes text, and the prompt's ids are not the encoding of any",

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from tokenizers.processors import TemplateProcessing
 
 from services.common.errors import ConfigError, Corrupted, InvalidInput, Overloaded, TrimtabError, Unavailable
 from services.common.spec.service import ModelSpec
@@ -28,6 +29,7 @@ from tests.contract.engines.conftest import CONTEXT
 from tests.fakes.engine_servers import CompletionServer, TgiServer
 from tests.fakes.http_server import HttpServer, Reply
 from tests.fakes.http_server import Request as HttpRequest
+from tests.fakes.tiny_models import make_tiny_causal, tiny_tokenizer
 from tests.fakes.tiny_runs import loaded_from
 
 
@@ -154,6 +156,23 @@ def test_ids_that_are_no_texts_encoding_are_refused(
     request = Request(prompt_ids=np.array(half, np.int32), sampling=Sampling(max_new_tokens=2))
     with pytest.raises(InvalidInput, match="not the encoding of any"):
         run(tgi[0], [request])
+
+
+def test_a_text_is_sent_without_what_the_server_puts_before_it(tmp_path: Path) -> None:
+    """Where the tokenizer begins each text with a token, the server's does too; ids without it are no text's."""
+    tokenizer = tiny_tokenizer(extra=("<|bos|>",))
+    tokenizer.add_special_tokens({"bos_token": "<|bos|>"})
+    first = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|bos|> $A", special_tokens=[("<|bos|>", first)]
+    )
+    model = RemoteModel(ModelSpec(path=str(make_tiny_causal(tmp_path / "begins", tokenizer=tokenizer))))
+    bare = model.tokenizer("<|user|>Once", add_special_tokens=False)["input_ids"]
+    assert model.tokenizer("Once")["input_ids"][0] == first
+    assert model.text_of([first, *bare]) == "<|user|>Once"
+    assert model.text_of([first, first, *bare]) == "<|bos|><|user|>Once"
+    with pytest.raises(InvalidInput, match="not the encoding of any"):
+        model.text_of(bare)
 
 
 @pytest.mark.parametrize(
