@@ -5,8 +5,10 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from services.common.errors import ConfigError
+from services.common.telemetry import replica_name
 from services.models.loading import load_language_model
 from services.policy.config import EngineSpec, PolicyConfig
 from services.policy.engines.base import Capability, Engine
@@ -80,7 +82,9 @@ def _vllm(config: PolicyConfig, model: Any, opening: ExitStack) -> Engine:
 
     spec = config.engine
     loaded = load_causal(config.model) if spec.weights_folder else None
-    folders = WeightFolders(Path(spec.weights_folder), loaded) if loaded else None
+    # Several replicas, each with a server beside it, may share the folder.
+    name = f"weights-{quote(replica_name(config), safe='')}"
+    folders = WeightFolders(Path(spec.weights_folder), loaded, name) if loaded else None
     try:
         process = _started(spec, model, folders, loaded, opening) if spec.command else None
         server = _server(spec, process.url if process else spec.url)

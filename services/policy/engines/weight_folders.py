@@ -25,13 +25,14 @@ _EMBEDDINGS, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 class WeightFolders:
-    """Folders weights-0, weights-1, … in `root`, with the configuration and tokenizer of `loaded`.
+    """Folders `name`-0, `name`-1, … in `root`, with the configuration and tokenizer of `loaded`.
 
     They stay until `drop`, the newest of them: of a reload that failed nobody knows whether it is still reading.
+    name: another for each of those who share the root.
     """
 
-    def __init__(self, root: Path, loaded: LoadedModel) -> None:
-        self.root, self._loaded = root, loaded
+    def __init__(self, root: Path, loaded: LoadedModel, name: str = "weights") -> None:
+        self.root, self._loaded, self._name = root, loaded, name
         self.written = 0
         self._kept: deque[Path] = deque()
 
@@ -39,7 +40,7 @@ class WeightFolders:
         """The next one; those before the last go."""
         from safetensors.torch import save_file
 
-        target = self.root / f"weights-{self.written}"
+        target = self.root / f"{self._name}-{self.written}"
         self._drop_to(_MOST_KEPT - 1)
         shutil.rmtree(target, ignore_errors=True)
         self._kept.append(target)

@@ -211,6 +211,19 @@ def test_a_server_that_only_says_it_reloaded_serves_nobody(
         engine.close()
 
 
+def test_replicas_that_share_a_folder_have_names_of_their_own_in_it(
+    folders: dict[str, Path], model: RemoteModel, tmp_path: Path
+) -> None:
+    """Each with a server of its own: none removes what another's is about to read."""
+    served = CompletionServer(loaded_from(folders["llama"]), model.ends)
+    with HttpServer(served) as server:
+        asked = config(folders["llama"], kind="vllm", url=server.url, weights_folder=str(tmp_path))
+        engine, _ = open_engine(asked.model_copy(update={"name": "policy/2"}))
+        engine.load_weights(engine.weights())
+        assert served.weight_version == "weights-policy%2F2-0"
+        engine.close()
+
+
 def test_vllm_is_told_to_stop_at_special_tokens_too(folders: dict[str, Path], model: RemoteModel) -> None:
     """Its text, in which it looks for stop strings, would be without them."""
     with HttpServer(CompletionServer(loaded_from(folders["llama"]), model.ends)) as server:

@@ -43,3 +43,15 @@ def test_what_may_still_be_read_is_kept_within_bounds(tmp_path: Path) -> None:
     assert [(path / "model.safetensors").is_file() for path in written] == [False, True, True]
     folders.drop()
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_those_who_share_a_folder_leave_each_others_alone(tmp_path: Path) -> None:
+    """Each has names of its own: what another is about to read stays."""
+    loaded = loaded_from(make_tiny_causal(tmp_path / "tiny"))
+    state = dict(serving_state(loaded.model))
+    one, two = (WeightFolders(tmp_path / "out", loaded, name) for name in ("policy", "policy-2"))
+    first, second = one.write(state), two.write(state)
+    one.drop()
+    assert [path.is_dir() for path in (first, second)] == [False, True]
+    two.drop()
+    assert list((tmp_path / "out").iterdir()) == []
