@@ -55,6 +55,29 @@ def chat_template_digest(tokenizer: Any) -> str:
     return blake3(json.dumps(template, sort_keys=True).encode()).hexdigest()
 
 
+def language_config(config: Any) -> Any:
+    """The part of a model's configuration that is of language: all of it, but for one that sees or hears as well."""
+    nested = getattr(config, "get_text_config", None)
+    return config if nested is None else nested()
+
+
+def positions_of(config: Any) -> int:
+    """Tokens for which the model has positions; 0 where none is known, or there is no end."""
+    return int(getattr(language_config(config), "max_position_embeddings", 0) or 0)
+
+
+def context_of(config: Any) -> int:
+    """Tokens for which a row has one meaning, 0 as above.
+
+    Longrope (arXiv 2402.13753) takes other factors once a pass has a longer row: what stands in a cache, or beside it
+    in a batch, was made with those before.
+    """
+    rope, most = getattr(language_config(config), "rope_parameters", None) or {}, positions_of(config)
+    if rope.get("rope_type") != "longrope":
+        return most
+    return min(most, int(rope.get("original_max_position_embeddings", most)))
+
+
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     """The tensor's little-endian bytes, [numel * itemsize], without a copy where it is contiguous on the CPU."""
     import torch

@@ -16,7 +16,13 @@ from services.common.errors import InvalidInput, Mismatch, NotFound, TrimtabErro
 from services.common.spec.service import ModelSpec
 from services.models import cut, gguf
 from services.models.encoder_decoder import is_encoder_decoder, trial
-from services.models.facts import ModelFacts, chat_template_digest, model_digest, tokenizer_fingerprint
+from services.models.facts import (
+    ModelFacts,
+    chat_template_digest,
+    context_of,
+    model_digest,
+    tokenizer_fingerprint,
+)
 from services.models.precision import torch_dtype
 from services.models.trunk import halves_of, layers_of
 from services.models.untrusted import check_folder, check_tokenizer
@@ -175,7 +181,7 @@ def facts_of(name: str, model: Any, tokenizer: Any) -> ModelFacts:
         tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
         chat_template_digest=chat_template_digest(tokenizer),
         model_digest=model_digest(serving_state(model)),
-        context_length=int(getattr(config, "max_position_embeddings", 0) or 0),
+        context_length=context_of(config),
         vocabulary_size=int(model.get_output_embeddings().weight.shape[0]),
         dtype=str(model.dtype).removeprefix("torch."),
     )

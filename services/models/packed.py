@@ -18,6 +18,8 @@ import structlog
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from services.models.facts import language_config
+
 ATTENTION = "trimtab_packed"
 _log = structlog.get_logger(__name__)
 
@@ -165,6 +167,7 @@ def packs_with(backbone: Any, name: str, attention: Callable[..., Any]) -> bool:
 
 def windowed(config: Any) -> bool:
     """Whether some layer sees less than the whole row before it, or bends its attention scores."""
+    config = language_config(config)
     kinds = set(getattr(config, "layer_types", None) or ())
     capped = getattr(config, "attn_logit_softcapping", None)
     return bool(kinds - {"full_attention"}) or bool(capped) or bool(getattr(config, "sliding_window", None))

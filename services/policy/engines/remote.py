@@ -18,7 +18,13 @@ import numpy as np
 
 from services.common.errors import InvalidInput, Overloaded, ServiceError, TrimtabError, Unavailable
 from services.common.spec.service import ModelSpec
-from services.models.facts import ModelFacts, chat_template_digest, tokenizer_fingerprint
+from services.models.facts import (
+    ModelFacts,
+    chat_template_digest,
+    language_config,
+    positions_of,
+    tokenizer_fingerprint,
+)
 from services.models.loading import load_tokenizer, resolve, run_loader
 from services.models.precision import torch_dtype
 from services.policy.engines.base import Draft, Emit, Ids, Request, Sampling, check_request
@@ -55,8 +61,9 @@ class RemoteModel:
             tokenizer_fingerprint=tokenizer_fingerprint(self.tokenizer),
             chat_template_digest=chat_template_digest(self.tokenizer),
             model_digest="",
-            context_length=int(getattr(config, "max_position_embeddings", 0) or 0),
-            vocabulary_size=int(config.vocab_size),
+            # What a server makes of a model's longrope is its own: see context_of.
+            context_length=positions_of(config),
+            vocabulary_size=int(language_config(config).vocab_size),
             dtype=self.dtype,
         )
 

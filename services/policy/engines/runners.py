@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from services.common.errors import InvalidInput
 from services.models.encoder_decoder import is_encoder_decoder
+from services.models.facts import language_config
 from services.models.fused import FusedDecoder, fuse
 from services.models.sharing import tokens_of
 from services.policy.engines.kv_cache import KeyValueCache
@@ -194,6 +195,7 @@ class PlainRunner(_Cached):
         self._model = model
         self._windows = Windows(model)
         heads, width, layers = _attention_shape(model)
+        self._layers = layers
         self.cache = KeyValueCache(
             layers=layers, heads=heads, width=width, dtype=model.dtype, device=model.device
         )
@@ -205,7 +207,7 @@ class PlainRunner(_Cached):
         """See Runner."""
         sequences = _sequences(started)
         places = self.cache.add([len(sequence) for sequence in sequences], copies)
-        fresh = Cache(layers=[DynamicLayer() for _ in range(self._model.config.num_hidden_layers)])
+        fresh = Cache(layers=[DynamicLayer() for _ in range(self._layers)])
         states = self._model.base_model(
             input_ids=_padded(sequences, self._model.device), past_key_values=fresh, use_cache=True
         ).last_hidden_state
@@ -218,7 +220,7 @@ class PlainRunner(_Cached):
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         """See Runner."""
         positions = self.cache.extend()
-        layers = [_StepLayer(self.cache, at) for at in range(self._model.config.num_hidden_layers)]
+        layers = [_StepLayer(self.cache, at) for at in range(self._layers)]
         return self._model.base_model(
             input_ids=tokens[:, None],
             attention_mask=self._windows.masks(self.cache),
@@ -255,7 +257,8 @@ class _StepLayer(DynamicLayer):  # type: ignore[misc]
 
 def _attention_shape(model: Any) -> tuple[int, int, int]:
     """Key heads, width of a head and layers, seen in a pass of one token."""
-    fresh = Cache(layers=[DynamicLayer() for _ in range(model.config.num_hidden_layers)])
+    layers = language_config(model.config).num_hidden_layers
+    fresh = Cache(layers=[DynamicLayer() for _ in range(layers)])
     with torch.inference_mode():
         model.base_model(
             input_ids=torch.zeros((1, 1), dtype=torch.long, device=model.device),

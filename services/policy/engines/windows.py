@@ -12,6 +12,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 from services.common.errors import InvalidInput
+from services.models.facts import language_config
 from services.policy.engines.kv_cache import KeyValueCache
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
@@ -21,7 +22,10 @@ class Windows:
     """Of one model. Raises InvalidInput for layers that see something else than everything or a window."""
 
     def __init__(self, model: Any) -> None:
-        config = model.config
+        config = language_config(model.config)
+        # GPT-Neo's layers make their own windows, of the cache's columns.
+        if "local" in (getattr(config, "attention_layers", None) or ()):
+            raise InvalidInput(f"{type(model).__name__}: layers of local attention are not supported")
         self._window = int(getattr(config, "sliding_window", None) or 0)
         kinds = set(getattr(config, "layer_types", None) or [_SLIDING if self._window else _FULL])
         if odd := sorted(kinds - {_FULL, _SLIDING}):
@@ -42,7 +46,7 @@ class Windows:
 def _takes_masks_by_kind(model: Any) -> bool:
     """Whether it takes a mask for each kind of layer, or one for all: tried with one token."""
     mask = torch.zeros((1, 1, 1, 1), dtype=model.dtype, device=model.device)
-    layers = [DynamicLayer() for _ in range(model.config.num_hidden_layers)]
+    layers = [DynamicLayer() for _ in range(language_config(model.config).num_hidden_layers)]
     try:
         with torch.inference_mode():
             model.base_model(

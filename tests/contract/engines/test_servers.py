@@ -13,6 +13,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from tokenizers.processors import TemplateProcessing
+from transformers import Gemma3Config, Gemma3TextConfig
 
 from services.common.errors import ConfigError, Corrupted, InvalidInput, Overloaded, TrimtabError, Unavailable
 from services.common.spec.service import ModelSpec
@@ -173,6 +174,16 @@ def test_a_text_is_sent_without_what_the_server_puts_before_it(tmp_path: Path) -
     assert model.text_of([first, first, *bare]) == "<|bos|><|user|>Once"
     with pytest.raises(InvalidInput, match="not the encoding of any"):
         model.text_of(bare)
+
+
+def test_facts_of_a_model_that_sees_as_well(tmp_path: Path) -> None:
+    """Vocabulary and context are its language's."""
+    tokenizer = tiny_tokenizer()
+    text = Gemma3TextConfig(vocab_size=len(tokenizer), max_position_embeddings=99)
+    Gemma3Config(text_config=text).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    facts = RemoteModel(ModelSpec(path=str(tmp_path))).facts
+    assert (facts.vocabulary_size, facts.context_length) == (len(tokenizer), 99)
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, Gemma3Config, Gemma3TextConfig, Phi3Config
 
 from services.models.facts import (
     chat_template_digest,
+    context_of,
     digest_of,
     file_digest,
+    language_config,
     model_digest,
+    positions_of,
     tensor_bytes,
     tokenizer_fingerprint,
 )
@@ -85,3 +88,20 @@ def test_files_are_digested_in_the_order_given(tmp_path: Path) -> None:
     # sha256 of "abc", from FIPS 180-2.
     assert file_digest([one, two]) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert file_digest([two, one]) != file_digest([one, two])
+
+
+def test_longrope_ends_before_its_other_factors() -> None:
+    """A row of more tokens would turn those in the cache, and beside it in a batch, by other factors."""
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    small = {"hidden_size": 16, "num_attention_heads": 2, "max_position_embeddings": 64}
+    long = Phi3Config(original_max_position_embeddings=24, rope_parameters=rope, **small)
+    assert (positions_of(long), context_of(long)) == (64, 24)
+    assert context_of(Phi3Config(**small)) == 64
+
+
+def test_a_model_that_sees_as_well_has_a_part_for_language() -> None:
+    """Its context is that part's."""
+    sees = Gemma3Config(text_config=Gemma3TextConfig(max_position_embeddings=99))
+    assert language_config(sees) is sees.text_config
+    assert language_config(sees.text_config) is sees.text_config
+    assert positions_of(sees) == context_of(sees) == 99

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,15 +12,21 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    Gemma3Config,
     Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
+    GPTNeoConfig,
     MistralConfig,
     MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
 
 from services.common.errors import InvalidInput
+from services.models.facts import language_config
 from services.models.loading import LoadedModel
 from services.policy.engines.base import Draft, Request, Sampling
 from services.policy.engines.kv_cache import KeyValueCache
@@ -39,17 +46,27 @@ SIZES: dict[str, Any] = {
     "initializer_range": 0.2,
     "sliding_window": WINDOW,
 }
+GEMMA3: dict[str, Any] = {
+    "num_hidden_layers": 3,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    "head_dim": 8,
+    "query_pre_attn_scalar": 8,
+}
+
+
+def gemma3_that_sees(**sizes: Any) -> Any:
+    """One whose language is a part of it."""
+    eye = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    return Gemma3Config(
+        text_config=Gemma3TextConfig(**sizes),
+        vision_config={**eye, "image_size": 4, "patch_size": 2},
+        mm_tokens_per_image=1,
+    )
+
+
 MAKE: dict[str, Any] = {
-    "gemma3": (
-        Gemma3ForCausalLM,
-        Gemma3TextConfig,
-        {
-            "num_hidden_layers": 3,
-            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
-            "head_dim": 8,
-            "query_pre_attn_scalar": 8,
-        },
-    ),
+    "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig, GEMMA3),
+    "gemma3 that sees": (Gemma3ForConditionalGeneration, gemma3_that_sees, GEMMA3),
     "mistral": (MistralForCausalLM, MistralConfig, {"num_hidden_layers": 2}),
     "qwen2": (
         Qwen2ForCausalLM,
@@ -64,8 +81,11 @@ PROMPTS = [list(range(7, 7 + length)) for length in (1, WINDOW, 23, 10)]
 @pytest.fixture(scope="module", params=MAKE)
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """A random model of the kind, loaded as the service does."""
-    kind, config, more = MAKE[request.param]
-    tokenizer, folder = tiny_tokenizer(), tmp_path_factory.mktemp(request.param)
+    return made(tmp_path_factory.mktemp("windows"), *MAKE[request.param])
+
+
+def made(folder: Path, kind: Any, config: Any, more: dict[str, Any]) -> LoadedModel:
+    tokenizer = tiny_tokenizer()
     ends = {
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
@@ -74,7 +94,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     with torch.random.fork_rng():
         torch.manual_seed(3)
         # One more than there are: Qwen2's tokenizer brings an end of its own.
-        model = kind(config(vocab_size=len(tokenizer) + 1, **SIZES, **more, **ends))
+        model = kind(config(vocab_size=len(tokenizer) + 1, **{**SIZES, **more, **ends}))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return loaded_from(folder)
@@ -114,11 +134,12 @@ def test_the_window_matters_here(loaded: LoadedModel) -> None:
     sampling = Sampling(max_new_tokens=NEW, min_new_tokens=NEW, seed=4)
     draft = drafts_of(TransformersEngine(loaded), sampling)[2]
     windowed = direct(loaded, PROMPTS[2], draft)
-    loaded.model.config.sliding_window = 60
+    config = language_config(loaded.model.config)
+    config.sliding_window = 60
     try:
         assert not torch.allclose(direct(loaded, PROMPTS[2], draft), windowed, atol=1e-2)
     finally:
-        loaded.model.config.sliding_window = WINDOW
+        config.sliding_window = WINDOW
 
 
 def test_a_window_is_counted_from_each_rows_own_end() -> None:
@@ -160,3 +181,28 @@ def test_other_kinds_of_layers_are_refused() -> None:
     model: Any = SimpleNamespace(config=SimpleNamespace(sliding_window=4, layer_types=["chunked_attention"]))
     with pytest.raises(InvalidInput, match="layers of chunked_attention are not supported"):
         Windows(model)
+
+
+def test_layers_of_local_attention_are_refused() -> None:
+    """GPT-Neo's make windows of their own, of the cache's columns; those that see everything are decoded."""
+    for kinds, sound in ((["global", "local"], False), (["global", "global"], True)):
+        model: Any = SimpleNamespace(config=GPTNeoConfig(num_layers=2, attention_types=[[kinds, 1]]))
+        if sound:
+            Windows(model)
+            continue
+        with pytest.raises(InvalidInput, match="layers of local attention are not supported"):
+            Windows(model)
+
+
+def test_longrope_is_decoded_up_to_its_other_factors(tmp_path: Path) -> None:
+    """A completion ends where its tokens in the cache would have to be turned anew; until then it is a direct pass'."""
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [9.0] * 4}
+    more = {"num_hidden_layers": 2, "original_max_position_embeddings": 24, "rope_parameters": rope}
+    phi = made(tmp_path, Phi3ForCausalLM, Phi3Config, {**more, "sliding_window": None})
+    assert phi.facts.context_length == 24
+    sampling = Sampling(max_new_tokens=40, min_new_tokens=40, seed=4)
+    for prompt, draft in zip(PROMPTS, drafts_of(TransformersEngine(phi), sampling), strict=True):
+        assert (len(prompt) + len(draft.token_ids), draft.finish) == (24, "length")
+        at = torch.arange(len(draft.token_ids))
+        expected = direct(phi, prompt, draft)[at, torch.tensor(draft.token_ids, dtype=torch.long)]
+        np.testing.assert_allclose(draft.raw_logprobs, expected, atol=2e-5)
