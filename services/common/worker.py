@@ -3,7 +3,7 @@
     take ──▶ parse ──▶ process (executor) ──▶ advance │ hand back │ fail
       ▲       └───────── leases are renewed until it has moved ───┘
       └───────────────────────────────────────────────────────────┘
-    drain: stopping is set ─▶ process returns early ─▶ unfinished handed back ─▶ leave
+    drain: stopping is set ─▶ process returns early, or does not begin ─▶ unfinished handed back ─▶ leave
     marked: the same, then it rests, and takes again once the mark is gone
 
 Whatever goes wrong with a group is data and travels with it; whatever goes wrong with the queue is waited
@@ -125,6 +125,8 @@ class StageWorker:
         self._marked = False
         # What processors look at: set while this worker is to hold nothing, for now (marked) or for good.
         self._letting_go = threading.Event()
+        # What the executor was given last.
+        self._given: concurrent.futures.Future[None] | None = None
         self._stopping = threading.Event()
         self._stopped = asyncio.Event()
         self._ended = asyncio.Event()
@@ -147,10 +149,16 @@ class StageWorker:
     async def drain(self) -> None:
         """Stop reading, let process() come back, hand back what is unfinished; returns when run() has."""
         self._stopping.set()
-        self._letting_go.set()
+        self._let_go()
         self._stopped.set()
         if self._started:
             await self._ended.wait()
+
+    def _let_go(self) -> None:
+        """What runs hears of it. What waits is not to begin: calls of a service may keep its executor for minutes."""
+        self._letting_go.set()
+        if self._given is not None:
+            self._given.cancel()
 
     # -------------------------------------------------------------- the mark
 
@@ -158,7 +166,7 @@ class StageWorker:
         self._marked = marked
         self._log.info("marked: takes nothing more" if marked else "the mark is gone: takes work again")
         if marked:
-            self._letting_go.set()
+            self._let_go()
         elif not self._stopping.is_set():
             self._letting_go.clear()
 
@@ -205,19 +213,23 @@ class StageWorker:
         finished = asyncio.Event()
         renewing = asyncio.create_task(self._renew(jobs, finished))
         try:
-            await self._process(jobs)
+            if self._letting_go.is_set() or not await self._process(jobs):
+                for job in jobs:
+                    job.outcome, job.payload = Outcome("unfinished"), job.entry.payload
             await self._move_on([job for job in jobs if not job.lost])
         finally:
             finished.set()
             await renewing
 
-    async def _process(self, jobs: list[_Job]) -> None:
-        """Run the processor on its executor, unless everything is to be let go."""
-        if self._letting_go.is_set():
-            for job in jobs:
-                job.outcome, job.payload = Outcome("unfinished"), job.entry.payload
-            return
-        await asyncio.get_running_loop().run_in_executor(self._executor, self._process_here, jobs)
+    async def _process(self, jobs: list[_Job]) -> bool:
+        """Run the processor on its executor; whether it began, which it does not after `_let_go`."""
+        self._given = work = self._executor.submit(self._process_here, jobs)
+        done = asyncio.wrap_future(work)
+        await asyncio.wait([done])
+        if work.cancelled():
+            return False
+        done.result()
+        return True
 
     def _process_here(self, jobs: list[_Job]) -> None:
         """On the executor: parse, process, serialise."""

@@ -41,8 +41,13 @@ class Generating:
 
 
 @asynccontextmanager
-async def working(harness: Harness, processor: Generating, mark: Path) -> AsyncIterator[StageWorker]:
+async def working(
+    harness: Harness, processor: Generating, mark: Path, *, behind: Callable[[], object] | None = None
+) -> AsyncIterator[StageWorker]:
+    """Inside the block. behind: what its thread does first."""
     with ThreadPoolExecutor(1) as executor:
+        if behind is not None:
+            executor.submit(behind)
         worker = StageWorker(
             harness.connect("w"),
             FIRST,
@@ -101,6 +106,30 @@ async def test_a_marked_worker_hands_back_and_says_that_it_holds_nothing(
         handed = await take(harness.connect("other"))
         assert [(each.group_id, each.attempts) for each in handed] == [("g0", 0), ("g1", 0)]
         assert all(len(RolloutGroup.FromString(each.payload).completions) == 1 for each in handed)
+
+
+@pytest.mark.parametrize("how", ["drained", "marked"])
+async def test_work_that_waits_for_its_thread_goes_back_at_once(
+    harness: Harness, mark: Path, how: str
+) -> None:
+    """A call of the service's may keep the thread for minutes: groups behind it are handed back as they came."""
+    learner = await learner_with(harness, 0)
+    await learner.admit(FIRST, [group(number) for number in range(2)])
+    processor, called = Generating(), threading.Event()
+    async with working(harness, processor, mark, behind=called.wait) as worker:
+        try:
+            await until(lambda: gauge("held_groups") == 2)
+            if how == "drained":
+                async with asyncio.timeout(BOUND_SECONDS):
+                    await worker.drain()
+            else:
+                mark.write_text("now")
+            await until(lambda: gauge("held_groups") == 0)
+            handed = await take(harness.connect("other"))
+            assert [(each.group_id, each.attempts) for each in handed] == [("g0", 0), ("g1", 0)]
+            assert processor.calls == []
+        finally:
+            called.set()
 
 
 async def test_a_marked_worker_takes_nothing_until_the_mark_is_gone(harness: Harness, mark: Path) -> None:
