@@ -100,7 +100,8 @@ class Sources:
         *,
         deltas: bool,
     ) -> tuple[Fetched, list[str]]:
-        """The bytes, and the peers that failed. Wrong ones are never kept: then whole tensors come from the learner."""
+        """The bytes, and the peers that failed. Wrong ones are never kept: the next source is asked, and after the
+        learner's own delta its whole tensors."""
         failed = list[str]()
         fetch = Fetch(self._run_uid, manifest, lacking, base, deltas=deltas, patience=self._patience)
         try:
@@ -119,13 +120,16 @@ class Sources:
         return await self._from_processes(learner, manifest, lacking, base, deltas=deltas), failed
 
     async def _from_peer(self, fetch: Fetch, address: str) -> Fetched | None:
-        """None where it does not deliver; what it did deliver stays in the fetch."""
+        """None where it does not deliver; what it did deliver stays in the fetch, unless it was wrong."""
         try:
             async with _asked(address, self._source.to_peers()) as stub:
                 return await self._drained(fetch, stub, address, peer=True)
         except grpc.aio.AioRpcError as error:
             why = f"{error.code().name}: {error.details()}"
         except Unavailable as error:
+            why = str(error)
+        except Corrupted as error:
+            _fell_back(error)
             why = str(error)
         SOURCE_FAILURES.inc()
         _log.warning("a peer did not deliver weights", address=address, why=why)

@@ -10,7 +10,8 @@ FETCHED_BYTES = Counter(
 PAIRED_BYTES = Counter("trimtab_weights_paired_bytes", "Bytes of them that came over a shared fabric.")
 PAIR_FAILURES = Counter("trimtab_weights_pair_failures", "Pairs that broke, after which gRPC went on.")
 FALLBACKS = Counter(
-    "trimtab_weights_fallbacks", "Deltas that were wrong, after which whole tensors were fetched."
+    "trimtab_weights_fallbacks",
+    "Streams of weights that were wrong, after which the next source or whole tensors were asked for.",
 )
 SOURCE_FAILURES = Counter(
     "trimtab_weights_source_failures", "Peers that did not deliver, and shared files that were wrong."

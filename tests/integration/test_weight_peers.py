@@ -73,6 +73,18 @@ def silent_peer() -> Iterator[str]:
         yield f"127.0.0.1:{listening.getsockname()[1]}"
 
 
+def failures_told(learner: WeightsOnly) -> list[str]:
+    """Sources that replicas name to this learner, as they do."""
+    reported, real = list[str](), learner.servicer.ReportVersion
+
+    async def noted(request: wire.ReportVersionRequest, context: Any) -> Any:
+        reported.extend(request.failed_sources)
+        return await real(request, context)
+
+    learner.servicer.ReportVersion = noted  # type: ignore[method-assign]
+    return reported
+
+
 @pytest.mark.parametrize("kind", ["dead", "silent", "slow", "never has it", "damaged"])
 async def test_a_peer_that_does_not_deliver_holds_up_nobody(
     kind: str,
@@ -82,14 +94,8 @@ async def test_a_peer_that_does_not_deliver_holds_up_nobody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Gone, stopped, trickling, without the version, with wrong bytes: the learner is asked, and told who failed."""
-    learner, reported = WeightsOnly(weights), list[str]()
-    real = learner.servicer.ReportVersion
-
-    async def noted(request: wire.ReportVersionRequest, context: Any) -> Any:
-        reported.extend(request.failed_sources)
-        return await real(request, context)
-
-    learner.servicer.ReportVersion = noted  # type: ignore[method-assign]
+    learner = WeightsOnly(weights)
+    reported = failures_told(learner)
     empty = WeightStore()
     peers = Peers(empty, [])
     if kind == "slow":
@@ -121,8 +127,41 @@ async def test_a_peer_that_does_not_deliver_holds_up_nobody(
             peers.servicer.announce()
         await arrival(one.policy, version)
         assert_serves(one.policy, state, version)
-        if kind != "damaged":
-            await until(lambda: reported == [bad])
+        await until(lambda: reported == [bad])
+
+
+async def test_after_a_peer_with_wrong_bytes_the_next_one_is_asked(
+    loaded: LoadedModel,  # noqa: F811
+    weights: PublishedWeights,  # noqa: F811
+    state: State,  # noqa: F811
+) -> None:
+    """The learner sends nothing again, and hears of the one alone that was wrong."""
+    learner = WeightsOnly(weights)
+    reported = failures_told(learner)
+
+    async def wrong(request: wire.FetchWeightsRequest, context: Any) -> AsyncIterator[Any]:
+        yield wire.FetchWeightsResponse(encoding=wire.WEIGHT_ENCODING_DELTA, total_bytes=5, data=b"wrong")
+
+    store = WeightStore()
+    bad, good = Peers(WeightStore(), []), Peers(store, [])
+    bad.servicer.FetchWeights = wrong  # type: ignore[method-assign]
+    async with (
+        serving(ServiceSpec(), learner) as where,
+        serving(ServiceSpec(), bad) as first,
+        serving(ServiceSpec(), good) as second,
+        replica(loaded, where.grpc) as one,
+    ):
+        await arrival(one.policy, publish(learner, weights, 0, state))
+        learner.servicer.sources = lambda *_: [first.grpc, second.grpc]  # type: ignore[method-assign]
+        nudge(state, seed=1)
+        before = len(learner.fetched)
+        version = publish(learner, weights, 1, state)
+        store.add(weights.newest(), next(iter(weights._deltas.values())))
+        good.servicer.announce()
+        await arrival(one.policy, version)
+        assert_serves(one.policy, state, version)
+        await until(lambda: reported == [first.grpc])
+        assert len(learner.fetched) == before
 
 
 def files_of(folder: Path, role: str) -> OwnFiles:  # noqa: F811
