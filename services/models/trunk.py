@@ -149,7 +149,7 @@ def freeze(model: Any, layers: int, *, embeddings: bool = False, written_out: bo
     backbone = model.base_model
     if not hasattr(backbone, "layers") or not hasattr(backbone, "norm"):
         raise InvalidInput(
-            f"a learner needs a model of the Llama family's form, or of T5's, not {type(model).__name__}"
+            f"a learner needs a model of T5's or the Llama family's form, not {type(model).__name__}"
         )
     there = len(backbone.layers)
     if layers >= there:

@@ -108,7 +108,7 @@ def test_a_model_that_cannot_be_trained_is_told_at_once(run_file: Path, tmp_path
     """By its form or its layers, in one line, before any service is started."""
     make_tiny_gpt2(tmp_path / "gpt2")
     other = RunOptions(out=tmp_path / "other", model=str(tmp_path / "gpt2"))
-    with pytest.raises(UserError, match="the Llama family's form, or of T5's, not GPT2LMHeadModel"):
+    with pytest.raises(UserError, match="T5's or the Llama family's form, not GPT2LMHeadModel"):
         run_demo(other, run_file=run_file)
     deep = RunOptions(out=tmp_path / "deep", overrides=("optimiser.frozen_layers=2",))
     with pytest.raises(UserError, match=r"optimiser\.frozen_layers = 2, but .*model has 2 layers"):
