@@ -126,8 +126,13 @@ class Api:
         path = _resource(item).path(ref.namespace)
         return self._write("create", "post", path, ref, body=dict(item), field_manager=manager)
 
-    def apply(self, item: Mapping[str, Any], manager: str, subresource: str = "") -> Object:
-        """Server-side apply, by force: these fields are the manager's, others stay as they are."""
+    def apply(
+        self, item: Mapping[str, Any], manager: str, subresource: str = "", *, force: bool = True
+    ) -> Object:
+        """Server-side apply: these fields are the manager's, others stay as they are.
+
+        Without `force` it raises Conflict where it would change what another manager owns.
+        """
         ref = Ref.of(item)
         return self._write(
             "apply",
@@ -137,7 +142,7 @@ class Api:
             body=dict(item),
             content_type=APPLY,
             field_manager=manager,
-            force_conflicts="true",
+            force_conflicts="true" if force else "false",
         )
 
     def merge(self, ref: Ref, patch: Mapping[str, Any], manager: str, subresource: str = "") -> Object:

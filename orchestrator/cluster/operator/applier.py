@@ -109,7 +109,10 @@ class Applier:
         except Conflict:
             # It is there and the cache does not know yet, or it is on its way out: the watch tells, if it is ours.
             there = self._look(Ref.of(manifest))
-            return there is not None and self._is_another(manifest, there)
+            if there is None:
+                # Quotas that many write at once are answered in the same way: nothing was made.
+                raise
+            return self._is_another(manifest, there)
         return True
 
     def _is_another(self, manifest: Manifest, there: Object) -> bool:
@@ -119,13 +122,14 @@ class Applier:
         return False
 
     def _look(self, ref: Ref) -> Object | None:
-        """What the cache does not have: somebody else's, or ours without the label by which it is watched."""
+        """What the cache does not have: somebody else's, or ours without the label by which it is watched.
+
+        No watch would tell the end of what has no label, so the cache does not take it in.
+        """
         try:
-            found = slim(self._api.get(ref))
+            return slim(self._api.get(ref))
         except NotFound:
             return None
-        self._store.put(found, anew=True)
-        return found
 
     def _is_current(self, ref: Ref, wanted: Manifest, there: Object) -> bool:
         version = there["metadata"].get("resourceVersion", "")
@@ -151,7 +155,11 @@ class Applier:
             "metadata": {"name": ref.name, "namespace": ref.namespace},
             "spec": {"replicas": replicas_of(there)},
         }
-        answer = self._keep(self._api.apply(item, SCALER))
+        try:
+            answer = self._keep(self._api.apply(item, SCALER, force=False))
+        except Conflict:
+            # Somebody scaled it since that look, and so owns the number: all that is needed.
+            return
         found = self._found.get(ref)
         if found is not None:
             self._found[ref] = (answer["metadata"].get("resourceVersion", ""), found[1])
@@ -167,19 +175,25 @@ def belongs_to(item: Mapping[str, Any], uid: str) -> bool:
     return any(owner.get("uid") == uid for owner in item["metadata"].get("ownerReferences") or ())
 
 
+def taken(there: Mapping[str, Any]) -> Refused:
+    """What to raise of an object under our name that is another's: it says whose."""
+    owners = there["metadata"].get("ownerReferences") or ()
+    holder = next((owner for owner in owners if owner.get("controller")), None)
+    who = "somebody else" if holder is None else f"{holder.get('kind')} {holder.get('name')}"
+    return Refused(
+        f"{there['kind']} {there['metadata']['name']} exists and belongs to {who}: it is left as it is, so another "
+        "name is needed"
+    )
+
+
 def _as_it_is(manifest: Manifest, there: Object) -> Manifest:
     """The manifest for what is there: a number of replicas is named at creation alone. Raises Refused for another's."""
-    owners = there["metadata"].get("ownerReferences") or ()
     ours = manifest["metadata"].get("ownerReferences") or ()
-    holder = next((owner for owner in owners if owner.get("controller")), None)
+    is_held = any(owner.get("controller") for owner in there["metadata"].get("ownerReferences") or ())
     # What lost its owner (deleted with --cascade=orphan) and still carries our labels is taken back.
-    is_leftover = holder is None and owner_of(there) == owner_of(manifest)
+    is_leftover = not is_held and owner_of(there) == owner_of(manifest)
     if ours and not is_leftover and not belongs_to(there, ours[0]["uid"]):
-        who = "somebody else" if holder is None else f"{holder.get('kind')} {holder.get('name')}"
-        ref = Ref.of(manifest)
-        raise Refused(
-            f"{ref.kind} {ref.name} exists and belongs to {who}: it is left as it is, so another name is needed"
-        )
+        raise taken(there)
     if manifest["kind"] != "Deployment" or "replicas" not in manifest.get("spec", {}):
         return manifest
     return {**manifest, "spec": {key: value for key, value in manifest["spec"].items() if key != "replicas"}}

@@ -11,22 +11,26 @@ Seen = TypeVar("Seen")
 
 
 class Insights(Generic[Seen]):
-    """Safe for several threads. `nothing`: of an object that nobody has measured."""
+    """Safe for several threads. `nothing`: of an object that nobody has measured.
+
+    `uid`: of the owner; what was made anew under an old name has been measured by nobody.
+    """
 
     def __init__(self, nothing: Seen) -> None:
         self._lock = threading.Lock()
         self._nothing = nothing
-        self._kept: dict[Ref, Seen] = {}
+        self._kept: dict[Ref, tuple[str, Seen]] = {}
 
-    def get(self, owner: Ref) -> Seen:
+    def get(self, owner: Ref, uid: str) -> Seen:
         """The last, or an empty one."""
-        return self._kept.get(owner, self._nothing)
+        of, insight = self._kept.get(owner, (uid, self._nothing))
+        return insight if of == uid else self._nothing
 
-    def put(self, owner: Ref, insight: Seen) -> bool:
+    def put(self, owner: Ref, uid: str, insight: Seen) -> bool:
         """Keep it; whether it says anything new."""
         with self._lock:
-            new = self._kept.get(owner, self._nothing) != insight
-            self._kept[owner] = insight
+            new = self.get(owner, uid) != insight
+            self._kept[owner] = uid, insight
             return new
 
     def forget(self, owner: Ref) -> None:

@@ -85,7 +85,7 @@ class RewardModelReconciler:
         deployment = view.deployments.get(names.name)
         pods = [pod for of_service in view.pods.values() for pod in of_service]
         role = role_facts("reward", deployment, pods, RoleInsight())
-        seen = self._tools.service_insights.get(Ref.of(item))
+        seen = self._tools.service_insights.get(Ref.of(item), model.metadata.uid)
         auto = model.spec.scaling.mode == "Auto"
         digest = _digest(model, view, seen)
         facts = RewardModelFacts(

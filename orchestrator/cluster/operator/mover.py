@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
+from orchestrator.cluster.control.facts import replicas_of
 from orchestrator.cluster.control.pods import PodView
-from orchestrator.cluster.control.resources import Object
+from orchestrator.cluster.control.resources import Object, Ref
 from orchestrator.cluster.control.view import View
 from orchestrator.cluster.names import DRAIN
 from orchestrator.cluster.operator.elector import micro_time
@@ -24,8 +26,11 @@ class Mover:
         self._tools = tools
 
     def act(self, owner: Object, view: View, deployment: Object | None, action: Action) -> None:
-        """One action on the pods of one Deployment of `owner`, which hears of a new number by an Event."""
-        if isinstance(action, Remember):
+        """One action on the pods of one Deployment of `owner`, which hears of a new number by an Event.
+
+        The action rests on `owner` and `deployment` as they are given; where they are otherwise by now, it is left.
+        """
+        if isinstance(action, Remember) or self._as_seen(owner, _generation) is None:
             return
         if isinstance(action, Scale):
             self._scale(owner, view, deployment, action)
@@ -42,15 +47,31 @@ class Mover:
                 self._mark(view, pod.name, {DRAIN: None, COST: None})
 
     def _scale(self, owner: Object, view: View, deployment: Object | None, action: Scale) -> None:
-        if deployment is None:
+        there = None if deployment is None else self._as_seen(deployment, replicas_of)
+        if there is None:
             return
         for pod in action.remove:
             self._mark(view, pod, {COST: DRAINED_COST})
-        self._tools.applier.scale(deployment, action.replicas)
+        self._tools.applier.scale(there, action.replicas)
         note = f"{action.role} to {action.replicas}: {action.reason}"
         self._tools.recorder.tell(owner, "Scale", "Scaled", note)
+
+    def _as_seen(self, seen: Object, what: Callable[[Object], object]) -> Object | None:
+        """As it is now, where `what` of it is what it was; None where it is not, or is another."""
+        there = self._tools.store.get(Ref.of(seen))
+        same = there is not None and _uid(there) == _uid(seen) and what(there) == what(seen)
+        return there if same else None
 
     def _mark(self, view: View, pod: str, annotations: Mapping[str, str | None]) -> None:
         found = view.object_of("Pod", pod)
         if found is not None:
             self._tools.applier.annotate(found, annotations)
+
+
+def _uid(item: Mapping[str, Any]) -> object:
+    return item["metadata"].get("uid")
+
+
+def _generation(item: Mapping[str, Any]) -> object:
+    """Of the spec, and of whether it is being deleted."""
+    return item["metadata"].get("generation")

@@ -75,7 +75,11 @@ class RunReconciler:
             return None
         if item["metadata"].get("deletionTimestamp"):
             self._checkpoints.keep(ref)
-            return self._tools.finaliser.end(item, self._tools.now(), partial(self._last, item))
+            wait = self._tools.finaliser.end(item, self._tools.now(), partial(self._last, item))
+            if wait is None:
+                # Another may be there under its name before anybody sees that this one is not.
+                self._forget(ref)
+            return wait
         item = self._tools.finaliser.guard(item)
         try:
             run = read_object(TrainingRun, item)
@@ -166,7 +170,7 @@ class RunReconciler:
         )
 
     def _checkpoint_step(self, run: TrainingRun, ref: Ref) -> int:
-        figures = self._tools.insights.get(ref).learner
+        figures = self._tools.insights.get(ref, run.metadata.uid).learner
         last = (figures.last_checkpoint if figures is not None else None) or run.status.last_checkpoint
         return 0 if last is None else last.step
 
@@ -189,7 +193,8 @@ class RunReconciler:
         figures = self._checkpoints.written(learner)
         if figures is not None and figures.steps:
             # Nobody asks this learner again: what it has said last is what status keeps.
-            self._tools.insights.put(ref, replace(self._tools.insights.get(ref), learner=figures))
+            uid = run.metadata.uid
+            self._tools.insights.put(ref, uid, replace(self._tools.insights.get(ref, uid), learner=figures))
         return True
 
     # ------------------------------------------------------------ what is written
@@ -334,7 +339,7 @@ class RunReconciler:
 
     def _tell(self, item: Object, plan: Plan, refused: Exception | None) -> float | None:
         run, now = plan.run, self._tools.now()
-        insight = self._tools.insights.get(Ref.of(item))
+        insight = self._tools.insights.get(Ref.of(item), run.metadata.uid)
         roles = self._roles(plan, now)
         working = plan.wanted or plan.waits_for_checkpoint
         facts = RunFacts(
@@ -370,7 +375,8 @@ class RunReconciler:
         return wait
 
     def _roles(self, plan: Plan, now: datetime) -> list[RoleFacts]:
-        insight = self._tools.insights.get(Ref("TrainingRun", plan.names.namespace, plan.names.run))
+        ref = Ref("TrainingRun", plan.names.namespace, plan.names.run)
+        insight = self._tools.insights.get(ref, plan.run.metadata.uid)
         if plan.course.stage not in ("rl", DONE):
             return []
         roles = []

@@ -51,7 +51,8 @@ class Scaler:
         self._told = told
         self._tools, self._probe, self._secrets, self._interval = tools, probe, secrets, interval_seconds
         self._mover = Mover(tools)
-        self._meters: dict[Ref, Meter] = {}
+        # With the uid of the run that is measured: one made anew under its name has counted nothing.
+        self._meters: dict[Ref, tuple[str, Meter]] = {}
         self._lock = threading.Lock()
 
     def handle(self, ref: Ref) -> float | None:
@@ -67,7 +68,11 @@ class Scaler:
         if not view.learner and not any(role.desired for role in roles.values()):
             return self._interval
         scrape = self._scrape(run, names, view, roles)
-        meter = self._meter(ref)
+        # A scrape takes seconds, in which the run may have been suspended, have ended, or have become another.
+        now = self._tools.store.get(ref)
+        if now is None or now["metadata"].get("uid") != run.metadata.uid or training(now) is None:
+            return self._interval
+        meter = self._meter(ref, run.metadata.uid)
         seconds = meter.seconds_since_last(scrape)
         observed = meter.observed(roles, scrape, self._tools.now())
         decision = decide(pipeline_spec(run), observed, self._tools.clock())
@@ -79,7 +84,7 @@ class Scaler:
         for name, role in roles.items():
             if name not in auto:
                 self._mover.take_marks_off(view, role.pods)
-        self._keep(ref, _insight(decision, observed, scrape, meter, roles, seconds, auto))
+        self._keep(ref, run.metadata.uid, _insight(decision, observed, scrape, meter, roles, seconds, auto))
         return self._interval
 
     # ------------------------------------------------------------ looking
@@ -98,6 +103,8 @@ class Scaler:
         queue = self._secrets.queue_door(run, names) if asked else None
         backlog = None if queue is None else self._probe.backlog(queue, names.run_uid)
         learner = self._learner(run, names, view)
+        if queue is not None and backlog is None:
+            self._secrets.forget_queue(run.metadata.uid)
         for what, seen in (("backlog", backlog), ("learner", learner)):
             if seen is None:
                 BLIND.labels(what).inc()
@@ -118,16 +125,20 @@ class Scaler:
 
     # ------------------------------------------------------------ remembering
 
-    def _meter(self, ref: Ref) -> Meter:
+    def _meter(self, ref: Ref, uid: str) -> Meter:
         with self._lock:
-            return self._meters.setdefault(ref, Meter())
+            of, meter = self._meters.get(ref, (uid, None))
+            if meter is None or of != uid:
+                meter = Meter()
+                self._meters[ref] = uid, meter
+            return meter
 
-    def _keep(self, ref: Ref, insight: Insight) -> None:
-        before = self._tools.insights.get(ref).learner
+    def _keep(self, ref: Ref, uid: str, insight: Insight) -> None:
+        before = self._tools.insights.get(ref, uid).learner
         if insight.learner is None and before is not None:
             # Between two attempts nobody answers; what was known of the run is still true.
             insight = replace(insight, learner=before)
-        if self._tools.insights.put(ref, insight):
+        if self._tools.insights.put(ref, uid, insight):
             self._told(ref)
 
     def _forget(self, ref: Ref) -> None:

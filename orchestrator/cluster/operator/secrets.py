@@ -16,7 +16,7 @@ from orchestrator.cluster.client.errors import Conflict
 from orchestrator.cluster.control.resources import Ref
 from orchestrator.cluster.kinds import TrainingRun
 from orchestrator.cluster.names import MANAGER, RunNames
-from orchestrator.cluster.operator.applier import belongs_to
+from orchestrator.cluster.operator.applier import belongs_to, taken
 from orchestrator.cluster.operator.probe import Door, Pem
 from orchestrator.cluster.render import redis_secret
 from orchestrator.cluster.render.services import queue_secret
@@ -27,28 +27,24 @@ from services.common.errors import NotFound, TrimtabError
 from services.common.stages.base import LEARNER_STAGE
 from services.common.stages.rights import OPERATOR
 
-CERTIFICATE_SECONDS = 600.0
-"""A certificate is read anew after this long: it is renewed while the run goes on."""
+KEPT_SECONDS = 600.0
+"""What a Secret holds is read anew after this long: certificates are renewed, passwords changed."""
 
 
 class RunSecrets:
-    """Of all runs. A queue's is looked at once in the life of this process for each run, certificates now and then."""
+    """Of all runs. A queue's is made once in the life of this process for each run, doors are read now and then."""
 
     def __init__(self, api: Api, clock: Callable[[], float] = time.monotonic) -> None:
         self._api, self._clock = api, clock
         self._there: set[str] = set()
-        self._urls: dict[str, str] = {}
+        self._urls: dict[tuple[str, str, str], tuple[str, float]] = {}
         self._pems: dict[tuple[str, str], tuple[Pem, float]] = {}
 
     def ensure(self, run: TrainingRun, names: RunNames) -> bool:
         """Make it if it is not there; whether it was made."""
         if run.spec.redis.owned is None or run.metadata.uid in self._there:
             return False
-        made = False
-        try:
-            self._api.get(Ref("Secret", names.namespace, names.redis))
-        except NotFound:
-            made = self._make(run, names)
+        made = not self._is_there(run, names) and self._make(run, names)
         self._there.add(run.metadata.uid)
         return made
 
@@ -75,7 +71,7 @@ class RunSecrets:
         """Of a Secret of type kubernetes.io/tls; what it held before, or None, where it cannot be read."""
         place = run.metadata.uid, name
         kept, at = self._pems.get(place, (None, 0.0))
-        if kept is not None and self._clock() - at < CERTIFICATE_SECONDS:
+        if kept is not None and self._clock() - at < KEPT_SECONDS:
             return kept
         try:
             secret = self._api.get(Ref("Secret", names.namespace, name))
@@ -89,16 +85,22 @@ class RunSecrets:
         return pem
 
     def _queue_url(self, run: TrainingRun, names: RunNames) -> str:
-        redis, uid = run.spec.redis, run.metadata.uid
-        if redis.url is not None:
-            return redis.url
-        if uid not in self._urls:
-            name, key = queue_secret(run, names, OPERATOR)
-            try:
-                self._urls[uid] = _value(self._api.get(Ref("Secret", names.namespace, name)), key)
-            except TrimtabError:
-                return ""
-        return self._urls[uid]
+        """Of its Secret; what that held before, or nothing, where it cannot be read or holds none."""
+        if run.spec.redis.url is not None:
+            return run.spec.redis.url
+        name, key = queue_secret(run, names, OPERATOR)
+        place = run.metadata.uid, name, key
+        kept, at = self._urls.get(place, ("", 0.0))
+        if kept and self._clock() - at < KEPT_SECONDS:
+            return kept
+        try:
+            url = _value(self._api.get(Ref("Secret", names.namespace, name)), key)
+        except TrimtabError:
+            return kept
+        if not url:
+            return kept
+        self._urls[place] = url, self._clock()
+        return url
 
     def remove(self, namespace: str, name: str, uid: str) -> None:
         """Delete it, if it is the one that was made for this run. Owner references would, later."""
@@ -114,9 +116,14 @@ class RunSecrets:
     def forget(self, uid: str) -> None:
         """The run is gone, or its Secret does not fit any more."""
         self._there.discard(uid)
-        self._urls.pop(uid, None)
+        self.forget_queue(uid)
         for place in [place for place in list(self._pems) if place[0] == uid]:
             self._pems.pop(place, None)
+
+    def forget_queue(self, uid: str) -> None:
+        """Nobody answers at the run's address: what it is now is read before it is asked again."""
+        for place in [place for place in list(self._urls) if place[0] == uid]:
+            self._urls.pop(place, None)
 
     def _make(self, run: TrainingRun, names: RunNames) -> bool:
         users = QueueUsers.draw(names.run_uid, run.spec.rollout.slip)
@@ -124,7 +131,20 @@ class RunSecrets:
         try:
             self._api.create(secret, MANAGER)
         except Conflict:
+            # Somebody was faster; or nothing was made, since a quota was busy.
+            if not self._is_there(run, names):
+                raise
             return False
+        return True
+
+    def _is_there(self, run: TrainingRun, names: RunNames) -> bool:
+        """Whether the run has its Secret. Raises Refused for another's under its name, which goes with that other."""
+        try:
+            found = self._api.get(Ref("Secret", names.namespace, names.redis))
+        except NotFound:
+            return False
+        if not belongs_to(found, run.metadata.uid):
+            raise taken(found)
         return True
 
 

@@ -44,7 +44,8 @@ class ServiceScaler:
     ) -> None:
         self._tools, self._probe, self._interval, self._told = tools, probe, interval_seconds, told
         self._mover = Mover(tools)
-        self._meters: dict[Ref, ServiceMeter] = {}
+        # With the uid of the model that is measured: one made anew under its name has counted nothing.
+        self._meters: dict[Ref, tuple[str, ServiceMeter]] = {}
         self._lock = threading.Lock()
 
     def handle(self, ref: Ref) -> float | None:
@@ -61,7 +62,7 @@ class ServiceScaler:
         if deployment is None:
             return self._interval
         pods = [pod for of_service in view.pods.values() for pod in of_service]
-        meter = self._meter(ref)
+        meter = self._meter(ref, model.metadata.uid)
         scrape = self._scrape(model, pods)
         observed = meter.observed(replicas_of(deployment), pods, scrape, self._tools.now())
         decision = decide_service(service_spec(model), observed, self._tools.clock())
@@ -70,9 +71,10 @@ class ServiceScaler:
             self._mover.act(item, view, deployment, action)
         if model.spec.scaling.mode != "Auto":
             self._mover.take_marks_off(view, pods)
-        digests = _digests(model, self._tools.service_insights.get(ref).digests, scrape.pods, pods)
+        uid = model.metadata.uid
+        digests = _digests(model, self._tools.service_insights.get(ref, uid).digests, scrape.pods, pods)
         insight = _insight(model, decision, observed, scrape.pods, pods)
-        if self._tools.service_insights.put(ref, replace(insight, digests=digests)):
+        if self._tools.service_insights.put(ref, uid, replace(insight, digests=digests)):
             self._told(ref)
         return self._interval
 
@@ -94,7 +96,8 @@ class ServiceScaler:
             run = training(item) if services else None
             if run is None:
                 continue
-            insight, rows = self._tools.insights.get(Ref.of(item)), run.spec.rollout.completions_per_prompt
+            insight = self._tools.insights.get(Ref.of(item), run.metadata.uid)
+            rows = run.spec.rollout.completions_per_prompt
             for service in services:
                 measured = insight.role(service).groups_per_second
                 if measured is None or insight.planned is None:
@@ -103,9 +106,13 @@ class ServiceScaler:
                 will += rows * insight.planned
         return sent, will
 
-    def _meter(self, ref: Ref) -> ServiceMeter:
+    def _meter(self, ref: Ref, uid: str) -> ServiceMeter:
         with self._lock:
-            return self._meters.setdefault(ref, ServiceMeter())
+            of, meter = self._meters.get(ref, (uid, None))
+            if meter is None or of != uid:
+                meter = ServiceMeter()
+                self._meters[ref] = uid, meter
+            return meter
 
 
 def _serving(item: Object) -> RewardModel | None:

@@ -65,10 +65,9 @@ def test_too_many_failures_without_a_checkpoint_end_the_run(harness: Harness) ->
 def test_a_checkpoint_between_failures_counts(harness: Harness) -> None:
     """Failures with progress between them never end a run."""
     start(harness, changed(RUN, restartLimit=1))
-    ref = Ref("TrainingRun", harness.namespace, "helpful")
     for attempt in (1, 2, 3):
         figures = LearnerFigures(step=attempt, last_checkpoint=CheckpointStatus(step=attempt))
-        harness.tools.insights.put(ref, Insight(learner=figures))
+        harness.measured(Insight(learner=figures))
         harness.end_job(f"helpful-learner-{attempt}", "Failed")
         harness.bring_job(f"helpful-learner-{attempt + 1}")
     assert harness.conditions()["Finished"] == ("False", "Running")

@@ -48,6 +48,33 @@ def test_a_job_of_somebody_else_is_not_the_learner(harness: Harness) -> None:
     assert harness.conditions()["Degraded"] == ("True", "Refused")
 
 
+def test_a_name_is_free_once_the_others_object_is_gone(harness: Harness) -> None:
+    """No watch tells the end of what carries none of our labels, so the next look asks for it anew."""
+    harness.submit(RUN)
+    harness.look()
+    account, run = (Ref(kind, harness.namespace, "helpful") for kind in ("ServiceAccount", "TrainingRun"))
+    metadata = {"name": account.name, "namespace": account.namespace}
+    harness.api.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}, "kubectl")
+    with pytest.raises(Refused, match="ServiceAccount helpful exists"):
+        harness.runs.handle(run)
+    harness.api.delete(account)
+    harness.runs.handle(run)
+    assert harness.get("ServiceAccount", "helpful")["metadata"]["ownerReferences"][0]["name"] == "helpful"
+
+
+def test_a_secret_of_somebody_else_is_not_the_queues(harness: Harness) -> None:
+    """It would go with whoever made it, and knows no users of this run: refused in words until it is gone."""
+    metadata = {"name": "helpful-redis", "namespace": harness.namespace}
+    harness.api.create({"apiVersion": "v1", "kind": "Secret", "metadata": metadata}, "kubectl")
+    harness.submit(RUN)
+    with pytest.raises(Refused, match="Secret helpful-redis exists and belongs to somebody else"):
+        harness.reconcile()
+    assert harness.names("Job") == set()
+    harness.api.delete(Ref("Secret", harness.namespace, "helpful-redis"))
+    harness.settle()
+    assert "users.acl" in harness.get("Secret", "helpful-redis")["data"]
+
+
 def test_a_run_and_a_reward_model_of_one_name_do_not_fight(harness: Harness) -> None:
     """Whoever comes second is told whose ServiceAccount it is, and the first has nothing to write."""
     harness.submit({**MODEL, "metadata": {"name": "helpful"}})

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from orchestrator.cluster.client.errors import Conflict
 from orchestrator.cluster.control.insight import Insight, LearnerFigures
-from orchestrator.cluster.control.resources import Ref
+from orchestrator.cluster.control.resources import Object, Ref
+from orchestrator.cluster.operator.applier import SCALER
 from services.common.errors import Forbidden
 from tests.fakes.kube import KubeServer
-from tests.integration.cluster.harness import Harness
+from tests.integration.cluster.harness import Harness, eventually
 from tests.integration.cluster.runs import ALL_SERVICES, FINE, UNPLACED, gone, start
 from tests.unit.orchestrator.cluster.objects import RUN, changed
 
@@ -72,6 +74,25 @@ def test_kubectl_scale_survives_where_scaling_is_external(harness: Harness) -> N
     assert template["spec"]["containers"][0]["image"] == "other:1"
 
 
+def test_kubectl_scale_right_after_a_deployment_is_made_survives(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number that somebody writes before the scaler owns it too is theirs, also through the next apply."""
+    apply = harness.tools.api.apply
+
+    def scaled_meanwhile(item: Object, manager: str, *rest: str, **more: bool) -> Object:
+        if manager == SCALER and item["metadata"]["name"] == "helpful-reward":
+            harness.kubectl_scale("helpful-reward", 5)
+        return apply(item, manager, *rest, **more)
+
+    monkeypatch.setattr(harness.tools.api, "apply", scaled_meanwhile)
+    start(harness, changed(RUN, roles__reward__scaling__mode="External"))
+    assert harness.replicas("helpful-reward") == 5
+    harness.change({"roles": {"reward": {"image": "other:1"}}})
+    harness.settle()
+    assert harness.replicas("helpful-reward") == 5
+
+
 def test_static_holds_its_number(harness: Harness) -> None:
     """Whoever scales a Static role is overruled; a changed spec is carried out."""
     start(harness, changed(RUN, roles__policy__replicas=3))
@@ -103,6 +124,19 @@ def test_the_queues_secret_is_never_written_again(harness: Harness) -> None:
     after = harness.get("Secret", "helpful-redis")
     assert after["data"] == before["data"]
     assert after["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
+
+
+def test_a_quota_that_is_busy_is_not_taken_for_an_object(harness: Harness, faulty: KubeServer) -> None:
+    """A Conflict at creation with nothing there: told, tried again, and the object is made."""
+    for resource in ("secrets", "jobs.batch"):
+        faulty.calls.fail(1, 409, verb="create", resource=resource)
+    harness.submit(RUN)
+    for _ in range(2):
+        with pytest.raises(Conflict):
+            harness.reconcile()
+    harness.settle()
+    assert harness.find("Secret", "helpful-redis")
+    assert harness.names("Job") == {"helpful-learner-1"}
 
 
 def test_what_the_spec_no_longer_names_is_deleted(harness: Harness) -> None:
@@ -169,13 +203,31 @@ def test_delete_leaves_nothing_behind(harness: Harness) -> None:
     gone(harness)
 
 
+def test_a_run_made_anew_under_an_old_name_has_none_of_its_figures(harness: Harness) -> None:
+    """Whatever was measured is of the one that is gone, also where nobody saw the name free in between."""
+    start(harness)
+    harness.measured(Insight(learner=LearnerFigures(step=9, steps=32, version="1.9")))
+    old = harness.get("TrainingRun", "helpful")
+    harness.api.delete(Ref.of(old))
+
+    def ended() -> bool:
+        harness.reconcile()
+        return harness.find("TrainingRun", "helpful") is None
+
+    eventually(ended)
+    # A scrape that was under way puts in what it saw, after all.
+    harness.tools.insights.put(Ref.of(old), old["metadata"]["uid"], Insight(learner=LearnerFigures(step=9)))
+    start(harness)
+    assert harness.status()["step"] == 0
+    assert not harness.status().get("version")
+
+
 def test_figures_that_are_no_numbers_are_left_out(harness: Harness) -> None:
     """No server takes them; what else there is to tell is told."""
     harness.submit(RUN)
     harness.settle()
-    ref = Ref("TrainingRun", harness.namespace, "helpful")
     figures = LearnerFigures(step=3, steps=32, kl=math.inf, reward=math.nan)
-    harness.tools.insights.put(ref, Insight(learner=figures))
+    harness.measured(Insight(learner=figures))
     harness.clock.advance(11)
     harness.settle()
     assert harness.status()["step"] == 3

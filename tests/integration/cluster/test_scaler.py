@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import itertools
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 
@@ -99,6 +102,58 @@ def test_what_is_measured_stands_in_status(training: Harness) -> None:
     assert policy["backlogGroups"] == 60
     assert policy["wanted"] >= 6
     assert training.conditions()["ScalingReady"] == ("True", "Seeing")
+
+
+def test_what_changed_during_the_scrape_is_left_alone(
+    training: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scrape takes seconds: a number that somebody wrote meanwhile is not overwritten by what was planned before."""
+    scrape, numbers = training.probe.pods, itertools.cycle((2, 1))
+
+    def scaled_meanwhile(targets: Mapping[str, tuple[str, int]]) -> Mapping[str, PodFigures]:
+        training.kubectl_scale("helpful-policy", next(numbers))
+        training.look()
+        return scrape(targets)
+
+    monkeypatch.setattr(training.probe, "pods", scaled_meanwhile)
+    for step in range(1, 7):
+        tick(training, step)
+    assert ("Deployment", "scale") not in training.wrote
+    assert training.replicas("helpful-policy") == 1
+
+
+def test_a_run_that_was_suspended_during_the_scrape_stays_at_rest(
+    training: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is written of it, and nothing is told of what was measured."""
+    scrape = training.probe.pods
+
+    def suspended_meanwhile(targets: Mapping[str, tuple[str, int]]) -> Mapping[str, PodFigures]:
+        training.change({"suspend": True})
+        training.look()
+        return scrape(targets)
+
+    for step in range(1, 3):
+        tick(training, step)
+    monkeypatch.setattr(training.probe, "pods", suspended_meanwhile)
+    count = len(training.wrote)
+    tick(training, 3)
+    assert training.wrote[count:] == []
+    assert tick(training, 4) is None
+
+
+def test_a_queue_that_does_not_answer_is_asked_by_its_present_address(training: Harness) -> None:
+    """The Secret is read again: a password may have been changed."""
+    tick(training, 1)
+    url = base64.b64encode(b"redis://new:6379/0").decode()
+    secret = Ref("Secret", training.namespace, "helpful-redis")
+    training.api.merge(secret, {"data": {"operator": url}}, "test")
+    training.probe.stages = None
+    for _ in range(2):
+        training.scaler.handle(Ref("TrainingRun", training.namespace, "helpful"))
+    asked = [door.address for door in training.probe.doors if door.address.startswith("redis://")]
+    assert asked[-1] == "redis://new:6379/0"
+    assert "new" not in asked[-2]
 
 
 def test_lost_metrics_leave_everything_as_it_is(training: Harness) -> None:

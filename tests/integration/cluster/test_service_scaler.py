@@ -174,8 +174,7 @@ def test_runs_that_refer_to_it_are_counted_before_they_ask(harness: Harness, fau
     harness.settle()
     model = serving(harness)
     roles = {"reward": RoleInsight(groups_per_second=5.0)}
-    place = Ref("TrainingRun", harness.namespace, "helpful")
-    harness.tools.insights.put(place, Insight(roles=roles, planned=40.0))
+    harness.measured(Insight(roles=roles, planned=40.0))
     model.interval(0)
     model.interval(40)
     # 40 rows/s now, all of this run, and 320 soon: 3.2 replicas that are busy all the time.
