@@ -14,6 +14,7 @@ from typing import Any
 
 from orchestrator.cluster.client.api import Api
 from orchestrator.cluster.client.connect import connect, namespace_of
+from orchestrator.cluster.client.errors import Refused
 from orchestrator.cluster.control.pods import moment
 from orchestrator.cluster.control.resources import Object, Ref
 from orchestrator.cluster.documents import read_documents
@@ -101,7 +102,10 @@ class Cluster:
         return sorted(found, key=lambda item: (item["metadata"]["namespace"], item["metadata"]["name"]))
 
     def logs(self, name: str, service: str, lines: int, tell: Callable[[str, str], None]) -> None:
-        """The last lines of each pod of a run, or of one service of it; `tell(pod, line)`."""
+        """The last lines of each pod of a run, or of one service of it; `tell(pod, line)`.
+
+        Of a pod that has none, since it has not begun or is gone meanwhile, why.
+        """
         self.run(name)
         selector = f"{RUN}={name}" + (f",{SERVICE}={service}" if service else "")
         pods = self.api.list("Pod", self.namespace, selector).items
@@ -109,7 +113,10 @@ class Cluster:
             raise NotFound(f"{name} has no pods" + (f" of {service}" if service else ""))
         for pod in sorted(pods, key=lambda item: item["metadata"]["name"]):
             container = pod["spec"]["containers"][0]["name"]
-            text = self.api.log(Ref.of(pod), container, lines)
+            try:
+                text = self.api.log(Ref.of(pod), container, lines)
+            except (Refused, NotFound) as error:
+                text = str(error)
             for line in text.splitlines():
                 tell(pod["metadata"]["name"], line)
 

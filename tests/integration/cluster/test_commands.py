@@ -224,6 +224,31 @@ def test_logs_are_of_each_pod(
     assert lines == [("policy-0", "policy 5"), ("policy-0", "last of policy-0")]
 
 
+def test_a_pod_that_has_not_begun_does_not_hide_the_logs_of_the_others(
+    trimtab: Trimtab, harness: Harness, faulty: KubeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of it the server's words are told, and of one that went meanwhile; then comes the next."""
+    from orchestrator.cluster.client.api import Api
+    from orchestrator.cluster.client.errors import Refused
+    from orchestrator.cluster.commands import Cluster
+
+    harness.submit(RUN)
+    harness.settle()
+    for name in ("policy-0", "policy-1", "policy-2"):
+        harness.add_pod(harness.get("Deployment", "helpful-policy"), name, running())
+    why: dict[str, Exception] = {"policy-0": Refused("waits to start"), "policy-1": NotFound("is gone")}
+
+    def log(_api: Api, pod: Ref, _container: str, _lines: int) -> str:
+        if pod.name in why:
+            raise why[pod.name]
+        return "trains"
+
+    monkeypatch.setattr(Api, "log", log)
+    lines: list[tuple[str, str]] = []
+    Cluster(None, None, harness.namespace).logs("helpful", "", 5, lambda *told: lines.append(told))
+    assert lines == [("policy-0", "waits to start"), ("policy-1", "is gone"), ("policy-2", "trains")]
+
+
 def test_status_of_a_run_on_the_cluster(trimtab: Trimtab, harness: Harness, kubeconfig: Path) -> None:
     """`trimtab status --cluster` is `trimtab runs RUN` in the context's namespace."""
     metadata = {"name": f"s-{harness.namespace[-8:]}", "namespace": namespace_of(kubeconfig)}
