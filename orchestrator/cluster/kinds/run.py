@@ -112,12 +112,17 @@ _SAME = {
         "rollout.slip can only lose its last stages, and rollout.reference cannot change, once the run exists: "
         "its own queue server knows its stages by user and password; make another run"
     ),
-    "has(self.queueing) == has(oldSelf.queueing) || oldSelf.suspend": "queueing can change only while suspended",
+    "oldSelf.suspend || has(self.queueing) == has(oldSelf.queueing) && "
+    "(!has(self.queueing) || self.queueing == oldSelf.queueing)": "queueing can change only while suspended",
     "has(self.tls) == has(oldSelf.tls)": (
         "tls cannot be turned on or off once the run exists: services of both kinds would not reach each other"
     ),
 }
 _FABRIC_AND_TLS = "network.fabric sends weights in the clear: expected none in a run with tls"
+_ONE_MODEL = (
+    "rollout.slip: the pods of a stage reward/model and of the job stages.rewardModel would be called alike: give the "
+    "stage another name"
+)
 _TOGETHER = (
     ("!has(self.tls) || !has(self.network.fabric) || !self.network.fabric", _FABRIC_AND_TLS),
     (
@@ -135,6 +140,10 @@ _TOGETHER = (
             "self.rewards.exists(reward, reward.stage == stage))"
         ),
         "every reward stage of rollout.slip needs an entry in rewards, or rewardModel or stages.rewardModel for all",
+    ),
+    (
+        "!has(self.stages.rewardModel) || self.rollout.slip.all(stage, stage != 'reward/model')",
+        _ONE_MODEL,
     ),
     (
         "self.algorithm.kind != 'trpo' || self.roles.learner.replicas * self.roles.learner.nprocPerNode == 1",
@@ -274,6 +283,8 @@ class TrainingRunSpec(Spec):
             )
         if not self.reward_stages():
             raise ValueError("rollout.slip needs at least one stage named reward or reward/<name>")
+        if self.stages.reward_model is not None and "reward/model" in self.rollout.slip:
+            raise ValueError(_ONE_MODEL)
         named = {entry.stage for entry in self.rewards}
         missing = [stage for stage in self.reward_stages() if stage not in named]
         if missing and not self.reward_model and self.stages.reward_model is None:

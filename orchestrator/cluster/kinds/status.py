@@ -29,7 +29,9 @@ class CheckpointStatus(StatusModel):
     step: int = Field(ge=0)
     epoch: int = Field(0, ge=0)
     path: str = Field("", max_length=1024)
-    time: str | None = Field(None, max_length=64, json_schema_extra={"format": "date-time"})
+    time: str | None = Field(
+        None, max_length=64, description="When it was first seen.", json_schema_extra={"format": "date-time"}
+    )
 
 
 class RolloutStatus(StatusModel):

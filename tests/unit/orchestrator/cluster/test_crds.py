@@ -173,6 +173,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (changed(RUN, rollout__slip=["policy", "reference"]), "at least one stage named reward"),
     (changed(RUN, rollout__slip=["policy", "reward/Not_A_Name"]), "rollout.slip"),
+    (
+        changed(
+            RUN,
+            rollout__slip=["policy", "reference", "reward/model"],
+            stages={"rewardModel": {"data": "/storage/pairs.jsonl"}},
+        ),
+        "would be called alike",
+    ),
     (changed(RUN, rewardModel=None), "needs an entry in rewards"),
     (
         changed(RUN, rewards=[{"stage": "reward", "rule": "length", "path": "/m"}]),
@@ -269,6 +277,17 @@ def test_what_cannot_change(new: dict[str, Any], words: str) -> None:
 def test_what_can_change(new: dict[str, Any]) -> None:
     """A living run is suspended, prolonged, resized and re-tuned in place."""
     admit(CRDS["TrainingRun"], new, RUN)
+
+
+@pytest.mark.parametrize("queueing", [{"queueName": "other"}, {"queueName": "team", "priorityClass": "high"}])
+def test_a_queue_changes_only_while_suspended(queueing: dict[str, Any]) -> None:
+    """Kueue would not take it of a run that it has admitted, and nobody would hear of it."""
+    there = changed(RUN, queueing={"queueName": "team"})
+    new = changed(RUN, queueing=queueing)
+    with pytest.raises(ValueError, match="only while suspended"):
+        admit(CRDS["TrainingRun"], new, there)
+    admit(CRDS["TrainingRun"], new, changed(there, suspend=True))
+    admit(CRDS["TrainingRun"], changed(there, steps=64), there)
 
 
 def test_a_queue_server_elsewhere_stays_where_it_is() -> None:
