@@ -13,6 +13,7 @@ from orchestrator.cluster.control.attempts import Count
 from orchestrator.cluster.control.course import DONE, Course
 from orchestrator.cluster.control.insight import Insight
 from orchestrator.cluster.kinds import Condition, RoleStatus, TrainingRun, TrainingRunStatus
+from orchestrator.cluster.kinds.status import CheckpointStatus
 
 FIGURES = (
     "step",
@@ -72,7 +73,7 @@ def run_status(run: TrainingRun, picture: RunPicture) -> dict[str, Any]:
             "kl": learner.kl,
             "learner_idle_share": learner.idle_share,
             "rollouts": learner.rollouts or before.rollouts,
-            "last_checkpoint": learner.last_checkpoint or before.last_checkpoint,
+            "last_checkpoint": _checkpoint(learner.last_checkpoint, before.last_checkpoint, time),
         }
     return as_written(before.model_copy(update=fields))
 
@@ -86,6 +87,17 @@ def as_written(status: TrainingRunStatus | Any) -> dict[str, Any]:
 def only_figures(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
     """Whether the two differ in nothing but figures that change all the time."""
     return _without_figures(new) == _without_figures(old)
+
+
+def _checkpoint(
+    seen: CheckpointStatus | None, before: CheckpointStatus | None, time: str
+) -> CheckpointStatus | None:
+    """The last one, dated by when it was first seen: the learner names its folder alone, in every epoch anew."""
+    if seen is None:
+        return before
+    is_known = before is not None and (before.step, before.path) == (seen.step, seen.path)
+    since = before.time if before is not None and is_known else None
+    return seen.model_copy(update={"time": since or time})
 
 
 def _finite(fields: Mapping[str, Any]) -> dict[str, Any]:

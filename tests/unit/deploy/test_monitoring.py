@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
+from functools import reduce
 from typing import Any
 
 import pytest
 
+from orchestrator.cluster.conditions import RoleFacts, RunFacts, run_conditions
+from orchestrator.cluster.control.attempts import Count
+from orchestrator.cluster.control.course import Course
+from orchestrator.cluster.control.insight import Insight, LearnerFigures, RoleInsight
+from orchestrator.cluster.control.status import RunPicture, run_status
 from orchestrator.cluster.crds import crds
+from orchestrator.cluster.kinds.status import CheckpointStatus, RolloutStatus
 from orchestrator.cluster.operator import metrics as operator_metrics
 from services.common import http_guard, telemetry
 from services.common.access import opening
@@ -25,6 +33,7 @@ from tests.unit.deploy.monitoring import (
     state_samples,
     values,
 )
+from tests.unit.orchestrator.cluster.objects import run
 
 REWARD = (drift_monitor, metrics, request_log, shadow)
 KNOWN = samples_of(telemetry, http_guard, opening, operator_metrics, *REWARD) | state_samples()
@@ -147,6 +156,52 @@ def test_kube_state_metrics_reads_fields_that_there_are(resource: dict[str, Any]
             "Unknown",
         ]
         assert node["type"] in ("integer", "number", "boolean") or is_time_or_truth, metric["name"]
+
+
+def test_what_kube_state_metrics_reads_of_a_run_is_written() -> None:
+    """Of a run that trains the operator writes every field that is read, so no alert waits for what never comes."""
+    figures = LearnerFigures(
+        reward=0.5,
+        kl=0.1,
+        idle_share=0.2,
+        rollouts=RolloutStatus(),
+        last_checkpoint=CheckpointStatus(step=1, path="/storage/step-1"),
+    )
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+    picture = RunPicture(
+        course=Course(stage="rl"),
+        count=Count(attempt=1),
+        roles=(RoleFacts(name="policy", desired=1),),
+        insight=Insight(
+            learner=figures, roles={"policy": RoleInsight(backlog_groups=0, idle_share=0.1, wanted=1)}
+        ),
+        conditions=run_conditions(RunFacts(generation=1), (), now),
+        now=now,
+    )
+    item = {"spec": run().spec.model_dump(mode="json", by_alias=True), "status": run_status(run(), picture)}
+    resources = STATE_METRICS["customResourceState"]["config"]["spec"]["resources"]
+    [resource] = [one for one in resources if one["groupVersionKind"]["kind"] == "TrainingRun"]
+    for metric in resource["metrics"]:
+        gauge = metric["each"]["gauge"]
+        found = reduce(lambda node, part: node[part], gauge["path"], item)
+        for node in found if "valueFrom" in gauge else ():
+            assert reduce(lambda value, part: value[part], gauge["valueFrom"], node) is not None, metric[
+                "name"
+            ]
+        assert found is not None and found != [], metric["name"]
+
+
+def test_a_runs_reward_model_is_not_taken_for_another_runs() -> None:
+    """Every run calls its own `reward`: what is summed over replicas is of one run or one RewardModel."""
+    over_replicas = [
+        group.split(", ")
+        for rule in rules(ALERTS["reward"])
+        for group in re.findall(r"by \(([^)]*)\)", rule["expr"])
+        if "model" in group.split(", ") and "instance" not in group
+    ]
+    assert len(over_replicas) >= 6
+    for labels in over_replicas:
+        assert {"job", "namespace", "run", "reward_model"} <= set(labels)
 
 
 def test_kube_state_metrics_may_read_what_it_is_told_to() -> None:

@@ -14,6 +14,7 @@ from orchestrator.cluster.control.insight import Insight, LearnerFigures, RoleIn
 from orchestrator.cluster.control.pods import PodView
 from orchestrator.cluster.control.status import RunPicture, only_figures, run_status
 from orchestrator.cluster.kinds import TrainingRun, read_object
+from orchestrator.cluster.kinds.status import CheckpointStatus
 from tests.unit.orchestrator.cluster.objects import RUN
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -139,6 +140,23 @@ def test_what_is_not_measured_now_stays() -> None:
     measured = run_status(run(), replace(PICTURE, insight=Insight(learner=figures)))
     later = run_status(run(measured), PICTURE)
     assert (later["step"], later["version"], later["reward"]) == (7, "1.7", 0.5)
+
+
+def test_a_checkpoint_is_dated_by_when_it_was_first_seen() -> None:
+    """It keeps that time for as long as it is the last, also when the next attempt begins at it."""
+
+    def seen(step: int, epoch: int, before: dict[str, Any], now: datetime) -> dict[str, Any]:
+        checkpoint = CheckpointStatus(step=step, epoch=epoch, path=f"/storage/step-{step}")
+        insight = Insight(learner=LearnerFigures(last_checkpoint=checkpoint))
+        return run_status(run(before), replace(PICTURE, insight=insight, now=now))
+
+    first = seen(10, 1, {}, NOW)
+    assert first["lastCheckpoint"] == {"step": 10, "epoch": 1, "path": "/storage/step-10", "time": TIME}
+    later = datetime(2026, 5, 5, tzinfo=UTC)
+    same = seen(10, 2, first, later)
+    assert same["lastCheckpoint"] == first["lastCheckpoint"] | {"epoch": 2}
+    assert run_status(run(same), replace(PICTURE, now=later))["lastCheckpoint"]["time"] == TIME
+    assert seen(20, 2, same, later)["lastCheckpoint"]["time"] == "2026-05-05T00:00:00Z"
 
 
 def test_the_same_picture_gives_the_same_status() -> None:
