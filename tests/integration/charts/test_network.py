@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
+from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 from orchestrator.cluster.kinds import TrainingRun
 from orchestrator.cluster.names import RunNames
 from orchestrator.cluster.render import RenderOptions, RunState, render_run
 from tests.integration.charts.examples import EXAMPLES, documents, values_of
 from tests.integration.charts.matrix import EVERYTHING
-from tests.integration.charts.rendering import Manifest, named, of_kind, render
+from tests.integration.charts.rendering import CHART, Manifest, named, of_kind, render
 from tests.unit.orchestrator.cluster.reach import Address, Pod, may_reach
 
 SYSTEM = "trimtab-system"
@@ -26,8 +29,8 @@ def run_of_keda() -> TrainingRun:
 
 
 @cache
-def world() -> tuple[list[Manifest], dict[str, Pod]]:
-    """All policies, and the pods: the chart's by part, the run's by service. The run uses the shared queue server."""
+def of_chart() -> list[Manifest]:
+    """What the chart makes beside a run that uses the shared queue server."""
     values = {
         **values_of("keda"),
         "preference": {
@@ -37,8 +40,13 @@ def world() -> tuple[list[Manifest], dict[str, Pod]]:
             "pages": {"enabled": True, "allowedNamespaces": ["ingress"]},
         },
     }
-    manifests = render(values)
-    run = run_of_keda()
+    return render(values)
+
+
+@cache
+def world() -> tuple[list[Manifest], dict[str, Pod]]:
+    """All policies, and the pods: the chart's by part, the run's by service."""
+    manifests, run = of_chart(), run_of_keda()
     labels = named(manifests, "Deployment", "trimtab-operator")["spec"]["template"]["metadata"]["labels"]
     options = RenderOptions(operator_namespace=SYSTEM, operator_labels=labels)
     of_run = render_run(run, options, RunState(attempt=1))
@@ -95,6 +103,17 @@ def test_what_it_does_not_show_is_shut(source: str, target: str, port: int) -> N
     """One end at least holds it up."""
     policies, pods = world()
     assert not may_reach(policies, pods[source], pods[target], port)
+
+
+def test_the_test_pod_reaches_whatever_it_asks() -> None:
+    """Each URL of `helm test` is open to it; or a release that is well would never pass."""
+    policies, pods = world()
+    [container] = named(of_chart(), "Pod", "trimtab-test")["spec"]["containers"]
+    places = [urlsplit(url) for url in container["args"][1:]]
+    assert {place.hostname for place in places} > {"trimtab-preference", "trimtab-preference-pages"}
+    for place in places:
+        part = (place.hostname or "").removeprefix("trimtab-").removesuffix("-pages")
+        assert may_reach(policies, pods["test"], pods[part], place.port or 0), place.geturl()
 
 
 def test_only_the_operator_reaches_the_api_server() -> None:
@@ -156,3 +175,13 @@ def test_a_queue_server_elsewhere_is_reached_on_its_port() -> None:
     policies = of_kind(manifests, "NetworkPolicy")
     assert may_reach(policies, Pod(SYSTEM, labels), Address("203.0.113.9"), 6380)
     assert not may_reach(policies, Pod(SYSTEM, labels), Address("203.0.113.9"), 6379)
+
+
+def test_a_queue_server_that_runs_name_by_themselves_is_reached_by_the_rule_of_the_readme() -> None:
+    """The chart knows nothing of it: without that rule the operator is shut out."""
+    [rule] = re.findall(r"`(networkPolicies: .*?)`", (CHART / "README.md").read_text(encoding="utf-8"))
+    for values, open_ in ((yaml.safe_load(rule), True), ({}, False)):
+        manifests = render(values)
+        labels = named(manifests, "Deployment", "trimtab-operator")["spec"]["template"]["metadata"]["labels"]
+        policies = of_kind(manifests, "NetworkPolicy")
+        assert may_reach(policies, Pod(SYSTEM, labels), Address("203.0.113.9"), 6379) is open_
