@@ -69,7 +69,7 @@ async def test_a_run_survives_a_process_that_dies_and_ends_when_told(tmp_path: P
     out, said = tmp_path / "two", list[str]()
     layout = RunLayout.prepare(out, resume=False, overwrite=False)
     spec = small_spec(tmp_path, "steps=100000", "checkpoint.every_steps=1")
-    settings = {"learner": {"processes": 2}}
+    settings = {"learner": {"processes": 2, "cut_off_status": 0}}  # who sends SIGTERM here means the end
     async with Stack(layout, spec, settings=settings, limits=QUICK, on_event=said.append) as stack:
 
         def launcher() -> int:
