@@ -31,7 +31,7 @@ from orchestrator.demo.steps import job_command, reward_model_arguments
 from orchestrator.iterate import contest, places, state
 from orchestrator.iterate.answers import Answered, answered
 from orchestrator.iterate.crew import Crew
-from orchestrator.iterate.drive import STATE_FILE, Material
+from orchestrator.iterate.drive import Material
 from orchestrator.iterate.labels import Standing, Tenths, wait_for_labels
 from orchestrator.iterate.options import IterateRun
 from orchestrator.iterate.report import write_report
@@ -105,7 +105,7 @@ class Course:
             self._keep()
 
     def _keep(self) -> None:
-        state.write(self._layout.root / STATE_FILE, self._rounds)
+        state.write(self._layout.root / state.STATE_FILE, self._rounds)
 
     # ------------------------------------------------------------ sample, compare
 

@@ -20,7 +20,6 @@ from services.common.errors import Mismatch, NotFound, UserError
 from services.common.spec.load import load_toml
 
 RUN_FILE = Path(__file__).with_name("recipes") / "rounds.toml"
-STATE_FILE = state.STATE_FILE
 TOLD_FILE = "iterate.json"
 
 
@@ -94,7 +93,7 @@ def begun(layout: RunLayout, spec: IterateRun, material: Material) -> state.Roun
         if (now := made_with.get(name)) != before:
             raise Mismatch(f"{layout.root} was begun with {name} = {before}, not {now}: its files do not fit")
     found.made_with = made_with
-    state.write(layout.root / STATE_FILE, found)
+    state.write(layout.root / state.STATE_FILE, found)
     (layout.root / TOLD_FILE).write_text(json.dumps(told.model_dump(), indent=2) + "\n")
     return found
 

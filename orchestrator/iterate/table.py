@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from orchestrator.iterate import state
-from orchestrator.iterate.drive import STATE_FILE, TOLD_FILE
+from orchestrator.iterate.drive import TOLD_FILE
 from orchestrator.iterate.report import SUMMARY_FILE
 
 _HEAD = (
@@ -18,7 +18,7 @@ _HEAD = (
 
 def row(folder: Path) -> str:
     """One run as a row of Markdown. Raises FileNotFoundError for a folder that has no finished round."""
-    rounds = state.read(folder / STATE_FILE)
+    rounds = state.read(folder / state.STATE_FILE)
     if rounds is None or not rounds.rounds or not rounds.rounds[-1].against:
         raise FileNotFoundError(f"{folder}: no finished round")
     summary = json.loads((folder / SUMMARY_FILE).read_text())

@@ -113,12 +113,7 @@ def service_name(stage: str) -> str:
     return stage.replace("/", "-")
 
 
-def choose_ports(names: Sequence[str]) -> dict[str, Ports]:
-    """Free ports for each service."""
-    return choose_all_ports(names)[1]
-
-
-def choose_all_ports(names: Sequence[str]) -> tuple[int, dict[str, Ports]]:
+def choose_ports(names: Sequence[str]) -> tuple[int, dict[str, Ports]]:
     """Free ports for the queue server and for each service: of one draw, so that no two are the same."""
     queue, *others = free_ports(1 + 3 * len(names), HOST)
     ports = iter(others)

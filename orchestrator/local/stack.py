@@ -32,7 +32,7 @@ from orchestrator.local.services import (
     QUEUE_DRAIN_RANK,
     ROLES,
     Surroundings,
-    choose_all_ports,
+    choose_ports,
     overlay,
     queue_users,
     role_of,
@@ -94,7 +94,7 @@ class Stack:
             if role_of(name).reads_queue
         }
         users = queue_users(stages.values(), spec, layout.run_uid())
-        queue_port, ports = choose_all_ports(names)
+        queue_port, ports = choose_ports(names)
         self._queue = QueueChild(QUEUE, layout.queue, port=queue_port, users=users.lines())
         self._operator_url = users.url(OPERATOR, self._queue.address)
         self._around = Surroundings(

@@ -98,7 +98,8 @@ class Draft:
         if value is not None and not (isinstance(value, list) and None in value):
             return
         for name in fields:
-            if self.given.get(name, "") is None and f"{name} = None: expected a number" not in self.refused:
+            told = any(refused.startswith(f"{name} = ") for refused in self.refused)
+            if self.given.get(name, "") is None and not told:
                 self.refuse(name, "expected a value")
 
     def mapped(self, what: str, *fields: str, remark: str = "") -> None:

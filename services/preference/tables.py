@@ -96,7 +96,6 @@ class TaskRow(Table):
     gold: Mapped[bool] = mapped_column(default=False)
     lease_holder: Mapped[str] = mapped_column(_Id, default="")
     lease_until: Mapped[float] = mapped_column(default=0.0)
-    item: Mapped[ItemRow] = relationship(lazy="raise")
 
 
 class AnnotatorRow(Table):

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.iterate import state
-from orchestrator.iterate.drive import STATE_FILE, run_iterate
+from orchestrator.iterate.drive import run_iterate
 from orchestrator.local.options import RunOptions
 from orchestrator.local.toml import to_toml
 from services.common.errors import Mismatch
@@ -131,7 +131,7 @@ def test_rounds_that_people_label_and_that_are_killed_in_the_middle(run_file: Pa
     assert "people new NAME --config" in shown
     assert (out / "rounds" / "01" / "answers-0.jsonl").read_bytes() == before
     assert people.labels == 2 * PROMPTS * 3 + 3 * HELD_OUT * COMPLETIONS
-    found = state.read(out / STATE_FILE)
+    found = state.read(out / state.STATE_FILE)
     assert found is not None
     assert [one.done for one in found.rounds] == [list(state.PHASES)] * 2
     for one in found.rounds:

@@ -44,7 +44,7 @@ def run_over_services(spec: RunSpec, out: Path, *, resume: bool = False) -> None
 async def _train(spec: RunSpec, layout: RunLayout, queue_url: str) -> None:
     names = services_of(spec)
     around = Surroundings(
-        layout=layout, queue_url=queue_url, run_uid=layout.run_uid(), ports=choose_ports(names)
+        layout=layout, queue_url=queue_url, run_uid=layout.run_uid(), ports=choose_ports(names)[1]
     )
     async with AsyncExitStack() as stack:
         for name in names:

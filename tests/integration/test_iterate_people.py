@@ -18,7 +18,7 @@ from rich.console import Console
 from orchestrator.demo.collect import Comparisons, DemoPrompt
 from orchestrator.iterate import course, state
 from orchestrator.iterate.course import Course
-from orchestrator.iterate.drive import STATE_FILE, Material, begun
+from orchestrator.iterate.drive import Material, begun
 from orchestrator.iterate.options import IterateRun
 from orchestrator.local.layout import RunLayout
 from orchestrator.local.progress import LiveView
@@ -236,7 +236,7 @@ def _kept(keep: Callable[[Course], None], fate: Fate) -> Callable[[Course], None
 
 def found(folder: Path) -> tuple[state.Rounds, list[set[str]]]:
     """How far the rounds are (without the time that they took), and each round's pairs."""
-    rounds = state.read(folder / STATE_FILE)
+    rounds = state.read(folder / state.STATE_FILE)
     assert rounds is not None
     for one in rounds.rounds:
         one.seconds = {}

@@ -38,7 +38,7 @@ def exit_code(layout: RunLayout, tmp_path: Path, module: str, event: str, status
         layout=layout,
         queue_url=(tmp_path / "queue").read_text(),
         run_uid=layout.run_uid(),
-        ports=choose_ports(["learner"]),
+        ports=choose_ports(["learner"])[1],
     )
     settings = {} if status is None else {"cut_off_status": status}
     config, log = tmp_path / "learner.toml", tmp_path / "log"

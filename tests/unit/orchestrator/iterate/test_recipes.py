@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.iterate import state
-from orchestrator.iterate.drive import RUN_FILE, STATE_FILE, TOLD_FILE, Material, resolved
+from orchestrator.iterate.drive import RUN_FILE, TOLD_FILE, Material, resolved
 from orchestrator.iterate.options import IterateRun
 from orchestrator.iterate.report import write_report
 from orchestrator.iterate.table import row
@@ -104,7 +104,7 @@ def test_the_table_has_a_row_for_each_run(tmp_path: Path) -> None:
     folder.mkdir()
     with pytest.raises(FileNotFoundError, match="mine: no finished round"):
         row(folder)
-    state.write(folder / STATE_FILE, rounds)
+    state.write(folder / state.STATE_FILE, rounds)
     write_report(folder, rounds)
     (folder / TOLD_FILE).write_text(json.dumps({"learn": "comparisons", "reward_base": "small"}))
     assert row(folder) == "| mine | comparisons, small | 400 | 0.700 | 0.750 (0.550 to 0.800) | 3.0 |"
