@@ -30,7 +30,7 @@ from orchestrator.demo.files import write_atomically
 from orchestrator.demo.judge import answers_of, policy_logprobs, reference_logprobs
 from orchestrator.demo.options import DemoSpec
 from orchestrator.demo.progress import Phases, share_done
-from orchestrator.demo.ready import layers_of, make_ready
+from orchestrator.demo.ready import fitted, is_halved, make_ready
 from orchestrator.demo.report import write_report
 from orchestrator.demo.steps import job_command, learned, reward_model_arguments, service_settings
 from orchestrator.demo.summary import RolloutCounts, Summary, write_summary
@@ -73,7 +73,7 @@ class _Demo:
         view: LiveView,
     ) -> None:
         self._layout, self._named, self._demo, self._view = layout, spec, demo, view
-        self._halved = options.names("model.path") and not options.names("optimiser.frozen_layers")
+        self._halved = is_halved(options)
         prompts_file = (options.beside(run_file, "data.prompts") / spec.data.prompts).resolve()
         if not prompts_file.is_file():
             raise NotFound(f"{prompts_file}: no such prompt file")
@@ -120,28 +120,10 @@ class _Demo:
 
     async def _set_up(self) -> None:
         """Convert the models once, in a process of their own: this one has no torch."""
-        for name in (self._spec.model.path, self._demo.reward_base):
-            self._view.waiting(f"making {name} ready")
-            made = await make_ready(name)
-            if name == self._spec.model.path:
-                await self._begin_with(made)
-
-    async def _begin_with(self, model: str) -> None:
-        """Take a model for the policy's, if the learner can split it: that is told now, not minutes later.
-
-        Of another model than the demo's own the lower half is frozen, as it is of that one.
-        """
-        spec = self._spec.model_copy(update={"model": self._spec.model.model_copy(update={"path": model})})
-        layers = await layers_of(model)
-        frozen = spec.optimiser.frozen_layers
-        if frozen and self._halved:
-            frozen = layers // 2
-        if frozen >= layers:
-            raise UserError(
-                f"optimiser.frozen_layers = {frozen}, but {self._named.model.path} has {layers} layers"
-            )
-        optimiser = spec.optimiser.model_copy(update={"frozen_layers": frozen})
-        self._spec = spec.model_copy(update={"optimiser": optimiser})
+        self._view.waiting(f"making {self._spec.model.path} ready")
+        self._spec = await fitted(self._spec, halved=self._halved)
+        self._view.waiting(f"making {self._demo.reward_base} ready")
+        await make_ready(self._demo.reward_base)
 
     def _make_stack(self) -> Stack:
         return Stack(

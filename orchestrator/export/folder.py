@@ -18,7 +18,7 @@ from orchestrator.iterate.places import round_folder, round_spec
 from orchestrator.iterate.state import rounds_of
 from orchestrator.local.layout import RunLayout
 from services.common.errors import AlreadyExists, Corrupted, NotFound, ServiceError, UserError
-from services.common.folders import written
+from services.common.folders import check_place, written
 from services.common.spec.run import RunSpec
 
 CARD_FILE = "README.md"
@@ -27,9 +27,10 @@ CARD_FILE = "README.md"
 def export(layout: RunLayout, out: Path) -> Path:
     """Write `out`, whole or not at all; its path.
 
-    Raises NotFound where the run has no model yet, AlreadyExists for a folder that is in use, Corrupted for a run.toml
-    that is none, UserError for rounds of demonstrations.
+    Raises NotFound where the run has no model yet, AlreadyExists for a folder that is in use, InvalidInput for a
+    mount point, Corrupted for a run.toml that is none, UserError for rounds of demonstrations.
     """
+    check_place(out.resolve())
     made = _made(layout)
     source, origin = _source(made)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -26,7 +26,7 @@ from typing import Any
 from orchestrator.demo.collect import Sampler, item_of, persist
 from orchestrator.demo.files import write_atomically
 from orchestrator.demo.progress import Phases, share_done
-from orchestrator.demo.ready import make_ready
+from orchestrator.demo.ready import fitted, make_ready
 from orchestrator.demo.steps import job_command, reward_model_arguments
 from orchestrator.iterate import contest, places, state
 from orchestrator.iterate.answers import Answered, answered
@@ -54,20 +54,30 @@ class Course:
     """All rounds of one run, from wherever it is."""
 
     def __init__(
-        self, layout: RunLayout, spec: IterateRun, material: Material, rounds: state.Rounds, view: LiveView
+        self,
+        layout: RunLayout,
+        spec: IterateRun,
+        material: Material,
+        rounds: state.Rounds,
+        view: LiveView,
+        *,
+        halved: bool = False,
     ) -> None:
+        """halved: of whatever model it is the lower half is frozen, if the run file freezes layers at all."""
         self._layout, self._iterate, self._material = layout, spec.iterate, material
-        self._spec, self._named = spec.run(), spec.model.path
+        self._spec, self._halved = spec.run(), halved
         self._rounds, self._view = rounds, view
         self._crew: Crew
 
     async def run(self) -> int:
         """Until the last round or a plateau; the report is written after each round."""
-        self._spec = self._spec.model_copy(
-            update={"model": self._spec.model.model_copy(update={"path": await make_ready(self._named)})}
-        )
         if self._iterate.learn == "comparisons":
+            self._spec = await fitted(self._spec, halved=self._halved)
             await make_ready(self._iterate.reward_base)
+        else:
+            model = self._spec.model
+            made = model.model_copy(update={"path": await make_ready(model.path)})
+            self._spec = self._spec.model_copy(update={"model": made})
         async with Crew(self._layout, self._spec, self._iterate, self._view.say) as self._crew:
             while not self._stopped():
                 await self._round(self._rounds.current())

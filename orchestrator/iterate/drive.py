@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.demo.collect import DemoPrompt, read_prompts
+from orchestrator.demo.ready import is_halved
 from orchestrator.iterate import state
 from orchestrator.iterate.options import IterateRun
 from orchestrator.local.foreground import run_until_signal
@@ -41,7 +42,8 @@ def run_iterate(run_file: Path, options: RunOptions) -> int:
     layout = RunLayout.prepare(options.folder(spec), resume=options.resume, overwrite=options.overwrite)
     with LiveView(Console(stderr=True)) as view:
         rounds = begun(layout, spec, material)
-        return run_until_signal(Course(layout, spec, material, rounds, view).run())
+        course = Course(layout, spec, material, rounds, view, halved=is_halved(options))
+        return run_until_signal(course.run())
 
 
 def resolved(

@@ -22,7 +22,7 @@ from orchestrator.trl.rewards import reward_source
 from orchestrator.trl.shared import Around
 from services.common.comparisons.sources import PREFIX
 from services.common.errors import AlreadyExists, ConfigError, InvalidInput
-from services.common.folders import files_written
+from services.common.folders import check_place, files_written
 from services.common.spec.load import load_toml
 from services.common.spec.run import RunSpec
 
@@ -69,6 +69,7 @@ def _written(wanted: Wanted, trainer: Trainer, given: Mapping[str, Any], source:
         rows=written.rows,
         prompts_file=str(wanted.out / ROWS_FILE),
         model=wanted.model,
+        model_type=_model_type(wanted.model or given.get("model_name_or_path")),
         rewards=_rewards(trainer, given, wanted.rewards, written.columns),
     )
     draft = convert(trainer, given, around)
@@ -80,6 +81,16 @@ def _written(wanted: Wanted, trainer: Trainer, given: Mapping[str, Any], source:
     report = {"trainer": trainer, "fields": [asdict(note) for note in draft.notes]}
     (aside / REPORT_FILE).write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
     return draft
+
+
+def _model_type(model: Any) -> str:
+    """What the configuration in a model's folder says; empty for a hub's id, or a folder without one."""
+    file = Path(str(model or "")) / "config.json"
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    return str(told.get("model_type", "")) if isinstance(told, dict) else ""
 
 
 def _write_run(draft: Draft, path: Path) -> None:
@@ -96,6 +107,7 @@ def _check_out(out: Path, source: str) -> None:
 
     Raises AlreadyExists or InvalidInput.
     """
+    check_place(out.resolve())
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / REPORT_FILE).is_file())):
         raise AlreadyExists(f"{out} is there already and not from-trl's: name another folder")
     if not source.startswith(PREFIX) and Path(source).resolve() == (out / ROWS_FILE).resolve():

@@ -83,7 +83,7 @@ def convert_sft(draft: Draft, around: Around) -> None:
         if draft.number("lora_dropout"):
             draft.refuse("lora_dropout", "expected 0: dropout is off in every pass here")
         draft.inert("lora_dropout", "0")
-        _targets(draft)
+        _targets(draft, around)
         if draft.value("use_dora"):
             draft.refuse("use_dora", "the job's adapters are LoRA's")
         draft.inert("use_dora", "off")
@@ -93,8 +93,8 @@ def convert_sft(draft: Draft, around: Around) -> None:
             draft.inert(name, "use_peft is off")
 
 
-def _targets(draft: Draft) -> None:
-    targets = lora_targets(draft)
+def _targets(draft: Draft, around: Around) -> None:
+    targets = lora_targets(draft, around)
     for name in targets:
         draft.arguments += ["--lora-target", name]
     told = ", ".join(targets)
@@ -107,6 +107,7 @@ def convert_reward(draft: Draft, around: Around) -> None:
     draft.mapped("--pairs", *_DATA, remark=_held_out())
     _job(draft, around, batch_flag="--batch-pairs", longer="are cut; TRL leaves their pairs out")
     draft.argue("--train-embeddings", True)
+    draft.argue("--no-normalise-before", True)
     if draft.value("use_peft"):
         draft.refuse("use_peft", "a reward model is trained whole, or with --frozen-layers")
     for name in ("use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_dora"):

@@ -25,6 +25,18 @@ OPTIMISERS = {
     "adamw_8bit": "adamw_8bit",
 }
 LOGS = ("tensorboard", "wandb", "mlflow")
+# Layers that peft adapts where none are named, by the type of the model, but for the many of the Llama family's names.
+_LLAMAS_LAYERS = ("q_proj", "v_proj")
+_PEFTS_LAYERS = {
+    "gpt2": ("c_attn",),
+    "gpt_bigcode": ("c_attn",),
+    "gpt_neox": ("query_key_value",),
+    "bloom": ("query_key_value",),
+    "falcon": ("query_key_value",),
+    "mpt": ("Wqkv",),
+    "codegen": ("qkv_proj",),
+    "phi": ("q_proj", "v_proj", "fc1", "fc2"),
+}
 _ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_dora")
 
 
@@ -36,6 +48,8 @@ class Around:
     prompts_file: str
     model: str = ""
     rewards: tuple[str, ...] = ()
+    model_type: str = ""
+    """As the model's configuration says it; empty where it cannot be seen from here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +82,7 @@ def put_model(draft: Draft, around: Around, *, field: str = "model_name_or_path"
     else:
         draft.inert("use_cpu", "a GPU where there is one")
     _model_arguments(draft)
-    put_adapters(draft)
+    put_adapters(draft, around)
     put_logs(draft)
 
 
@@ -96,7 +110,7 @@ def _model_arguments(draft: Draft) -> None:
         draft.inert("model_init_kwargs", "how the model is loaded, not which")
 
 
-def put_adapters(draft: Draft) -> None:
+def put_adapters(draft: Draft, around: Around) -> None:
     """LoRA and DoRA; without, every weight is trained, the embeddings too."""
     if not draft.value("use_peft"):
         draft.put("optimiser.train_embeddings", True, "use_peft", remark="every weight is trained")
@@ -108,21 +122,25 @@ def put_adapters(draft: Draft) -> None:
     draft.copy("lora_alpha", "optimiser.lora.alpha")
     draft.copy("lora_dropout", "optimiser.lora.dropout", remark="in updates alone")
     draft.copy("use_dora", "optimiser.lora.dora")
-    targets = lora_targets(draft)
+    targets = lora_targets(draft, around)
     if targets:
-        remark = "" if draft.value("lora_target_modules") else "as peft chooses for the Llama family"
+        remark = (
+            ""
+            if draft.value("lora_target_modules")
+            else f"as peft chooses for {around.model_type or 'llama'}"
+        )
         draft.put("optimiser.lora.targets", targets, "lora_target_modules", remark=remark)
     else:
         draft.mapped("every linear layer", "lora_target_modules")
 
 
-def lora_targets(draft: Draft) -> list[str]:
-    """Names of layers; none: every linear one. Where the config names none, peft goes by the model's family."""
+def lora_targets(draft: Draft, around: Around) -> list[str]:
+    """Names of layers; none: every linear one. Where the config names none, peft goes by the model's type."""
     targets = draft.value("lora_target_modules")
     if targets in ("all-linear", ["all-linear"]):
         return []
     if isinstance(targets, list | None):
-        return targets or ["q_proj", "v_proj"]
+        return targets or list(_PEFTS_LAYERS.get(around.model_type, _LLAMAS_LAYERS))
     draft.refuse("lora_target_modules", "expected a list of layers' names, or all-linear")
     return []
 

@@ -7,6 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from services.common.errors import InvalidInput
+
+
+def check_place(out: Path) -> None:
+    """Raises InvalidInput for a mount point, whose place nothing else can take. To be asked before the work is done."""
+    if out.is_mount():
+        raise InvalidInput(f"{out} is a mount point, which cannot be replaced: name a folder in it")
+
 
 @contextmanager
 def written(out: Path, *, replace: bool = False) -> Iterator[Path]:

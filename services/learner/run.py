@@ -53,8 +53,10 @@ from services.models.loading import LoadedModel, frozen_names
 from services.models.manifest import Version, entries_of, policy_digest, whole_digest
 from services.models.master_weights import MasterWeights
 
-# What has been used stays on the queue server until a checkpoint covers it: beyond this one is written early.
+# What has been used stays on the queue server until a checkpoint covers it: beyond these bytes one is written early,
+# but not after each step, where one step alone has so many or a queue that is away takes no acknowledgement.
 UNACKNOWLEDGED_BYTES = 256 * 2**20
+EARLY_STEPS = 4
 
 Phase = Literal["loading", "training", "paused", "finished", "failed"]
 _log = structlog.get_logger(__name__)
@@ -226,7 +228,8 @@ class Run:
 
     def _checkpoint_is_due(self) -> bool:
         full = self.intake.unacknowledged_bytes >= UNACKNOWLEDGED_BYTES
-        return full or self.step % self.spec.checkpoint.every_steps == 0
+        early = full and self.step - (self._checkpointed_step or 0) >= EARLY_STEPS
+        return early or self.step % self.spec.checkpoint.every_steps == 0
 
     def pause(self) -> None:
         """Admit nothing more and hold at the next step boundary."""

@@ -106,7 +106,8 @@ def test_a_grpo_config_trains_with_its_functions(folder: Path) -> None:
 
 
 def test_jobs_become_commands(folder: Path) -> None:
-    """SFT on messages is one command line beside its rows; what TRL would learn otherwise is refused by its place."""
+    """SFT on messages is one command line beside its rows, with the layers that peft takes of such a model; what TRL
+    would learn otherwise is refused by its place."""
     path = folder / "sft.yaml"
     path.write_text("model_name_or_path: m\ncompletion_only_loss: true\noutput_dir: o\n", encoding="utf-8")
     rows = [
@@ -118,6 +119,10 @@ def test_jobs_become_commands(folder: Path) -> None:
     assert command.startswith(
         f"trimtab sft --data {folder}/out/data.jsonl --model m --out o --learning-rate 2e-05"
     )
+    (folder / "config.json").write_text('{"model_type": "gpt2"}')
+    path.write_text(f"model_name_or_path: {folder}\nuse_peft: true\nlora_dropout: 0.0\noutput_dir: o\n")
+    write(wanted(folder, path))
+    assert (folder / "out" / "command.txt").read_text().endswith("--lora-target c_attn\n")
     (folder / "rows.jsonl").write_text(json.dumps({"text": "a"}) + "\n", encoding="utf-8")
     with pytest.raises(InvalidInput, match=r"rows\.jsonl:1: expected prompt and completion as messages"):
         write(wanted(folder, path))

@@ -23,6 +23,7 @@ from orchestrator.iterate.options import IterateRun
 from orchestrator.local.layout import RunLayout
 from orchestrator.local.progress import LiveView
 from services.common.errors import Expired
+from services.common.spec.run import RunSpec
 from tests.fakes.pages import Pages
 from trimtab import AsyncPreferenceClient
 from trimtab.clients.preference import PreferenceClient
@@ -213,6 +214,7 @@ def go(folder: Path, target: str, monkeypatch: pytest.MonkeyPatch, fate: Fate, *
         patch.setattr(FakeCrew, "fate", staticmethod(fate), raising=False)
         patch.setattr(course, "Crew", FakeCrew)
         patch.setattr(course, "make_ready", _as_it_is)
+        patch.setattr(course, "fitted", _fits)
         patch.setattr(course, "_PEOPLE_POLL_SECONDS", 0.02)
         patch.setattr(Course, "_keep", _kept(Course._keep, fate))
         view = LiveView(Console(file=shown, width=200))
@@ -222,6 +224,11 @@ def go(folder: Path, target: str, monkeypatch: pytest.MonkeyPatch, fate: Fate, *
 
 async def _as_it_is(name: str) -> str:
     return name
+
+
+async def _fits(spec: RunSpec, *, halved: bool) -> RunSpec:
+    assert not halved
+    return spec
 
 
 def _kept(keep: Callable[[Course], None], fate: Fate) -> Callable[[Course], None]:

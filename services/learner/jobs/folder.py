@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from services.common.errors import AlreadyExists
+from services.common.folders import check_place
 
 REPORT_FILE = "training.json"
 
@@ -19,9 +20,11 @@ REPORT_FILE = "training.json"
 def prepared(out: Path, mark: str, report: Path | None = None) -> Path:
     """The folder's whole path, its parent there, and the report's; OSError where they cannot be.
 
-    mark: a file that a folder of this job has. Raises AlreadyExists for what is not the job's to replace.
+    mark: a file that a folder of this job has. Raises AlreadyExists for what is not the job's to replace, InvalidInput
+    for a mount point.
     """
     whole = out.resolve()
+    check_place(whole)
     if whole.exists() and not (whole.is_dir() and (not any(whole.iterdir()) or (whole / mark).is_file())):
         raise AlreadyExists(f"{out} is there already and not this job's: name another folder")
     whole.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
-from itertools import takewhile
+from itertools import product, takewhile
 from typing import Any
 
 import httpx
@@ -75,9 +75,10 @@ class RemoteModel:
         """The text whose encoding these ids are, with the special tokens that a server, too, puts around it. Raises
         InvalidInput where there is none: the server would be asked something else."""
         ids, special = list(token_ids), set(self.tokenizer.all_special_ids)
-        leading = takewhile(special.__contains__, ids)
-        for first in range(1 + sum(1 for _ in leading)):
-            text = str(self.tokenizer.decode(ids[first:], skip_special_tokens=False))
+        leading = sum(1 for _ in takewhile(special.__contains__, ids))
+        trailing = sum(1 for _ in takewhile(special.__contains__, reversed(ids[leading:])))
+        for first, cut in product(range(leading + 1), range(trailing + 1)):
+            text = str(self.tokenizer.decode(ids[first : len(ids) - cut], skip_special_tokens=False))
             if list(self.tokenizer(text)["input_ids"]) == ids:
                 return text
         raise InvalidInput(

@@ -176,6 +176,21 @@ def test_a_text_is_sent_without_what_the_server_puts_before_it(tmp_path: Path) -
         model.text_of(bare)
 
 
+def test_a_text_is_sent_without_what_the_server_puts_after_it(tmp_path: Path) -> None:
+    """As T5's tokenizer ends each text with a token, the server's does."""
+    tokenizer = tiny_tokenizer()
+    last = tokenizer.eos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {tokenizer.eos_token}", special_tokens=[(tokenizer.eos_token, last)]
+    )
+    model = RemoteModel(ModelSpec(path=str(make_tiny_causal(tmp_path / "ends", tokenizer=tokenizer))))
+    bare = model.tokenizer("Once", add_special_tokens=False)["input_ids"]
+    assert model.text_of([*bare, last]) == "Once"
+    assert model.text_of([*bare, last, last]) == f"Once{model.tokenizer.eos_token}"
+    with pytest.raises(InvalidInput, match="not the encoding of any"):
+        model.text_of(bare)
+
+
 def test_facts_of_a_model_that_sees_as_well(tmp_path: Path) -> None:
     """Vocabulary and context are its language's."""
     tokenizer = tiny_tokenizer()

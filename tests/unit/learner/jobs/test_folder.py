@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.common.errors import AlreadyExists
+from services.common.errors import AlreadyExists, InvalidInput
 from services.learner.jobs.folder import prepared
 
 
@@ -25,6 +25,14 @@ def test_only_what_is_the_jobs_own_may_be_replaced(tmp_path: Path) -> None:
         with pytest.raises(AlreadyExists, match="name another folder"):
             prepared(used, "mark.json")
     assert (theirs / "thesis.txt").is_file()
+
+
+def test_a_mount_point_is_refused_before_the_work() -> None:
+    """Nothing can be renamed into its place, which would be found out when the training is done."""
+    with pytest.raises(
+        InvalidInput, match="/proc is a mount point, which cannot be replaced: name a folder in it"
+    ):
+        prepared(Path("/proc"), "mark.json")
 
 
 def test_a_relative_folder_and_the_reports_are_made_ready(

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator.demo import drive
+from orchestrator.demo import drive, ready
 from orchestrator.demo.options import DemoSpec
+from orchestrator.iterate.drive import RUN_FILE as ROUNDS_FILE
+from orchestrator.iterate.options import IterateRun
 from orchestrator.local.layout import RunLayout
 from orchestrator.local.options import RunOptions
 from orchestrator.local.progress import LiveView
 from services.common.errors import UserError
+from services.common.spec.load import load_toml
 
 
 def demo_of(folder: Path, options: RunOptions) -> drive._Demo:
@@ -35,19 +38,26 @@ def demo_of(folder: Path, options: RunOptions) -> drive._Demo:
 async def test_of_another_model_the_lower_half_is_frozen(
     options: RunOptions, layers: int, frozen: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As many layers as the demo freezes of its own are too many for a small model; what is said is taken."""
+    """As many layers as demo and rounds freeze of their own are too many for a small model; what is said is taken."""
 
-    async def ready(model: str) -> str:
+    async def as_it_is(model: str) -> str:
         return model
 
     async def found(_model: str) -> int:
         return layers
 
-    monkeypatch.setattr(drive, "make_ready", ready)
-    monkeypatch.setattr(drive, "layers_of", found)
+    monkeypatch.setattr(drive, "make_ready", as_it_is)
+    monkeypatch.setattr(ready, "make_ready", as_it_is)
+    monkeypatch.setattr(ready, "layers_of", found)
     demo = demo_of(tmp_path, options)
     await demo._set_up()
     assert demo._spec.optimiser.frozen_layers == frozen
+    rounds = load_toml(ROUNDS_FILE, IterateRun, options.all_overrides()).run()
+    fitted = await ready.fitted(rounds, halved=ready.is_halved(options))
+    assert fitted.optimiser.frozen_layers == frozen
+    with pytest.raises(UserError, match=r"frozen_layers = 40, but .* has"):
+        much = load_toml(ROUNDS_FILE, IterateRun, ["optimiser.frozen_layers=40"])
+        await ready.fitted(much.run(), halved=False)
 
 
 def test_prompts_of_the_command_line_lie_where_it_is_typed(

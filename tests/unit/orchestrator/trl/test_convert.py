@@ -23,9 +23,9 @@ ROOT = Path(__file__).parents[4]
 STOPS = {"stop_token": "eos"}
 
 
-def converted(trainer: Trainer, rows: int = 100, **given: Any) -> Draft:
+def converted(trainer: Trainer, rows: int = 100, model_type: str = "", **given: Any) -> Draft:
     rewards = ("trl:mine:f",) if trainer in WITH_REWARDS else ()
-    around = Around(rows=rows, prompts_file="p.jsonl", model="m", rewards=rewards)
+    around = Around(rows=rows, prompts_file="p.jsonl", model="m", rewards=rewards, model_type=model_type)
     return convert(trainer, {**(STOPS if trainer == "ppo" else {}), **given}, around)
 
 
@@ -315,9 +315,16 @@ def test_jobs_train_what_trl_trains() -> None:
 
 
 def test_adapters_of_sft_are_on_pefts_layers() -> None:
-    """Where the config names none peft goes by the model's family; all-linear is every one."""
+    """Where the config names none peft goes by the model's type; all-linear is every one."""
     peft = {"use_peft": True, "lora_dropout": 0.0, "output_dir": "o"}
-    assert parsed(converted("sft", **peft))["lora_target"] == ["q_proj", "v_proj"]
+    layers = {
+        "": ["q_proj", "v_proj"],
+        "qwen2": ["q_proj", "v_proj"],
+        "gpt2": ["c_attn"],
+        "gpt_neox": ["query_key_value"],
+    }
+    for model_type, chosen in layers.items():
+        assert parsed(converted("sft", model_type=model_type, **peft))["lora_target"] == chosen
     named = parsed(converted("sft", lora_target_modules=["o_proj"], **peft))
     assert (named["lora_target"], named["lora_rank"]) == (["o_proj"], 16)
     every = parsed(converted("sft", lora_target_modules="all-linear", **peft))["lora_target"]
