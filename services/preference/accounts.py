@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
-from sqlalchemy import delete, select
+from sqlalchemy import Select, delete, select
 from sqlalchemy.orm import Session
 
 from services.common.errors import AlreadyExists, NotFound, Unauthenticated
@@ -87,15 +87,20 @@ def everybody(session: Session) -> Sequence[Person]:
 
 def invited(session: Session, token: str, *, now: float) -> Person:
     """Whose link that is. Unauthenticated for no valid link."""
-    row = session.scalar(select(PersonRow).where(PersonRow.link_hash == token_hash(token)))
+    return _person(_invited(session, select(PersonRow), token, now))
+
+
+def _invited(session: Session, people: Select[tuple[PersonRow]], token: str, now: float) -> PersonRow:
+    row = session.scalar(people.where(PersonRow.link_hash == token_hash(token)))
     if row is None or (row.link_expires is not None and row.link_expires <= now):
         raise Unauthenticated("this link is not valid (any more): ask for a new one")
-    return _person(row)
+    return row
 
 
 def sign_in(session: Session, token: str, *, now: float, session_seconds: float) -> tuple[Person, str]:
     """Whose link that is, and the token of a new session. Unauthenticated for no valid link."""
-    person = invited(session, token, now=now)
+    # Locked, so that who revokes the link at this moment ends this session too.
+    person = _person(_invited(session, select(PersonRow).with_for_update(), token, now))
     session.execute(delete(SessionRow).where(SessionRow.expires <= now))
     secret = secrets.token_urlsafe(32)
     session.add(SessionRow(token_hash=token_hash(secret), name=person.name, expires=now + session_seconds))

@@ -53,7 +53,8 @@ def answer_all(session: Session, answers: Sequence[UnitAnswer], rules: Rules) ->
     """Each in turn; one that is refused changes nothing and stops no other."""
     # No id has a NUL, and PostgreSQL would refuse the whole question for one.
     units = (answer.unit_id for answer in answers if "\0" not in answer.unit_id)
-    book = Book.open(session, units, rules, beside=True)
+    ranked = any(answer.kind == "ranking" for answer in answers)
+    book = Book.open(session, units, rules, beside=ranked)
     pairs = {name: task.pair for name, task in book.tasks.items()}
     outcomes = []
     for answer in answers:

@@ -90,7 +90,7 @@ def lease_units(session: Session, asking: Asking) -> list[Unit]:
     groups.sort(key=lambda rows: min((row.priority, row.order_key) for row in rows))
     groups = groups[: asking.limit]
     if len(groups) < asking.limit:
-        groups += _parts(asking, _gold_rows(session, asking, None))
+        groups += list(_parts(asking, _gold_rows(session, asking, None)))[:1]
     groups += _free_groups(session, asking, asking.limit - len(groups))
     tasks = {task.task_id: task for task in _take(session, asking, [row for rows in groups for row in rows])}
     taken_back = _taken_back(session, asking.annotator, tasks.keys())

@@ -2,7 +2,7 @@
 
     servicer ──┐
     annotator ─┼──▶ Preferences ──▶ executor threads ──▶ PreferenceStore
-    pages ─────┘         ├──▶ with SQLite two threads for questions: who only asks holds up no label
+    pages ─────┘         ├──▶ with SQLite threads for questions, long ones apart: who only asks holds up no label
                          └──▶ threads of their own: ratings and statistics, which compute for seconds at most
 
 SQLite has one writer, so one thread is enough for it; PostgreSQL gets a few. All leave the loop free.
@@ -48,6 +48,8 @@ class Preferences:
         self._method = method
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="preference-store")
         self._asking = ThreadPoolExecutor(_QUESTIONS_AT_ONCE, thread_name_prefix="preference-asking")
+        # What grows with all that was ever said: its askers wait for each other, and nobody waits for them.
+        self._reporting = ThreadPoolExecutor(1, thread_name_prefix="preference-reporting")
         self._opened: PreferenceStore | None = None
         self._uploaded = asyncio.Event()
         self._news = asyncio.Event()
@@ -62,12 +64,13 @@ class Preferences:
             self._executor = ThreadPoolExecutor(self._opened.threads, thread_name_prefix="preference-store")
             # Several write at once there, so that a question holds up nobody.
             self._asking.shutdown()
-            self._asking = self._executor
+            self._reporting.shutdown()
+            self._asking = self._reporting = self._executor
 
     async def close(self) -> None:
         """Close the store after the calls that are under way."""
-        if self._asking is not self._executor:
-            self._asking.shutdown()
+        for executor in {self._asking, self._reporting} - {self._executor}:
+            executor.shutdown()
         if self._opened is not None:
             await self._run(self._opened.close)
             self._opened = None
@@ -175,7 +178,9 @@ class Preferences:
             str, set[str]
         ] = {}  # tasks by annotator: a changed answer has a new time, and would come again
         while True:
-            page = await self._run(self._store.page, campaign=campaign, after=after, items=items, gold=gold)
+            page = await self._report(
+                self._store.page, campaign=campaign, after=after, items=items, gold=gold
+            )
             for comparison, item in page.rows:
                 tasks = told.setdefault(comparison.annotator, set())
                 if comparison.task_id not in tasks:
@@ -187,7 +192,7 @@ class Preferences:
 
     async def ratings(self, subject: Subject, *, campaign: str = "") -> list[Rating]:
         """Ratings, best first."""
-        games = await self._run(self._store.games, subject, campaign=campaign)
+        games = await self._report(self._store.games, subject, campaign=campaign)
         return await asyncio.to_thread(rate, games, self._method)
 
     async def reliability(self, *, campaign: str = "") -> list[Reliability]:
@@ -195,14 +200,14 @@ class Preferences:
 
         Candidates of different items never meet: by them alone, one answer to each pair tells nothing about anybody.
         """
-        games = await self._run(self._store.games, Subject.SOURCE, campaign=campaign)
+        games = await self._report(self._store.games, Subject.SOURCE, campaign=campaign)
         if not any(game.first != game.second for game in games):
-            games = await self._run(self._store.games, Subject.CANDIDATE, campaign=campaign)
+            games = await self._report(self._store.games, Subject.CANDIDATE, campaign=campaign)
         return await asyncio.to_thread(reliability, games, self._method)
 
     async def statistics(self, *, campaign: str = "") -> Statistics:
         """Counts."""
-        return await self._run(self._store.statistics, campaign=campaign)
+        return await self._report(self._store.statistics, campaign=campaign)
 
     async def insight(self, *, campaign: str = "") -> Insight:
         """What each annotator did, and how far they agree."""
@@ -211,8 +216,8 @@ class Preferences:
 
     async def choose(self, chooser: Chooser, *, limit: int) -> None:
         """Let open tasks go out in the chooser's order."""
-        games = await self._run(self._store.games, Subject.CANDIDATE)
-        tasks = await self._run(self._store.open_tasks, limit=limit)
+        games = await self._report(self._store.games, Subject.CANDIDATE)
+        tasks = await self._report(self._store.open_tasks, limit=limit)
         ids = await asyncio.to_thread(chooser, games, tasks)
         await self._run(self._store.prefer, list(ids))
 
@@ -227,3 +232,9 @@ class Preferences:
     ) -> Result:
         bound = functools.partial(work, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._executor, bound)
+
+    async def _report(
+        self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Result:
+        bound = functools.partial(work, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._reporting, bound)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import BindParameter, bindparam, delete, func, insert, select, tuple_, update
+from sqlalchemy import BindParameter, ColumnElement, bindparam, delete, func, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from services.common.errors import InvalidInput, Mismatch, NotFound
@@ -70,12 +70,13 @@ class Book:
 
         Their rows are locked until the transaction ends.
         """
-        found = session.execute(_BESIDE if beside else _THESE, {"ids": list(set(task_ids))})
-        tasks = {row[0]: Standing(Pair(*row[:5]), *row[5:]) for row in found}
-        ids = {"ids": list(tasks)}
-        answers = map(comparison_of, session.execute(_SAID, ids))
+        asked = _BESIDE if beside else _THESE
+        # By the ids that were asked about, also for all tasks of their items: those may be more than a database takes.
+        ids = {"ids": list(set(task_ids))}
+        tasks = {row[0]: Standing(Pair(*row[:5]), *row[5:]) for row in session.execute(asked.tasks, ids)}
+        answers = map(comparison_of, session.execute(asked.said, ids))
         said = {(answer.task_id, answer.annotator): answer for answer in answers}
-        taken_back = session.execute(_TAKEN_BACK, ids)
+        taken_back = session.execute(asked.taken_back, ids)
         withdrawn = {(task, annotator): most for task, annotator, most in taken_back}
         return cls(rules, tasks, said, withdrawn)
 
@@ -157,7 +158,7 @@ class Book:
             _know_annotators(session, {annotator for _, annotator in fresh}, self.rules.now)
             values = [_values(said, self.tasks[said.task_id], self.rules.now) for said in fresh.values()]
             session.execute(_SAY, values)
-        if touched := {task for task, _ in (*gone, *fresh)}:
+        if touched := {task for task, _ in (*gone, *fresh)} | self.leased.keys():
             answerers = {task: {name for told, name in fresh if told == task} for task in touched}
             changed = [self._task_values(task, answerers[task]) for task in sorted(touched)]
             session.execute(_CHANGE, changed)
@@ -240,7 +241,7 @@ def _values(comparison: Comparison, task: Standing, now: float) -> dict[str, Any
 
 # Built once: each label asks and tells all of them, and building them anew takes longer than the database does.
 _IDS: BindParameter[Any] = bindparam("ids", expanding=True)
-_TASKS = (
+_TASK = (
     select(
         TASKS.c.task_id,
         TASKS.c.item_id,
@@ -256,14 +257,24 @@ _TASKS = (
     .order_by(TASKS.c.task_id)
     .with_for_update()
 )
-_THESE = _TASKS.where(TASKS.c.task_id.in_(_IDS))
-_BESIDE = _TASKS.where(TASKS.c.item_id.in_(select(TASKS.c.item_id).where(TASKS.c.task_id.in_(_IDS))))
-_SAID = select(COMPARISONS).where(COMPARISONS.c.task_id.in_(_IDS))
-_TAKEN_BACK = (
-    select(WITHDRAWN.c.task_id, WITHDRAWN.c.annotator, func.max(WITHDRAWN.c.revision))
-    .where(WITHDRAWN.c.task_id.in_(_IDS))
-    .group_by(WITHDRAWN.c.task_id, WITHDRAWN.c.annotator)
-)
+_OF_THEIR_ITEMS = TASKS.c.item_id.in_(select(TASKS.c.item_id).where(TASKS.c.task_id.in_(_IDS)))
+
+
+class _Questions:
+    """What is asked of some tasks: how they stand, what is said of them, what was taken back."""
+
+    def __init__(self, tasks: ColumnElement[bool], ids: Any) -> None:
+        self.tasks = _TASK.where(tasks)
+        self.said = select(COMPARISONS).where(COMPARISONS.c.task_id.in_(ids))
+        self.taken_back = (
+            select(WITHDRAWN.c.task_id, WITHDRAWN.c.annotator, func.max(WITHDRAWN.c.revision))
+            .where(WITHDRAWN.c.task_id.in_(ids))
+            .group_by(WITHDRAWN.c.task_id, WITHDRAWN.c.annotator)
+        )
+
+
+_THESE = _Questions(TASKS.c.task_id.in_(_IDS), _IDS)
+_BESIDE = _Questions(_OF_THEIR_ITEMS, select(TASKS.c.task_id).where(_OF_THEIR_ITEMS))
 _KNOWN = select(ANNOTATORS.c.name).where(ANNOTATORS.c.name.in_(bindparam("names", expanding=True)))
 _SAY = insert(COMPARISONS)
 _TAKE_BACK = insert(WITHDRAWN)

@@ -192,21 +192,21 @@ class PreferenceStore:
     ) -> Page:
         """Comparisons by recorded time, at most `limit` of them after the cursor; `gold`: those of gold items too."""
         check_campaign(campaign)
-        return self._run(lambda session: reports.page(session, campaign, after, items, gold, limit))
+        return self.query(lambda session: reports.page(session, campaign, after, items, gold, limit))
 
     def games(self, subject: Subject, *, campaign: str = "") -> list[Game]:
         """Comparisons as games of candidates (named as `rated_name` says) or of sources, by recorded time."""
         check_campaign(campaign)
-        return self._run(lambda session: reports.games(session, subject, campaign))
+        return self.query(lambda session: reports.games(session, subject, campaign))
 
     def statistics(self, *, campaign: str = "") -> Statistics:
         """Counts, all at one moment."""
         check_campaign(campaign)
-        return self._run(lambda session: reports.statistics(session, campaign))
+        return self.query(lambda session: reports.statistics(session, campaign))
 
     def open_tasks(self, *, limit: int) -> list[OpenTask]:
         """Open tasks for a Chooser, at most `limit` of them, in the drawn order."""
-        return self._run(lambda session: reports.open_tasks(session, limit))
+        return self.query(lambda session: reports.open_tasks(session, limit))
 
     def prefer(self, task_ids: Sequence[str]) -> None:
         """Let these tasks go out before all others, the first one first. Those preferred until now are not any more."""

@@ -27,6 +27,8 @@ Messages = tuple[Message, ...]
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 _SIDES = ("chosen", "rejected")
+# Where a prompt stands under another name: what both answers begin with alike is not it.
+_OTHER_NAMES = ("question", "instruction", "input", "query")
 _TO_LAST_SPACE = re.compile(r"(.*\S)\s+", re.DOTALL)
 
 
@@ -86,6 +88,8 @@ def _require_answer(message: Message, field: str) -> None:
 def _implicit(row: Mapping[str, Any]) -> tuple[Messages, str, str]:
     sides = [row[side] for side in _SIDES]
     if not any(isinstance(side, list) or _has_turns(side) for side in sides):
+        if other := next((name for name in _OTHER_NAMES if row.get(name)), ""):
+            raise Malformed("prompt", f"expected the prompt under this name, there is {other}")
         return _begun_alike(*(text(row[side], side) for side in _SIDES))
     chosen, rejected = (_conversation(row[side], side) for side in _SIDES)
     if chosen[:-1] != rejected[:-1]:

@@ -43,6 +43,8 @@ class _Looked:
     counts: Statistics
     insight: Insight
     ratings: list[Rating]
+    unrated: str
+    """Why there are no ratings, where they cannot be computed yet."""
     reliable: dict[str, Reliability]
     at: float
     until: float
@@ -77,6 +79,7 @@ class OwnerRoutes:
             insight=looked.insight,
             last_hour=last_hour,
             ratings=looked.ratings,
+            unrated=looked.unrated,
             reliable=looked.reliable,
             rating_plot=plots.rating_plot(ratings),
             hour_plot=plots.hour_plot(looked.insight.by_hour, now),
@@ -137,13 +140,22 @@ class OwnerRoutes:
                 began = time.time()
                 counts = await self._preferences.statistics(campaign=campaign)
                 insight = await self._preferences.insight(campaign=campaign)
-                ratings = await self._preferences.ratings(Subject.SOURCE, campaign=campaign)
+                ratings, unrated = await self._rated(campaign)
                 found = await self._preferences.reliability(campaign=campaign)
                 reliable = {one.annotator: one for one in found}
                 now = time.time()
                 until = now + max(_FRESH_SECONDS, _SLOW_FACTOR * (now - began))
-                looked = self._looked[campaign] = _Looked(counts, insight, ratings, reliable, now, until)
+                looked = self._looked[campaign] = _Looked(
+                    counts, insight, ratings, unrated, reliable, now, until
+                )
             return looked
+
+    async def _rated(self, campaign: str) -> tuple[list[Rating], str]:
+        """Ratings of sources, or why there are none: the rest of the page does not depend on them."""
+        try:
+            return await self._preferences.ratings(Subject.SOURCE, campaign=campaign), ""
+        except InvalidInput as error:
+            return [], str(error)
 
     def _row(self, comparison: Comparison, item: Item) -> dict[str, Any]:
         """A comparison as the browser shows it."""

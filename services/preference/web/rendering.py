@@ -11,13 +11,14 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 _HERE = Path(__file__).parent
 _STATIC = _HERE / "static"
 _WORKER = "label-worker.js"
 _NOTHING = "\N{EN DASH}"
+_FOR_GOOD = "public, max-age=31536000, immutable"
 
 
 class Renderer:
@@ -59,11 +60,14 @@ def worker_route() -> BaseRoute:
     return Route(f"/{_WORKER}", _file(_STATIC / _WORKER, "no-cache"), methods=["GET"])
 
 
-def _file(path: Path, keep: str = "public, max-age=31536000, immutable") -> Any:
-    content = path.read_bytes()
+def _file(path: Path, keep: str = _FOR_GOOD) -> Any:
+    content, digest = path.read_bytes(), _digest(path)
     kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
 
-    async def file(_: Request) -> Response:
+    async def file(request: Request) -> Response:
+        if request.url.query not in ("", digest):
+            # Of a page by another replica, which is newer or older: kept under this name it would stay for a year.
+            return PlainTextResponse("another version", 503, {"cache-control": "no-store"})
         return Response(content, media_type=kind, headers={"cache-control": keep})
 
     return file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,16 @@ _SEES_ITS_OWN_WRITES_ALONE = """() => {
     setItem.call(this, name, value);
   };
   Storage.prototype.getItem = (name) => written.get(name) ?? null;
+}"""
+
+
+_KEPT = "() => Object.keys(sessionStorage).sort()"
+_FULL = """() => {
+  const setItem = Storage.prototype.setItem;
+  Storage.prototype.setItem = function (name, value) {
+    if (this === sessionStorage) throw new DOMException("full", "QuotaExceededError");
+    setItem.call(this, name, value);
+  };
 }"""
 
 
@@ -220,12 +231,12 @@ def _answering(status: int, body: str) -> Callable[[Route], None]:
 def test_what_stands_in_front_of_the_service_deletes_no_label(
     service: tuple[Pages, PreferenceClient], routed: BrowserContext
 ) -> None:
-    """A 404 and a 400 of an ingress, or JSON that is not ours, keep the answer until the service has it."""
+    """A 404, 400 or 403 of an ingress, or JSON that is not ours, keeps the answer until the service has it."""
     pages, client = service
-    client.upload([item(number, campaign="ingress") for number in range(3)])
+    client.upload([item(number, campaign="ingress") for number in range(4)])
     page = signed_in(routed, pages, "eve", "ingress")
     for count, (status, body) in enumerate(
-        ((404, "<h1>404</h1>"), (400, "null"), (409, '{"error": "gone"}')), start=1
+        ((404, "<h1>404</h1>"), (400, "null"), (409, '{"error": "gone"}'), (403, "<h1>blocked</h1>")), start=1
     ):
         page.route("**/api/answers", _answering(status, body))
         page.keyboard.press("ArrowLeft")
@@ -234,7 +245,110 @@ def test_what_stands_in_front_of_the_service_deletes_no_label(
         saved(page)
         done(page, count)
     assert page.locator("#notice").is_hidden()
-    assert len(comparisons(client, "ingress")) == 3
+    assert len(comparisons(client, "ingress")) == 4
+
+
+def test_a_tab_that_goes_leaves_tasks_to_the_one_that_stays(
+    service: tuple[Pages, PreferenceClient], context: BrowserContext, chromium: Browser
+) -> None:
+    """Both tabs of a person hold the same task: it is free for others when the last one goes, and not before."""
+    pages, client = service
+    client.upload([item(0, campaign="twice")])
+    first = signed_in(context, pages, "ida-twice", "twice")
+    second = context.new_page()
+    second.goto(f"{pages.url}/label")
+    shown(second)
+    second.goto("about:blank")
+    beside = chromium.new_context()
+    other = beside.new_page()
+    other.goto(pages.link("ole-twice", campaign="twice"))
+    holds(other, "#empty-text", "All done for now. New tasks appear here by themselves.")
+    shown(first)
+    beside.close()
+
+
+def test_the_last_tab_gives_its_tasks_back(
+    service: tuple[Pages, PreferenceClient], context: BrowserContext, chromium: Browser
+) -> None:
+    """Whoever comes next has them at once, not when the lease is over."""
+    pages, client = service
+    client.upload([item(0, campaign="gone")])
+    signed_in(context, pages, "ida-gone", "gone").goto("about:blank")
+    beside = chromium.new_context()
+    signed_in(beside, pages, "ole-gone", "gone")
+    beside.close()
+
+
+def test_a_task_that_was_undone_is_held_for_whoever_works_on_it(
+    service: tuple[Pages, PreferenceClient], context: BrowserContext
+) -> None:
+    """Its time is shown again, since the page asks for it."""
+    pages, client = service
+    client.upload([item(number, campaign="held") for number in range(12)])
+    page = signed_in(context, pages, "uma", "held")
+    page.keyboard.press("ArrowLeft")
+    saved(page)
+    page.keyboard.press("u")
+    holds(page, "#timer", "")
+    from playwright.sync_api import expect
+
+    expect(page.locator("#timer")).to_have_text(re.compile(r"\d:\d\d left"), timeout=15_000)
+
+
+def test_a_service_on_this_machine_needs_no_network(
+    service: tuple[Pages, PreferenceClient], context: BrowserContext
+) -> None:
+    """The browser says that it is offline, and the service is there all the same: answers arrive."""
+    pages, client = service
+    client.upload([item(number, campaign="loopback") for number in range(2)])
+    page = signed_in(context, pages, "lea", "loopback")
+    saved(page)
+    page.evaluate("() => window.dispatchEvent(new Event('offline'))")
+    page.keyboard.press("ArrowLeft")
+    holds(page, "#connection", "Offline: 1 kept here")
+    saved(page)
+    assert len(comparisons(client, "loopback")) == 1
+
+
+def test_who_signs_out_is_signed_out_or_told(
+    service: tuple[Pages, PreferenceClient], routed: BrowserContext
+) -> None:
+    """Also on a page of an earlier session, whose link was opened again since; without an answer the page stays."""
+    pages, client = service
+    client.upload([item(0, campaign="leave")])
+    link = pages.link("zoe", campaign="leave")
+    old, new = routed.new_page(), routed.new_page()
+    told: list[str] = []
+    old.goto(link)
+    old.wait_for_url("**/label")
+    old.on("dialog", lambda dialog: (told.append(dialog.message), dialog.dismiss()))
+    old.route("**/api/sign-out", _answering(503, ""))
+    old.click("#sign-out")
+    old.wait_for_timeout(500)
+    assert old.url.endswith("/label") and "You are still signed in" in told[0]
+    old.unroute("**/api/sign-out")
+    new.goto(link)
+    new.wait_for_url("**/label")
+    old.click("#sign-out")
+    old.wait_for_url("**/join")
+    new.goto(f"{pages.url}/label")
+    assert new.url.endswith("/join")
+
+
+def test_a_full_browser_undoes_no_other_answer(
+    service: tuple[Pages, PreferenceClient], context: BrowserContext
+) -> None:
+    """What does not fit any more leaves nothing older behind, which a reload would take for the last answer."""
+    pages, client = service
+    client.upload([item(number, campaign="full") for number in range(3)])
+    page = signed_in(context, pages, "fin", "full")
+    page.keyboard.press("ArrowLeft")
+    saved(page)
+    assert page.evaluate(_KEPT) == ["trimtab-held:fin", "trimtab-history:fin"]
+    page.evaluate(_FULL)
+    page.keyboard.press("ArrowLeft")
+    done(page, 2)
+    assert page.evaluate(_KEPT) == []
 
 
 def test_an_answer_that_is_too_old_to_be_undone_stands(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -144,6 +145,17 @@ async def test_every_answer_has_the_strict_headers(site: Site) -> None:
     assert " onclick=" not in page
 
 
+async def test_a_file_of_another_version_is_not_kept(site: Site) -> None:
+    """While replicas are replaced a page may name a file as another one has it: under that name no other is given."""
+    client = await site.signed_in("ann")
+    names = re.findall(r"/static/[\w.-]+\?\w+", (await client.get("/label")).text)
+    assert len(names) >= 4
+    for name in names:
+        there, other = await client.get(name), await client.get(f"{name}0")
+        assert (there.status_code, "immutable" in there.headers["cache-control"]) == (200, True)
+        assert (other.status_code, other.headers["cache-control"]) == (503, "no-store")
+
+
 async def test_the_cookie_is_out_of_reach(site: Site, preferences: Preferences) -> None:
     """HttpOnly and Lax; over TLS also Secure, under a name that no subdomain can set."""
     token = await site.link("ann")
@@ -260,7 +272,9 @@ async def test_nobody_with_a_valid_link_is_kept_out(preferences: Preferences) ->
 
 
 async def test_strangers_hold_up_no_label(site: Site) -> None:
-    """While the one thread that writes is busy, an invented cookie and a wrong link are refused all the same."""
+    """While the one thread that writes is busy, an invented cookie and a wrong link are refused all the same; the
+    owner's overview and export wait for nobody, either."""
+    own = await site.signed_in("own", "owner")
     began, ends = threading.Event(), threading.Event()
 
     def write(_: Session) -> bool:
@@ -275,6 +289,8 @@ async def test_strangers_hold_up_no_label(site: Site) -> None:
         async with asyncio.timeout(30):
             assert (await stranger.get("/label")).status_code == 303
             assert (await stranger.post("/api/sign-in", json={"token": "tp_wrong"})).status_code == 401
+            assert (await own.get("/overview")).status_code == 200
+            assert (await own.get("/export")).status_code == 200
     finally:
         ends.set()
     assert await writing
@@ -385,6 +401,21 @@ async def test_the_overview_of_ties_alone(tmp_path: Path) -> None:
     page = await own.get("/overview")
     assert page.status_code == 200
     assert "policy@1" in page.text
+    await preferences.close()
+
+
+async def test_the_overview_without_ratings_says_why(tmp_path: Path) -> None:
+    """Without a prior a source that only won has no rating: the rest of the page is there, with that reason."""
+    method = RatingMethod(kind="bradley-terry", prior_deviation=0.0, samples=20)
+    preferences = Preferences(lambda: PreferenceStore(f"sqlite:///{tmp_path / 'won.db'}"), method)
+    await preferences.open()
+    await preferences.upload([item(1, sources=("policy@0", "policy@1"))])
+    [task] = await preferences.next_tasks("ann")
+    await preferences.record([answer(task, "ann")])
+    page = await (await Site(preferences, WebSettings()).signed_in("own", "owner")).get("/overview")
+    assert page.status_code == 200
+    assert "prior" in page.text.partition('id="ratings-title"')[2].partition("</section>")[0]
+    assert ">ann</a>" in page.text
     await preferences.close()
 
 

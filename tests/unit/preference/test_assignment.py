@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select, text
@@ -110,6 +111,16 @@ def test_gold_goes_to_everybody_and_counts_in_no_rating(opened: Callable[..., Pr
     assert golds == 2
     assert len(store.games(Subject.SOURCE)) == store.statistics().comparisons == len(store.page().rows) == 4
     assert len(store.page(gold=True).rows) == 6
+
+
+def test_a_page_gets_one_gold_unit_at_a_time(opened: Callable[..., PreferenceStore]) -> None:
+    """Of a gold item whose answers are compared in pairs, too, though all its pairs are due some time."""
+    store = opened(gold_every=2)
+    gold = replace(item(1, *"abcd"), gold_order=("c0", "c1", "c2", "c3"))
+    store.upload([gold, *(item(n) for n in range(10, 20))])
+    for rankings in (False, True):
+        units = store.next_units("ann", limit=5, rankings=rankings)
+        assert sorted(unit.tasks[0].item.item_id == "item-1" for unit in units) == [False] * 4 + [True]
 
 
 def test_a_unit_that_cannot_be_stops_no_other(opened: Callable[..., PreferenceStore]) -> None:
@@ -219,6 +230,39 @@ def test_an_answer_can_be_taken_back_and_given_anew(opened: Callable[..., Prefer
     assert preferred(store) == [second]
     assert first != second
     assert store.statistics().tasks_open == 0
+
+
+def test_an_answer_and_its_undo_that_come_together_hold_the_task(
+    opened: Callable[..., PreferenceStore], clock: Clock
+) -> None:
+    """As after an hour without a connection, when the lease of before is over."""
+    store = opened()
+    store.upload([item(1)])
+    [unit] = store.next_units("ann")
+    clock.now += 3600
+    both = [said(unit, "ann", 1, 2, revision=1), said(unit, "ann", revision=2, withdrawn=True)]
+    assert store.answer(both) == [Outcome(1), Outcome(1)]
+    assert store.next_units("bob") == []
+    assert [again.unit_id for again in store.next_units("ann")] == [unit.unit_id]
+
+
+def test_answers_about_large_items_go_together(tmp_path: Path) -> None:
+    """Beside a ranking all pairs of their items are looked at: more than a database takes ids of in one question."""
+    store = PreferenceStore(f"sqlite:///{tmp_path / 'large.db'}")
+    large, ranked = [item(n, *map(str, range(32))) for n in range(70)], item(99, *"abc")
+    store.upload([*large, ranked])
+    answers = [
+        UnitAnswer(
+            annotator="ann",
+            unit_id=min(task.task_id for task in plan_tasks(one, 1)),
+            kind="ranking" if one is ranked else "pair",
+            revision=1,
+            ranks=tuple(range(1, 4 if one is ranked else 3)),
+        )
+        for one in (*large, ranked)
+    ]
+    assert [outcome.new for outcome in store.answer(answers)] == [1] * 70 + [3]
+    store.close()
 
 
 def test_what_was_taken_back_by_a_fast_clock_can_be_answered_by_a_slow_one(

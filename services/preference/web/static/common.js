@@ -11,10 +11,16 @@
       this.code = code;
     }
 
+    // What stands before the service answers 4xx too, while it is away: a 404 of an ingress says nothing of the call.
+
+    /** Whether the service itself says that whoever asks is not signed in, or not on this page. */
+    get stopped() {
+      return this.code === "UNAUTHENTICATED" || this.code === "PERMISSION_DENIED";
+    }
+
     /** Whether the same call may pass later: unless the service itself says that it never will. */
     get passing() {
-      // What stands before the service answers 4xx too, while it is away: a 404 of an ingress says nothing of the call.
-      return this.code !== "INVALID_ARGUMENT" && this.status !== 401 && this.status !== 403;
+      return this.code !== "INVALID_ARGUMENT" && !this.stopped;
     }
   }
 
@@ -47,6 +53,30 @@
     } catch { /* a browser that keeps nothing */ }
   }
 
+  async function signOut(button) {
+    try {
+      await call("/api/sign-out", {}).catch(again);
+    } catch (error) {
+      if (error.code !== "UNAUTHENTICATED") {
+        button.title = `You are still signed in: ${error.message}`;
+        button.setAttribute("aria-label", button.title);
+        return window.alert(button.title);
+      }
+    }
+    await forget();
+    location.replace("/join");
+  }
+
+  /** A link that was opened in another tab began a session of its own, with another token than this page has. */
+  async function again(error) {
+    if (error.code !== "PERMISSION_DENIED") throw error;
+    const page = await fetch(location.href).catch(() => { throw error; });
+    if (new URL(page.url).pathname === "/join") return;
+    const [, token] = (await page.text()).match(/ data-csrf="(\w+)"/) || [];
+    if (token) document.body.dataset.csrf = token;
+    await call("/api/sign-out", {});
+  }
+
   window.trimtab = { call, CallError };
 
   document.addEventListener("DOMContentLoaded", () => {
@@ -54,11 +84,7 @@
     if (theme) theme.addEventListener("click", window.trimtabTheme);
     const leave = document.getElementById("sign-out");
     if (leave) {
-      leave.addEventListener("click", async () => {
-        try { await call("/api/sign-out", {}); } catch { /* gone already */ }
-        await forget();
-        location.replace("/join");
-      });
+      leave.addEventListener("click", () => signOut(leave));
     }
     for (const form of document.querySelectorAll("form[data-on-change]")) {
       form.addEventListener("change", () => form.requestSubmit());

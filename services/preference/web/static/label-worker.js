@@ -31,7 +31,7 @@ async function page(request) {
     throw error;
   }
   if (response.status >= 502) return (await caches.match(PAGE)) || response;
-  await keep(response.clone());
+  await keep(response.clone()).catch(() => {}); // no room, or a file is missing: the page is there all the same
   return response;
 }
 

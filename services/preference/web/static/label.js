@@ -13,6 +13,10 @@ document.addEventListener("DOMContentLoaded", () => {
   const UNDO_SECONDS = Number(page.undoSeconds);
   const KEPT = 20; // answers that can be undone here
   const ACTIVE_SECONDS = 90;
+  const RENEWAL_SECONDS = 5; // from one asking for more time to the next
+  const SEEN_SECONDS = 90; // a tab in the background speaks once a minute
+  const TAB = `trimtab-tab:${encodeURIComponent(page.annotator)}/`;
+  const tab = TAB + crypto.getRandomValues(new Uint32Array(2)).join("");
   const WORKER = "/label-worker.js"; // the one script that the policy below gives an address of
   const find = (id) => document.getElementById(id);
   const policy = window.trustedTypes
@@ -32,6 +36,8 @@ document.addEventListener("DOMContentLoaded", () => {
     skew: 0, // the service's clock minus ours, seconds
     active: Date.now(),
     asking: false,
+    asked: 0, // when, by the clock that never steps back
+    spoke: -Infinity, // when this tab was last heard of, by that clock
     away: false, // nobody was at work when time was over
     progress: null,
     done: 0,
@@ -51,6 +57,7 @@ document.addEventListener("DOMContentLoaded", () => {
   async function ask() {
     if (state.asking) return;
     state.asking = true;
+    state.asked = performance.now();
     let failed = false;
     const [before, still] = [state.changes, !queue.all().length];
     try {
@@ -64,7 +71,7 @@ document.addEventListener("DOMContentLoaded", () => {
       state.progress = answer.progress;
     } catch (error) {
       failed = true;
-      if (error.status === 401 || error.status === 403) connection("stopped", queue.all().length);
+      if (error.stopped) connection("stopped", queue.all().length);
       else if (!state.shown && !reheld()) {
         const why = error.status === 429 ? "Too many requests for now." : "No connection.";
         waiting(`${why} What you answered is kept here; this page tries again.`);
@@ -248,7 +255,7 @@ document.addEventListener("DOMContentLoaded", () => {
     state.answered.delete(last.unit.unit);
     count(-1);
     if (state.shown) state.units.unshift(state.shown);
-    last.unit.until = null; // the service leases it anew; the next asking tells until when
+    last.unit.until = null; // the service leases it anew, and tells until when
     show(last.unit, last.answer);
     announce("Undone. This task is yours again.");
     hold();
@@ -402,15 +409,21 @@ document.addEventListener("DOMContentLoaded", () => {
   }
 
   function tick() {
+    seen();
     const unit = state.shown;
     const timer = find("timer");
-    if (!unit || !unit.until) {
+    if (!unit) {
       timer.textContent = "";
       return;
     }
-    const left = unit.until - (Date.now() / 1000 + state.skew);
+    const left = (unit.until || 0) - (Date.now() / 1000 + state.skew);
     const busy = Date.now() - state.active < ACTIVE_SECONDS * 1000;
-    if (left < Math.min(60, unit.lease / 4) && busy && navigator.onLine) ask(); // who is at work keeps the task
+    const due = performance.now() - state.asked > Math.min(RENEWAL_SECONDS, unit.lease / 4) * 1000;
+    if (left < Math.min(60, unit.lease / 4) && busy && due) ask(); // who is at work keeps the task
+    if (!unit.until) { // undone a moment ago
+      timer.textContent = "";
+      return;
+    }
     if (left <= 0 && navigator.onLine && !busy) return over();
     const seconds = Math.max(0, Math.ceil(left));
     timer.textContent = `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")} left`;
@@ -459,6 +472,31 @@ document.addEventListener("DOMContentLoaded", () => {
     keepHere("history", state.history);
   }
 
+  // All tabs of a person hold the same tasks: the last one to go gives them back.
+  function seen() {
+    if (performance.now() - state.spoke < SEEN_SECONDS * 100) return;
+    state.spoke = performance.now();
+    stored(() => localStorage.setItem(tab, String(Date.now())));
+  }
+
+  function others() {
+    return stored(() => {
+      localStorage.removeItem(tab);
+      const times = Object.keys(localStorage).filter((name) => name.startsWith(TAB)).map((name) => {
+        const ago = Date.now() - Number(localStorage.getItem(name));
+        if (ago > SEEN_SECONDS * 1000) localStorage.removeItem(name);
+        return ago;
+      });
+      return times.some((ago) => ago <= SEEN_SECONDS * 1000);
+    });
+  }
+
+  function stored(work) {
+    try {
+      return work();
+    } catch { /* a browser that keeps nothing */ }
+  }
+
   // In this tab, until it is closed or its reader signs out (common.js).
   function kept(name) {
     try {
@@ -471,7 +509,9 @@ document.addEventListener("DOMContentLoaded", () => {
   function keepHere(name, value) {
     try {
       sessionStorage.setItem(`trimtab-${name}:${page.annotator}`, JSON.stringify(value));
-    } catch { /* then it lives as long as this page */ }
+    } catch { // full: then it lives as long as this page, and what was kept before is not taken for it
+      stored(() => sessionStorage.removeItem(`trimtab-${name}:${page.annotator}`));
+    }
   }
 
   // ---------------------------------------------------------------- keys and buttons
@@ -550,7 +590,7 @@ document.addEventListener("DOMContentLoaded", () => {
   // A page that goes gives back what it held; one that comes back asks again.
   window.addEventListener("pagehide", () => {
     const until = Math.max(0, ...[...state.units, state.shown].filter(Boolean).map((unit) => unit.until || 0));
-    if (until) call("/api/release", { until }, { keepalive: true }).catch(() => {});
+    if (!others() && until) call("/api/release", { until }, { keepalive: true }).catch(() => {});
   });
   window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
   window.addEventListener("online", ask);
@@ -561,6 +601,7 @@ document.addEventListener("DOMContentLoaded", () => {
   if (navigator.serviceWorker) {
     navigator.serviceWorker.register(policy.createScriptURL(WORKER), { scope: "/label" }).catch(() => {});
   }
+  seen();
   undoable();
   queue.flush().then(ask);
 });

@@ -6,6 +6,7 @@
 // An answer may arrive twice; the service knows it again by unit and revision.
 (() => {
   const WAITS = [1000, 2000, 4000, 8000, 15000];
+  const WITHOUT_NETWORK = 5000; // as far as the browser knows: a service on this machine is there all the same
   const BATCH = 20;
 
   class AnswerQueue {
@@ -21,7 +22,7 @@
       this.timer = 0;
       this.busy = false;
       window.addEventListener("online", () => this.flush());
-      window.addEventListener("offline", () => this.say("offline"));
+      window.addEventListener("offline", () => this.later(WITHOUT_NETWORK));
     }
 
     /** All that wait, of all tabs, in the order in which they were said. */
@@ -116,11 +117,10 @@
         return true;
       }
       if (error.passing) {
-        this.say("offline");
-        this.timer = setTimeout(() => this.flush(), WAITS[Math.min(this.failures++, WAITS.length - 1)]);
+        this.later(WAITS[Math.min(this.failures++, WAITS.length - 1)]);
         return false;
       }
-      if (error.status === 401 || error.status === 403) {
+      if (error.stopped) {
         this.say("stopped");
         return false;
       }
@@ -131,6 +131,12 @@
       }
       this.batch = 1;
       return true;
+    }
+
+    later(milliseconds) {
+      this.say("offline");
+      clearTimeout(this.timer);
+      this.timer = setTimeout(() => this.flush(), milliseconds);
     }
 
     say(state) {

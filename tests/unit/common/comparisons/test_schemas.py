@@ -79,6 +79,16 @@ def test_texts_without_a_prompt_part_between_words() -> None:
     assert record.answers == ("green, see?", "grey ")
 
 
+@pytest.mark.parametrize("name", ["question", "instruction", "input", "query"])
+def test_a_prompt_under_another_name_is_not_what_answers_begin_with(name: str) -> None:
+    """Answers that begin alike beside a column that asks something: the row is refused, not read without it."""
+    row = {"system": "Be brief.", name: "Is it?", "chosen": "Sure! Yes.", "rejected": "Sure! No."}
+    with pytest.raises(InvalidInput, match=f"prompt: expected the prompt under this name, there is {name}"):
+        one(row)
+    assert one(row | {"prompt": "Is it?"}).answers == ("Sure! Yes.", "Sure! No.")
+    assert one(row | {name: ""}).prompt == (Message("user", "Sure!"),)
+
+
 def test_numbers_of_tables_with_gaps_are_whole() -> None:
     """A column with nulls has 2.0 for 2: as a choice, as the best, as an id."""
     assert one(SUMMARIES | {"choice": 1.0}) == one(SUMMARIES | {"choice": 1})
