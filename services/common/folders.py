@@ -20,20 +20,31 @@ def check_place(out: Path) -> None:
 def written(out: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder to write into, which stands in the place of `out` once the block has ended well.
 
-    replace: of whatever is there by then; else OSError for all but nothing and an empty folder.
+    replace: of whatever is there by then; else OSError for all but nothing and an empty folder. What was there comes
+    back where it cannot be replaced, or was about to be when the process died.
     """
-    aside = out.with_name(f".{out.name}.writing")
+    out = out.resolve()
+    aside, before = (out.with_name(f".{out.name}.{what}") for what in ("writing", "before"))
     shutil.rmtree(aside, ignore_errors=True)
+    _put_back(before, out)
     aside.mkdir(parents=True)
     try:
         yield aside
-        if replace:
-            shutil.rmtree(out, ignore_errors=True)
+        if replace and out.exists():
+            out.rename(before)
         elif out.exists():
             out.rmdir()
         aside.rename(out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        _put_back(before, out)
+
+
+def _put_back(before: Path, out: Path) -> None:
+    if out.exists():
+        shutil.rmtree(before, ignore_errors=True)
+    elif before.exists():
+        before.rename(out)
 
 
 @contextmanager

@@ -353,7 +353,13 @@ class RewardModel(torch.nn.Module):
 
 
 def new_reward_model(
-    path: str, *, dtype: str = "auto", threads: int = 0, seed: int = 0, max_tokens: int = 512
+    path: str,
+    *,
+    dtype: str = "auto",
+    threads: int = 0,
+    device: str = "auto",
+    seed: int = 0,
+    max_tokens: int = 512,
 ) -> RewardModel:
     """A reward model to be trained, from a causal model or an encoder.
 
@@ -372,7 +378,9 @@ def new_reward_model(
     tokenizer = load_tokenizer(folder)
     closing = closing_ids(tokenizer) if pooling == "last" else ()
     settings = RewardSettings(pooling=pooling, max_tokens=limit, closing=closing)
-    return RewardModel(backbone, tokenizer, settings, head.to(backbone.device), path)
+    model = RewardModel(backbone, tokenizer, settings, head, path)
+    model.to(torch_device(device))
+    return model
 
 
 def load_reward_model(

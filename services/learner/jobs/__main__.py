@@ -275,13 +275,17 @@ def evaluate(
             dtype=_dtype(dtype),
             threads=threads,
         )
+        if save is not None:  # hours before there is anything to save
+            if save.is_dir():
+                raise UserError(f"--save {save}: a folder has that name")
+            save.parent.mkdir(parents=True, exist_ok=True)
         columns = course.evaluate(asked, lambda line: print(line, file=sys.stderr))
-        if save is not None:
-            course.save_answers(save, columns)
         if json_output:
             print(json.dumps(course.as_json(asked, columns)))
         else:
             print_table(asked, columns)
+        if save is not None:
+            course.save_answers(save, columns)
 
 
 def _dtype(name: str) -> Literal["auto", "float32", "bfloat16"]:

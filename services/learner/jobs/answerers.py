@@ -19,7 +19,7 @@ import torch
 from services.common.errors import InvalidInput, NotFound, Unavailable, UserError
 from services.common.spec.service import Dtype, ModelSpec
 from services.common.tasks.base import Messages, TaskRow
-from services.learner.jobs.drawing import drawn
+from services.learner.jobs.drawing import check_room, drawn
 from services.models.loading import LoadedModel, encode_prompt, load_causal
 from services.models.logprobs import completion_logprobs
 from trimtab.clients.errors import TrimtabClientError, UnavailableError
@@ -143,6 +143,7 @@ def _drawn(
 ) -> list[list[Answered]]:
     """Prompts of a length side by side; what is drawn for a prompt depends on the seed and on what it stands with."""
     encoded = [_encoded(loaded.tokenizer, row) for row in rows]
+    check_room(loaded.model, encoded, sampling.max_new_tokens)
     order = sorted(range(len(rows)), key=lambda at: len(encoded[at]))
     made: list[list[Answered]] = [[] for _ in rows]
     wanted = [at for at in order for _ in range(sampling.completions)]
@@ -166,7 +167,11 @@ def _drawn(
 def _asked(address: str, rows: Sequence[TaskRow], sampling: Sampling, heard: Heard) -> list[list[Answered]]:
     made: list[list[Answered]] = []
     try:
-        with PolicyClient(address) as client:
+        client = PolicyClient(address)
+    except ValueError as error:  # a key that cannot be sent, or would travel in the clear
+        raise InvalidInput(f"policy at {address}: {error}") from None
+    try:
+        with client:
             for start in range(0, len(rows), BATCH_ROWS):
                 part = rows[start : start + BATCH_ROWS]
                 results = client.generate(

@@ -16,7 +16,7 @@ import torch
 
 from services.common.errors import InvalidInput
 from services.learner.jobs.demonstrations import Demonstration
-from services.learner.jobs.drawing import drawn
+from services.learner.jobs.drawing import check_room, drawn
 from services.models.chat import rendered
 
 
@@ -38,13 +38,12 @@ def under_context(
     """
     if not getattr(tokenizer, "chat_template", None):
         raise InvalidInput("context distillation needs a model with a chat template")
+    encoded = [_encoded(model, tokenizer, one, context, max_new_tokens) for one in prompts]
     answered: list[Demonstration] = []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for start in range(0, len(prompts), batch_rows):
-            part = prompts[start : start + batch_rows]
-            texts = (_asked(tokenizer, one, context) for one in part)
-            rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+            part, rows = (some[start : start + batch_rows] for some in (prompts, encoded))
             answers = [
                 said for said, _ in drawn(model, tokenizer, rows, max_new_tokens, temperature=temperature)
             ]
@@ -54,6 +53,16 @@ def under_context(
             if heard:
                 heard(min(start + batch_rows, len(prompts)), len(prompts))
     return answered
+
+
+def _encoded(model: Any, tokenizer: Any, one: Demonstration, context: str, max_new_tokens: int) -> list[int]:
+    """Ids of the prompt under the context. Raises InvalidInput with its place: before hours go into the others."""
+    try:
+        ids: list[int] = tokenizer(_asked(tokenizer, one, context), add_special_tokens=False)["input_ids"]
+        check_room(model, [ids], max_new_tokens)
+    except InvalidInput as error:
+        raise InvalidInput(f"{one.place}: prompt: {error}" if one.place else str(error)) from None
+    return ids
 
 
 def _asked(tokenizer: Any, one: Demonstration, context: str) -> str:

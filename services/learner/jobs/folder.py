@@ -17,16 +17,19 @@ from services.common.folders import check_place
 REPORT_FILE = "training.json"
 
 
-def prepared(out: Path, mark: str, report: Path | None = None) -> Path:
+def prepared(out: Path, mark: str, report: Path | None = None, *, foreign: str = "") -> Path:
     """The folder's whole path, its parent there, and the report's; OSError where they cannot be.
 
-    mark: a file that a folder of this job has. Raises AlreadyExists for what is not the job's to replace, InvalidInput
-    for a mount point.
+    mark: a file that a folder of this job has; foreign: one that only another job's has, beside it. Raises
+    AlreadyExists for what is not the job's to replace, InvalidInput for a mount point.
     """
     whole = out.resolve()
     check_place(whole)
-    if whole.exists() and not (whole.is_dir() and (not any(whole.iterdir()) or (whole / mark).is_file())):
+    own = (whole / mark).is_file() and not (foreign and (whole / foreign).exists())
+    if whole.exists() and not (whole.is_dir() and (own or not any(whole.iterdir()))):
         raise AlreadyExists(f"{out} is there already and not this job's: name another folder")
+    if report is not None and report.is_dir():
+        raise AlreadyExists(f"--report {report}: a folder has that name")
     whole.parent.mkdir(parents=True, exist_ok=True)
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ def with_adapters(model: Any, *, rank: int, alpha: int, seed: int, targets: Sequ
     """The model, frozen, with trainable adapters on every linear layer but the head; a peft model around it.
 
     targets: names of layers, for adapters on these alone. Raises ConfigError where peft is not installed, or the model
-    has no such layer.
+    has no such layer, or it is the embeddings or the head.
     """
     try:
         from peft import LoraConfig, get_peft_model
@@ -32,11 +32,17 @@ def with_adapters(model: Any, *, rank: int, alpha: int, seed: int, targets: Sequ
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
-            return get_peft_model(model, config)
+            adapted = get_peft_model(model, config)
         except ValueError as error:
             if not targets:
                 raise
             raise ConfigError(f"--lora-target {', '.join(targets)}: {str(error).splitlines()[0]}") from error
+    # The loss takes the head's weight as it is, and what is merged has products of two matrices.
+    if any(
+        hasattr(layer, "lora_A") for layer in (model.get_input_embeddings(), model.get_output_embeddings())
+    ):
+        raise ConfigError(f"--lora-target {', '.join(targets)}: embeddings and the head get no adapter")
+    return adapted
 
 
 def merged(adapted: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 from services.common.comparisons import read
 from services.common.errors import InvalidInput
 from services.common.folders import written
+from services.learner.checkpoints import storage_errors
 from services.learner.jobs import model_card
 from services.learner.jobs.comparisons import Compared, by_prompt
 from services.learner.jobs.demonstrations import read_demonstrations
@@ -59,13 +60,14 @@ def run_job(job: RewardJob, options: RewardTraining) -> None:
     pretraining = readable(model, pretraining, skip=job.skip_bad_rows)
     report = train(model, prompts, options, _say, pretraining=pretraining, reference=reference)
     told = as_json(report) | {"model": job.model}
-    with written(out, replace=True) as folder:
+    with storage_errors(f"the reward model in {job.out}"), written(out, replace=True) as folder:
         model.save(folder)
         (folder / "README.md").write_text(model_card.card(told, asdict(options)), encoding="utf-8")
         (folder / model_card.PLOT_FILE).write_text(_plot(report.plotted.lengths, report.plotted.scores))
-        write_report(told, folder / REPORT_FILE, job.report)
+        write_report(told, folder / REPORT_FILE)
     for line in model_card.lines(told):
         print(line, file=sys.stderr, flush=True)
+    write_report(told, job.report)
 
 
 def load(source: str, *, skip_bad_rows: bool = False) -> list[Compared]:

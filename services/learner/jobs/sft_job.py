@@ -12,12 +12,14 @@ from typing import Literal
 from services.common.errors import ConfigError, InvalidInput, NotFound
 from services.common.folders import written
 from services.common.spec.service import ModelSpec
+from services.learner.checkpoints import storage_errors
 from services.learner.jobs.demonstrations import Demonstration, read_demonstrations
 from services.learner.jobs.distillation import under_context
 from services.learner.jobs.folder import REPORT_FILE, prepared, write_report
 from services.learner.jobs.lora import merged, with_adapters
 from services.learner.jobs.sft import SftReport, SftTraining, Trainee, train
 from services.models.loading import load_language_model
+from services.models.reward_model import SETTINGS_FILE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +44,7 @@ class SftJob:
 
 def run_job(job: SftJob, options: SftTraining) -> None:
     """Read demonstrations (or make them under the context), train, write the folder and the report, print figures."""
-    out = prepared(job.out, REPORT_FILE, job.report)
+    out = prepared(job.out, REPORT_FILE, job.report, foreign=SETTINGS_FILE)
     demonstrations = read_demonstrations(job.data)
     context = _context(job.context)
     loaded = load_language_model(ModelSpec(path=job.model, dtype=job.dtype, threads=job.threads))
@@ -71,13 +73,15 @@ def run_job(job: SftJob, options: SftTraining) -> None:
         )
     report = train(Trainee(loaded.model, packed=job.packing), loaded.tokenizer, demonstrations, options, _say)
     model = loaded.model if adapted is None else merged(adapted)
-    with written(out, replace=True) as folder:
+    told = asdict(report) | {"model": job.model}
+    with storage_errors(f"the trained model in {job.out}"), written(out, replace=True) as folder:
         model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
         if context:
             _keep(demonstrations, folder / "distilled.jsonl")
-        write_report(asdict(report) | {"model": job.model}, folder / REPORT_FILE, job.report)
+        write_report(told, folder / REPORT_FILE)
     _tell(report)
+    write_report(told, job.report)
 
 
 def _check(job: SftJob, options: SftTraining, architecture: str) -> None:

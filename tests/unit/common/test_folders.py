@@ -27,6 +27,29 @@ def test_what_is_not_whole_never_stands_there(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "two"]
 
 
+def test_what_was_there_comes_back_where_it_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a process that died between the two names, and where the new one cannot take its place."""
+    out, before = tmp_path / "out", tmp_path / ".out.before"
+    before.mkdir()
+    (before / "one").write_text("1")
+    with pytest.raises(RuntimeError), written(out, replace=True):
+        raise RuntimeError
+    assert (out / "one").read_text() == "1"
+    rename = Path.rename
+
+    def refused(path: Path, target: Path) -> Path:
+        if path.name.endswith(".writing"):
+            raise OSError("no")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(OSError, match="no"), written(out, replace=True) as folder:
+        (folder / "two").write_text("2")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "one"]
+
+
 def test_files_take_their_places_together(tmp_path: Path) -> None:
     """None of them before all are written, and what else is in the folder stays; nothing is left aside."""
     out = tmp_path / "made" / "out"

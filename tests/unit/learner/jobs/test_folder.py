@@ -27,6 +27,19 @@ def test_only_what_is_the_jobs_own_may_be_replaced(tmp_path: Path) -> None:
     assert (theirs / "thesis.txt").is_file()
 
 
+def test_another_jobs_folder_and_a_report_that_is_one_are_refused(tmp_path: Path) -> None:
+    """A reward model has the report that an sft job goes by, and is none of its; both are told before the work."""
+    folder = tmp_path / "reward"
+    folder.mkdir()
+    for name in ("training.json", "reward.json"):
+        (folder / name).write_text("{}")
+    with pytest.raises(AlreadyExists, match="not this job's"):
+        prepared(folder, "training.json", foreign="reward.json")
+    assert prepared(folder, "reward.json") == folder
+    with pytest.raises(AlreadyExists, match=f"--report {folder}: a folder has that name"):
+        prepared(tmp_path / "new", "training.json", folder)
+
+
 def test_a_mount_point_is_refused_before_the_work() -> None:
     """Nothing can be renamed into its place, which would be found out when the training is done."""
     with pytest.raises(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -113,6 +114,12 @@ def test_adapters_on_some_layers_alone(loaded: LoadedModel) -> None:
     pytest.importorskip("peft")
     with pytest.raises(ConfigError, match=r"^--lora-target no_proj: "):
         with_adapters(loaded.model, rank=4, alpha=8, targets=["no_proj"], seed=1)
+    for target in ("lm_head", "embed_tokens"):
+        other = copy.deepcopy(loaded.model)
+        with pytest.raises(
+            ConfigError, match=f"^--lora-target {target}: embeddings and the head get no adapter"
+        ):
+            with_adapters(other, rank=4, alpha=8, targets=[target], seed=1)
     adapted = with_adapters(loaded.model, rank=4, alpha=8, targets=["q_proj", "v_proj"], seed=1)
     layers = {name.split(".")[-1] for name, layer in adapted.named_modules() if hasattr(layer, "lora_A")}
     assert layers == {"q_proj", "v_proj"}
@@ -140,6 +147,13 @@ def test_the_context_is_read_by_the_teacher_alone(
     assert [one.messages for one in again[0]] == [one.messages for one in prompts]
     assert all(one.answer for one in again[0])
     assert "<|system|>Be kind.<|end|><|user|>hi<|end|><|assistant|>" in asked[0]
+    asked.clear()
+    long = replace(demonstration("a " * 600, ""), place="data.jsonl:3")
+    with pytest.raises(
+        InvalidInput, match=r"^data\.jsonl:3: prompt: a prompt has \d+ tokens, which leaves no room"
+    ):
+        under_context(loaded.model, loaded.tokenizer, [*prompts, long], "Be kind.", seed=1, max_new_tokens=8)
+    assert not asked
 
 
 def test_demonstrations_are_read_in_both_schemas(tmp_path: Path) -> None:

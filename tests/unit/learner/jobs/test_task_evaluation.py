@@ -15,6 +15,7 @@ from services.common.metrics.intervals import Estimate
 from services.common.tasks.base import TaskRow
 from services.common.tasks.registry import find_task
 from services.learner.jobs.answerers import Sampling, judged, model_folder, named
+from services.learner.jobs.drawing import drawn
 from services.learner.jobs.evaluation_table import print_table, shown
 from services.learner.jobs.task_evaluation import (
     TaskEvaluation,
@@ -120,6 +121,36 @@ def test_mistakes_are_told_before_a_model_is_loaded(models: list[str], tmp_path:
         evaluate(asked(["nowhere=/none"], metrics=["bleu"]), lambda _: None)
     with pytest.raises(NotFound, match="nowhere: model /none: no such file"):
         evaluate(asked(["nowhere=/none"]), lambda _: None)
+
+
+def test_answers_are_of_the_model_not_of_its_generation_config(models: list[str]) -> None:
+    """A penalty that is stored beside the weights, which a policy service does not know either, changes no answer."""
+    loaded = loaded_from(Path(models[0].partition("=")[2]))
+    rows, own = [[5, 6, 7]] * 3, loaded.model.generation_config
+    found = []
+    for penalty in (1.0, 9.0):
+        own.repetition_penalty = penalty
+        found.append(drawn(loaded.model, loaded.tokenizer, rows, 12, temperature=0.0))
+    assert found[0] == found[1]
+    assert loaded.model.generation_config is own
+
+
+def test_an_answer_ends_at_any_of_the_models_ends(models: list[str]) -> None:
+    """Its length is up to the first of them."""
+    loaded = loaded_from(Path(models[0].partition("=")[2]))
+    [(_, before)] = drawn(loaded.model, loaded.tokenizer, [[5, 6, 7]], 12, temperature=0.0)
+    loaded.model.generation_config.eos_token_id = list(range(loaded.facts.vocabulary_size))
+    [(_, after)] = drawn(loaded.model, loaded.tokenizer, [[5, 6, 7]], 12, temperature=0.0)
+    assert before > after == 1
+
+
+def test_a_prompt_that_is_too_long_is_told_before_any_answer(models: list[str]) -> None:
+    """Not when all shorter ones are answered."""
+    heard: list[str] = []
+    sampling = Sampling(max_new_tokens=300, temperature=1.0, completions=1, seed=3)
+    with pytest.raises(InvalidInput, match="leaves no room for 300 more in a context of 256"):
+        evaluate(asked(models, sampling=sampling), heard.append)
+    assert not any("answer" in line for line in heard)
 
 
 def test_a_run_is_its_newest_checkpoint(tmp_path: Path) -> None:
