@@ -15,7 +15,7 @@ class DemoSpec(Spec):
     reward_epochs: int = Field(2, ge=1)
     reward_learning_rate: float = Field(3e-4, gt=0)
     reward_batch_pairs: int = Field(50, ge=1)
-    reward_dropout: float = Field(0.1, ge=0, lt=1)
+    reward_dropout: float = Field(0.1, ge=0, le=0.9)
     annotator_rule: str = Field("sentiment", description="How the built-in annotator compares.")
     held_out_prompts: int = Field(100, ge=1)
     completions: int = Field(4, ge=1, description="Per held-out prompt, of policy and reference each.")

@@ -15,7 +15,7 @@ WINDOW = 5
 """Steps whose mean stands for the first and the last of a run."""
 _ABOUT = """\
 Trained by Trimtab with {kind} for {steps} steps from `{base}`. The reward came from {reward}; its
-KL penalty refers to that same model.
+KL penalty refers to {reference}.
 """
 _MEASURED = (
     ("Reward", "objective/scores"),
@@ -49,8 +49,8 @@ class Origin:
     digest: str
 
 
-def card(spec: RunSpec, run: RunFiles, origin: Origin) -> str:
-    """The whole text."""
+def card(spec: RunSpec, run: RunFiles, origin: Origin, *, reference: str = "") -> str:
+    """The whole text. reference: the model that KL is held to, where it is not the one that training began from."""
     rows = [row for row in run.metrics if row.get("step", 0) <= origin.step]
     parts = [
         _front(spec),
@@ -59,6 +59,7 @@ def card(spec: RunSpec, run: RunFiles, origin: Origin) -> str:
             kind=f"`{spec.algorithm.kind}`",
             steps=origin.step,
             base=_code(spec.model.path),
+            reference=f"`{_code(reference)}`" if reference else "that same model",
             reward=f"`{_code(spec.reward_model)}`" if spec.reward_model else _stages(spec),
         ),
         *_evaluation(run, origin, spec),

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import shutil
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from orchestrator.demo.run_folder import read_run
 from orchestrator.export.card import Origin, card
-from orchestrator.iterate.places import round_folder, round_spec
+from orchestrator.iterate.places import model_of, round_folder, round_spec
 from orchestrator.iterate.state import rounds_of
 from orchestrator.local.layout import RunLayout
 from services.common.errors import AlreadyExists, Corrupted, NotFound, ServiceError, UserError
@@ -35,7 +36,9 @@ def export(layout: RunLayout, out: Path) -> Path:
     source, origin = _source(made)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise AlreadyExists(f"{out} is there already: name another folder")
-    text = card(_spec(layout, made), read_run(made.root), origin)
+    spec, reference = _spec(layout, made)
+    # A round has no run.toml of its own, where the alarms' bounds would be read.
+    text = card(spec, replace(read_run(made.root), watch=spec.watch), origin, reference=reference)
     try:
         with written(out) as aside:
             shutil.copytree(source, aside, dirs_exist_ok=True)
@@ -78,10 +81,16 @@ def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def _spec(layout: RunLayout, made: RunLayout) -> RunSpec:
-    """What the model was trained with; of a round with its own beginning and reward model."""
+def _spec(layout: RunLayout, made: RunLayout) -> tuple[RunSpec, str]:
+    """What the model was trained with, of a round with its own beginning and reward model; and the model that KL was
+    held to, empty where training began from that one."""
     spec, rounds = _run_spec(layout), rounds_of(layout.root)
-    return spec if rounds is None else round_spec(layout.root, spec, int(made.root.name), rounds.policy_init)
+    if rounds is None:
+        return spec, ""
+    number = int(made.root.name)
+    reference = model_of(layout.root, spec, 0 if rounds.reference == "initial" else number - 1)
+    spec = round_spec(layout.root, spec, number, rounds.policy_init)
+    return spec, "" if reference == spec.model.path else reference
 
 
 def _run_spec(layout: RunLayout) -> RunSpec:

@@ -243,9 +243,10 @@ class Course:
         """Supervised fine-tuning on demonstrations instead of steps two and three."""
         told, folder = self._iterate, self._round_folder(one.number)
         folder.mkdir(parents=True, exist_ok=True)
-        lines = Path(told.demonstrations).read_text(encoding="utf-8").splitlines(keepends=True)
+        # Not splitlines: a text may have the other ends of lines in it that Unicode knows.
+        lines = Path(told.demonstrations).read_text(encoding="utf-8").split("\n")
         chosen = [line for line in lines if line.strip()][: told.labels or None]
-        write_atomically(folder / "demonstrations.jsonl", "".join(chosen))
+        write_atomically(folder / "demonstrations.jsonl", "".join(f"{line}\n" for line in chosen))
         one.comparisons = len(chosen)
         moving(f"{len(chosen)} demonstrations")
         await self._job(

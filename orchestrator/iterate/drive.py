@@ -60,6 +60,8 @@ def resolved(
     if not train or not held:
         raise UserError(f"{prompts_file}: prompts of split {spec.data.split!r} and others are needed")
     told = spec.iterate
+    if told.learn == "comparisons":
+        _check_rewards(spec)
     if told.learn == "demonstrations":
         file = (options.beside(run_file, "iterate.demonstrations") / told.demonstrations).resolve()
         if not told.demonstrations or not file.is_file():
@@ -74,6 +76,18 @@ def resolved(
     data = spec.data.model_copy(update={"prompts": str(prompts_file)})
     digest = hashlib.sha256(prompts_file.read_bytes()).hexdigest()
     return spec.model_copy(update={"data": data, "iterate": told}), Material(train, held, digest)
+
+
+def _check_rewards(spec: IterateRun) -> None:
+    """A round's reward is its own reward model's alone. Raises UserError: now, not when all labels are made."""
+    if spec.offline:
+        raise UserError(f"algorithm.kind = {spec.algorithm.kind} has no rollouts to give a reward to")
+    if spec.reward_sources:
+        raise UserError("reward_sources: each round fits a reward model of its own")
+    stages = [stage for stage in spec.rollout.slip if stage.partition("/")[0] == "reward"]
+    if stages != ["reward"]:
+        found = ", ".join(stages) or "none"
+        raise UserError(f"rollout.slip: expected one scoring stage, reward, for a round's model, not {found}")
 
 
 def begun(layout: RunLayout, spec: IterateRun, material: Material) -> state.Rounds:
@@ -100,7 +114,7 @@ def begun(layout: RunLayout, spec: IterateRun, material: Material) -> state.Roun
     return found
 
 
-def _made_with(spec: IterateRun, material: Material) -> dict[str, int | str]:
+def _made_with(spec: IterateRun, material: Material) -> dict[str, int | float | str]:
     """What answers, labels and draws in the run's folder go by, by the names that a run file has for it."""
     told = spec.iterate
     return {
@@ -108,6 +122,10 @@ def _made_with(spec: IterateRun, material: Material) -> dict[str, int | str]:
         "iterate.answers": told.answers,
         "iterate.earlier_answers": told.earlier_answers,
         "iterate.completions": told.completions,
+        "iterate.annotator_rule": told.annotator_rule,
+        "model.path": spec.model.path,
+        "sampling.temperature": spec.sampling.temperature,
+        "sampling.max_new_tokens": spec.sampling.max_new_tokens,
         "seed": spec.seed,
         "data.split": spec.data.split,
         "data.prompts (SHA-256)": material.digest,

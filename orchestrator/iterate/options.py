@@ -58,7 +58,7 @@ class IterateSpec(Spec):
     reward_epochs: int = Field(2, ge=1)
     reward_learning_rate: float = Field(3e-4, gt=0)
     reward_batch_pairs: int = Field(50, ge=1)
-    reward_dropout: float = Field(0.1, ge=0, lt=1, description="Of encoders; causal models have none.")
+    reward_dropout: float = Field(0.1, ge=0, le=0.9, description="Of encoders; causal models have none.")
     train_embeddings: bool = Field(True, description="Of the reward model.")
     held_out_prompts: int = Field(100, ge=1)
     completions: int = Field(4, ge=1, description="To each held-out prompt, by each policy.")

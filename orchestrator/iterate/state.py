@@ -59,7 +59,7 @@ class Rounds(_Part):
 
     reference: str
     policy_init: str
-    made_with: dict[str, int | str] = Field(default_factory=dict)
+    made_with: dict[str, int | float | str] = Field(default_factory=dict)
     rounds: list[Round] = Field(default_factory=list)
     stopped: str = ""
 

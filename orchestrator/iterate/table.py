@@ -19,14 +19,15 @@ _HEAD = (
 def row(folder: Path) -> str:
     """One run as a row of Markdown. Raises FileNotFoundError for a folder that has no finished round."""
     rounds = state.read(folder / state.STATE_FILE)
-    if rounds is None or not rounds.rounds or not rounds.rounds[-1].against:
+    finished = [one for one in rounds.rounds if one.against] if rounds else []
+    if not finished:
         raise FileNotFoundError(f"{folder}: no finished round")
     summary = json.loads((folder / SUMMARY_FILE).read_text())
-    last = rounds.rounds[-1]
+    last = finished[-1]
     result = last.against[0]
     told = json.loads((folder / TOLD_FILE).read_text())
     learns = "demonstrations" if told["learn"] == "demonstrations" else f"comparisons, {told['reward_base']}"
-    labels = sum(one.comparisons for one in rounds.rounds)
+    labels = sum(one.comparisons for one in finished)
     reward = "" if last.reward_accuracy is None else f"{last.reward_accuracy:.3f}"
     won = f"{result.win_rate:.3f} ({result.low:.3f} to {result.high:.3f})"
     return f"| {folder.name} | {learns} | {labels} | {reward} | {won} | {summary['seconds'] / 60:.1f} |"

@@ -103,6 +103,7 @@ def test_rounds_give_their_last_model(layout: RunLayout, tmp_path: Path) -> None
     card = (out / "README.md").read_text()
     assert f"from `{run.root}/rounds/01/model`" in card
     assert f"came from `{run.root}/rounds/02/reward_model`" in card
+    assert f"KL penalty refers to `{small_spec(layout.root.parent).model.path}`" in card
     assert "## In training" in card
     state.write(run.root / state.STATE_FILE, told.model_copy(update={"rounds": [state.Round(number=1)]}))
     with pytest.raises(NotFound, match="no round has trained one"):

@@ -49,6 +49,9 @@ def test_a_card_says_where_the_model_comes_from() -> None:
         assert line in text
     assert "## In training" not in text
     assert "## Alarms" not in text
+    assert "KL penalty refers to that same model." in text
+    other = card(RunSpec.model_validate(TABLES), RunFiles("hh"), Origin(20, ""), reference="first")
+    assert "KL penalty refers to `first`." in other
 
 
 def test_a_local_base_is_no_base_of_the_hub() -> None:

@@ -107,4 +107,8 @@ def test_the_table_has_a_row_for_each_run(tmp_path: Path) -> None:
     state.write(folder / state.STATE_FILE, rounds)
     write_report(folder, rounds)
     (folder / TOLD_FILE).write_text(json.dumps({"learn": "comparisons", "reward_base": "small"}))
-    assert row(folder) == "| mine | comparisons, small | 400 | 0.700 | 0.750 (0.550 to 0.800) | 3.0 |"
+    whole = "| mine | comparisons, small | 400 | 0.700 | 0.750 (0.550 to 0.800) | 3.0 |"
+    assert row(folder) == whole
+    rounds.current()  # a third one begins
+    state.write(folder / state.STATE_FILE, rounds)
+    assert row(folder) == whole
