@@ -5,9 +5,11 @@ Only the learner creates work: at most (max_staleness + 1) * batch - in flight. 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from services.common.errors import Corrupted
 from services.common.spec.run import RolloutSpec
@@ -25,7 +27,13 @@ def prompt_index(position: int, prompts: int, *, seed: int, shuffle: bool) -> in
     lap, at = divmod(position, prompts)
     if not shuffle:
         return at
-    return int(np.random.default_rng((seed, 77, lap)).permutation(prompts)[at])
+    return int(_order(seed, lap, prompts)[at])
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, lap: int, prompts: int) -> npt.NDArray[np.int64]:
+    """The permutation of one pass. Kept: of a million prompts it takes long, and each group asks for a place in it."""
+    return np.random.default_rng((seed, 77, lap)).permutation(prompts)
 
 
 @dataclass(slots=True)

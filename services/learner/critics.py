@@ -54,22 +54,24 @@ class Critic:
         return self.head(states.float() / self.scale)[..., 0]
 
 
-def critic_of(spec: RunSpec, loaded: LoadedModel, *, written_out: bool = True) -> Critic | None:
+def critic_of(spec: RunSpec, loaded: LoadedModel, *, wanted: bool, written_out: bool = True) -> Critic | None:
     """The critic that a run's algorithm asks for, None where it has none.
 
+    wanted: the algorithm needs values; without settings for them they are of a head on the policy's own trunk.
     written_out: its trunk's layers may be those of unrolled.py.
 
     Raises ConfigError where a reward model is asked for and none is named, NotFound where it is not there, Mismatch
     where it does not read this policy's tokens from left to right.
     """
     algorithm = spec.algorithm
-    if not isinstance(algorithm, CriticSpec):
+    if not wanted:
         return None
-    if algorithm.value_model == "reward_model":
+    value_model = algorithm.value_model if isinstance(algorithm, CriticSpec) else "shared"
+    if isinstance(algorithm, CriticSpec) and value_model == "reward_model":
         return _scoring(_reward_model(spec, algorithm, loaded), loaded, spec.optimiser, written_out)
     backbone = backbone_of(loaded.model)
     scale = backbone.scale if isinstance(backbone, EncoderDecoder) else 1.0
-    if algorithm.value_model == "shared":
+    if value_model == "shared":
         return Critic(_zero_head(loaded.model), scale=scale)
     own = _copied(backbone, spec.optimiser)
     return Critic(_zero_head(loaded.model), own, _unrolled(own, spec.optimiser, written_out), scale)

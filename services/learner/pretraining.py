@@ -53,10 +53,15 @@ def drawn(texts: Sequence[Ids], count: int, *, seed: int, step: int, update: int
 
 
 def check_texts(texts: Sequence[Ids], facts: ModelFacts) -> None:
-    """Raises ConfigError where there are texts for a model that does not read them from left to right."""
+    """Raises ConfigError where there are texts for a model that does not read from left to right, or not so far."""
     if texts and facts.architecture != "causal":
         raise ConfigError(
             "algorithm.ptx_coefficient: texts are learnt by causal models; an encoder-decoder has no prompt to them"
+        )
+    longest = max(map(len, texts), default=0)
+    if facts.context_length and longest > facts.context_length:
+        raise ConfigError(
+            f"data.text_tokens: a text has {longest} tokens, the model's context {facts.context_length}"
         )
 
 

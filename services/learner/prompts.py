@@ -36,7 +36,7 @@ def load_prompts(spec: DataSpec, tokenizer: Any, *, context_length: int, max_new
     prompts = [
         prompt_of(place, row, tokenizer)
         for place, row in prompt_rows(spec.prompts, spec.split)
-        if row.get("split", spec.split) == spec.split
+        if row.get("split") in (None, spec.split)
     ]
     if not prompts:
         raise InvalidInput(f"{spec.prompts}: the prompt file has no prompt of split {spec.split!r}")

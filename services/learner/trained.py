@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from services.common.errors import InvalidInput
+from services.common.errors import InvalidInput, Mismatch
 from services.common.spec.run import RunSpec
 from services.learner.adapters import Adapter, effective_weight
 from services.learner.schedule import frozen
@@ -38,6 +38,12 @@ class Trained:
         """Raises Mismatch for a checkpoint of another base."""
         if self.adapter is not None:
             self.adapter.check_base(str(state.get("base_digest", "")))
+
+
+def check_kind(state: dict[str, Any], kind: str) -> None:
+    """Raises Mismatch for a checkpoint of another algorithm; those of before do not say of which they are."""
+    if (found := state.get("kind", kind)) != kind:
+        raise Mismatch(f"the checkpoint is of algorithm.kind = {found}, not {kind}: begin a run of its own")
 
 
 def prepared(loaded: LoadedModel, spec: RunSpec, *, written_out: bool = True) -> Trained:

@@ -35,7 +35,7 @@ from services.learner.sample import Ids, Sample, group_numbers
 from services.learner.schedule import optimiser_of, schedule
 from services.learner.scores import ScoreNormaliser
 from services.learner.step_metrics import step_metrics, update_metrics
-from services.learner.trained import prepared
+from services.learner.trained import check_kind, prepared
 from services.learner.trust_region import trust_step
 from services.models.loading import LoadedModel
 from services.models.logprobs import Temperature, token_logprobs, token_logprobs_and_entropy
@@ -72,6 +72,11 @@ class _Known:
     raw: list[torch.Tensor]
 
 
+def holds_all(device: torch.device, parts: int) -> bool:
+    """Whether the graphs of all parts may stand at once, which saves a pass: for a GPU's memory there are parts."""
+    return parts == 1 or device.type == "cpu"
+
+
 class Trainer:
     """Policy, critic, optimiser and controllers. One thread at a time; alone, or as one process of a group."""
 
@@ -94,7 +99,7 @@ class Trainer:
         self._trained = prepared(loaded, spec, written_out=group.written_out)
         self._split, self.adapter = self._trained.split, self._trained.adapter
         self._branch = ReferenceBranch(self._trained, spec) if spec.rollout.reference == "branch" else None
-        self.critic = critic_of(spec, loaded, written_out=group.written_out)
+        self.critic = critic_of(spec, loaded, wanted=self.algorithm.critic, written_out=group.written_out)
         self.masked = MaskedPolicy(self.model, self.settings) if isinstance(self.settings, NlpoSpec) else None
         self._past_end = getattr(self.settings, "score_position", "") == "past_end"
         group.shard(self.model, self._split, self.critic)
@@ -108,15 +113,13 @@ class Trainer:
         if self.adapter is not None:
             self.adapter.keep()
         updates = self._minibatches(len(samples))
-        single = self._single
         every = list(range(len(samples)))
+        parts = list(self._micro_batches(samples, every))
+        single = self._single and holds_all(self.model.device, len(parts))
         trunk = self._trunk(samples, [every, *updates])
         if self._branch is not None:
             samples = self._branch.told(samples, trunk)
-        proximal = [
-            self._forward(samples, trunk, micro, gradient=single, entropy=True)
-            for micro in self._micro_batches(samples, every)
-        ]
+        proximal = [self._forward(samples, trunk, micro, gradient=single, entropy=True) for micro in parts]
         known = self._known(samples, proximal)
         rollouts, scores = self._rollouts(samples, known)
         targets = self.algorithm.targets(rollouts, self.kl.coefficient)
@@ -179,6 +182,7 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """Everything a resume needs beside the serving weights."""
         return {
+            "kind": self.settings.kind,
             "step": self.step_number,
             "episodes": self.episodes,
             "kl_coefficient": self.kl.coefficient,
@@ -190,7 +194,11 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state_dict` was taken; the optimiser's masters rewrite the trained weights."""
+        """Continue exactly where `state_dict` was taken; the optimiser's masters rewrite the trained weights.
+
+        Raises Mismatch for a state of another algorithm, or of other trained weights.
+        """
+        check_kind(state, self.settings.kind)
         self._trained.check(state)
         self.step_number = int(state["step"])
         self.episodes = int(state["episodes"])

@@ -187,3 +187,22 @@ def test_defaults_are_those_of_trl() -> None:
     assert spec.importance_sampling.bounds == (0.0, 3.0)
     assert spec.importance_sampling_level == "token"
     assert spec.use_bias_correction_kl
+
+
+@pytest.mark.parametrize(
+    ("said", "mode", "bounds"),
+    [
+        ({}, "sequence_mask", (0.0, 3.0)),
+        ({"clip_max": 2.0}, "sequence_mask", (0.0, 2.0)),
+        ({"clipMax": 2.0}, "sequence_mask", (0.0, 2.0)),
+        ({"clip_min": 0.5}, "sequence_mask", (0.5, 3.0)),
+        ({"mode": "none"}, "none", (0.0, 5.0)),
+        ({"mode": "token_mask"}, "token_mask", (0.0, 2.0)),
+    ],
+)
+def test_clips_alone_leave_the_correction_on(
+    said: dict[str, object], mode: str, bounds: tuple[float, float]
+) -> None:
+    """What a table does not say is as without the table; a mode that is named has its own cap."""
+    found = GrpoSpec.model_validate({"importance_sampling": said}).importance_sampling
+    assert (found.mode, found.bounds) == (mode, bounds)

@@ -87,6 +87,8 @@ def test_resume_is_exact(folder: Path, kind: str) -> None:
         assert one == two
     for name, value in trainer.serving_weights().items():
         assert torch.equal(value, resumed.serving_weights()[name])
+    with pytest.raises(Mismatch, match=rf"the checkpoint is of algorithm\.kind = ppo, not {kind}"):
+        resumed.load_state_dict(trainer.state_dict() | {"kind": "ppo"})
 
 
 @pytest.mark.parametrize("embeddings", [False, True])

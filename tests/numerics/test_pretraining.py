@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from services.common.errors import InvalidInput
+from services.common.errors import ConfigError, InvalidInput
 from services.common.spec.run import DataSpec
 from services.learner.pretraining import drawn, load_texts, text_losses
 from services.learner.training import Trainer
@@ -92,3 +92,9 @@ def test_texts_are_read_and_mistakes_told(folder: Path, tmp_path: Path) -> None:
         run_spec(folder, algorithm={"kind": "ppo", "ptx_coefficient": 1.0})
     with pytest.raises(ValueError, match="no text would be read"):
         run_spec(folder, data={"prompts": "p", "texts": "t"})
+    spec = run_spec(
+        folder, algorithm={"kind": "ppo", "ptx_coefficient": 1.0}, data={"prompts": "p", "texts": "t"}
+    )
+    limit = loaded_from(folder).facts.context_length
+    with pytest.raises(ConfigError, match=rf"a text has {limit + 1} tokens, the model's context {limit}"):
+        Trainer(loaded_from(folder), spec, [np.zeros(limit + 1, np.int32)])

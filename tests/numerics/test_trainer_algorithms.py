@@ -12,6 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from services.common.errors import Mismatch
+from services.common.spec.algorithms import OtherSpec
+from services.learner import training
+from services.learner.algorithms import registry
+from services.learner.algorithms.base import Algorithm, Current, Loss, Part, Rollouts, Targets
 from services.learner.sample import Sample
 from services.learner.training import Trainer
 from services.policy.engines.base import Request, Sampling
@@ -37,6 +42,23 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "nlpo": {"kind": "nlpo", "epochs": 2, "minibatches": 2, "refresh_every": 3},
     "per minibatch": {"kind": "ppo", "preset": "openai-2019", "epochs": 2, "minibatches": 2},
 }
+
+
+class Mine(Algorithm[OtherSpec]):
+    """Values are fitted to the scores; nothing else is learnt."""
+
+    critic = True
+
+    def targets(self, rollouts: Rollouts, kl_coefficient: float) -> Targets:
+        rewards = rollouts.scores[:, None] * rollouts.mask
+        none = torch.zeros_like(rewards)
+        return Targets(
+            advantages=none, returns=rewards, rewards=rewards, kl=none, kl_coefficient=kl_coefficient
+        )
+
+    def loss(self, current: Current, part: Part) -> Loss:
+        missed = (current.values - part.targets.returns) ** 2
+        return Loss((missed * part.by_token).sum(), {})
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +102,53 @@ def test_any_micro_batches_give_the_same_step(folder: Path, samples: list[Sample
     for key, value in weights.items():
         # Adam divides by the gradient's own size: of a tiny one the rounding is visible.
         torch.testing.assert_close(value, others[key], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["grpo", "a2c"])
+def test_what_a_gpu_has_no_room_for_is_passed_twice(
+    folder: Path, samples: list[Sample], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of one update keeps the graph of one micro-batch there, not those of all: the numbers are the same."""
+    results = []
+    for held in (True, False):
+        monkeypatch.setattr(training, "holds_all", lambda _device, _parts, held=held: held)
+        trainer = trainer_on(folder, ALGORITHMS[name], micro_batch_tokens=16)
+        results.append((trainer.step(samples), trainer.serving_weights()))
+    (one, weights), (two, others) = results
+    for metric in one.keys() - {"time/update"}:
+        assert one[metric] == pytest.approx(two[metric], abs=2e-5, rel=1e-4), metric
+    for key, value in weights.items():
+        torch.testing.assert_close(value, others[key], atol=2e-5, rtol=0)
+
+
+def test_all_graphs_are_held_on_a_processor_alone() -> None:
+    """Micro-batches are what a GPU's memory has room for."""
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert training.holds_all(cpu, 9) and training.holds_all(gpu, 1)
+    assert not training.holds_all(gpu, 2)
+
+
+def test_an_algorithm_of_ones_own_has_the_values_that_it_asks_for(
+    folder: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without settings for a critic it is a head on the policy's trunk, which learns."""
+    monkeypatch.setitem(registry.ALGORITHMS, "mine", Mine)
+    trainer = trainer_on(folder, {"kind": "other", "name": "mine"})
+    trainer.step(samples)
+    assert trainer.critic is not None
+    assert float(trainer.critic.head.weight.detach().abs().max()) > 0
+
+
+def test_a_checkpoint_of_another_algorithm_is_refused(folder: Path, samples: list[Sample]) -> None:
+    """In one line, whatever the two have in common; a checkpoint of before, which does not say, is taken."""
+    trainer = trainer_on(folder, ALGORITHMS["grpo"])
+    trainer.step(samples)
+    state = trainer.state_dict()
+    for name in ("a2c", "nlpo", "rloo"):
+        with pytest.raises(Mismatch, match=r"the checkpoint is of algorithm\.kind = grpo, not"):
+            trainer_on(folder, ALGORITHMS[name]).load_state_dict(copy.deepcopy(state))
+    del state["kind"]
+    trainer_on(folder, ALGORITHMS["grpo"]).load_state_dict(copy.deepcopy(state))
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -43,7 +43,10 @@ class ImportanceSpec(Spec):
     """Correction for rollouts that another policy (or engine) has sampled: learner's over engine's probability."""
 
     mode: Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = Field(
-        "none", description="Truncated: bounded to the clips. Masked: 0 beyond them (IcePop by token)."
+        "none",
+        description="Truncated: bounded to the clips. Masked: 0 beyond them (IcePop by token). Left out: none; of GRPO "
+        "sequence_mask.",
+        json_schema_extra=unsaid,
     )
     clip_min: float | None = Field(None, ge=0)
     clip_max: float | None = Field(None, gt=0, description="Left out: 2 by token, 5 by sequence.")
@@ -233,6 +236,17 @@ class GrpoSpec(ClippedGroupSpec):
     sapo_temperature_pos: float = Field(1.0, gt=0)
     sapo_temperature_neg: float = Field(1.05, gt=0)
     importance_sampling: ImportanceSpec = ImportanceSpec(mode="sequence_mask", clip_max=3.0)
+
+    @field_validator("importance_sampling", mode="before")
+    @classmethod
+    def _corrects(cls, given: Any) -> Any:
+        """A table with clips alone corrects as this kind does without it."""
+        if not isinstance(given, dict) or "mode" in given:
+            return given
+        own = {"mode": "sequence_mask"} | (
+            {} if {"clip_max", "clipMax"} & given.keys() else {"clip_max": 3.0}
+        )
+        return own | given
 
     @model_validator(mode="after")
     def _fits(self) -> GrpoSpec:

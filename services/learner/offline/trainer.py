@@ -15,7 +15,7 @@ from services.learner.offline.rows import Answer
 from services.learner.reference_branch import Kept
 from services.learner.rows import before, pairs_of
 from services.learner.schedule import optimiser_of, schedule
-from services.learner.trained import prepared
+from services.learner.trained import check_kind, prepared
 from services.models.loading import LoadedModel
 from services.models.logprobs import token_logprobs
 from services.models.packing import micro_batches
@@ -70,6 +70,7 @@ class OfflineTrainer(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Everything a resume needs."""
         return {
+            "kind": self.spec.algorithm.kind,
             "step": self.step_number,
             "heads": self.heads.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -77,7 +78,8 @@ class OfflineTrainer(ABC):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state_dict` was taken."""
+        """Continue exactly where `state_dict` was taken. Raises Mismatch as Trainer's."""
+        check_kind(state, self.spec.algorithm.kind)
         self._trained.check(state)
         self.step_number = int(state["step"])
         self.heads.load_state_dict(state["heads"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,6 +45,16 @@ def test_each_pass_is_a_permutation(prompts: int, seed: int, lap: int) -> None:
     assert [prompt_index(place, prompts, seed=seed, shuffle=False) for place in places] == list(
         range(prompts)
     )
+
+
+def test_a_pass_is_shuffled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a million prompts that takes long, and each group of a batch asks for its place."""
+    drawn = []
+    made = np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: drawn.append(seed) or made(seed))
+    for place in range(40):
+        prompt_index(place, 20, seed=987_654, shuffle=True)
+    assert drawn == [(987_654, 77, 0), (987_654, 77, 1)]
 
 
 def test_passes_and_seeds_shuffle_differently() -> None:

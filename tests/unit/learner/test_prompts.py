@@ -31,9 +31,11 @@ def test_prompts_of_all_forms(tmp_path: Path) -> None:
         tmp_path / "p.jsonl",
         {"prompt": "Say hi", "prompt_id": "one", "topic": "greeting", "weight": 2},
         {"prompt": [{"role": "user", "content": "Say hi"}], "split": "train"},
+        {"prompt": "of none", "split": None},
         {"prompt": "not this one", "split": "test"},
     )
-    one, two = load(path)
+    one, two, three = load(path)
+    assert three.text == "of none"
     assert TOKENIZER.decode(one.token_ids.tolist()) == "Say hi"
     assert (one.prompt_id, one.text, one.messages) == ("one", "Say hi", ())
     assert one.columns == {"topic": "greeting", "weight": "2"}
