@@ -150,6 +150,14 @@ def test_a_key_is_not_sent_in_the_clear(target: str, monkeypatch: pytest.MonkeyP
         Access(**options).check_target(target, secure="tls" in options)  # type: ignore[arg-type]
 
 
+def test_a_proxy_is_not_asked_for_this_machine(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A company's proxy in the environment is for elsewhere: calls to loopback, and keys with them, stay here."""
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert heard(address, key=KEY) == f"Bearer {KEY}"
+
+
 def test_options_that_contradict_each_other() -> None:
     """Half a pair, two keys, two kinds of credentials: told before anything connects."""
     from trimtab import RewardClient

@@ -24,6 +24,15 @@ app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True
 )
 Target = Annotated[str, typer.Option(help="host:port of the preference service.")]
+Key = Annotated[
+    Path | None, typer.Option(help="File with the API key; else TRIMTAB_KEY.", show_default=False)
+]
+Authority = Annotated[
+    Path | None,
+    typer.Option(help="Who signed the service's certificate; none: plaintext.", show_default=False),
+]
+Certificate = Annotated[Path | None, typer.Option(help="Of whoever asks (mTLS).", show_default=False)]
+PrivateKey = Annotated[Path | None, typer.Option(help="Of that certificate.", show_default=False)]
 Skip = Annotated[bool, typer.Option("--skip-bad-rows", "--skip", help="Leave bad rows out and count them.")]
 Source = Annotated[
     str,
@@ -40,12 +49,15 @@ def import_command(
     campaign: Annotated[str, typer.Option(help="Of rows that name none.")] = "",
     annotator: Annotated[str, typer.Option(help="Who chose, in rows that name nobody.")] = "import",
     skip_bad_rows: Skip = False,
+    key_file: Key = None,
+    ca_file: Authority = None,
+    certificate_file: Certificate = None,
+    private_key_file: PrivateKey = None,
 ) -> None:
     """Comparisons, rankings and best-of choices of a source into the service. Repeating it changes nothing."""
     from services.preference.records import RecordReader
-    from trimtab.clients.preference import PreferenceClient
 
-    with _one_line_errors(), PreferenceClient(target) as client:
+    with _connected(target, key_file, ca_file, certificate_file, private_key_file) as client:
         reader = RecordReader(source, campaign=campaign, annotator=annotator, skip_bad_rows=skip_bad_rows)
         compared, new = import_records(client, reader)
         print(reader.report, file=sys.stderr)
@@ -69,11 +81,13 @@ def export_command(
         float,
         typer.Option(help="TRL's column margin, where nobody gave one: so much for full confidence.", min=0),
     ] = 0.0,
+    key_file: Key = None,
+    ca_file: Authority = None,
+    certificate_file: Certificate = None,
+    private_key_file: PrivateKey = None,
 ) -> None:
     """Comparisons with a winner into a file, which appears whole or not at all."""
-    from trimtab.clients.preference import PreferenceClient
-
-    with _one_line_errors(), PreferenceClient(target) as client:
+    with _connected(target, key_file, ca_file, certificate_file, private_key_file) as client:
         written = export_records(
             client,
             file,
@@ -90,11 +104,13 @@ def targets_command(
     file: Annotated[Path, typer.Argument(help="Ends with .jsonl, .jsonl.gz or .parquet.")],
     target: Target = "127.0.0.1:50055",
     campaign: Annotated[str, typer.Option(help="Empty: all.")] = "",
+    key_file: Key = None,
+    ca_file: Authority = None,
+    certificate_file: Certificate = None,
+    private_key_file: PrivateKey = None,
 ) -> None:
     """Every rated answer with a scalar target: its rating, mean 0 within its item, standard deviation 1 over all."""
-    from trimtab.clients.preference import PreferenceClient
-
-    with _one_line_errors(), PreferenceClient(target) as client:
+    with _connected(target, key_file, ca_file, certificate_file, private_key_file) as client:
         print(f"{export_targets(client, file, campaign=campaign)} rows written", file=sys.stderr)
 
 
@@ -174,6 +190,29 @@ def _received(client: PreferenceClient, campaign: str) -> Iterator[tuple[Compari
     answers = client.comparisons(campaign=campaign, include_items=True, timeout_seconds=_DAY_SECONDS)
     for answer in answers:
         yield comparison_from(answer.comparison, "comparison"), item_from(answer.item)
+
+
+@contextmanager
+def _connected(
+    target: str, key: Path | None, authority: Path | None, certificate: Path | None, private_key: Path | None
+) -> Iterator[PreferenceClient]:
+    """A client of the service, and its errors told as below."""
+    from services.common.errors import ConfigError
+    from trimtab.clients.preference import PreferenceClient
+
+    with _one_line_errors():
+        try:
+            client = PreferenceClient(
+                target,
+                key_file=key,
+                ca_file=authority,
+                certificate_file=certificate,
+                private_key_file=private_key,
+            )
+        except ValueError as error:
+            raise ConfigError(f"{target}: {error}") from None
+        with client:
+            yield client
 
 
 @contextmanager

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 DEFAULT_TIMEOUT_SECONDS = 60.0
+# Of what may take minutes by itself: a large model is loaded, a step ends before its checkpoint is written.
+LONG_TIMEOUT_SECONDS = 600.0
 DEFAULT_ATTEMPTS = 4
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 5.0
@@ -59,6 +61,11 @@ class _Settings:
         self.attempts = attempts
         self._metadata = metadata
         self._access = access
+
+    def long_seconds(self, given: float | None) -> float:
+        """The limit of a call that may take minutes by itself: its own, else the client's, unless nobody chose that."""
+        chosen = self.timeout_seconds != DEFAULT_TIMEOUT_SECONDS
+        return given or (self.timeout_seconds if chosen else LONG_TIMEOUT_SECONDS)
 
     @property
     def metadata(self) -> Metadata:
@@ -103,6 +110,9 @@ class SyncClient:
         """Close the channel, if this client made it."""
         if self._owned:
             self._channel.close()
+
+    def _long(self, timeout_seconds: float | None) -> float:
+        return self._settings.long_seconds(timeout_seconds)
 
     def _call(
         self, method: Callable[..., Answer], request: Any, timeout_seconds: float | None = None
@@ -181,6 +191,9 @@ class AsyncClient:
         """Close the channel, if this client made it."""
         if self._owned:
             await self._channel.close()
+
+    def _long(self, timeout_seconds: float | None) -> float:
+        return self._settings.long_seconds(timeout_seconds)
 
     async def _call(
         self, method: Callable[..., Awaitable[Answer]], request: Any, timeout_seconds: float | None = None

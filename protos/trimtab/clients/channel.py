@@ -9,7 +9,7 @@ from typing import cast
 import grpc
 import grpc.aio
 
-from trimtab.clients.access import Access
+from trimtab.clients.access import Access, is_local
 from trimtab.clients.renewing import AsyncRenewingChannel, RenewingChannel
 
 DEFAULT_MAX_MESSAGE_MIB = 64
@@ -71,7 +71,7 @@ def make_sync_channel(
     server_name: what its certificate must be made out to; empty: the host of the address.
     """
     options = channel_options(max_message_mib=max_message_mib, retries=retries)
-    options += _expecting(server_name)
+    options += _direct(address) + _expecting(server_name)
     if credentials is None:
         return grpc.insecure_channel(address, options=options)
     return grpc.secure_channel(address, credentials, options=options)
@@ -87,10 +87,15 @@ def make_async_channel(
 ) -> grpc.aio.Channel:
     """The same for asyncio. Make it inside the loop that uses it."""
     options = channel_options(max_message_mib=max_message_mib, retries=retries)
-    options += _expecting(server_name)
+    options += _direct(address) + _expecting(server_name)
     if credentials is None:
         return grpc.aio.insecure_channel(address, options=options)
     return grpc.aio.secure_channel(address, credentials, options=options)
+
+
+def _direct(address: str) -> list[tuple[str, int | str]]:
+    # A proxy of the environment is for other machines: gRPC would ask it for our loopback, and tell it our key.
+    return [("grpc.enable_http_proxy", 0)] if is_local(address) else []
 
 
 def _expecting(server_name: str) -> list[tuple[str, int | str]]:

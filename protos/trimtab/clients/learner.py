@@ -38,12 +38,12 @@ class LearnerClient(SyncClient):
         return self._call(self._stub.Resume, wire.ResumeRequest(), timeout_seconds).step
 
     def checkpoint(self, *, timeout_seconds: float | None = None) -> wire.CheckpointResponse:
-        """Write a checkpoint at the next step boundary."""
-        return self._call(self._stub.Checkpoint, wire.CheckpointRequest(), timeout_seconds)
+        """Write a checkpoint at the next step boundary, for which it waits ten minutes."""
+        return self._call(self._stub.Checkpoint, wire.CheckpointRequest(), self._long(timeout_seconds))
 
     def stop(self, *, timeout_seconds: float | None = None) -> int:
         """End the run after a last checkpoint; the step."""
-        return self._call(self._stub.Stop, wire.StopRequest(), timeout_seconds).step
+        return self._call(self._stub.Stop, wire.StopRequest(), self._long(timeout_seconds)).step
 
     def manifest(
         self,
@@ -91,12 +91,12 @@ class AsyncLearnerClient(AsyncClient):
         return (await self._call(self._stub.Resume, wire.ResumeRequest(), timeout_seconds)).step
 
     async def checkpoint(self, *, timeout_seconds: float | None = None) -> wire.CheckpointResponse:
-        """Write a checkpoint at the next step boundary."""
-        return await self._call(self._stub.Checkpoint, wire.CheckpointRequest(), timeout_seconds)
+        """Write a checkpoint at the next step boundary, for which it waits ten minutes."""
+        return await self._call(self._stub.Checkpoint, wire.CheckpointRequest(), self._long(timeout_seconds))
 
     async def stop(self, *, timeout_seconds: float | None = None) -> int:
         """End the run after a last checkpoint; the step."""
-        return (await self._call(self._stub.Stop, wire.StopRequest(), timeout_seconds)).step
+        return (await self._call(self._stub.Stop, wire.StopRequest(), self._long(timeout_seconds))).step
 
     async def manifest(
         self,

@@ -140,7 +140,7 @@ class RewardClient(SyncClient):
     ) -> wire.RewardModelInfo:
         """Load a folder, or rule:<rule>, or what a [[models]] table would define, behind a new name."""
         request = wire.LoadModelRequest(name=name, path=path, definition=_definition(definition))
-        return self._call(self._admin.LoadModel, request, timeout_seconds).model
+        return self._call(self._admin.LoadModel, request, self._long(timeout_seconds)).model
 
     def unload_model(self, name: str, *, timeout_seconds: float | None = None) -> None:
         """Take a model away."""
@@ -156,7 +156,7 @@ class RewardClient(SyncClient):
     ) -> wire.SwapModelResponse:
         """Put another model behind a name; see load_model."""
         request = wire.SwapModelRequest(name=name, path=path, definition=_definition(definition))
-        return self._call(self._admin.SwapModel, request, timeout_seconds)
+        return self._call(self._admin.SwapModel, request, self._long(timeout_seconds))
 
     def set_shadow(self, name: str, shadow: str, *, timeout_seconds: float | None = None) -> None:
         """Let `shadow` score the same rows for comparison; "" ends that."""
@@ -211,7 +211,7 @@ class AsyncRewardClient(AsyncClient):
     ) -> wire.RewardModelInfo:
         """Load a folder, or rule:<rule>, or what a [[models]] table would define, behind a new name."""
         request = wire.LoadModelRequest(name=name, path=path, definition=_definition(definition))
-        return (await self._call(self._admin.LoadModel, request, timeout_seconds)).model
+        return (await self._call(self._admin.LoadModel, request, self._long(timeout_seconds))).model
 
     async def unload_model(self, name: str, *, timeout_seconds: float | None = None) -> None:
         """Take a model away."""
@@ -227,7 +227,7 @@ class AsyncRewardClient(AsyncClient):
     ) -> wire.SwapModelResponse:
         """Put another model behind a name; see load_model."""
         request = wire.SwapModelRequest(name=name, path=path, definition=_definition(definition))
-        return await self._call(self._admin.SwapModel, request, timeout_seconds)
+        return await self._call(self._admin.SwapModel, request, self._long(timeout_seconds))
 
     async def set_shadow(self, name: str, shadow: str, *, timeout_seconds: float | None = None) -> None:
         """Let `shadow` score the same rows for comparison; "" ends that."""

@@ -28,6 +28,7 @@ from services.models.facts import (
 from services.models.loading import load_tokenizer, resolve, run_loader
 from services.models.precision import torch_dtype
 from services.policy.engines.base import Draft, Emit, Ids, Request, Sampling, check_request
+from trimtab.clients.access import is_local
 
 _STOP_SECONDS = 0.1
 # Steps of a request after which there is another socket: https://www.encode.io/httpcore/extensions/#trace
@@ -219,7 +220,14 @@ class JsonServer:
         # A call takes seconds: connections kept for the next one save nothing, and outlive those who made them. And
         # so each belongs to one call, which may cut it.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_seconds, limits=limits)
+        self._http = httpx.Client(
+            base_url=url,
+            headers=headers,
+            timeout=timeout_seconds,
+            limits=limits,
+            # A proxy of the environment is for other machines.
+            trust_env=not is_local(httpx.URL(url).netloc.decode()),
+        )
 
     def post(
         self,

@@ -70,7 +70,7 @@ class VllmServer:
             if self._process.poll() is not None:
                 raise Unavailable(f"vLLM ended while it started: {self._last_words()}")
             with suppress(httpx.HTTPError):
-                if httpx.get(f"{self.url}/health", timeout=5).is_success:
+                if httpx.get(f"{self.url}/health", timeout=5, trust_env=False).is_success:
                     return
             time.sleep(_POLL_SECONDS)
         raise Unavailable(f"vLLM is silent after {seconds:.0f} s")

@@ -31,7 +31,7 @@ from services.common.errors import (
     Unavailable,
 )
 from services.reward.rewards.calling import TryAgain, answered_error
-from trimtab.clients.access import Access, check_pair
+from trimtab.clients.access import Access, check_pair, is_local
 
 MAX_ANSWER_BYTES = 64 << 20
 _LONGEST_PAUSE_SECONDS = 3600.0
@@ -47,15 +47,17 @@ class HttpAnswer:
 
 
 class HttpCalls:
-    """Requests to one server; threads may share it. Proxies are taken from the environment, redirects refused."""
+    """Requests to one server; threads may share it. Proxies are taken from the environment, but to this machine;
+    redirects are refused."""
 
     def __init__(
         self, url: str, *, access: Access, connections: int, trust: ssl.SSLContext | bool = True
     ) -> None:
         parsed = parsed_url(url)
         host = f"[{parsed.host}]" if ":" in parsed.host else parsed.host
+        target = f"{host}:{parsed.port or 0}"
         try:
-            access.check_target(f"{host}:{parsed.port or 0}", secure=parsed.scheme == "https")
+            access.check_target(target, secure=parsed.scheme == "https")
         except ValueError as error:
             raise InvalidInput(str(error), {"key": "https, or loopback"}) from None
         self._place = f"{parsed.scheme}://{parsed.netloc.decode()}"
@@ -65,6 +67,7 @@ class HttpCalls:
             verify=trust,
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
             headers={"accept-encoding": "identity", "user-agent": "trimtab"},
+            trust_env=not is_local(target),
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="reward-http", daemon=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import threading
 from collections.abc import AsyncIterator
@@ -406,7 +407,7 @@ async def test_the_overview_of_ties_alone(tmp_path: Path) -> None:
 
 async def test_the_overview_without_ratings_says_why(tmp_path: Path) -> None:
     """Without a prior a source that only won has no rating: the rest of the page is there, with that reason."""
-    method = RatingMethod(kind="bradley-terry", prior_deviation=0.0, samples=20)
+    method = RatingMethod(kind="bradley-terry", prior_deviation=math.inf, samples=20)
     preferences = Preferences(lambda: PreferenceStore(f"sqlite:///{tmp_path / 'won.db'}"), method)
     await preferences.open()
     await preferences.upload([item(1, sources=("policy@0", "policy@1"))])
@@ -414,7 +415,7 @@ async def test_the_overview_without_ratings_says_why(tmp_path: Path) -> None:
     await preferences.record([answer(task, "ann")])
     page = await (await Site(preferences, WebSettings()).signed_in("own", "owner")).get("/overview")
     assert page.status_code == 200
-    assert "prior" in page.text.partition('id="ratings-title"')[2].partition("</section>")[0]
+    assert "finite prior_deviation" in page.text.partition('id="ratings-title"')[2].partition("</section>")[0]
     assert ">ann</a>" in page.text
     await preferences.close()
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from services.common.comparisons import read
 from services.learner.jobs.comparisons import by_prompt
 from services.preference.records import Form, RecordReader
-from services.preference.transfer import export_records, export_targets, import_records
+from services.preference.transfer import app, export_records, export_targets, import_records
 from tests.fakes.pages import Pages
 from trimtab.clients.preference import PreferenceClient
 
@@ -55,6 +56,20 @@ def exported(client: PreferenceClient, path: Path, form: Form = "rankings") -> l
     """The rows of an export, sorted."""
     export_records(client, path, form=form)
     return sorted(path.read_text().splitlines())
+
+
+def test_a_key_that_would_travel_in_the_clear_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So is a certificate's file that is not there: no traceback, and nothing is sent."""
+    monkeypatch.setenv("TRIMTAB_KEY", "tk_secret")
+    asked = ["export", str(tmp_path / "out.jsonl"), "--target", "label.example:50055"]
+    ran = CliRunner().invoke(app, asked)
+    assert (ran.exit_code, ran.output.count("\n")) == (2, 1)
+    assert "in the clear" in ran.output and "tk_secret" not in ran.output
+    ran = CliRunner().invoke(app, [*asked, "--ca-file", str(tmp_path / "none.pem")])
+    assert (ran.exit_code, ran.output.count("\n")) == (1, 1)
+    assert "none.pem" in ran.output
 
 
 def test_what_was_said_goes_round(tmp_path: Path, two: tuple[PreferenceClient, PreferenceClient]) -> None:
