@@ -92,7 +92,7 @@ lint: .venv/.ready protos-check ## ruff, mypy, import contracts, buf
 	.venv/bin/buf breaking protos --against protos/baseline.binpb
 
 protos: ## stubs anew from protos/
-	protos/generate.sh
+	PYTHON="$(PYTHON)" protos/generate.sh
 
 protos-check: protos
 	@git diff --exit-code --stat -- protos/trimtab || (echo "stubs differ from the protos: commit what 'make protos' wrote" >&2; exit 1)

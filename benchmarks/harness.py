@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import sys
@@ -72,9 +73,10 @@ def run(
         "benchmark": name,
         "machine": machine,
         "seconds": round(seconds, 3),
-        "figures": {key: float(f"{value:.6g}") for key, value in figures.items()},
+        # JSON knows no infinity and no NaN: the table has them.
+        "figures": {key: float(f"{value:.6g}") for key, value in figures.items() if math.isfinite(value)},
     }
-    print(json.dumps(result), flush=True)
+    print(json.dumps(result, allow_nan=False), flush=True)
 
 
 def with_large_pages() -> None:

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 venv=../.venv-protos
 if [ ! -x "$venv/bin/protoc-gen-mypy" ]; then
-  python3 -m venv "$venv"
+  "${PYTHON:-python3}" -m venv "$venv"
   "$venv/bin/pip" install -q "grpcio-tools==1.62.3" "mypy-protobuf==3.6.0" "setuptools<70"
 fi
 find trimtab \( -name '*_pb2*.py' -o -name '*_pb2*.pyi' \) -delete

