@@ -182,7 +182,7 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """Everything a resume needs beside the serving weights."""
         return {
-            "kind": self.settings.kind,
+            "kind": self.spec.algorithm.kind,
             "step": self.step_number,
             "episodes": self.episodes,
             "kl_coefficient": self.kl.coefficient,
@@ -198,7 +198,7 @@ class Trainer:
 
         Raises Mismatch for a state of another algorithm, or of other trained weights.
         """
-        check_kind(state, self.settings.kind)
+        check_kind(state, self.spec.algorithm.kind)
         self._trained.check(state)
         self.step_number = int(state["step"])
         self.episodes = int(state["episodes"])

@@ -90,7 +90,7 @@ def invited(session: Session, token: str, *, now: float) -> Person:
     return _person(_invited(session, select(PersonRow), token, now))
 
 
-def _invited(session: Session, people: Select[tuple[PersonRow]], token: str, now: float) -> PersonRow:
+def _invited(session: Session, people: Select[PersonRow], token: str, now: float) -> PersonRow:
     row = session.scalar(people.where(PersonRow.link_hash == token_hash(token)))
     if row is None or (row.link_expires is not None and row.link_expires <= now):
         raise Unauthenticated("this link is not valid (any more): ask for a new one")

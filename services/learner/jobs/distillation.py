@@ -43,7 +43,7 @@ def under_context(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for start in range(0, len(prompts), batch_rows):
-            part, rows = (some[start : start + batch_rows] for some in (prompts, encoded))
+            part, rows = prompts[start : start + batch_rows], encoded[start : start + batch_rows]
             answers = [
                 said for said, _ in drawn(model, tokenizer, rows, max_new_tokens, temperature=temperature)
             ]
