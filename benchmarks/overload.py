@@ -4,7 +4,7 @@
     <api>_calm                    answered a second by 16 callers, before it
     <api>_growth_mib              the service's memory at its most in the storm, over what it was before
     <api>_health_seconds          the slowest health answer in the storm; one that is not SERVING is in `health_wrong`
-    <api>_recovered_seconds       from the storm's end until one more call is answered
+    <api>_recovered_seconds       from the storm's last answer until one more call is answered
     refused_without_hint          refusals that do not say when to come again
     wrong                         calls that ended otherwise than answered or refused
     rollouts_lost                 by the ledger, the kept rollouts and the streams together, as in benchmarks.recovery
