@@ -120,7 +120,9 @@ def test_jobs_become_commands(folder: Path) -> None:
         f"trimtab sft --data {folder}/out/data.jsonl --model m --out o --learning-rate 2e-05"
     )
     (folder / "config.json").write_text('{"model_type": "gpt2"}')
-    path.write_text(f"model_name_or_path: {folder}\nuse_peft: true\nlora_dropout: 0.0\noutput_dir: o\n")
+    path.write_text(
+        f"model_name_or_path: {folder}\ncompletion_only_loss: true\nuse_peft: true\nlora_dropout: 0.0\n"
+    )
     write(wanted(folder, path))
     assert (folder / "out" / "command.txt").read_text().endswith("--lora-target c_attn\n")
     (folder / "rows.jsonl").write_text(json.dumps({"text": "a"}) + "\n", encoding="utf-8")

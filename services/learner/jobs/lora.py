@@ -22,6 +22,7 @@ def with_adapters(model: Any, *, rank: int, alpha: int, seed: int, targets: Sequ
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise ConfigError('LoRA needs peft: pip install "trimtab-platform[lora]"') from error
+    _check_targets(model, targets)
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
@@ -32,17 +33,19 @@ def with_adapters(model: Any, *, rank: int, alpha: int, seed: int, targets: Sequ
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
-            adapted = get_peft_model(model, config)
+            return get_peft_model(model, config)
         except ValueError as error:
             if not targets:
                 raise
             raise ConfigError(f"--lora-target {', '.join(targets)}: {str(error).splitlines()[0]}") from error
-    # The loss takes the head's weight as it is, and what is merged has products of two matrices.
-    if any(
-        hasattr(layer, "lora_A") for layer in (model.get_input_embeddings(), model.get_output_embeddings())
-    ):
+
+
+def _check_targets(model: Any, targets: Sequence[str]) -> None:
+    """The loss takes the head's weight as it is, and what is merged are linear layers' products. Raises ConfigError."""
+    without = (model.get_input_embeddings(), model.get_output_embeddings())
+    names = [name for name, layer in model.named_modules() if any(layer is one for one in without)]
+    if any(name == target or name.endswith(f".{target}") for name in names for target in targets):
         raise ConfigError(f"--lora-target {', '.join(targets)}: embeddings and the head get no adapter")
-    return adapted
 
 
 def merged(adapted: Any) -> Any:

@@ -77,7 +77,7 @@ def test_what_the_files_were_made_with_stays(folder: Path, changed: dict[str, An
             "one scoring stage, reward, .* not reward/hh",
         ),
         (
-            {"reward_sources": [{"name": "a", "path": "rule:length"}]},
+            {"reward_sources": [{"source": "rule:length"}]},
             "each round fits a reward model of its own",
         ),
         ({"algorithm": {"kind": "dpo"}}, "algorithm.kind = dpo has no rollouts"),
