@@ -158,8 +158,7 @@ class Preferences:
 
     async def query(self, work: Callable[[Session], Result]) -> Result:
         """Ask the tables something."""
-        bound = functools.partial(self._store.query, work)
-        return await asyncio.get_running_loop().run_in_executor(self._asking, bound)
+        return await _on(self._asking, functools.partial(self._store.query, work))
 
     async def change(self, work: Callable[[Session], Result]) -> Result:
         """Change something of them durably."""
@@ -230,11 +229,13 @@ class Preferences:
     async def _run(
         self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Result:
-        bound = functools.partial(work, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, bound)
+        return await _on(self._executor, functools.partial(work, *args, **kwargs))
 
     async def _report(
         self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Result:
-        bound = functools.partial(work, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._reporting, bound)
+        return await _on(self._reporting, functools.partial(work, *args, **kwargs))
+
+
+async def _on(executor: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:
+    return await asyncio.get_running_loop().run_in_executor(executor, work)
