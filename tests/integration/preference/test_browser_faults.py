@@ -31,8 +31,11 @@ _SEES_ITS_OWN_WRITES_ALONE = """() => {
   };
   Storage.prototype.getItem = (name) => written.get(name) ?? null;
 }"""
-
-
+_WORKER_STANDS_BEFORE_IT = """() => new Promise((resolve) => {
+  const { serviceWorker } = navigator;
+  if (serviceWorker.controller) return resolve();
+  serviceWorker.addEventListener("controllerchange", () => resolve());
+})"""
 _KEPT = "() => Object.keys(sessionStorage).sort()"
 _FULL = """() => {
   const setItem = Storage.prototype.setItem;
@@ -267,15 +270,18 @@ def test_a_tab_that_goes_leaves_tasks_to_the_one_that_stays(
     beside.close()
 
 
+@pytest.mark.parametrize("way", ["left", "closed"])
 def test_the_last_tab_gives_its_tasks_back(
-    service: tuple[Pages, PreferenceClient], context: BrowserContext, chromium: Browser
+    service: tuple[Pages, PreferenceClient], context: BrowserContext, chromium: Browser, way: str
 ) -> None:
-    """Whoever comes next has them at once, not when the lease is over."""
+    """Whoever comes next has them at once, not when the lease is over; the page's worker does not come in between."""
     pages, client = service
-    client.upload([item(0, campaign="gone")])
-    signed_in(context, pages, "ida-gone", "gone").goto("about:blank")
+    client.upload([item(0, campaign=way)])
+    page = signed_in(context, pages, f"ida-{way}", way)
+    page.evaluate(_WORKER_STANDS_BEFORE_IT)
+    page.goto("about:blank") if way == "left" else page.close()
     beside = chromium.new_context()
-    signed_in(beside, pages, "ole-gone", "gone")
+    signed_in(beside, pages, f"ole-{way}", way)
     beside.close()
 
 

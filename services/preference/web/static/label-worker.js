@@ -6,8 +6,11 @@
 //   /static/  kept: their address names their content
 const CACHE = "trimtab-label";
 const PAGE = "/label";
+// Calls go past this worker: through it, the one with which a page that goes gives its tasks back is lost with the page.
+const CALLS = { condition: { requestMethod: "POST" }, source: "network" };
 
 self.addEventListener("install", (event) => {
+  if (event.addRoutes) event.addRoutes(CALLS).catch(() => {}); // without it they pass through here unchanged
   // The page that registers this was loaded before there was anybody to keep it.
   event.waitUntil(fetch(PAGE).then(keep).then(() => self.skipWaiting()));
 });
