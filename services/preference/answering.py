@@ -43,10 +43,15 @@ class UnitAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of it: `new` comparisons kept or taken back, or why it is refused and need not come again."""
+    """What became of it: `new` comparisons kept or taken back, or why it is refused and need not come again.
+
+    `overtaken`: an answer that is older than the annotator's wish to take it back, so that the task is open still. A
+    copy that comes late, or one of another device, whose clock may be behind: only the page knows which.
+    """
 
     new: int = 0
     refused: str = ""
+    overtaken: bool = False
 
 
 def answer_all(session: Session, answers: Sequence[UnitAnswer], rules: Rules) -> list[Outcome]:
@@ -59,7 +64,7 @@ def answer_all(session: Session, answers: Sequence[UnitAnswer], rules: Rules) ->
     outcomes = []
     for answer in answers:
         try:
-            outcomes.append(Outcome(_note(book, _unit_of(pairs, answer), answer)))
+            outcomes.append(_note(book, _unit_of(pairs, answer), answer))
         except TrimtabError as error:
             outcomes.append(Outcome(refused=str(error)))
     book.write(session)
@@ -82,12 +87,14 @@ def _unit_of(pairs: Mapping[str, Pair], answer: UnitAnswer) -> list[Pair]:
     return of_item
 
 
-def _note(book: Book, pairs: Sequence[Pair], answer: UnitAnswer) -> int:
+def _note(book: Book, pairs: Sequence[Pair], answer: UnitAnswer) -> Outcome:
+    tasks = [pair.task_id for pair in pairs]
     if answer.withdrawn:
-        return book.withdraw(answer.annotator, [pair.task_id for pair in pairs], answer.revision)
+        return Outcome(book.withdraw(answer.annotator, tasks, answer.revision))
     comparisons = comparisons_of(pairs, answer)
     check_comparisons(comparisons)
-    return book.answer(comparisons)
+    new = book.answer(comparisons)
+    return Outcome(new, overtaken=book.overtaken(answer.annotator, tasks, answer.revision))
 
 
 def _candidates(pairs: Sequence[Pair]) -> set[str]:

@@ -97,7 +97,8 @@ def reliabilities(votes: Votes, found: CrowdFit, names: tuple[str, ...]) -> list
     lead = _lead(votes, found.fit)[decided]
     clear = 2 * shares(lead, found.fit.tie)[0] - (1 - shares(lead, found.fit.tie)[2])  # p1 - p2
     seen = shares(lead, found.fit.tie, found.reliability[who])
-    known = np.bincount(who, clear**2 * (1 / seen[0] + 1 / seen[1]), len(names))
+    # Of a comparison that somebody won: a tie says nothing of who reports it.
+    known = np.bincount(who, clear**2 * (1 / seen[0] + 1 / seen[1]) / (seen[0] + seen[1]), len(names))
     prior = (AS_MEANT + OTHERWISE) / np.maximum(found.reliability * (1 - found.reliability), 1e-3)
     deviation = (known + prior) ** -0.5
     bar = (0.5 + max(0.5, float(np.median(found.reliability)))) / 2

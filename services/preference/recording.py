@@ -103,6 +103,11 @@ class Book:
             self.leased[said.task_id] = annotator
         return len(taken)
 
+    def overtaken(self, annotator: str, task_ids: Sequence[str], revision: int) -> bool:
+        """Whether a task has no answer since a wish later than `revision` took it back."""
+        keys = [(task, annotator) for task in task_ids]
+        return any(key not in self.said and revision <= self.withdrawn.get(key, -1) for key in keys)
+
     def _shown(self, comparison: Comparison) -> Comparison:
         task = self.tasks.get(comparison.task_id)
         if task is None:

@@ -107,6 +107,12 @@ def unit_json(unit: Unit, annotator: str, *, markdown: bool) -> dict[str, Any]:
 def outcomes_json(answers: Sequence[SentAnswer], outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """What became of each answer."""
     return [
-        {"unit": sent.unit, "revision": sent.revision, "new": outcome.new, "refused": outcome.refused}
+        {
+            "unit": sent.unit,
+            "revision": sent.revision,
+            "new": outcome.new,
+            "refused": outcome.refused,
+            "overtaken": outcome.overtaken,
+        }
         for sent, outcome in zip(answers, outcomes, strict=True)
     ]

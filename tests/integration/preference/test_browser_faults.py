@@ -16,7 +16,7 @@ from trimtab.clients.preference import PreferenceClient
 from trimtab.preference.v1 import preference_pb2 as wire
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Route
+    from playwright.sync_api import Browser, BrowserContext, Page, Route
 from tests.integration.preference.labelling import answers, comparisons, done, holds, saved, shown, signed_in
 
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")
@@ -101,6 +101,44 @@ def test_devices_whose_clocks_differ_lose_no_label(
             saved(page)
         device.close()
     assert [one.comparison.choice for one in comparisons(client, "clocks")] == [wire.CHOICE_SECOND]
+
+
+def test_an_answer_that_another_device_took_back_is_asked_again(
+    service: tuple[Pages, PreferenceClient], chromium: Browser
+) -> None:
+    """Of a task that both devices show, the one whose clock is behind answers last: it says so, and asks once more.
+    What a device took back itself is told nowhere, though it is sent twice."""
+    pages, client = service
+    client.upload([item(0, campaign="behind")])
+    link = pages.link("ann-behind", campaign="behind")
+    shows: list[Page] = []
+    for ahead in (-120_000, 0):
+        device = chromium.new_context(service_workers="block")
+        device.add_init_script(f"{{ const now = Date.now; Date.now = () => now() + {ahead}; }}")
+        shows.append(device.new_page())
+        shows[-1].goto(link)
+        shows[-1].wait_for_url("**/label")
+        shown(shows[-1])
+    late, first = shows
+    first.route("**/api/answers", _unheard(2))
+    first.keyboard.press("ArrowLeft")
+    holds(first, "#connection", "Offline: 1 kept here")
+    first.keyboard.press("u")
+    saved(first)
+    assert first.locator("#notice").is_hidden()
+    late.keyboard.press("ArrowRight")
+    holds(
+        late,
+        "#notice-text",
+        "One answer was not kept: it was taken back on another device, and is asked again.",
+    )
+    shown(late)
+    done(late, 0)
+    late.keyboard.press("ArrowRight")
+    saved(late)
+    assert [one.comparison.choice for one in comparisons(client, "behind")] == [wire.CHOICE_SECOND]
+    for page in shows:
+        page.context.close()
 
 
 def test_a_clock_that_steps_back_loses_no_label(
@@ -229,6 +267,21 @@ def _answering(status: int, body: str) -> Callable[[Route], None]:
         route.fulfill(status=status, body=body)
 
     return fulfil
+
+
+def _unheard(times: int) -> Callable[[Route], None]:
+    """The service has what is sent, and so many times nobody hears of it."""
+    left = [times]
+
+    def pass_on(route: Route) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            route.continue_()
+        else:
+            route.fetch()
+            route.abort()
+
+    return pass_on
 
 
 def test_what_stands_in_front_of_the_service_deletes_no_label(

@@ -1,10 +1,13 @@
-"""Items and a clock for the preference tests."""
+"""Items, answers and a clock for the preference tests."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from services.preference.answering import UnitAnswer
+from services.preference.assignment import Unit
 from services.preference.domain import Candidate, Choice, Comparison, Item, Message, Task
+from services.preference.store import PreferenceStore
 
 
 @dataclass
@@ -39,3 +42,18 @@ def answer(task: Task, annotator: str, choice: Choice = Choice.FIRST) -> Compari
         second_candidate_id=task.second_candidate_id,
         choice=choice,
     )
+
+
+def said(unit: Unit, annotator: str, *ranks: int, revision: int = 1, **more: object) -> UnitAnswer:
+    return UnitAnswer(
+        annotator=annotator,
+        unit_id=unit.unit_id,
+        kind=unit.kind,
+        revision=revision,
+        ranks=ranks,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def preferred(store: PreferenceStore) -> list[str]:
+    return [comparison.preferred for comparison, _ in store.page(gold=True).rows]

@@ -80,6 +80,22 @@ def test_intervals_hold_the_reliability_and_mark_who_guesses() -> None:
     assert len(marked) >= 18
 
 
+def test_intervals_are_as_wide_as_the_posterior_is_curved() -> None:
+    """With a third of the answers tied, half an interval is 1.96 deviations of the posterior, written out anew,
+    within a tenth."""
+    said = votes(STRENGTHS, ETA, 20_000, seed=5, tie=1.5)
+    assert 0.3 <= np.mean(said.score == 0.5) <= 0.4
+    found = fit_crowd(said, 12, 5)
+    rows = {row.annotator: row for row in reliabilities(said, found, tuple("abcde"))}
+    for n, name in enumerate("abcde"):
+        away = [
+            log_posterior(said, CrowdFit(found.fit, found.reliability + step * (np.arange(5) == n)), 4.6)
+            for step in (-0.005, 0.0, 0.005)
+        ]
+        deviation = (-(away[0] - 2 * away[1] + away[2]) / 0.005**2) ** -0.5
+        assert (rows[name].high - rows[name].low) / 2 == pytest.approx(1.96 * deviation, rel=0.1)
+
+
 def test_a_few_answers_mark_nobody() -> None:
     """Four answers, all against the others: low, but far from certain."""
     games = [Game(f"{n}/a", f"{n}/b", 1.0, who) for n in range(30) for who in ("ann", "bob", "cat")]

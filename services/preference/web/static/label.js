@@ -49,7 +49,10 @@ document.addEventListener("DOMContentLoaded", () => {
     key: `trimtab-answers:${encodeURIComponent(page.annotator)}`,
     send: async (answers) => (await call("/api/answers", { answers })).outcomes,
     changed: connection,
-    told: (outcome) => { if (outcome.refused) (outcome.withdrawn ? stands : refused)(outcome); },
+    told: (outcome) => {
+      if (outcome.refused) (outcome.withdrawn ? stands : refused)(outcome);
+      else if (outcome.overtaken) overtaken(outcome);
+    },
   });
 
   // ---------------------------------------------------------------- tasks
@@ -282,6 +285,12 @@ document.addEventListener("DOMContentLoaded", () => {
     }
     hold();
     progress();
+  }
+
+  // Another device took it back, later by its clock: the task is open still.
+  function overtaken({ unit }) {
+    state.answered.delete(unit);
+    refused({ unit, refused: "it was taken back on another device, and is asked again" });
   }
 
   // What the service will not take is not asked again; whoever answered should know.

@@ -10,7 +10,8 @@
   const BATCH = 20;
 
   class AnswerQueue {
-    /** send(answers): a promise of their outcomes. changed(state, waiting), told(answer and outcome): for the page. */
+    /** send(answers): a promise of their outcomes. changed(state, waiting), told(answer and outcome): for the page; an
+     *  outcome is `overtaken` only by what this browser did not say itself. */
     constructor({ key, send, changed, told }) {
       this.key = key;
       this.send = send;
@@ -106,8 +107,13 @@
         this.failures = 0;
         this.batch = BATCH;
         for (const one of batch) this.forget(one);
-        outcomes.forEach((outcome, at) => this.told({ ...batch[at], ...outcome }));
+        outcomes.forEach((outcome, at) => this.told({ ...batch[at], ...outcome, overtaken: this.overtaken(batch, outcome) }));
       }
+    }
+
+    // Of an answer and its undo that come twice, since nobody heard the first time, the answer is overtaken by the undo.
+    overtaken(batch, { unit, revision, overtaken }) {
+      return overtaken && ![...batch, ...this.all()].some((one) => one.unit === unit && one.revision > revision);
     }
 
     /** Whether to go on at once after an error. */
