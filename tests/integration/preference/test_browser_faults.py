@@ -323,7 +323,7 @@ def test_a_tab_that_goes_leaves_tasks_to_the_one_that_stays(
     beside.close()
 
 
-@pytest.mark.parametrize("way", ["left", "closed"])
+@pytest.mark.parametrize("way", ["left", "undone", "closed"])
 def test_the_last_tab_gives_its_tasks_back(
     service: tuple[Pages, PreferenceClient], context: BrowserContext, chromium: Browser, way: str
 ) -> None:
@@ -332,7 +332,12 @@ def test_the_last_tab_gives_its_tasks_back(
     client.upload([item(0, campaign=way)])
     page = signed_in(context, pages, f"ida-{way}", way)
     page.evaluate(_WORKER_STANDS_BEFORE_IT)
-    page.goto("about:blank") if way == "left" else page.close()
+    if way == "undone":
+        page.keyboard.press("ArrowLeft")
+        saved(page)
+        page.keyboard.press("u")
+        saved(page)
+    page.close() if way == "closed" else page.goto("about:blank")
     beside = chromium.new_context()
     signed_in(beside, pages, f"ole-{way}", way)
     beside.close()

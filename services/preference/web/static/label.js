@@ -448,6 +448,9 @@ document.addEventListener("DOMContentLoaded", () => {
     announce("Time for this task was over, and it went back.");
   }
 
+  // Of one that was undone a moment ago, at the latest: nobody told yet.
+  const ends = (unit) => unit.until || Date.now() / 1000 + state.skew + unit.lease;
+
   function undoable() {
     find("undo").disabled = !state.history.length;
   }
@@ -598,7 +601,7 @@ document.addEventListener("DOMContentLoaded", () => {
   }
   // A page that goes gives back what it held; one that comes back asks again.
   window.addEventListener("pagehide", () => {
-    const until = Math.max(0, ...[...state.units, state.shown].filter(Boolean).map((unit) => unit.until || 0));
+    const until = Math.max(0, ...[...state.units, state.shown].filter(Boolean).map(ends));
     if (!others() && until) call("/api/release", { until }, { keepalive: true }).catch(() => {});
   });
   window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
