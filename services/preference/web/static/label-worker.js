@@ -6,7 +6,7 @@
 //   /static/  kept: their address names their content
 const CACHE = "trimtab-label";
 const PAGE = "/label";
-// Calls go past this worker: through it, the one with which a page that goes gives its tasks back is lost with the page.
+// Calls go past this worker: in Chromium, what passes through it ends with its page, as does the call of a page that goes.
 const CALLS = { condition: { requestMethod: "POST" }, source: "network" };
 
 self.addEventListener("install", (event) => {
