@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tests.fakes.pages import Pages
@@ -9,7 +10,7 @@ from trimtab.clients.preference import PreferenceClient
 from trimtab.preference.v1 import preference_pb2 as wire
 
 if TYPE_CHECKING:
-    from playwright.sync_api import BrowserContext, Page
+    from playwright.sync_api import BrowserContext, Page, Route
 
 
 def signed_in(context: BrowserContext, pages: Pages, name: str, campaign: str) -> Page:
@@ -47,3 +48,28 @@ def answers(page: Page) -> list[str]:
 
 def comparisons(client: PreferenceClient, campaign: str) -> list[wire.StreamComparisonsResponse]:
     return list(client.comparisons(campaign=campaign, include_items=True))
+
+
+def answering(status: int, body: str) -> Callable[[Route], None]:
+    """In place of the service, whatever is asked."""
+
+    # A function of one parameter: playwright hands a partial the request as well.
+    def fulfil(route: Route) -> None:
+        route.fulfill(status=status, body=body)
+
+    return fulfil
+
+
+def unheard(times: int) -> Callable[[Route], None]:
+    """The service has what is sent, and so many times nobody hears of it."""
+    left = [times]
+
+    def pass_on(route: Route) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            route.continue_()
+        else:
+            route.fetch()
+            route.abort()
+
+    return pass_on
